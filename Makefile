@@ -1,0 +1,37 @@
+# Two commands for a new user: `make demo` and `make test`. Both make the virtual environment that they need.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test check lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m benchmarks.demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: lint
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+$(VENV)/.dev: pyproject.toml
+	$(call install,[all,dev])
+
+$(VENV)/.demo: pyproject.toml
+	$(call install,[all])
+
+define install
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".$(1)"
+	touch $@
+endef
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,148 @@
+"""The errors of the library, grouped by what a caller would do about them.
+
+::
+
+    FeatureStoreError
+    ├── SettingError            a setting is wrong: change the call or the option it names
+    │   └── DeviceError         the device that was asked for is not on this machine
+    ├── MissingDependencyError  install the extra it names
+    ├── SourceError             the source names no usable audio: fix the path or the list
+    ├── AudioError              one file is unusable: repair or drop it, all others go on
+    │   ├── AudioNotFoundError
+    │   ├── AudioFormatError    cannot be decoded, or not to its end
+    │   ├── AudioTooShortError
+    │   └── AudioContentError   decodes, but to NaN or infinite samples
+    ├── ModelError              the model cannot be used: choose another checkpoint
+    │   ├── CheckpointError     a file of the checkpoint is missing, damaged, of another shape or unsafe
+    │   └── HubUnreachableError give a local folder instead
+    ├── ExtractionError         one track could not be encoded (out of memory at batch size 1): others go on
+    └── StoreError
+        ├── NotAStoreError      the path holds something else, or nothing
+        ├── StoreVersionError   written by a newer release: upgrade
+        ├── StoreAccessError    read-only, full or failing disk: free or remount it, then run again
+        ├── SpecMismatchError   the store holds features of other settings: use another store
+        ├── TrackNotFoundError
+        ├── TrackExistsError    pass overwrite to replace it
+        ├── TrackLockedError    another writer has this track: skip it
+        └── CorruptTrackError   stored bytes are damaged: extract the track again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class FeatureStoreError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+    def __str__(self) -> str:  # KeyError would show the repr
+        return Exception.__str__(self)
+
+
+class SettingError(FeatureStoreError, ValueError):
+    """A setting is wrong; the message names it and what it may be."""
+
+
+class DeviceError(SettingError):
+    """The device that was asked for is not on this machine."""
+
+
+class MissingDependencyError(FeatureStoreError, ImportError):
+    """An optional package is not installed or does not import; the message names the extra."""
+
+
+class SourceError(FeatureStoreError):
+    """The source of a build names no usable audio, or names it twice."""
+
+
+class AudioError(FeatureStoreError):
+    """One audio file cannot be used; the message names it."""
+
+
+class AudioNotFoundError(AudioError, FileNotFoundError):
+    """The audio file does not exist, or is a dangling link or a directory."""
+
+
+class AudioFormatError(AudioError):
+    """The audio file cannot be decoded, or not to its end."""
+
+
+class AudioTooShortError(AudioError):
+    """The audio file is shorter than the shortest allowed duration."""
+
+
+class AudioContentError(AudioError):
+    """The audio file decodes to samples that are no sound (NaN or infinite)."""
+
+
+class ModelError(FeatureStoreError):
+    """The model cannot be used."""
+
+
+class CheckpointError(ModelError):
+    """A file of the checkpoint is missing, damaged, unsafe, or not a network this library knows."""
+
+
+class HubUnreachableError(ModelError):
+    """The model hub cannot be reached and the model is not in the local cache."""
+
+
+class ExtractionError(FeatureStoreError):
+    """One track could not be encoded; other tracks are not affected."""
+
+
+class StoreError(FeatureStoreError):
+    """Something about a store."""
+
+
+class NotAStoreError(StoreError):
+    """The path holds no feature store."""
+
+
+class StoreVersionError(StoreError):
+    """The store has a newer format than this release knows."""
+
+
+class StoreAccessError(StoreError):
+    """The store cannot be read or written: permissions, a full disk, a read-only or failing device."""
+
+
+class SpecMismatchError(StoreError):
+    """The store holds features of other settings.
+
+    Attributes
+    ----------
+    differences : dict of str to (stored, requested)
+        The settings that differ.
+    """
+
+    def __init__(self, message: str, *, differences: Mapping[str, tuple[Any, Any]] | None = None) -> None:
+        super().__init__(message)
+        self.differences = dict(differences or {})
+
+
+class TrackNotFoundError(StoreError, KeyError):
+    """The store has no such track, or not this kind of feature of it.
+
+    Attributes
+    ----------
+    close_matches : tuple of str
+        Track ids of the store that look alike.
+    """
+
+    def __init__(self, message: str, *, close_matches: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.close_matches = tuple(close_matches)
+
+
+class TrackExistsError(StoreError):
+    """The store already has this track and overwriting was not asked for."""
+
+
+class TrackLockedError(StoreError):
+    """Another writer is at work on this track."""
+
+
+class CorruptTrackError(StoreError):
+    """The stored bytes of a track fail their checks."""

@@ -1,0 +1,97 @@
+"""Sample bounds of the windows of a track: pure integer arithmetic.
+
+Starts are 0, hop, 2 hop, ...; if the last window does not reach the end, one more is anchored at the end.
+Every sample is covered, no window occurs twice, and all windows have the same length. A track that is
+shorter than a window is one window of its own length.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import SettingError
+
+
+def window_samples(segment_duration: float, sample_rate: int) -> int:
+    """Length of a window.
+
+    Parameters
+    ----------
+    segment_duration : float
+        Seconds, finite and above 0.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    int
+        Samples, rounded to the nearest, at least 1.
+
+    Raises
+    ------
+    SettingError
+        If the duration is not a positive, finite number, or is shorter than half a sample.
+    """
+    if not math.isfinite(segment_duration) or segment_duration <= 0:
+        raise SettingError(f"segment_duration must be above 0 seconds, not {segment_duration}")
+    samples = round(segment_duration * sample_rate)
+    if samples < 1:
+        raise SettingError(f"segment_duration {segment_duration} s is less than a sample at {sample_rate} Hz")
+    return samples
+
+
+def hop_samples(window: int, overlap: float) -> int:
+    """Distance between the starts of two windows.
+
+    Parameters
+    ----------
+    window : int
+        Length of a window, samples.
+    overlap : float
+        Share of a window that the next one repeats, in [0, 1).
+
+    Returns
+    -------
+    int
+        Samples, rounded to the nearest, at least 1.
+
+    Raises
+    ------
+    SettingError
+        If the overlap is outside [0, 1).
+    """
+    if not 0 <= overlap < 1:
+        raise SettingError(f"overlap must be at least 0 and below 1, not {overlap}")
+    return max(1, round(window * (1 - overlap)))
+
+
+def window_starts(n_samples: int, window: int, hop: int) -> npt.NDArray[np.int64]:
+    """First samples of the windows of a track.
+
+    Parameters
+    ----------
+    n_samples : int
+        Length of the track, samples, at least 1.
+    window, hop : int
+        Length of a window and distance between starts, samples, at least 1.
+
+    Returns
+    -------
+    ndarray of int64, shape (segments,)
+        Strictly increasing; window ``i`` is ``[starts[i], starts[i] + min(window, n_samples))``.
+
+    Raises
+    ------
+    SettingError
+        If one of the arguments is below 1.
+    """
+    if min(n_samples, window, hop) < 1:
+        raise SettingError(f"a track of {n_samples} samples has no windows of {window} every {hop} samples")
+    if n_samples <= window:
+        return np.zeros(1, dtype=np.int64)
+    starts = np.arange(0, n_samples - window + 1, hop, dtype=np.int64)
+    tail = n_samples - window
+    return starts if starts[-1] == tail else np.append(starts, tail)
