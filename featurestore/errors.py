@@ -20,6 +20,7 @@
         ├── NotAStoreError      the path holds something else, or nothing
         ├── StoreVersionError   written by a newer release: upgrade
         ├── StoreAccessError    read-only, full or failing disk: free or remount it, then run again
+        │   └── BuildStoppedError   the same on the way of a build: its report says what was done
         ├── SpecMismatchError   the store holds features of other settings: use another store
         ├── TrackNotFoundError
         ├── TrackExistsError    pass overwrite to replace it
@@ -108,6 +109,20 @@ class StoreAccessError(StoreError):
     """The store cannot be read or written: permissions, a full disk, a read-only or failing device."""
 
 
+class BuildStoppedError(StoreAccessError):
+    """A build had to stop, because the store cannot be written any more.
+
+    Attributes
+    ----------
+    report : featurestore.BuildReport
+        What the build had done until then.
+    """
+
+    def __init__(self, message: str, *, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 class SpecMismatchError(StoreError):
     """The store holds features of other settings.
 
@@ -141,7 +156,17 @@ class TrackExistsError(StoreError):
 
 
 class TrackLockedError(StoreError):
-    """Another writer is at work on this track."""
+    """Another writer is at work on this track.
+
+    Attributes
+    ----------
+    same_track : bool
+        False where the other writer says that it is at work on another track that shares the lock: try again.
+    """
+
+    def __init__(self, message: str, *, same_track: bool = True) -> None:
+        super().__init__(message)
+        self.same_track = same_track
 
 
 class CorruptTrackError(StoreError):

@@ -1,1 +1,21 @@
-"""."""
+"""The store: layout, locks, shards, publishing, the packed table, reading and checking."""
+
+from featurestore.store.layout import estimate_bytes
+from featurestore.store.reader import FeatureStore
+from featurestore.store.track_writer import TrackWriter
+from featurestore.store.verification import Problem, VerifyReport
+from featurestore.store.views import AggregatedView, RaggedView, TrackView, View
+from featurestore.store.writer import StoreWriter
+
+__all__ = [
+    "AggregatedView",
+    "FeatureStore",
+    "Problem",
+    "RaggedView",
+    "StoreWriter",
+    "TrackView",
+    "TrackWriter",
+    "VerifyReport",
+    "View",
+    "estimate_bytes",
+]

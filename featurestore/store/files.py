@@ -1,0 +1,231 @@
+"""The steps by which a store changes on disk: nothing else in this package writes, renames or removes.
+
+Every step is one function, so that a test can stop the process before and after each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import FeatureStoreError, StoreAccessError
+
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How files of a store are opened: no link is followed, and a pipe does not wait."""
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+_REASONS = {
+    errno.ENOSPC: "the disk is full: free some space and run again",
+    errno.EDQUOT: "your disk quota is used up: free some space and run again",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EIO: "the disk reports an input/output error",
+    errno.ENOTDIR: "part of the path is a file",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+}
+
+
+@contextlib.contextmanager
+def naming_the_store(path: Path) -> Iterator[None]:
+    """Turn an operating system's error into a StoreAccessError that names the store and the way out."""
+    try:
+        yield
+    except FeatureStoreError:  # some are also OSErrors
+        raise
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise StoreAccessError(f"store {path}: {reason} ({error})") from error
+
+
+def open_root(path: Path) -> int:
+    """Open the folder of a store, which may be a link; the caller closes the descriptor."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
+    """Open a folder without following a link; the caller closes the descriptor."""
+    return os.open(path, _OPEN_DIR, dir_fd=dir_fd)
+
+
+def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> bytes:
+    """Content of a regular file of at most `limit` bytes; links are not followed.
+
+    Raises
+    ------
+    ValueError
+        If it is larger, or not a regular file.
+    """
+    fd = os.open(path, READ, dir_fd=dir_fd)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            raise ValueError(f"{path} is not a file of at most {limit} bytes")
+        return read_exactly(fd, status.st_size, 0)
+    finally:
+        os.close(fd)
+
+
+def read_exactly(fd: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset`, fewer only at the end of the file."""
+    content = os.pread(fd, size, offset)
+    while len(content) < size and (more := os.pread(fd, size - len(content), offset + len(content))):
+        content += more
+    return content
+
+
+def make_dir(path: Path) -> None:
+    """Create a folder that does not exist."""
+    os.mkdir(path)
+
+
+def write_all(fd: int, parts: Sequence[Any]) -> None:
+    """Append contiguous buffers to an open file."""
+    views = [memoryview(part).cast("B") for part in parts]
+    while views:
+        written = os.writev(fd, views[:512])
+        while views and written >= views[0].nbytes:
+            written -= views.pop(0).nbytes
+        if written:
+            views[0] = views[0][written:]
+
+
+def create_file(path: Path) -> int:
+    """Open a new file for writing; the caller closes the descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a new file."""
+    fd = create_file(path)
+    try:
+        write_all(fd, [content])
+    finally:
+        os.close(fd)
+
+
+def touch(path: Path) -> None:
+    """Make sure that a file exists; its content is kept."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_dir(path: Path) -> None:
+    """Make the entries of a folder durable."""
+    fd = open_dir(path)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network file systems have no fsync for folders; their renames are durable by themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def sync_tree(path: Path) -> None:
+    """Make everything below a folder, and the folder itself, durable."""
+    for folder, _, files in os.walk(path, topdown=False):
+        for name in files:
+            sync_file(Path(folder, name))
+        sync_dir(Path(folder))
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename; a file at the target is replaced, a folder with content is not."""
+    os.rename(source, target)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file that never changes again, or copy it where links are not possible."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EXDEV):
+            raise
+        shutil.copyfile(source, target, follow_symlinks=False)
+
+
+def unlink(path: Path) -> None:
+    """Remove a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def discard(path: Path, trash: Path) -> None:
+    """Remove a folder: out of sight in one step, then piece by piece."""
+    aside = trash / uuid.uuid4().hex
+    with contextlib.suppress(FileNotFoundError):
+        rename(path, aside)
+        remove_tree(aside)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder in which nobody is interested any more; others may be removing it too."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step.
+
+    Returns
+    -------
+    bool
+        False where the system or the file system has no such step.
+    """
+    first, second = os.fsencode(one), os.fsencode(other)
+    try:
+        if sys.platform == "linux":
+            failed = _libc().renameat2(_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE)
+        elif sys.platform == "darwin":
+            failed = _libc().renamex_np(first, second, _RENAME_EXCHANGE)
+        else:
+            return False
+    except AttributeError:
+        return False
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def replace_dir(source: Path, target: Path, aside: Path) -> None:
+    """Put a folder in the place of another; the other is afterwards at `source` or at `aside`.
+
+    In one step where the system can; otherwise `target` is missing for an instant, and at `aside`.
+    """
+    try:
+        rename(source, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not exchange(source, target):
+            rename(target, aside)
+            rename(source, target)

@@ -1,0 +1,287 @@
+"""Where everything is in a store, and the Zarr metadata of its nodes, written and checked.
+
+Nothing that is read is trusted: a document is taken only if it is, field by field, one that this library could
+have written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import CorruptTrackError, NotAStoreError, SettingError, StoreVersionError
+from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
+from featurestore.store import files
+
+FORMAT_VERSION = 1
+METADATA = "zarr.json"
+HIDDEN = ".featurestore"
+HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
+MAX_METADATA_BYTES = 16 * 2**20
+_MAX_AXIS = 2**40
+_CRC = {"name": "crc32c"}
+_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+@dataclass(frozen=True)
+class Places:
+    """The paths of a store."""
+
+    root: Path
+
+    @property
+    def hidden(self) -> Path:
+        return self.root / HIDDEN
+
+    @property
+    def locks(self) -> Path:
+        return self.hidden / "locks"
+
+    @property
+    def staging(self) -> Path:
+        return self.hidden / "staging"
+
+    @property
+    def journal(self) -> Path:
+        return self.hidden / "journal"
+
+    @property
+    def stale(self) -> Path:
+        return self.hidden / "stale"
+
+    @property
+    def trash(self) -> Path:
+        return self.hidden / "trash"
+
+    @property
+    def packed(self) -> Path:
+        return self.root / "packed"
+
+    def kind(self, kind: str) -> Path:
+        return self.root / kind
+
+    def array(self, kind: str, key: str) -> Path:
+        return self.root / kind / key
+
+
+@dataclass(frozen=True)
+class ArrayMetadata:
+    """Metadata of an array of one shard per `shard_shape`, with inner chunks of `chunk_shape`."""
+
+    shape: tuple[int, ...]
+    shard_shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """The array as a Zarr v3 document."""
+        sharding = {
+            "name": "sharding_indexed",
+            "configuration": {
+                "chunk_shape": list(self.chunk_shape),
+                "codecs": [_BYTES, _CRC],
+                "index_codecs": [_BYTES, _CRC],
+                "index_location": "end",
+            },
+        }
+        # A reader that misses a shard sees NaN, not numbers.
+        return array_document(
+            self.shape, self.shard_shape, self.dtype, "NaN", [sharding], self.dims, self.attributes
+        )
+
+    @classmethod
+    def from_document(cls, document: Any) -> ArrayMetadata:
+        """Metadata of a document.
+
+        Raises
+        ------
+        ValueError
+            If it is not, field by field, a document of this class.
+        """
+        try:
+            sharding = document["codecs"][0]["configuration"]
+            found = cls(
+                shape=axes(document["shape"], 0),
+                shard_shape=axes(document["chunk_grid"]["configuration"]["chunk_shape"], 1),
+                chunk_shape=axes(sharding["chunk_shape"], 1),
+                dtype=document["data_type"],
+                dims=tuple(document["dimension_names"]),
+                attributes=dict(document["attributes"]),
+            )
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"not the metadata of a feature array ({error!r})") from None
+        if found.dtype not in DTYPES or found.document() != document:
+            raise ValueError("not the metadata of a feature array of this format")
+        if any(n % c for n, c in zip(found.shard_shape, found.chunk_shape, strict=True)):
+            raise ValueError("the inner chunks do not fill the shard")
+        return found
+
+
+def axes(value: Any, smallest: int) -> tuple[int, ...]:
+    """A shape from a document, checked."""
+    if not isinstance(value, list) or any(type(n) is not int or not smallest <= n <= _MAX_AXIS for n in value):
+        raise ValueError(f"impossible shape {value!r:.100}")
+    return tuple(value)
+
+
+def array_document(
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    data_type: str,
+    fill_value: Any,
+    codecs: Sequence[Mapping[str, Any]],
+    dims: Sequence[str],
+    attributes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A Zarr v3 array whose chunk keys are separated by a dot, so that it is one folder."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill_value,
+        "codecs": list(codecs),
+        "dimension_names": list(dims),
+        "attributes": dict(attributes),
+    }
+
+
+def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A Zarr v3 group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def hidden_document() -> dict[str, Any]:
+    """The node at `.featurestore`: an array without elements, so that no Zarr reader looks below it."""
+    return array_document([0], [1], "uint8", 0, [{"name": "bytes"}], [HIDDEN], {})
+
+
+def track_metadata(kind: str, shape: tuple[int, ...], dtype: str, attributes: Mapping[str, Any]) -> ArrayMetadata:
+    """Metadata of one kind of a track: one shard, one inner chunk per layer (of one segment, for raw)."""
+    if kind == "raw":
+        chunk = (1, 1, *shape[2:])
+    elif kind == "segments":
+        chunk = (shape[0], 1, shape[2])
+    else:
+        chunk = (1, shape[1])
+    return ArrayMetadata(shape, shape, chunk, dtype, DIMS[kind], attributes)
+
+
+def shard_name(ndim: int, first: int = 0) -> str:
+    """File of a shard of an array whose shards lie along its first dimension."""
+    return ".".join(["c", str(first)] + ["0"] * (ndim - 1))
+
+
+def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) -> None:
+    """Raise ValueError unless the metadata is that of a kind of a track in a store of this spec."""
+    if len(metadata.shape) != len(DIMS[kind]) or math.prod(metadata.shape) == 0:
+        raise ValueError(f"not the shape of {kind}: {metadata.shape}")
+    expected = track_metadata(kind, metadata.shape, spec.dtype, metadata.attributes)
+    layers, dim = metadata.shape[DIMS[kind].index("layer")], metadata.shape[-1]
+    if metadata != expected or (layers, dim) != (len(spec.layers), spec.dim):
+        raise ValueError(f"not the metadata of {kind} in a store of this spec")
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """Document as the bytes of a `zarr.json`."""
+    return json.dumps(document, indent=2).encode()
+
+
+def decode(content: bytes) -> dict[str, Any]:
+    """Document of a `zarr.json`; ValueError if it is none."""
+    try:
+        document = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")
+    return document
+
+
+def metadata_checksum(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a document as canonical JSON, without the checksum itself."""
+    attributes = dict(document["attributes"])
+    attributes["checksums"] = {k: v for k, v in attributes.get("checksums", {}).items() if k != "metadata"}
+    canonical = json.dumps({**document, "attributes": attributes}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def root_document(spec: FeatureSpec) -> dict[str, Any]:
+    """The store's root group."""
+    return group_document(
+        {"featurestore": {"format": FORMAT_VERSION, "spec": spec.to_dict(), "fingerprint": spec.fingerprint}}
+    )
+
+
+def read_root(root: Path) -> FeatureSpec:
+    """Spec of the store at a path.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is none.
+    StoreVersionError
+        If it was written by a newer release.
+    CorruptTrackError
+        If its root metadata is damaged.
+    """
+    try:
+        content = files.read_file(root / METADATA, limit=MAX_METADATA_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
+        raise NotAStoreError(f"{root} {what}: make a store with `fs-extract build SOURCE {root}`") from None
+    except ValueError as error:
+        raise NotAStoreError(f"{root} holds no feature store: {error}") from None
+    try:
+        own = decode(content)["attributes"]["featurestore"]
+        version = own["format"]
+    except (ValueError, KeyError, TypeError):
+        raise NotAStoreError(
+            f"{root} holds no feature store: {METADATA} there is not one of this library"
+        ) from None
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise StoreVersionError(
+            f"{root} has the store format {version!r}, this release knows {FORMAT_VERSION}: upgrade featurestore"
+        )
+    try:
+        spec = FeatureSpec.from_dict(own["spec"])
+        if spec.fingerprint != own["fingerprint"]:
+            raise SettingError("the spec does not match its fingerprint")
+    except (SettingError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptTrackError(f"{root}: the root metadata is damaged: {error}") from None
+    return spec
+
+
+def estimate_bytes(spec: FeatureSpec, kinds: Sequence[str], *, tracks: int, segments: int, frames: int) -> int:
+    """Size on disk of tracks that are not stored yet, without their packed rows.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        Gives layers, dim and dtype.
+    kinds : sequence of str
+        What is stored of each track.
+    tracks, segments, frames : int
+        Numbers of all tracks together; frames are those of all segments.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    row = len(spec.layers) * spec.dim * (4 if spec.dtype == "float32" else 2)
+    rows = {"raw": frames, "segments": segments, "aggregated": tracks}
+    numbers = sum(rows[kind] for kind in KINDS if kind in kinds) * row
+    index = len(spec.layers) * 20 * (segments if "raw" in kinds else 0)
+    overhead = tracks * len(kinds) * 12_288  # folder, metadata, half-filled blocks
+    packed = tracks * row
+    return numbers + index + overhead + packed

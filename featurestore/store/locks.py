@@ -1,0 +1,120 @@
+"""Locks that save work: a track that another writer has is skipped, not computed twice.
+
+A fixed number of lock files is shared by all tracks and none is ever removed: removing a lock file on release
+lets two writers in. The holder writes its keys into the file, so that a loser can tell "another writer has this
+track" from "another writer has a track that shares the lock".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+
+import filelock
+
+from featurestore.errors import TrackLockedError
+
+STRIPES = 1024
+
+
+def stripe_of(key: str) -> str:
+    """Name of the lock file of a key."""
+    return f"{int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % STRIPES:04d}.lock"
+
+
+class TrackLocks:
+    """The track locks that one writer holds.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the lock files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, tuple[filelock.BaseFileLock, list[str]]] = {}
+        self._guard = Lock()
+
+    @contextlib.contextmanager
+    def holding(self, key: str) -> Iterator[None]:
+        """Hold the lock of a track.
+
+        Raises
+        ------
+        TrackLockedError
+            At once, if another writer holds it, or this one for the same track.
+        """
+        self._acquire(key)
+        try:
+            yield
+        finally:
+            self._release(key)
+
+    def _acquire(self, key: str) -> None:
+        stripe = stripe_of(key)
+        path = self._folder / stripe
+        with self._guard:
+            if stripe in self._held:
+                keys = self._held[stripe][1]
+                if key in keys:
+                    raise _locked(key, same_track=True)
+            else:
+                lock = filelock.FileLock(path, thread_local=False)
+                try:
+                    lock.acquire(timeout=0)
+                except filelock.Timeout:
+                    raise _locked(key, same_track=key in _read(path)) from None
+                keys = []
+                self._held[stripe] = (lock, keys)
+            keys.append(key)
+            _write(path, keys)
+
+    def _release(self, key: str) -> None:
+        stripe = stripe_of(key)
+        with self._guard:
+            lock, keys = self._held[stripe]
+            keys.remove(key)
+            if not keys:
+                del self._held[stripe]
+                lock.release()
+
+
+def _locked(key: str, *, same_track: bool) -> TrackLockedError:
+    return TrackLockedError(f"another writer is at work on the track with key {key}", same_track=same_track)
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _write(path: Path, keys: list[str]) -> None:
+    # Only a hint for others: a full disk must not turn it into a failure.
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(fd, " ".join(keys).encode())
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
+    """Hold a lock file, or yield False if it is not free within `timeout` seconds."""
+    lock = filelock.FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=timeout)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -1,0 +1,242 @@
+"""The packed table: `aggregated` of all tracks in one array, derived from them and rebuildable.
+
+It is what makes a query over all tracks fast. Rows stay where they are while tracks are added; removing a track
+moves those behind it. A new state of the table is a new folder that shares full, unchanged shards with the old
+one through hard links, and the two folders are exchanged.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import CorruptTrackError
+from featurestore.spec import FeatureSpec
+from featurestore.store import files, layout
+from featurestore.store.layout import METADATA, ArrayMetadata
+from featurestore.store.shards import CRC_BYTES, ShardReader
+
+DIMS = ("track", "layer", "feature")
+MAX_ROWS = 4096
+_MIN_ROWS = 16
+_MAX_IDS_BYTES = 2**31
+
+
+class TableChangedError(Exception):
+    """The table on disk is no longer the one that was opened."""
+
+
+def rows_per_shard(tracks: int) -> int:
+    """Rows of a shard: the next power of two while there is only one, so that it is at least half full."""
+    return min(MAX_ROWS, max(_MIN_ROWS, 1 << (tracks - 1).bit_length() if tracks else 0))
+
+
+def features_metadata(tracks: int, rows: int, spec: FeatureSpec) -> ArrayMetadata:
+    """Metadata of the table's features: shards of some rows and all layers, inner chunks of one layer."""
+    layers = len(spec.layers)
+    return ArrayMetadata(
+        shape=(tracks, layers, spec.dim),
+        shard_shape=(rows, layers, spec.dim),
+        chunk_shape=(rows, 1, spec.dim),
+        dtype=spec.dtype,
+        dims=DIMS,
+        attributes={"coordinates": "track_id"},
+    )
+
+
+def table_documents(
+    track_ids: Sequence[str], rows: int, spec: FeatureSpec, own: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Zarr documents of the table's group ("") and of its three arrays."""
+    codecs = [{"name": "crc32c"}]
+    layers = len(spec.layers)
+    ids = {"name": "vlen-utf8"}
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    tracks = len(track_ids)
+    arrays = {
+        "features": features_metadata(tracks, rows, spec).document(),
+        "track_id": layout.array_document([tracks], [max(1, tracks)], "string", "", [ids, *codecs], ["track"], {}),
+        "layer": layout.array_document([layers], [layers], "int64", 0, [little, *codecs], ["layer"], {}),
+    }
+    # Inline metadata of the arrays lets a reader see one whole table from one file.
+    group = layout.group_document({"featurestore": own})
+    group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    return {"": group, **arrays}
+
+
+def with_crc(content: bytes) -> bytes:
+    """Content with its CRC-32C behind it."""
+    return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
+
+
+def encode_ids(track_ids: Sequence[str]) -> bytes:
+    """Track ids as the one chunk of a Zarr array of strings."""
+    parts = [len(track_ids).to_bytes(4, "little")]
+    for track_id in track_ids:
+        raw = track_id.encode()
+        parts += [len(raw).to_bytes(4, "little"), raw]
+    return with_crc(b"".join(parts))
+
+
+def decode_ids(content: bytes, tracks: int) -> list[str]:
+    """Track ids of a chunk; ValueError if it is damaged."""
+    body = content[:-CRC_BYTES]
+    if with_crc(body) != content or int.from_bytes(body[:4], "little") != tracks:
+        raise ValueError("the track ids fail their checksum")
+    from numcodecs.vlen import VLenUTF8
+
+    ids: list[str] = VLenUTF8().decode(body).tolist() if tracks else []
+    return ids
+
+
+@dataclass(frozen=True)
+class PackedTable:
+    """One state of the packed table.
+
+    Parameters
+    ----------
+    track_ids : list of str
+        One a row.
+    generation : str
+        Differs between any two states.
+    stamp : int, optional
+        Time of change of the folder `aggregated` that says that the table holds all tracks, nanoseconds.
+    features : ArrayMetadata
+        Of the array [track, layer, feature].
+    """
+
+    track_ids: list[str]
+    generation: str
+    stamp: int | None
+    features: ArrayMetadata
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Row of each track id."""
+        return {track_id: row for row, track_id in enumerate(self.track_ids)}
+
+    @property
+    def rows_per_shard(self) -> int:
+        return self.features.shard_shape[0]
+
+    @classmethod
+    def open(cls, root: int, spec: FeatureSpec) -> PackedTable | None:
+        """State of the table below an open folder, None if there is no table.
+
+        Raises
+        ------
+        CorruptTrackError
+            If it is damaged.
+        """
+        try:
+            fd = files.open_dir("packed", dir_fd=root)
+        except FileNotFoundError:
+            return None
+        try:
+            own = _own(fd)
+            if own["fingerprint"] != spec.fingerprint:
+                raise ValueError("features of another spec")
+            document = layout.decode(
+                files.read_file(f"features/{METADATA}", dir_fd=fd, limit=layout.MAX_METADATA_BYTES)
+            )
+            features = ArrayMetadata.from_document(document)
+            tracks, rows = features.shape[0], features.shard_shape[0]
+            if features != features_metadata(tracks, rows, spec):
+                raise ValueError("not the metadata of a packed table of this spec")
+            ids = decode_ids(files.read_file("track_id/c.0", dir_fd=fd, limit=_MAX_IDS_BYTES), tracks)
+            if len(ids) != tracks:
+                raise ValueError("the number of track ids is wrong")
+            return cls(ids, own["generation"], own["stamp"], features)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise _damaged(error) from None
+        finally:
+            os.close(fd)
+
+    def read(self, root: int, rows: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:
+        """Some rows of some layers (by position).
+
+        Returns
+        -------
+        ndarray, shape (rows, layers, dim)
+
+        Raises
+        ------
+        TableChangedError
+            If the table has been packed again since.
+        CorruptTrackError
+            If it is damaged.
+        """
+        dim = self.features.shape[2]
+        out = np.empty((len(rows), len(layers), dim), self.features.dtype)
+        try:
+            fd = files.open_dir("packed", dir_fd=root)
+        except FileNotFoundError:
+            raise TableChangedError from None
+        try:
+            if _own(fd)["generation"] != self.generation:
+                raise TableChangedError
+            shards = rows // self.rows_per_shard
+            for shard in np.unique(shards):
+                where = np.flatnonzero(shards == shard)
+                within = rows[where] - shard * self.rows_per_shard
+                with self._open_shard(fd, int(shard)) as chunks:
+                    for column, layer in enumerate(layers):
+                        self._fill(chunks, layer, out[:, column], where, within)
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(error) from None
+        finally:
+            os.close(fd)
+        return out
+
+    def _fill(
+        self,
+        chunks: ShardReader,
+        layer: int,
+        out: npt.NDArray[Any],
+        where: npt.NDArray[np.int64],
+        within: npt.NDArray[np.int64],
+    ) -> None:
+        first, count = int(where[0]), len(where)
+        whole = count == self.rows_per_shard and within[0] == 0 and (np.diff(within) == 1).all()
+        target = out[first : first + count]
+        if whole and where[-1] - first == count - 1 and target.flags.c_contiguous:
+            chunks.read_into(layer, target)
+        else:
+            out[where] = chunks.read([layer])[0, within, 0]
+
+    def _open_shard(self, fd: int, shard: int) -> ShardReader:
+        name = layout.shard_name(3, shard)
+        try:
+            data = os.open(f"features/{name}", files.READ, dir_fd=fd)
+        except FileNotFoundError:
+            # Either the table was packed again and this state is being discarded, or a shard is missing.
+            raise TableChangedError from None
+        try:
+            return ShardReader(data, self.features, f"packed/features/{name}")
+        except BaseException:
+            os.close(data)
+            raise
+
+    @property
+    def shards(self) -> int:
+        return math.ceil(len(self.track_ids) / self.rows_per_shard)
+
+
+def _damaged(error: object) -> CorruptTrackError:
+    return CorruptTrackError(f"packed: {error}; build the table again with `fs-extract pack`")
+
+
+def _own(fd: int) -> dict[str, Any]:
+    document = layout.decode(files.read_file(METADATA, dir_fd=fd, limit=layout.MAX_METADATA_BYTES))
+    own = document["attributes"]["featurestore"]
+    if not isinstance(own["generation"], str) or not isinstance(own["stamp"], int | None):
+        raise ValueError("impossible generation or stamp")
+    return dict(own)

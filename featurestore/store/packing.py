@@ -1,0 +1,235 @@
+"""Bringing the packed table up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
+from featurestore.store import files, layout
+from featurestore.store.keys import decode_key, encode_key
+from featurestore.store.layout import METADATA, Places
+from featurestore.store.locks import TrackLocks, exclusive
+from featurestore.store.packed import (
+    PackedTable,
+    TableChangedError,
+    encode_ids,
+    rows_per_shard,
+    table_documents,
+    with_crc,
+)
+from featurestore.store.publish import ASIDE, StagingArea
+from featurestore.store.shards import ShardWriter
+from featurestore.store.spool import RowSpool
+from featurestore.store.tracks import TrackReader
+
+_SPOOL_BYTES = 64 * 2**20
+_log = logging.getLogger("featurestore")
+
+
+def pack(reader: TrackReader, staging: StagingArea, locks: TrackLocks, *, wait: float, durable: bool) -> bool:
+    """Bring the packed table up to date.
+
+    Returns
+    -------
+    bool
+        False if another writer was packing for more than `wait` seconds.
+    """
+    with exclusive(reader.places.locks / "pack.lock", timeout=wait) as held:
+        if held:
+            damaged: set[str] = set()
+            anew = False
+            while True:
+                job = _Packing(reader, staging.folder(), damaged, durable=durable)
+                try:
+                    job.run(anew=anew)
+                    break
+                except TrackNotFoundError:
+                    continue  # removed, or found to be damaged, since it was listed
+                except (CorruptTrackError, TableChangedError) as error:
+                    if anew:
+                        raise
+                    _log.warning("%s: building the packed table anew", error)
+                    anew = True
+                finally:
+                    files.discard(job.folder, reader.places.trash)
+            job.clear_marks(locks)
+    return held
+
+
+def list_keys(places: Places) -> set[str]:
+    """Keys of all published tracks."""
+    return {name for name in os.listdir(places.kind("aggregated")) if name != METADATA}
+
+
+def track_ids_of(reader: TrackReader, keys: Iterable[str]) -> dict[str, str]:
+    """Track id of each key; what is no key of a track is left out."""
+    found = {}
+    for key in keys:
+        try:
+            track_id = decode_key(key)
+        except ValueError:
+            continue
+        if track_id is None:
+            current = reader.current(key)
+            track_id = None if current is None else current.attributes.get("track_id")
+            if not isinstance(track_id, str) or encode_key(track_id) != key:
+                continue
+        found[key] = track_id
+    return found
+
+
+def _stamp(folder: Path) -> int | None:
+    """Give a folder a time of change that no later change can give it again, nanoseconds.
+
+    As long as the folder has it, nothing was added to it or removed. None where this is not allowed.
+    """
+    moment = time.time_ns() - 1_000_000_000 - random.randrange(10**9)
+    try:
+        os.utime(folder, ns=(moment, moment))
+    except PermissionError:
+        return None
+    return folder.stat().st_mtime_ns
+
+
+class _Packing:
+    """One attempt at a new state of the table; `damaged` collects keys that cannot be packed."""
+
+    def __init__(self, reader: TrackReader, folder: Path, damaged: set[str], *, durable: bool) -> None:
+        self.reader = reader
+        self.places = reader.places
+        self.spec = reader.spec
+        self.folder = folder
+        self.durable = durable
+        self.damaged = damaged
+        self.revisions: dict[str, str] = {}
+        self.ids: list[str] = []
+        self.marks: set[str] = set()
+        self.stale: set[str] = set()
+
+    def run(self, *, anew: bool) -> None:
+        """Make the new state; `anew` does not look at the old one."""
+        # Marks first: a track that is superseded from now on is marked again.
+        self.marks = set(os.listdir(self.places.stale))
+        stamp = _stamp(self.places.kind("aggregated"))
+        keys = list_keys(self.places) - self.damaged
+        old = None if anew else self._old()
+        self.stale = set(track_ids_of(self.reader, self.marks & keys).values())
+        if old is None:
+            kept: list[str] = []
+            known: set[str] = set()
+        else:
+            encoded = [encode_key(track_id) for track_id in old.track_ids]
+            kept = [track_id for track_id, key in zip(old.track_ids, encoded, strict=True) if key in keys]
+            known = set(encoded)
+        self.ids = kept + sorted(track_ids_of(self.reader, keys - known).values())
+        if old is not None and self.ids == old.track_ids and not self.stale & old.rows.keys():
+            if stamp != old.stamp:
+                self._write_group(self.folder, old.rows_per_shard, old.generation, stamp)
+                files.rename(self.folder / METADATA, self.places.packed / METADATA)
+            return
+        new = self.folder / "packed"
+        files.make_dir(new)
+        rows = rows_per_shard(len(self.ids))
+        self._write_features(new, old, rows)
+        self._write_array(new / "track_id", encode_ids(self.ids))
+        self._write_array(new / "layer", with_crc(np.array(self.spec.layers, "<i8").tobytes()))
+        self._write_group(new, rows, uuid.uuid4().hex, stamp)
+        if self.durable:
+            files.sync_tree(new)
+        files.replace_dir(new, self.places.packed, self.folder / ("packed" + ASIDE))
+        if self.durable:
+            files.sync_dir(self.places.root)
+
+    def _old(self) -> PackedTable | None:
+        root = files.open_root(self.places.root)
+        try:
+            return PackedTable.open(root, self.spec)
+        finally:
+            os.close(root)
+
+    def _write_array(self, folder: Path, chunk: bytes) -> None:
+        files.make_dir(folder)
+        files.write_file(folder / "c.0", chunk)
+
+    def _write_group(self, folder: Path, rows: int, generation: str, stamp: int | None) -> None:
+        own = {"generation": generation, "stamp": stamp, "fingerprint": self.spec.fingerprint}
+        for name, document in table_documents(self.ids, rows, self.spec, own).items():
+            if not name or (folder / name).exists():
+                files.write_file(folder / name / METADATA, layout.encode(document))
+
+    def _write_features(self, new: Path, old: PackedTable | None, rows: int) -> None:
+        files.make_dir(new / "features")
+        for shard in range(-(-len(self.ids) // rows)):
+            ids = self.ids[shard * rows : (shard + 1) * rows]
+            name = layout.shard_name(3, shard)
+            if old is not None and self._unchanged(old, shard, rows, ids):
+                files.link_or_copy(self.places.packed / "features" / name, new / "features" / name)
+            else:
+                self._write_shard(new / "features" / name, old, rows, ids)
+
+    def _unchanged(self, old: PackedTable, shard: int, rows: int, ids: list[str]) -> bool:
+        before = old.track_ids[shard * rows : (shard + 1) * rows]
+        return old.rows_per_shard == rows and ids == before and self.stale.isdisjoint(ids)
+
+    def _write_shard(self, path: Path, old: PackedTable | None, rows: int, ids: list[str]) -> None:
+        moved = [
+            (row, old.rows[track_id])
+            for row, track_id in enumerate(ids)
+            if old is not None and track_id in old.rows and track_id not in self.stale
+        ]
+        kept = {row for row, _ in moved}
+        read = [row for row in range(len(ids)) if row not in kept]
+        spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
+        shard = ShardWriter(path)
+        root = files.open_root(self.places.root)
+        try:
+            for row in read:
+                spool.append(self._row(ids[row]))
+            columns = spool.columns() if read else None
+            for layer in range(len(self.spec.layers)):
+                chunk = np.zeros((rows, 1, self.spec.dim), np.dtype(self.spec.dtype).newbyteorder("<"))
+                if old is not None and moved:
+                    source = np.array([number for _, number in moved], np.int64)
+                    chunk[[row for row, _ in moved]] = old.read(root, source, [layer])
+                if columns is not None:
+                    chunk[read] = next(columns)
+                shard.append([chunk])
+            shard.finish()
+        finally:
+            os.close(root)
+            shard.close()
+            spool.close()
+
+    def _row(self, track_id: str) -> npt.NDArray[Any]:
+        key = encode_key(track_id)
+        try:
+            with self.reader.open("aggregated", key, track_id) as array:
+                self.revisions[key] = array.revision
+                return self.reader.read(array, layers=range(len(self.spec.layers)))[None]
+        except CorruptTrackError as error:
+            _log.warning("%s: left out of the packed table", error)
+            self.damaged.add(key)
+            raise TrackNotFoundError(str(error)) from error
+
+    def clear_marks(self, locks: TrackLocks) -> None:
+        """Remove the marks of tracks whose row is, or whose absence from the table is, up to date."""
+        packed = {encode_key(track_id) for track_id in self.ids} if self.marks else set()
+        for key in self.marks:
+            # Under the lock, and with nothing in the journal, the track does not change.
+            with contextlib.suppress(TrackLockedError, CorruptTrackError), locks.holding(key):
+                current = self.reader.current(key)
+                revision = None if current is None else current.attributes["revision"]
+                known = self.revisions.get(key) if key in packed else None
+                if not (self.places.journal / key).exists() and revision == known:
+                    files.unlink(self.places.stale / key)

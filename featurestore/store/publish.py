@@ -1,0 +1,205 @@
+"""Publishing: how a staged track becomes visible as a whole, and how an interrupted change is finished.
+
+A change of a track is first staged in a folder of its own and made durable. Renaming this folder to
+``.featurestore/journal/<key>`` is the decision: from then on the change is rolled forward, by its writer or by
+the next one, until everything is in its place. ``aggregated`` is placed last (and removed first): it says which
+revision of the track is current. What a change supersedes waits in the journal folder until the end, where
+readers of the older revision still find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from featurestore.errors import TrackLockedError
+from featurestore.spec import KINDS
+from featurestore.store import files, layout
+from featurestore.store.layout import METADATA, Places
+from featurestore.store.locks import TrackLocks
+
+INTENT = "intent.json"
+ASIDE = ".old"
+_OWNER = "owner.lock"
+_FOREIGN_AGE = 24 * 3600.0  # seconds after which staging of another host counts as abandoned
+_UNOWNED_AGE = 3600.0  # seconds after which staging without an owner file counts as abandoned
+
+
+class StagingArea:
+    """A writer's folder in the staging area, with a lock that says that its owner lives.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    """
+
+    def __init__(self, places: Places) -> None:
+        while True:
+            self.path = places.staging / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+            files.make_dir(self.path)
+            self._owner = filelock.FileLock(self.path / _OWNER, thread_local=False)
+            with contextlib.suppress(OSError, filelock.Timeout):
+                self._owner.acquire(timeout=0)
+                if (self.path / _OWNER).exists():  # not swept in between
+                    return
+
+    def folder(self) -> Path:
+        """A new, empty folder to stage a change in."""
+        path = self.path / uuid.uuid4().hex[:12]
+        files.make_dir(path)
+        return path
+
+    def close(self, trash: Path) -> None:
+        """Remove the folder with everything that is still in it."""
+        files.discard(self.path, trash)
+        self._owner.release()
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64]
+
+
+def sweep(places: Places) -> int:
+    """Remove what dead writers left in the staging area and the trash.
+
+    Returns
+    -------
+    int
+        Number of staging folders removed.
+    """
+    swept = 0
+    for folder in places.staging.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if _abandoned(folder):
+                files.discard(folder, places.trash)
+                swept += 1
+    for folder in places.trash.iterdir():
+        files.remove_tree(folder)
+    return swept
+
+
+def _abandoned(folder: Path) -> bool:
+    age = time.time() - folder.stat().st_mtime
+    owner = folder / _OWNER
+    if not owner.is_file():
+        return age > _UNOWNED_AGE
+    # Another host's lock may be invisible here, so its age decides as well.
+    if folder.name.split(".")[0] != _host() and age < _FOREIGN_AGE:
+        return False
+    lock = filelock.FileLock(owner, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return False
+    lock.release()
+    return True
+
+
+def write_intent(folder: Path, intent: dict[str, Any]) -> None:
+    """Write down in a staged folder what is to be done with it."""
+    files.write_file(folder / INTENT, json.dumps(intent).encode())
+
+
+def commit(places: Places, folder: Path, key: str, *, durable: bool) -> None:
+    """Decide on a staged change and carry it out; the caller holds the track's lock.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    folder : Path
+        The staged change, with its intent.
+    key : str
+        Of the track.
+    durable : bool
+        Whether the change must survive a loss of power.
+    """
+    if durable:
+        files.sync_tree(folder)
+    entry = places.journal / key
+    if entry.exists():  # left by a writer that died
+        roll_forward(places, key, durable=durable)
+    files.rename(folder, entry)
+    if durable:
+        files.sync_dir(places.journal)
+    roll_forward(places, key, durable=durable)
+
+
+def recover(places: Places, locks: TrackLocks) -> int:
+    """Finish the changes that dead writers had decided on.
+
+    Returns
+    -------
+    int
+        Number of changes finished.
+    """
+    finished = 0
+    for entry in list(places.journal.iterdir()):
+        with contextlib.suppress(TrackLockedError), locks.holding(entry.name):
+            roll_forward(places, entry.name, durable=True)
+            finished += 1
+    return finished
+
+
+def roll_forward(places: Places, key: str, *, durable: bool) -> None:
+    """Carry out the change in the journal, from wherever it stopped; the caller holds the track's lock."""
+    entry = places.journal / key
+    try:
+        intent = json.loads(files.read_file(entry / INTENT, limit=layout.MAX_METADATA_BYTES))
+        kinds = [kind for kind in KINDS if kind in intent["kinds"]]
+        revision = intent["revision"]
+    except FileNotFoundError:
+        if not entry.exists():  # finished by another in the meantime
+            return
+        kinds, revision = [], None
+    except (ValueError, KeyError, TypeError):
+        kinds, revision = [], None
+    if revision is None:  # no change of ours: nothing of it can be trusted
+        files.discard(entry, places.trash)
+        return
+    dropped = [kind for kind in reversed(KINDS) if kind not in kinds and places.array(kind, key).exists()]
+    if places.array("aggregated", key).exists():
+        _mark_stale(places, key, durable=durable)
+    for kind in kinds:
+        if revision_of(entry / kind) == revision:
+            files.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))
+    if durable and kinds:
+        # What is superseded may only go once its successor is sure to stay.
+        _sync_places(places, kinds)
+    for kind in dropped:
+        files.rename(places.array(kind, key), entry / (kind + ASIDE))
+    if durable and dropped:
+        _sync_places(places, dropped)
+    files.discard(entry, places.trash)
+
+
+def _sync_places(places: Places, kinds: list[str]) -> None:
+    for kind in kinds:
+        files.sync_dir(places.kind(kind))
+
+
+def _mark_stale(places: Places, key: str, *, durable: bool) -> None:
+    """Say that the packed row of a track is not to be used, until the table is packed again."""
+    files.touch(places.stale / key)
+    if durable:
+        files.sync_dir(places.stale)
+
+
+def revision_of(array: Path) -> str | None:
+    """Revision of the array in a folder, or None if there is no readable one."""
+    try:
+        document = layout.decode(files.read_file(array / METADATA, limit=layout.MAX_METADATA_BYTES))
+        revision = document["attributes"]["revision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return revision if isinstance(revision, str) else None

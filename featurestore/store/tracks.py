@@ -1,0 +1,209 @@
+"""Reading one track: which revision is current, and its arrays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import CorruptTrackError, TrackNotFoundError
+from featurestore.spec import FeatureSpec
+from featurestore.store import files, layout
+from featurestore.store.layout import HIDDEN, METADATA, ArrayMetadata, Places
+from featurestore.store.publish import ASIDE
+from featurestore.store.shards import ShardReader
+
+# A reader between two steps of a swap looks again; a swap takes milliseconds.
+_ATTEMPTS = 50
+_PAUSE = 0.01
+
+
+@dataclass
+class OpenArray:
+    """An array of a track, open for reading, whatever happens to its folder from now on."""
+
+    metadata: ArrayMetadata
+    document: dict[str, Any]
+    shard: ShardReader
+
+    def __enter__(self) -> OpenArray:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shard.__exit__()
+
+    @property
+    def revision(self) -> str:
+        return str(self.metadata.attributes["revision"])
+
+
+class TrackReader:
+    """Reads the tracks of one store. Holds no file open.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    spec : FeatureSpec
+        Of the store.
+    """
+
+    def __init__(self, places: Places, spec: FeatureSpec) -> None:
+        self.places = places
+        self.spec = spec
+
+    def _open_dir(self, *parts: str) -> int:
+        """Open a folder of the store, following no link below the root."""
+        fd = files.open_root(self.places.root)
+        for part in parts:
+            try:
+                below = files.open_dir(part, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def _document(self, fd: int, name: str) -> dict[str, Any]:
+        try:
+            return layout.decode(files.read_file(METADATA, dir_fd=fd, limit=layout.MAX_METADATA_BYTES))
+        except ValueError as error:
+            raise _corrupt(name, str(error)) from None
+
+    def _checked(self, document: dict[str, Any], kind: str, name: str) -> ArrayMetadata:
+        try:
+            metadata = ArrayMetadata.from_document(document)
+            layout.check_track_metadata(metadata, kind, self.spec)
+            attributes = metadata.attributes
+            if not isinstance(attributes["revision"], str) or not isinstance(attributes["kinds"], list):
+                raise ValueError("impossible revision or kinds")
+            if attributes["fingerprint"] != self.spec.fingerprint:
+                raise ValueError("features of another spec")
+        except KeyError as error:
+            raise _corrupt(name, f"no {error} in the attributes") from None
+        except ValueError as error:
+            raise _corrupt(name, str(error)) from None
+        return metadata
+
+    def _at(self, kind: str, *parts: str) -> ArrayMetadata | None:
+        """Metadata of the array in a folder, None if there is none."""
+        try:
+            fd = self._open_dir(*parts)
+            try:
+                return self._checked(self._document(fd, "/".join(parts)), kind, "/".join(parts))
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            raise _corrupt("/".join(parts), "not a folder, or a link") from None
+
+    def current(self, key: str) -> ArrayMetadata | None:
+        """Metadata of `aggregated` of the current revision, None if there is no such track."""
+        for _ in range(2):  # it may move from the journal to its place between two looks
+            found = self._at("aggregated", "aggregated", key)
+            if found is None and (self.places.journal / key / "aggregated").exists():
+                # Where folders cannot be exchanged, the old one is aside until the new one is in its place.
+                found = self._at("aggregated", HIDDEN, "journal", key, "aggregated" + ASIDE)
+            if found is not None:
+                return found
+        return None
+
+    def open(self, kind: str, key: str, track_id: str) -> OpenArray:
+        """Open one kind of the current revision of a track.
+
+        Raises
+        ------
+        TrackNotFoundError
+            If the store has no such track, or not this kind of it.
+        CorruptTrackError
+            If its files are damaged.
+        """
+        for attempt in range(_ATTEMPTS):
+            if attempt > 2:
+                time.sleep(_PAUSE)
+            if kind == "aggregated":  # itself says which revision is current
+                revision = None
+            else:
+                current = self.current(key)
+                if current is None:
+                    break
+                revision = current.attributes["revision"]
+                if kind not in current.attributes["kinds"]:
+                    raise TrackNotFoundError(
+                        f"the store has no {kind} of {track_id!r}, only "
+                        f"{', '.join(current.attributes['kinds'])}: build again with a higher feature level"
+                    )
+            found = self._open_revision(kind, key, revision)
+            if found is not None:
+                return found
+            if kind == "aggregated" and self.current(key) is None:
+                break
+        else:
+            raise _corrupt(f"{kind}/{key}", f"the {kind} of track {track_id!r} is missing")
+        raise TrackNotFoundError(f"the store has no track {track_id!r}")
+
+    def _open_revision(self, kind: str, key: str, revision: str | None) -> OpenArray | None:
+        journal = (HIDDEN, "journal", key)
+        candidates = [(kind, key), (*journal, kind + ASIDE)]
+        if revision is not None:
+            candidates.append((*journal, kind))
+        for parts in candidates:
+            name = "/".join(parts)
+            try:
+                fd = self._open_dir(*parts)
+            except FileNotFoundError:
+                continue
+            except NotADirectoryError:
+                raise _corrupt(name, "not a folder, or a link") from None
+            try:
+                document = self._document(fd, name)
+                metadata = self._checked(document, kind, name)
+                if revision is not None and metadata.attributes["revision"] != revision:
+                    continue
+                data = os.open(layout.shard_name(len(metadata.shape)), files.READ, dir_fd=fd)
+            except FileNotFoundError:
+                continue  # being discarded, or damaged: the caller looks again
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                raise _corrupt(name, "the data is a link") from None
+            finally:
+                os.close(fd)
+            try:
+                return OpenArray(metadata, document, ShardReader(data, metadata, name))
+            except BaseException:
+                os.close(data)
+                raise
+        return None
+
+    def read(
+        self,
+        array: OpenArray,
+        *,
+        layers: Sequence[int],
+        segments: Sequence[int] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Layers (by position) of an open array, of some or all segments where it is raw."""
+        positions = np.asarray(layers, np.int64)
+        total = len(self.spec.layers)
+        chunks = array.shard
+        if len(array.metadata.shape) == 4:
+            rows = np.arange(array.metadata.shape[0]) if segments is None else np.asarray(segments, np.int64)
+            numbers = (rows[:, None] * total + positions[None, :]).reshape(-1)
+            return chunks.read(numbers).reshape(len(rows), len(positions), *array.metadata.shape[2:])
+        if len(array.metadata.shape) == 3:
+            return chunks.read(positions)[:, :, 0].swapaxes(0, 1)
+        return chunks.read(positions)[:, 0]
+
+
+def _corrupt(name: str, what: str) -> CorruptTrackError:
+    return CorruptTrackError(f"{name}: {what}; extract the track again, or run verify --repair")

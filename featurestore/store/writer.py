@@ -1,0 +1,231 @@
+"""StoreWriter: creating a store and writing tracks into it."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import SettingError, TrackExistsError, TrackNotFoundError
+from featurestore.spec import KINDS, FeatureSpec
+from featurestore.store import files, publish
+from featurestore.store.creation import create_or_check
+from featurestore.store.keys import encode_key
+from featurestore.store.layout import Places
+from featurestore.store.locks import TrackLocks
+from featurestore.store.packing import pack
+from featurestore.store.track_writer import TrackWriter
+from featurestore.store.tracks import TrackReader
+
+
+class StoreWriter:
+    """Write tracks into a store, next to any number of other writers and readers.
+
+    Creates the store if there is none. On opening, finishes or sweeps away what dead writers left.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the store.
+    spec : FeatureSpec
+        Of everything that will be written; must be the store's own.
+    overwrite : bool
+        Whether a track that exists is replaced, where a call does not say so itself.
+    durable : bool
+        Whether a published track survives a loss of power (fsync).
+
+    Raises
+    ------
+    NotAStoreError
+        If the path holds something else.
+    StoreVersionError
+        If the store was written by a newer release.
+    SpecMismatchError
+        If the store holds features of other settings.
+    StoreAccessError
+        If the store cannot be written.
+    """
+
+    def __init__(
+        self, path: str | Path, *, spec: FeatureSpec, overwrite: bool = False, durable: bool = True
+    ) -> None:
+        self.path = Path(path)
+        self.spec = spec
+        self.overwrite = overwrite
+        self.durable = durable
+        self._places = Places(self.path.absolute())
+        with files.naming_the_store(self.path):
+            create_or_check(self._places, spec, self.path)
+            self._locks = TrackLocks(self._places.locks)
+            self._staging = publish.StagingArea(self._places)
+            publish.recover(self._places, self._locks)
+            publish.sweep(self._places)
+        self._reader = TrackReader(self._places, spec)
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish what was decided, and remove what is staged and not published."""
+        with files.naming_the_store(self.path):
+            publish.recover(self._places, self._locks)
+            self._staging.close(self._places.trash)
+
+    def existing(self, track_id: str) -> dict[str, Any] | None:
+        """Attributes of a published track, None if there is none.
+
+        Raises
+        ------
+        CorruptTrackError
+            If its metadata is damaged.
+        """
+        with files.naming_the_store(self.path):
+            found = self._reader.current(encode_key(track_id))
+        return None if found is None else dict(found.attributes)
+
+    @contextlib.contextmanager
+    def track(
+        self,
+        track_id: str,
+        *,
+        kinds: Sequence[str] = KINDS,
+        overwrite: bool | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Iterator[TrackWriter]:
+        """Write one track piece by piece; it is published as a whole when the block ends.
+
+        Parameters
+        ----------
+        track_id : str
+            Any text of 1 to 65,536 bytes.
+        kinds : sequence of str
+            What is stored of it; "aggregated" always is.
+        overwrite : bool, optional
+            Whether a track that exists is replaced; by default, what the writer was opened with.
+        attributes : mapping, optional
+            JSON values that are stored with each of its arrays.
+
+        Yields
+        ------
+        TrackWriter
+            Its `append` takes batches of segments.
+
+        Raises
+        ------
+        TrackLockedError
+            At once, if another writer is at work on the track.
+        TrackExistsError
+            If it exists and is not to be replaced.
+        StoreAccessError
+            If the disk is full or fails; nothing of the track is published then.
+        """
+        key = encode_key(track_id)
+        chosen = tuple(kind for kind in KINDS if kind in {*kinds, "aggregated"})
+        if unknown := set(kinds) - set(KINDS):
+            raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
+        replace = self.overwrite if overwrite is None else overwrite
+        with contextlib.ExitStack() as stack:
+            with files.naming_the_store(self.path):
+                self._lock(stack, key)
+                if not replace and self._places.array("aggregated", key).exists():
+                    raise TrackExistsError(
+                        f"the store {self.path} has the track {track_id!r}: "
+                        "pass overwrite=True (--force) to replace it"
+                    )
+                folder = self._staging.folder()
+            try:
+                with TrackWriter(track_id, folder, self.spec, chosen, dict(attributes or {})) as writer:
+                    yield writer
+                    with files.naming_the_store(self.path):
+                        writer.finish()
+                with files.naming_the_store(self.path):
+                    publish.commit(self._places, folder, key, durable=self.durable)
+            except BaseException:
+                files.discard(folder, self._places.trash)
+                raise
+
+    def _lock(self, stack: contextlib.ExitStack, key: str) -> None:
+        """Hold the lock of a track until the stack is left, with no unfinished change of the track."""
+        stack.enter_context(self._locks.holding(key))
+        if (self._places.journal / key).exists():
+            publish.roll_forward(self._places, key, durable=self.durable)
+
+    def put(
+        self,
+        track_id: str,
+        arrays: Mapping[str, npt.ArrayLike],
+        *,
+        overwrite: bool | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one track from whole arrays.
+
+        Parameters
+        ----------
+        track_id : str
+            Any text of 1 to 65,536 bytes.
+        arrays : mapping of str to array_like
+            "raw" [segment, layer, frame, feature], "segments" [segment, layer, feature], "aggregated"
+            [layer, feature]; those that are given are stored, and a missing "aggregated" is derived.
+        overwrite, attributes
+            As in `track`.
+
+        Raises
+        ------
+        SettingError
+            If a shape does not fit the store.
+        """
+        if not arrays or set(arrays) - set(KINDS):
+            raise SettingError(f"arrays are some of {', '.join(KINDS)}, not {sorted(arrays)}")
+        given = {kind: np.asarray(array) for kind, array in arrays.items()}
+        with self.track(track_id, kinds=tuple(given), overwrite=overwrite, attributes=attributes) as writer:
+            if "raw" in given or "segments" in given:
+                writer.append(raw=given.get("raw"), segments=given.get("segments"))
+            if "aggregated" in given:
+                writer.set_aggregated(given["aggregated"])
+
+    def remove(self, track_id: str) -> None:
+        """Remove a track.
+
+        Raises
+        ------
+        TrackNotFoundError
+            If there is none.
+        TrackLockedError
+            If another writer is at work on it.
+        """
+        key = encode_key(track_id)
+        with files.naming_the_store(self.path), contextlib.ExitStack() as stack:
+            self._lock(stack, key)
+            if not self._places.array("aggregated", key).exists():
+                raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
+            folder = self._staging.folder()
+            publish.write_intent(folder, {"kinds": [], "revision": uuid.uuid4().hex})
+            publish.commit(self._places, folder, key, durable=self.durable)
+
+    def pack(self, *, wait: float = 0.0) -> bool:
+        """Bring the packed table up to date.
+
+        Parameters
+        ----------
+        wait : float
+            Seconds to wait for another writer that is packing.
+
+        Returns
+        -------
+        bool
+            False if another writer was packing all the time.
+        """
+        with files.naming_the_store(self.path):
+            return pack(self._reader, self._staging, self._locks, wait=wait, durable=self.durable)
