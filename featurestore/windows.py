@@ -8,6 +8,8 @@ shorter than a window is one window of its own length.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,3 +97,49 @@ def window_starts(n_samples: int, window: int, hop: int) -> npt.NDArray[np.int64
     starts = np.arange(0, n_samples - window + 1, hop, dtype=np.int64)
     tail = n_samples - window
     return starts if starts[-1] == tail else np.append(starts, tail)
+
+
+def sliding_windows(
+    blocks: Iterable[npt.NDArray[Any]], window: int, hop: int
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Windows of a track that comes in blocks: those of `window_starts`, in the same order.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray, shape (samples,)
+        The track, in blocks of any lengths.
+    window, hop : int
+        Length of a window and distance between starts, samples, at least 1.
+
+    Yields
+    ------
+    start : int
+        First sample of the window.
+    samples : ndarray, shape (min(window, length of the track),)
+        A copy. No more than a window and a block are kept.
+
+    Raises
+    ------
+    SettingError
+        If the window or the hop is below 1, or the track has no sample.
+    """
+    if min(window, hop) < 1:
+        raise SettingError(f"there are no windows of {window} every {hop} samples")
+    kept: npt.NDArray[Any] | None = None
+    first = 0  # the position of kept[0] in the track
+    start = 0
+    for block in blocks:
+        kept = np.array(block) if kept is None else np.concatenate([kept, block])
+        end = first + len(kept)
+        while start + window <= end:
+            yield start, kept[start - first : start - first + window].copy()
+            start += hop
+        # The last window of the track may be anchored at any sample from here on.
+        first, kept = max(first, end - window), kept[-window:]
+    if kept is None or not len(kept):
+        raise SettingError("a track of 0 samples has no windows")
+    tail = first + len(kept) - window
+    if start == 0:  # shorter than a window
+        yield 0, kept.copy()
+    elif start - hop < tail:
+        yield tail, kept.copy()

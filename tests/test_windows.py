@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import SettingError
-from featurestore.windows import hop_samples, window_samples, window_starts
+from featurestore.windows import hop_samples, sliding_windows, window_samples, window_starts
 
 
 @given(
@@ -67,3 +67,37 @@ def test_impossible_durations_are_refused(duration):
 def test_nothing_is_windowed_without_samples(arguments):
     with pytest.raises(SettingError):
         window_starts(*arguments)
+
+
+@given(data=st.data(), n_samples=st.integers(1, 300), window=st.integers(1, 80), hop=st.integers(1, 100))
+def test_a_track_in_blocks_has_the_windows_of_the_whole(data, n_samples, window, hop):
+    track = np.arange(n_samples)
+    cuts = sorted(data.draw(st.lists(st.integers(0, n_samples), max_size=12)))  # equal cuts are empty blocks
+    found = list(sliding_windows(np.split(track, cuts), window, hop))
+    assert [start for start, _ in found] == window_starts(n_samples, window, hop).tolist()
+    for start, samples in found:
+        assert samples.tolist() == track[start : start + window].tolist()
+
+
+def test_windows_in_blocks_come_as_soon_as_they_are_whole_and_do_not_share_memory():
+    given_out = []
+
+    def blocks():
+        for i in range(5):
+            given_out.append(i)
+            yield np.full(4, i)
+
+    windows = sliding_windows(blocks(), 6, 3)
+    start, samples = next(windows)
+    assert (start, given_out) == (0, [0, 1])
+    samples[:] = -1
+    start, samples = next(windows)
+    assert (start, samples.tolist()) == (3, [0, 1, 1, 1, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("blocks", "window", "hop"), [([], 5, 5), ([np.zeros(0)], 5, 5), ([np.zeros(9)], 0, 1), ([np.zeros(9)], 1, 0)]
+)
+def test_nothing_is_windowed_in_blocks_without_samples(blocks, window, hop):
+    with pytest.raises(SettingError):
+        list(sliding_windows(blocks, window, hop))

@@ -1,1 +1,31 @@
-"""."""
+"""Audio files to mono samples: which files there are, what they hold, and their samples at one rate.
+
+Nothing here knows a model or a store. soundfile, torch, torchaudio and torchcodec are imported by the functions
+that use them.
+"""
+
+from featurestore.audio.decoding import (
+    decode,
+    file_sha256,
+    load_audio,
+    probe,
+    segment_audio,
+    validate_audio_file,
+)
+from featurestore.audio.info import MIN_DURATION, AudioInfo
+from featurestore.audio.resample import RESAMPLER
+from featurestore.audio.sources import AudioFile, discover
+
+__all__ = [
+    "MIN_DURATION",
+    "RESAMPLER",
+    "AudioFile",
+    "AudioInfo",
+    "decode",
+    "discover",
+    "file_sha256",
+    "load_audio",
+    "probe",
+    "segment_audio",
+    "validate_audio_file",
+]

@@ -1,0 +1,248 @@
+"""From a file to mono samples at one rate, in blocks: a long file takes no more memory than a short one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.audio import ffmpeg, libsndfile
+from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status
+from featurestore.audio.resample import check_rate, resample_blocks
+from featurestore.errors import AudioContentError, AudioError, AudioFormatError, AudioNotFoundError, SettingError
+from featurestore.windows import hop_samples, window_samples, window_starts
+
+BLOCK_SECONDS = 5
+_BLOCK_SAMPLES = 1 << 21
+"""Samples of a block, of all channels together: 8 MiB."""
+
+Samples = npt.NDArray[np.float32]
+
+
+def probe(path: str | os.PathLike[str]) -> AudioInfo:
+    """What the header of an audio file says; nothing is decoded.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; its suffix chooses the decoder.
+
+    Returns
+    -------
+    AudioInfo
+
+    Raises
+    ------
+    AudioNotFoundError, AudioFormatError
+        If there is no such file, or it cannot be decoded.
+    AudioTooShortError
+        If its header states less than `MIN_DURATION`.
+    MissingDependencyError
+        If the package that decodes it is not installed.
+    """
+    info = _header(Path(path))
+    if info.frames is not None:
+        check_duration(info.path, info.frames, info.sample_rate)
+    return info
+
+
+def decode(path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | None = None) -> Iterator[Samples]:
+    """Mono samples of a file, downmixed and resampled, block after block.
+
+    Channels are averaged in float64 and rounded once. The blocks together equal the resampling of the whole
+    file to 1e-6; memory does not depend on the file's length. Calls in several threads do not disturb each other.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    target_sr : int
+        Hz.
+    info : AudioInfo, optional
+        What `probe` told of this file, if it was asked already.
+
+    Yields
+    ------
+    ndarray of float32, shape (samples,)
+        A few seconds each.
+
+    Raises
+    ------
+    AudioError
+        As `probe`, and AudioFormatError if the file is damaged, truncated or written to meanwhile,
+        AudioTooShortError if it has less than `MIN_DURATION`, AudioContentError if a sample is NaN or infinite.
+    MissingDependencyError
+        If a package that decoding or resampling needs does not import.
+    SettingError
+        If `target_sr` is no sample rate.
+    """
+    check_rate(target_sr)
+    info = probe(path) if info is None else info
+    yield from resample_blocks(_mono_blocks(info), info.sample_rate, int(target_sr))
+
+
+def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples:
+    """Mono samples of a whole file.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    target_sr : int
+        Hz.
+
+    Returns
+    -------
+    ndarray of float32, shape (samples,)
+
+    Raises
+    ------
+    AudioError, MissingDependencyError, SettingError
+        As `decode`.
+    """
+    return np.concatenate(list(decode(path, target_sr)))
+
+
+def segment_audio(
+    audio: npt.ArrayLike, segment_duration: float = 5.0, overlap_ratio: float = 0.5, sample_rate: int = 24_000
+) -> npt.NDArray[Any]:
+    """Windows of a signal, as `featurestore.windows` lays them.
+
+    Parameters
+    ----------
+    audio : array_like, shape (samples,)
+        Mono.
+    segment_duration : float
+        Seconds.
+    overlap_ratio : float
+        Share of a window that the next one repeats, in [0, 1).
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    ndarray, shape (segments, samples)
+        A copy, in the signal's type; one window of the signal's own length if it is shorter than a window.
+
+    Raises
+    ------
+    SettingError
+        If the signal is not of one dimension or is empty, or a setting is out of range.
+    """
+    signal = np.asarray(audio)
+    if signal.ndim != 1:
+        raise SettingError(f"audio must be mono, of shape (samples,), not {signal.shape}: average its channels")
+    window = window_samples(segment_duration, sample_rate)
+    starts = window_starts(len(signal), window, hop_samples(window, overlap_ratio))
+    length = min(window, len(signal))
+    segments: npt.NDArray[Any] = np.lib.stride_tricks.sliding_window_view(signal, length)[starts]
+    return segments
+
+
+def validate_audio_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Whether features of a file can be extracted: it is there, readable, long enough, and decodes to its end.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; it is decoded whole, in blocks.
+
+    Returns
+    -------
+    dict
+        ``valid``, ``file_exists``, ``readable`` (its header is understood): bool; ``sample_rate`` (Hz), ``duration``
+        (seconds), ``channels``: numbers, or None where not known; ``errors``: list of str, empty if valid.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the package that decodes it is not installed.
+    """
+    report: dict[str, Any] = {
+        "valid": False,
+        "file_exists": True,
+        "readable": False,
+        "sample_rate": None,
+        "duration": None,
+        "channels": None,
+        "errors": [],
+    }
+    try:
+        info = _header(Path(path))
+        report |= {
+            "readable": True,
+            "sample_rate": info.sample_rate,
+            "duration": info.duration,
+            "channels": info.channels,
+        }
+        report["duration"] = sum(len(block) for block in _mono_blocks(info)) / info.sample_rate
+        report["valid"] = True
+    except AudioError as error:
+        report["file_exists"] = not isinstance(error, AudioNotFoundError)
+        report["errors"].append(str(error))
+    return report
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits, read in blocks.
+
+    Raises
+    ------
+    AudioNotFoundError, AudioFormatError
+        If there is no such file, or it cannot be read.
+    """
+    path = Path(path)
+    file_status(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AudioFormatError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _header(path: Path) -> AudioInfo:
+    status = file_status(path)
+    return check_header(_reader(path).read_header(path, status))
+
+
+def _reader(path: Path) -> Any:
+    return ffmpeg if path.suffix.lower() in ffmpeg.SUFFIXES else libsndfile
+
+
+def _mono_blocks(info: AudioInfo) -> Iterator[Samples]:
+    """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
+    if info.frames is not None:
+        check_duration(info.path, info.frames, info.sample_rate)
+    check_unchanged(info)
+    block_frames = max(1, min(BLOCK_SECONDS * info.sample_rate, _BLOCK_SAMPLES // info.channels))
+    done = 0
+    for block in _reader(info.path).read_blocks(info, block_frames):
+        mono = _mean_of_channels(block)
+        finite = np.isfinite(mono)
+        if not finite.all():
+            first = done + int(np.argmin(finite))
+            raise AudioContentError(
+                f"{info.path} holds a sample that is NaN or infinite, the first at "
+                f"{first / info.sample_rate:.3f} s (sample {first:,}): write it again from its source"
+            )
+        done += len(mono)
+        yield mono
+    check_unchanged(info)
+    check_duration(info.path, done, info.sample_rate)
+
+
+def _mean_of_channels(block: Samples) -> Samples:
+    channels = block.shape[1]
+    if channels == 1:
+        return block[:, 0]
+    total = block[:, 0].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinities of both signs make NaN, which is found afterwards
+        for channel in range(1, channels):  # several times as fast as mean(axis=1) for few channels
+            total += block[:, channel]
+    mono: Samples = (total / channels).astype(np.float32)
+    return mono

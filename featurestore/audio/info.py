@@ -1,0 +1,126 @@
+"""What the header of an audio file says, and the checks that need no decoder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore.errors import AudioFormatError, AudioNotFoundError, AudioTooShortError
+
+MIN_DURATION = 1.0
+"""Seconds that a track must have at least."""
+
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
+"""Hz; a rate outside is a damaged header, not music (1 Hz would turn one minute of samples into a month)."""
+
+_SAMPLES_PER_BYTE = 16_384
+"""More samples than any codec puts in a byte: silence in FLAC has about 6,600."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioInfo:
+    """What the header of an audio file says.
+
+    Attributes
+    ----------
+    path : Path
+        As given.
+    format : str
+        Container and codec, as the decoder names them: "WAV PCM_16".
+    sample_rate : int
+        Hz.
+    channels : int
+        At least 1.
+    frames : int or None
+        Samples per channel; None where the file does not say, or only vaguely.
+    duration : float or None
+        Seconds; an estimate where `frames` is None, and None where there is none either.
+    size : int
+        Bytes of the file.
+    mtime_ns : int
+        Time of the file's last change, nanoseconds since 1970.
+    decoder : str
+        Name and version of what decodes it.
+    """
+
+    path: Path
+    format: str
+    sample_rate: int
+    channels: int
+    frames: int | None
+    duration: float | None
+    size: int
+    mtime_ns: int
+    decoder: str
+
+
+def file_status(path: Path) -> os.stat_result:
+    """Status of a regular file that can be opened.
+
+    Raises
+    ------
+    AudioNotFoundError
+        If there is no file, or a directory, or a link that leads nowhere.
+    AudioFormatError
+        If it is a FIFO, a socket or a device, is empty, or may not be read.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        reason = f"is a link to {os.readlink(path)!r}, which is not there" if path.is_symlink() else "is not there"
+        raise AudioNotFoundError(f"{path} {reason}") from None
+    except (OSError, ValueError) as error:
+        raise AudioNotFoundError(f"{path} cannot be found: {_reason(error)}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise AudioNotFoundError(f"{path} is a directory, not an audio file")
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioFormatError(f"{path} is a pipe, a socket or a device, not a file: save its audio to a file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise AudioFormatError(f"{path} cannot be read: {_reason(error)}") from None
+    if status.st_size == 0:
+        raise AudioFormatError(f"{path} is empty (0 bytes): get it again from where it came from")
+    return status
+
+
+def check_header(info: AudioInfo) -> AudioInfo:
+    """The info itself, if it can be that of audio.
+
+    Raises
+    ------
+    AudioFormatError
+        If the sample rate or the number of samples is impossible.
+    """
+    if not MIN_SAMPLE_RATE <= info.sample_rate <= MAX_SAMPLE_RATE:
+        raise AudioFormatError(
+            f"{info.path} has a sample rate of {info.sample_rate} Hz, outside {MIN_SAMPLE_RATE:,} to "
+            f"{MAX_SAMPLE_RATE:,} Hz: its header is damaged, or it holds no sound"
+        )
+    if info.frames is not None and info.frames > info.size * _SAMPLES_PER_BYTE:
+        raise AudioFormatError(
+            f"{info.path} claims {info.frames:,} samples in {info.size:,} bytes: its header is damaged"
+        )
+    return info
+
+
+def check_duration(path: Path, frames: int, sample_rate: int) -> None:
+    """Raise AudioTooShortError if so many samples are shorter than `MIN_DURATION`."""
+    if frames < MIN_DURATION * sample_rate:
+        raise AudioTooShortError(
+            f"{path} has {frames / sample_rate:.3f} s of audio ({frames:,} samples at {sample_rate:,} Hz); "
+            f"at least {MIN_DURATION} s are needed"
+        )
+
+
+def check_unchanged(info: AudioInfo) -> None:
+    """Raise AudioFormatError if the file is no longer the one of which `info` tells."""
+    status = file_status(info.path)
+    if (status.st_size, status.st_mtime_ns) != (info.size, info.mtime_ns):
+        raise AudioFormatError(f"{info.path} changed while it was read: run again when nothing writes to it")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

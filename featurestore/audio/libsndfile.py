@@ -1,0 +1,224 @@
+"""Reading what libsndfile reads, one block after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.audio.info import AudioInfo
+from featurestore.audio.mpeg import AudioStart, audio_start
+from featurestore.errors import AudioFormatError, MissingDependencyError
+
+_SUFFIXES = {
+    "AIFF": "aif aiff aifc",
+    "AU": "au snd",
+    "AVR": "avr",
+    "CAF": "caf",
+    "FLAC": "flac",
+    "IRCAM": "sf ircam",
+    "MP3": "mp1 mp2 mp3",
+    "NIST": "nist sph",
+    "OGG": "ogg oga opus",
+    "PAF": "paf fap",
+    "PVF": "pvf",
+    "RF64": "rf64",
+    "SD2": "sd2",
+    "SDS": "sds",
+    "SVX": "iff svx 8svx 16sv",
+    "VOC": "voc",
+    "W64": "w64",
+    "WAV": "wav wave bwf",
+    "WVE": "wve",
+    "XI": "xi",
+}
+"""Suffixes of libsndfile's formats, but for RAW (no header), HTK and MAT (files that mostly hold no sound)."""
+
+_UNKNOWN_LENGTH = 1 << 60
+
+# libsndfile cuts the sizes of headers to what is in the file and tells so in its log only.
+_CUT = re.compile(r"^\s*(?:data|SSND|Data Size|BODY|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(
+            f"reading audio needs the package soundfile, which does not import ({error}): "
+            'pip install "featurestore[extract]"'
+        ) from error
+    return soundfile
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Suffixes of the formats that the installed libsndfile reads, lower case, with the dot.
+
+    Raises
+    ------
+    MissingDependencyError
+        If soundfile is not installed.
+    """
+    soundfile = _soundfile()
+    found = {f".{x}" for name in soundfile.available_formats() for x in _SUFFIXES.get(name, "").split()}
+    if "OPUS" not in soundfile.available_subtypes("OGG"):
+        found.discard(".opus")
+    return frozenset(found)
+
+
+def read_header(path: Path, status: os.stat_result) -> AudioInfo:
+    """Header of a file.
+
+    Raises
+    ------
+    AudioFormatError
+        If libsndfile cannot read it, or the file ends before its audio does.
+    """
+    soundfile = _soundfile()
+    with _opened(path, None) as file:
+        frames: int | None = file.frames if file.frames < _UNKNOWN_LENGTH else None
+        duration = None if frames is None else frames / file.samplerate
+        if frames is not None and (cut := _CUT.search(file.extra_info)):
+            _check_cut(path, duration or 0.0, stated=int(cut[1]), found=int(cut[2]))
+        if file.format == "MP3" and not audio_start(path).states_length:
+            frames = None
+        return AudioInfo(
+            path=path,
+            format=f"{file.format} {file.subtype}",
+            sample_rate=file.samplerate,
+            channels=file.channels,
+            frames=frames,
+            duration=duration,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            decoder=f"soundfile {soundfile.__version__} ({soundfile.__libsndfile_version__})",
+        )
+
+
+def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.float32]]:
+    """All samples of a file, in order.
+
+    Parameters
+    ----------
+    info : AudioInfo
+        The file.
+    block_frames : int
+        Samples per channel of a block; the last one may be shorter.
+
+    Yields
+    ------
+    ndarray of float32, shape (frames, channels)
+        New memory each.
+
+    Raises
+    ------
+    AudioFormatError
+        If the file is damaged, or ends before the length that its header states.
+    """
+    path, rate = info.path, info.sample_rate
+    error_type = _soundfile().SoundFileError
+    start = audio_start(path) if info.frames is None and info.format.startswith("MP3") else None
+    done = 0
+    with _opened(path, start) as file:
+        try:
+            while len(block := file.read(out=np.empty((block_frames, file.channels), dtype=np.float32))):
+                done += len(block)
+                yield block
+        except error_type as error:
+            raise AudioFormatError(
+                f"{path} is damaged: {getattr(error, 'error_string', error)} "
+                f"between {done / rate:.1f} and {(done + block_frames) / rate:.1f} s; get it again or repair it"
+            ) from None
+    # Encoders of MPEG audio count their own padding differently, by a few frames of some ms.
+    tolerance = rate if "MPEG" in info.format else 0
+    if info.frames is not None and done < info.frames - tolerance:
+        raise AudioFormatError(
+            f"{path} is truncated or damaged: {done / rate:.2f} s were decoded of the {info.frames / rate:.2f} s "
+            "that its header states; get it again or repair it"
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: Path, start: AudioStart | None) -> Iterator[Any]:
+    """The file as a SoundFile that reads in order; through a socket if `start` is given."""
+    soundfile = _soundfile()
+    if path.suffix.lower() == ".raw":
+        raise AudioFormatError(f"{path} has no header that states its sample rate: convert it to .wav")
+    with contextlib.ExitStack() as stack:
+        # Bytes, because soundfile encodes names strictly and file names need not be UTF-8.
+        source = os.fsencode(path) if start is None else stack.enter_context(_pipe(path, start.offset))
+        try:
+            file = stack.enter_context(soundfile.SoundFile(source, closefd=False))
+        except soundfile.SoundFileError as error:
+            raise AudioFormatError(
+                f"{path} is in no audio format that libsndfile {soundfile.__libsndfile_version__} reads, or its header "
+                f"is damaged{_detail(error)}: convert it to .flac or .wav"
+            ) from None
+        if file.format == "RAW":  # guessed from the suffix alone: any text renamed .au is mu-law
+            raise AudioFormatError(f"{path} has no audio header: it is not what its suffix says")
+        # soundfile seeks after each read of a seekable file, which decoders of MP3 and Opus do only roughly.
+        file.seekable = lambda: False
+        yield file
+
+
+@contextlib.contextmanager
+def _pipe(path: Path, offset: int) -> Iterator[int]:
+    """File descriptor from which the file's bytes come, from `offset` on, as a thread sends them.
+
+    From a pipe, libsndfile decodes to the end; from a file, only as far as it guessed the length to be.
+    """
+    # Sockets, since shutting one down ends it even where another thread has forked meanwhile.
+    receiver, sender = socket.socketpair()
+    failures: list[OSError] = []
+
+    def feed() -> None:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                while data := file.read(1 << 16):
+                    sender.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):  # the reader has gone
+            pass
+        except OSError as error:
+            failures.append(error)
+        finally:
+            with contextlib.suppress(OSError):
+                sender.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=feed, name="featurestore-feed", daemon=True)
+    thread.start()
+    with receiver, sender:
+        try:
+            yield receiver.fileno()
+        finally:
+            with contextlib.suppress(OSError):
+                receiver.shutdown(socket.SHUT_RD)
+            thread.join()
+    if failures:
+        raise AudioFormatError(f"{path} cannot be read: {failures[0].strerror}")
+
+
+def _check_cut(path: Path, held: float, *, stated: int, found: int) -> None:
+    if min(abs(stated - (1 << 31)), abs(stated - (1 << 32))) <= 1 << 16:
+        return  # what programs that write to a pipe state, since they do not know the size
+    if stated > found > 0:
+        raise AudioFormatError(
+            f"{path} is truncated: its header states {held * stated / found:.2f} s of audio, the file holds "
+            f"{held:.2f} s; get it again from where it came from"
+        )
+
+
+def _detail(error: Exception) -> str:
+    text = getattr(error, "error_string", "")
+    # The text of a failed guess at MP3, about a file that was just opened, would mislead.
+    return f" ({text})" if text and "regular file" not in text else ""

@@ -1,0 +1,215 @@
+"""Which audio files a source names, and the id of each."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from featurestore.audio import ffmpeg, libsndfile
+from featurestore.audio.lists import LIST_SUFFIXES, read_list
+from featurestore.audio.trees import has_wildcard, match_glob, split_glob, walk
+from featurestore.errors import SettingError, SourceError
+
+_log = logging.getLogger(__name__)
+
+_COLLISIONS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """A file and the track that its features will be.
+
+    Attributes
+    ----------
+    track_id : str
+        Valid unicode, unique within a source.
+    path : Path
+        The file; whether it can be read shows when it is.
+    """
+
+    track_id: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A file, its path relative to what the source names, and the id that a list gives it."""
+
+    relative: str
+    path: str
+    own_id: str | None = None
+
+
+def discover(
+    source: str | os.PathLike[str],
+    *,
+    id_from: str = "path",
+    file_pattern: str | None = None,
+    dataset: str | None = None,
+) -> list[AudioFile]:
+    """Find the audio files that a source names.
+
+    Parameters
+    ----------
+    source : path-like
+        One of: a directory, searched to its depths for the suffixes that the installed decoders read, in any
+        case; a file; a pattern with ``*``, ``?``, ``[...]`` or ``**``, which finds files with these suffixes and
+        directories, searched likewise; a list: ``.txt`` with a path per line, ``.csv`` with columns track_id and
+        path, or ``.tsv`` as fairseq's manifests (the root, then a relative path, a tab and a number of samples
+        per line). Relative paths of a list start at the list, those of a manifest at its root.
+        Searches follow links and skip names that begin with a dot.
+    id_from : {"path", "stem"}
+        Track ids are the relative path without suffix (relative to the directory, to the part of a pattern before
+        its first wildcard, or as in the list; the stem of a lone file), or only its last part. A csv's own ids
+        stay.
+    file_pattern : str, optional
+        Only files whose name matches, such as ``*.wav``, in any case.
+    dataset : str, optional
+        Put before every id, with a slash.
+
+    Returns
+    -------
+    list of AudioFile
+        At least one, sorted by track id. Files that cannot be read, or that a list names and that are missing,
+        and links that lead nowhere are among them: they fail one by one when they are read.
+
+    Raises
+    ------
+    SourceError
+        If the source is not there, names no audio, is a list with a mistake, or gives two files one id.
+    SettingError
+        If a setting is impossible.
+    MissingDependencyError
+        If soundfile is not installed.
+    """
+    if id_from not in ("path", "stem"):
+        raise SettingError(f'id_from must be "path" or "stem", not {id_from!r}')
+    if file_pattern is not None and (not file_pattern or "/" in file_pattern):
+        raise SettingError(
+            f"file_pattern must match names of files, such as *.wav, and not be {file_pattern!r}; "
+            "give a pattern of paths as the source"
+        )
+    if dataset is not None and not dataset.strip("/"):
+        raise SettingError(f"dataset must be a name, not {dataset!r}")
+    named = _named(os.fspath(source), file_pattern)
+    prefix = "" if dataset is None else dataset.strip("/") + "/"
+    files = [AudioFile(prefix + _track_id(x, id_from), Path(x.path)) for x in named]
+    files.sort(key=lambda file: (file.track_id, os.fspath(file.path)))
+    _check_unique(files, id_from)
+    return files
+
+
+def _named(source: str, file_pattern: str | None) -> list[_Named]:
+    """The files that a source names, in no particular order; at least one."""
+    searched = False
+    left_out: Counter[str] = Counter()
+    is_audio = _chooser(file_pattern, left_out)
+    if os.path.isdir(source):
+        searched = True
+        named = [_Named(x, os.path.join(source, x)) for x in walk(source, is_audio)]
+    elif os.path.lexists(source):
+        if os.path.splitext(source)[1].lower() in LIST_SUFFIXES:
+            named = [_Named(x.relative, x.path, x.track_id) for x in read_list(Path(source))]
+        else:
+            named = [_Named(os.path.basename(source), source)]
+    elif has_wildcard(source):
+        searched = True
+        prefix, parts = split_glob(source)
+        named = [_Named(x, os.path.join(prefix, x)) for x in match_glob(prefix, parts, is_audio)]
+    else:
+        raise SourceError(
+            f"the source {source!r} is not there: give a directory, an audio file, a pattern such as "
+            f"'music/*.wav', or a list ({', '.join(LIST_SUFFIXES)})"
+        )
+    if not searched:
+        named = [x for x in named if _matches(os.path.basename(x.relative), file_pattern)]
+    if left_out:
+        _log.warning(
+            "%d files (%s) are left out, since torchcodec is not installed: pip install torchcodec",
+            left_out.total(),
+            ", ".join(sorted(left_out)),
+        )
+    if not named:
+        raise SourceError(_nothing_found(source, file_pattern, searched=searched, left_out=left_out))
+    return named
+
+
+def _matches(name: str, file_pattern: str | None) -> bool:
+    return file_pattern is None or fnmatch(name.lower(), file_pattern.lower())
+
+
+def _chooser(file_pattern: str | None, left_out: Counter[str]) -> Callable[[str], bool]:
+    """Whether a name is that of audio that can be decoded; of the others, what torchcodec could decode is counted."""
+    readable = _readable_suffixes()
+
+    def is_audio(name: str) -> bool:
+        if not _matches(name, file_pattern):
+            return False
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in ffmpeg.SUFFIXES and suffix not in readable:
+            left_out[suffix] += 1
+        return suffix in readable
+
+    return is_audio
+
+
+def _readable_suffixes() -> frozenset[str]:
+    return libsndfile.suffixes() | (ffmpeg.SUFFIXES if ffmpeg.available() else frozenset())
+
+
+def _nothing_found(source: str, file_pattern: str | None, *, searched: bool, left_out: Counter[str]) -> str:
+    matching = f" whose name matches {file_pattern!r}" if file_pattern is not None else ""
+    if not searched:
+        return f"the source {source!r} names no file{matching}"
+    suffixes = ", ".join(sorted(_readable_suffixes()))
+    hint = (
+        f"; {left_out.total()} files ({', '.join(sorted(left_out))}) need torchcodec: pip install torchcodec"
+        if left_out
+        else ""
+    )
+    return f"the source {source!r} holds no audio file{matching}; looked for {suffixes}{hint}"
+
+
+def _track_id(named: _Named, id_from: str) -> str:
+    if named.own_id is not None:
+        return _unicode(named.own_id)
+    without_suffix = posixpath.splitext(named.relative.replace(os.sep, "/"))[0]
+    return _unicode(posixpath.basename(without_suffix) if id_from == "stem" else without_suffix)
+
+
+def _unicode(name: str) -> str:
+    r"""The name with every byte that is not UTF-8 written as ``\xff``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _check_unique(files: list[AudioFile], id_from: str) -> None:
+    """Raise SourceError if two of the files, sorted by id, share one."""
+    pairs = list(_collisions(files))
+    if not pairs:
+        return
+    lines = [
+        f"  {a.track_id}: {a.path} and {b.path}" if a.path != b.path else f"  {a.track_id}: {a.path}, named twice"
+        for a, b in pairs[:_COLLISIONS_SHOWN]
+    ]
+    if len(pairs) > _COLLISIONS_SHOWN:
+        lines.append(f"  ... and {len(pairs) - _COLLISIONS_SHOWN} more")
+    way_out = 'take ids from whole paths (id_from="path"), ' if id_from == "stem" else ""
+    raise SourceError(
+        "files share a track id, and would overwrite each other:\n"
+        + "\n".join(lines)
+        + f"\n{way_out}choose files by name (file_pattern='*.wav'), or give a .csv list with columns track_id "
+        "and path"
+    )
+
+
+def _collisions(files: list[AudioFile]) -> Iterator[tuple[AudioFile, AudioFile]]:
+    for a, b in itertools.pairwise(files):
+        if a.track_id == b.track_id:
+            yield a, b

@@ -1,0 +1,149 @@
+"""Searching directories, following links but no loops of links, and skipping what is hidden."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+
+from featurestore.errors import SourceError
+
+_log = logging.getLogger(__name__)
+
+_MOST_VISITS = 1_000
+"""Ways by which one directory may be reached: links among n directories make n! of them."""
+
+IsAudio = Callable[[str], bool]
+
+
+def walk(root: str, is_audio: IsAudio) -> Iterator[str]:
+    """Paths of the audio files under a directory, relative to it.
+
+    Parameters
+    ----------
+    root : str
+        The directory.
+    is_audio : callable of str to bool
+        Whether a file of this name is audio.
+
+    Yields
+    ------
+    str
+        In an order that depends on the names only.
+
+    Raises
+    ------
+    SourceError
+        If the directory cannot be read, or links lead around in it in more ways than anyone would list.
+    """
+    for directory, files in _directories(root):
+        for name in files:
+            if is_audio(name):
+                yield os.path.join(directory, name)
+
+
+def has_wildcard(path: str) -> bool:
+    """Whether a path is a pattern."""
+    return re.search(r"[*?[]", path) is not None
+
+
+def split_glob(pattern: str) -> tuple[str, list[str]]:
+    """The part of a pattern before its first wildcard, a directory, and the parts from there on."""
+    parts = pattern.replace(os.sep, "/").split("/")
+    first = next(i for i, part in enumerate(parts) if has_wildcard(part))
+    prefix = "/".join(parts[:first])
+    return prefix or ("/" if first else "."), [part for part in parts[first:] if part not in ("", ".")]
+
+
+def match_glob(prefix: str, parts: list[str], is_audio: IsAudio) -> Iterator[str]:
+    """Paths of the audio files that a pattern matches, or that lie under the directories it matches.
+
+    Parameters
+    ----------
+    prefix : str
+        Directory in which the pattern is looked for.
+    parts : list of str
+        Parts of the pattern: names, or names with ``*``, ``?`` and ``[...]``, which do not match a leading dot, or
+        ``**`` for directories to any depth, none included. Case counts.
+    is_audio : callable of str to bool
+        Whether a file of this name is audio.
+
+    Yields
+    ------
+    str
+        Relative to the prefix, each once.
+    """
+    matches = [""]
+    for part in parts:
+        matches = list(dict.fromkeys(x for match in matches for x in _match_part(prefix, match, part)))
+    seen: set[str] = set()
+    for match in matches:
+        path = os.path.join(prefix, match)
+        if os.path.isdir(path):
+            found: Iterator[str] = (os.path.join(match, x) for x in walk(path, is_audio))
+        else:
+            found = iter([match] if is_audio(os.path.basename(match)) else [])
+        for relative in found:
+            if relative not in seen:
+                seen.add(relative)
+                yield relative
+
+
+def _match_part(prefix: str, match: str, part: str) -> Iterator[str]:
+    path = os.path.join(prefix, match)
+    if part == "**":
+        if os.path.isdir(path):
+            yield from (os.path.join(match, x) if x else match for x, _ in _directories(path))
+    elif has_wildcard(part):
+        try:
+            names = sorted(os.listdir(path))
+        except OSError:  # not a directory: nothing below it matches
+            return
+        for name in names:
+            if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith(".")):
+                yield os.path.join(match, name)
+    elif os.path.lexists(os.path.join(path, part)):
+        yield os.path.join(match, part)
+
+
+def _directories(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Directories under a root, itself first as "", with the names of their files; hidden ones are left out."""
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    visits: Counter[tuple[int, int]] = Counter()
+    while waiting:
+        relative, above = waiting.pop()
+        path = os.path.join(root, relative)
+        try:
+            status = os.stat(path)
+            with os.scandir(path) as entries:
+                names = sorted((e.name, _is_directory(e)) for e in entries if not e.name.startswith("."))
+        except OSError as error:
+            if not relative:
+                raise SourceError(f"the directory {root!r} cannot be read: {error.strerror}") from None
+            _log.warning("%r is left out: %s", path, error.strerror)
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            continue  # a link to a directory that holds it
+        visits[identity] += 1
+        if visits[identity] > _MOST_VISITS:
+            raise SourceError(
+                f"links lead to {path!r} in more than {_MOST_VISITS} ways: remove links that point into {root!r}, "
+                "or give a list of the files"
+            )
+        yield relative, [name for name, is_directory in names if not is_directory]
+        waiting.extend(
+            (os.path.join(relative, name), above | {identity})
+            for name, is_directory in reversed(names)
+            if is_directory
+        )
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
