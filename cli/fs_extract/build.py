@@ -1,0 +1,189 @@
+"""fs-extract build."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fs_extract.terminal import (
+    Command,
+    Voice,
+    complain,
+    duration,
+    json_option,
+    length,
+    print_json,
+    progress_bar,
+    table,
+)
+
+if TYPE_CHECKING:
+    from featurestore.pipeline import BuildReport
+
+_SHOWN_FAILURES = 20
+
+
+class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Layers as "7", "4,7" or "0-12"."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Layers of a text, ascending."""
+        if isinstance(value, tuple):
+            return value
+        found: set[int] = set()
+        for part in value.split(","):
+            first, dash, last = part.strip().partition("-")
+            if not first.isdecimal() or (dash and not last.isdecimal()):
+                self.fail(f"{value!r} is no list of layers like 7 or 4,7 or 0-12", param, ctx)
+            found.update(range(int(first), int(last or first) + 1))
+        if not found:
+            self.fail(f"{value!r} names no layer", param, ctx)
+        return tuple(sorted(found))
+
+
+@click.command(cls=Command)
+@click.argument("source")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--model", default="m-a-p/MERT-v1-95M", show_default=True, help="Name on the hub, or a local folder."
+)
+@click.option(
+    "--revision", help="Commit or tag on the hub.  [default: the one that the store was built with, or the newest]"
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, mps, or auto.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads that decode ahead of the model.",
+)
+@click.option(
+    "--feature-level",
+    type=click.Choice(["all", "segments", "aggregated"]),
+    default="all",
+    show_default=True,
+    help="What is stored: every frame of every window too, windows and tracks, or tracks only.",
+)
+@click.option("--layers", type=Layers(), help='Hidden states to store, like "7", "4,7" or "0-12".  [default: all]')
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Windows per pass of the model.  [default: 4 on cpu, 8 on mps, 16 on cuda]",
+)
+@click.option("--segment-duration", type=float, default=5.0, show_default=True, help="Seconds of a window.")
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of a window that the next one repeats.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Type of the stored numbers.",
+)
+@click.option("--force", is_flag=True, help="Extract again what is there.")
+@click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tracks of the source.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first track that fails.")
+@click.option("--dataset", help="Prefix of the track ids.")
+@click.option(
+    "--id-from",
+    type=click.Choice(["path", "stem"]),
+    default="path",
+    show_default=True,
+    help="What becomes the track id: the relative path without suffix, or the name of the file alone.",
+)
+@click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
+@click.option("--no-mixed-precision", is_flag=True, help="Calculate in float32 on cuda, too.")
+@click.option("--disable-oom-recovery", is_flag=True, help="Never go on with smaller batches.")
+@json_option
+@click.pass_obj
+def build(
+    voice: Voice,
+    /,
+    source: str,
+    store: Path,
+    *,
+    as_json: bool,
+    no_mixed_precision: bool,
+    disable_oom_recovery: bool,
+    **settings: Any,
+) -> int:
+    """Extract the features of SOURCE into STORE.
+
+    SOURCE is a folder, a file, a glob in quotes, or a list of files (.txt, .csv with track_id and path, or .tsv).
+    Tracks that the store has are left alone, so the same command goes on where it was stopped.
+    """
+    if not voice.shows_progress:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from featurestore.errors import BuildStoppedError
+    from featurestore.pipeline import build as build_store
+
+    try:
+        with progress_bar(voice) as progress:
+            report = build_store(
+                source,
+                store,
+                mixed_precision=not no_mixed_precision,
+                oom_recovery=not disable_oom_recovery,
+                progress=progress,
+                **settings,
+            )
+    except BuildStoppedError as error:
+        _show(voice, error.report, as_json=as_json)
+        complain(str(error))
+        return 1
+    _show(voice, report, as_json=as_json)
+    if report.interrupted:
+        complain("interrupted; the same command goes on from here")
+    return report.exit_code
+
+
+def _show(voice: Voice, report: BuildReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        voice.say(table(_plan(report) if report.dry_run else _summary(report)))
+    for failure in report.errors[:_SHOWN_FAILURES]:
+        complain(str(failure))
+    if (more := len(report.errors) - _SHOWN_FAILURES) > 0:
+        complain(f"and {more} more failed; --json lists all")
+
+
+def _plan(report: BuildReport) -> dict[str, str]:
+    from featurestore.pipeline.plan import in_words
+
+    return {
+        "store": str(report.store),
+        "model": str(report.model),
+        "tracks": f"{report.total_files}, of which {report.cached} are there and {report.to_do} are to do",
+        "audio": f"{length(report.audio_hours_to_do)} to do",
+        "size": f"about {in_words(report.estimated_bytes or 0)}, with {in_words(report.free_bytes or 0)} free",
+        "dry run": "nothing was written",
+    }
+
+
+def _summary(report: BuildReport) -> dict[str, str]:
+    counts = f"{report.processed} extracted, {report.cached} there before, {report.failed} failed"
+    if report.skipped:
+        counts += f", {report.skipped} left to other workers"
+    done = report.processed + report.cached + report.failed + report.skipped
+    if done < report.total_files:
+        counts += f", {report.total_files - done} not reached"
+    speed = f", {report.x_real_time:.1f} x real time" if report.x_real_time else ""
+    return {
+        "store": str(report.store),
+        "tracks": f"{report.total_files}: {counts}",
+        "audio": f"{length(report.audio_hours)}{speed}",
+        "time": duration(report.elapsed_time),
+    }

@@ -1,0 +1,58 @@
+"""fs-extract pack and rm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fs_extract.terminal import Command, Voice, json_option, print_json, printable
+
+
+@click.command(cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@json_option
+@click.pass_obj
+def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
+    """Bring the table of all tracks up to date."""
+    from featurestore import FeatureStore
+
+    opened = FeatureStore(store)
+    opened.pack()
+    if as_json:
+        print_json({"tracks": len(opened)})
+    else:
+        voice.say(f"{len(opened)} tracks are packed")
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("track_ids", nargs=-1, required=True, metavar="TRACK_ID...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_obj
+def rm(voice: Voice, store: Path, track_ids: tuple[str, ...], *, yes: bool, as_json: bool) -> int:
+    """Remove tracks from STORE."""
+    from featurestore import FeatureStore
+    from featurestore.errors import TrackNotFoundError
+
+    opened = FeatureStore(store)
+    for track_id in track_ids:
+        if track_id not in opened:
+            opened.provenance(track_id)  # raises, naming close matches
+            raise TrackNotFoundError(f"the store {store} has no track {track_id!r}")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("rm asks before it removes anything; without a terminal, give --yes")
+        what = printable(track_ids[0]) if len(track_ids) == 1 else f"{len(track_ids)} tracks"
+        if not click.confirm(f"Remove {what} from {store}?", err=True):
+            return 0
+    for track_id in track_ids:
+        opened.remove(track_id)
+    if as_json:
+        print_json({"removed": list(track_ids)})
+    else:
+        voice.say(f"removed {len(track_ids)}")
+    return 0

@@ -1,0 +1,34 @@
+"""fs-extract doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import chain
+from pathlib import Path
+
+import click
+
+from fs_extract.terminal import Command, Voice, json_option, print_json, printable
+
+_MARKS = {True: "ok", False: "!!", None: "--"}
+
+
+@click.command(cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path), default=".")
+@json_option
+@click.pass_obj
+def doctor(voice: Voice, folder: Path, *, as_json: bool) -> int:
+    """Look at versions, devices, the model hub, and the file system of FOLDER."""
+    from fs_extract import checks
+
+    found = list(chain(checks.versions(), checks.devices(), checks.hub(), checks.folder(folder.absolute())))
+    if as_json:
+        print_json([dataclasses.asdict(check) for check in found])
+    else:
+        topic = None
+        for check in found:
+            if check.topic != topic:
+                topic = check.topic
+                voice.say(printable(topic))
+            voice.say(f"  {_MARKS[check.ok]} {check.name:<16} {printable(check.detail)}")
+    return 1 if any(check.ok is False for check in found) else 0

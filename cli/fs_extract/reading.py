@@ -1,0 +1,104 @@
+"""fs-extract info, ls and verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fs_extract.terminal import Command, Voice, complain, duration, json_option, print_json, printable, table
+
+_SHOWN_PROBLEMS = 20
+
+
+@click.command(cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@json_option
+def info(store: Path, *, as_json: bool) -> int:
+    """Say what STORE holds, and of which settings."""
+    from featurestore import FeatureStore
+
+    found = FeatureStore(store).info()
+    if as_json:
+        print_json(found)
+    else:
+        spec = found.pop("spec")
+        settings = {name: _short(value) for name, value in spec.items() if value is not None}
+        click.echo(table({**found, **settings}))
+    return 0
+
+
+def _short(value: Any) -> Any:
+    """A run of layers as "0-12" instead of thirteen numbers."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > 2 and value == list(range(value[0], value[-1] + 1)):
+        return f"{value[0]}-{value[-1]}"
+    return ",".join(map(str, value))
+
+
+@click.command(cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--long", "-l", is_flag=True, help="Show kinds, length and number of windows, too.")
+@json_option
+def ls(store: Path, *, long: bool, as_json: bool) -> int:
+    """List the track ids of STORE, one per line."""
+    from featurestore import FeatureStore
+
+    opened = FeatureStore(store)
+    if as_json:
+        print_json([_details(opened, track_id) for track_id in opened] if long else opened.track_ids)
+        return 0
+    for track_id in opened:
+        if long:
+            found = _details(opened, track_id)
+            length = "?" if found["duration"] is None else duration(found["duration"])
+            columns = f"{','.join(found['kinds']):<24}  {length:>8}  {found['segments']:>6}  "
+            click.echo(columns + printable(track_id))
+        else:
+            click.echo(printable(track_id))
+    return 0
+
+
+def _details(store: Any, track_id: str) -> dict[str, Any]:
+    found = store.provenance(track_id)
+    audio = found.get("audio") or {}
+    return {
+        "track_id": track_id,
+        "kinds": found["kinds"],
+        "duration": audio.get("duration"),
+        "segments": len(found["starts"]),
+        "path": audio.get("path"),
+    }
+
+
+@click.command(cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
+@json_option
+@click.pass_obj
+def verify(voice: Voice, store: Path, *, deep: bool, as_json: bool) -> int:
+    """Check that STORE is whole."""
+    from featurestore import FeatureStore
+
+    report = FeatureStore(store).verify(deep=deep)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        how = f"{report.bytes_read / 1e9:.2f} GB against their checksums" if deep else "structure only"
+        rows = {
+            "tracks": report.tracks,
+            "arrays": report.arrays,
+            "packed": report.packed,
+            "checked": f"{how}, in {duration(report.elapsed)}",
+        }
+        if report.unfinished:
+            rows["unfinished"] = f"{report.unfinished} changes: a writer is at work, or the next one finishes them"
+        voice.say(table({**rows, "problems": len(report.problems)}))
+    for problem in report.problems[:_SHOWN_PROBLEMS]:
+        about = "" if problem.track_id is None else f"track {problem.track_id!r}: "
+        complain(f"{about}{problem.message}")
+    if (more := len(report.problems) - _SHOWN_PROBLEMS) > 0:
+        complain(f"and {more} more; --json lists all")
+    return 0 if report.ok else 1

@@ -1,0 +1,199 @@
+"""What the commands share: how loud they are, where messages go, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from featurestore.pipeline import Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Voice:
+    """How loud a command is.
+
+    Attributes
+    ----------
+    verbose : int
+        1 tells what happens to each track, 2 more.
+    quiet : bool
+        Errors only.
+    progress : bool
+        Show a progress bar where there is a terminal.
+    """
+
+    verbose: int = 0
+    quiet: bool = False
+    progress: bool = True
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a progress bar makes sense."""
+        return self.progress and not self.quiet and sys.stderr.isatty()
+
+    def say(self, text: str = "") -> None:
+        """Print a line of the result, unless quiet."""
+        if not self.quiet:
+            click.echo(text)
+
+    def start_logging(self) -> None:
+        """Send the library's log to stderr."""
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("fs-extract: %(message)s"))
+        level = logging.ERROR if self.quiet else logging.WARNING - 10 * min(self.verbose, 2)
+        logger = logging.getLogger("featurestore")
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logging.captureWarnings(True)
+        warnings = logging.getLogger("py.warnings")
+        warnings.handlers = [handler if self.verbose else logging.NullHandler()]
+        warnings.propagate = logger.propagate = False
+
+
+class _StderrHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        text = "\n".join(map(printable, self.format(record).splitlines()))
+        if "tqdm" in sys.modules:  # a progress bar may be there: write above it
+            from tqdm import tqdm
+
+            tqdm.write(text, file=sys.stderr)
+        else:
+            click.echo(text, err=True)
+
+
+def _set_verbose(ctx: click.Context, _: click.Parameter, value: int) -> None:
+    voice = ctx.ensure_object(Voice)
+    voice.verbose = max(voice.verbose, value)
+
+
+def _set_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    voice = ctx.ensure_object(Voice)
+    voice.quiet = voice.quiet or value
+
+
+def _set_progress(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    voice = ctx.ensure_object(Voice)
+    voice.progress = voice.progress and not value
+
+
+def _voice_options() -> list[click.Option]:
+    shown: dict[str, Any] = {"expose_value": False, "is_eager": True}
+    return [
+        click.Option(
+            ["-v", "--verbose"], count=True, callback=_set_verbose, help="Tell more; twice: even more.", **shown
+        ),
+        click.Option(["-q", "--quiet"], is_flag=True, callback=_set_quiet, help="Tell errors only.", **shown),
+        click.Option(
+            ["--no-progress"],
+            is_flag=True,
+            callback=_set_progress,
+            help="No progress bar; there is none anyway without a terminal.",
+            **shown,
+        ),
+    ]
+
+
+_SETTINGS = {"auto_envvar_prefix": "FEATURESTORE", "help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Command(click.Command):
+    """A command that knows -v, -q and --no-progress, and takes its options from FEATURESTORE_... as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
+        self.params += _voice_options()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        ctx.ensure_object(Voice).start_logging()
+        return super().invoke(ctx)
+
+
+class Group(click.Group):
+    """The same for the group, so that the options may stand before the command, too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
+        self.params += _voice_options()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The commands, in the order in which a user meets them."""
+        return list(self.commands)
+
+
+def json_option(function: F) -> F:
+    """Add --json."""
+    return click.option(
+        "--json", "as_json", is_flag=True, envvar="FEATURESTORE_JSON", help="Print the result as JSON."
+    )(function)
+
+
+def print_json(value: Any) -> None:
+    """Print a result for machines."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def printable(text: str) -> str:
+    """Text without anything that a terminal would act on."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def complain(message: str) -> None:
+    """Print an error."""
+    click.echo(f"fs-extract: error: {printable(message)}", err=True)
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Names and values, in two columns."""
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in rows.items())
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "0:01:23"."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def length(hours: float) -> str:
+    """Hours of audio for people: "12.3 min", "4.5 h"."""
+    return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
+
+
+@contextmanager
+def progress_bar(voice: Voice) -> Iterator[Callable[[Progress], None] | None]:
+    """A progress bar on stderr, as the listener of a build; None where there should be none."""
+    if not voice.shows_progress:
+        yield None
+        return
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
+    layout = "{desc}: {n_fmt}/{total_fmt} tracks |{bar:20}| {elapsed}{postfix}"
+    with tqdm(total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False) as bar:
+
+        def show(now: Progress) -> None:
+            bar.set_description_str(now.stage, refresh=False)
+            bar.total = now.total
+            bar.n = now.checked if now.stage == "checking" else now.done
+            parts = [f"{length(now.audio_seconds / 3600)} of audio"]
+            if now.x_real_time is not None:
+                parts.append(f"{now.x_real_time:.1f} x real time")
+            if now.eta is not None:
+                parts.append(f"{duration(now.eta)} to go")
+            if now.failed:
+                parts.append(f"{now.failed} failed")
+            bar.set_postfix_str(", ".join(parts) if now.stage == "extracting" else "", refresh=False)
+            bar.update(0)
+
+        yield show

@@ -1,0 +1,63 @@
+"""Ctrl-C and SIGTERM: at once while the model runs, held back while the store is being written."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Self
+
+
+class Interrupts:
+    """Turns the first Ctrl-C or SIGTERM into one KeyboardInterrupt at a moment when nothing is half written.
+
+    Later signals are ignored until the block is left, so that an impatient second Ctrl-C does not stop the
+    cleaning up. Handlers that the program has installed itself stay; outside the main thread nothing is installed.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._held = self._asked = self._raised = False
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+        if not self._held:
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._asked and not self._raised:
+            self._raised = True
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold interrupts back within the block; one that came is raised after it."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self._raise()
+
+    @contextmanager
+    def let_in(self) -> Iterator[None]:
+        """Let interrupts in again for a part of a `held` block."""
+        self._held = False
+        try:
+            self._raise()
+            yield
+        finally:
+            self._held = True

@@ -1,0 +1,243 @@
+"""What a build has to do, found out before the model runs: which tracks, how much audio, how many bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from featurestore.audio import AudioFile, file_sha256, probe
+from featurestore.errors import FeatureStoreError, StoreAccessError
+from featurestore.pipeline.threads import threads
+from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
+from featurestore.store import estimate_bytes
+from featurestore.windows import hop_samples, window_samples, window_starts
+
+_THREADS = 8
+"""Threads that read headers: their time is waiting, on network file systems above all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackPlan:
+    """What is to be done about one track.
+
+    Attributes
+    ----------
+    track : AudioFile
+    cached : bool
+        Nothing: the store has it.
+    replaces : bool
+        The new features take the room of old ones.
+    seconds : float
+        Length of the audio, 0 where the file does not say.
+    segments, frames : int
+        Windows, and frames of all of them.
+    error : FeatureStoreError or OSError, optional
+        Why the file cannot be used.
+    """
+
+    track: AudioFile
+    cached: bool = False
+    replaces: bool = False
+    seconds: float = 0.0
+    segments: int = 0
+    frames: int = 0
+    error: FeatureStoreError | OSError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the features of a track must be to count as there.
+
+    Attributes
+    ----------
+    spec : FeatureSpec
+        The settings of the build.
+    kinds : tuple of str
+        What is stored of each track.
+    force : bool
+        Nothing counts as there.
+    """
+
+    spec: FeatureSpec
+    kinds: tuple[str, ...]
+    force: bool = False
+
+    def is_there(self, existing: Mapping[str, Any] | None, track: AudioFile) -> bool:
+        """Whether a published track has these settings, these kinds and this file's audio.
+
+        Parameters
+        ----------
+        existing : mapping, optional
+            Attributes of the published track, None if there is none.
+        track : AudioFile
+            The file to compare with: by size and time of change, or else by its SHA-256.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        """
+        if self.force or existing is None or existing.get("fingerprint") != self.spec.fingerprint:
+            return False
+        if not set(self.kinds) <= set(existing.get("kinds", ())):
+            return False
+        audio = existing.get("audio")
+        if not isinstance(audio, Mapping):
+            return False
+        now = os.stat(track.path)
+        if audio.get("size") != now.st_size:
+            return False
+        return audio.get("mtime_ns") == now.st_mtime_ns or audio.get("sha256") == file_sha256(track.path)
+
+
+def plan_tracks(
+    tracks: Sequence[AudioFile],
+    *,
+    wanted: Wanted,
+    existing: Callable[[str], Mapping[str, Any] | None],
+    frames: Callable[[int], int],
+    tell: Callable[[int], None],
+) -> list[TrackPlan]:
+    """Look at every track: is it there, and if not, how long is it?
+
+    Parameters
+    ----------
+    tracks : sequence of AudioFile
+        The tracks.
+    wanted : Wanted
+        What counts as there.
+    existing : callable
+        Attributes of the published track of an id, or None. Called in threads.
+    frames : callable
+        Frames that the model makes of a number of samples.
+    tell : callable
+        Called with the number of tracks looked at, after each.
+
+    Returns
+    -------
+    list of TrackPlan
+        One for each track, in their order.
+    """
+    plans = [TrackPlan(track=track) for track in tracks]
+    ready: SimpleQueue[tuple[int, TrackPlan | BaseException]] = SimpleQueue()
+
+    def look_at(number: int) -> None:
+        try:
+            ready.put((number, _plan_track(tracks[number], wanted, existing, frames)))
+        except BaseException as error:
+            ready.put((number, error))
+
+    with threads(min(_THREADS, len(plans)) or 1, name="featurestore-plan") as submit:
+        for number in range(len(plans)):
+            submit(partial(look_at, number))
+        for done in range(len(plans)):
+            number, found = ready.get()
+            if isinstance(found, BaseException):
+                raise found
+            plans[number] = found
+            tell(done + 1)
+    return plans
+
+
+def _plan_track(
+    track: AudioFile,
+    wanted: Wanted,
+    existing: Callable[[str], Mapping[str, Any] | None],
+    frames: Callable[[int], int],
+) -> TrackPlan:
+    published = existing(track.track_id)
+    try:
+        if wanted.is_there(published, track):
+            return TrackPlan(track=track, cached=True)
+        info = probe(track.path)
+    except (FeatureStoreError, OSError) as error:
+        return TrackPlan(track=track, error=error)
+    replaces = published is not None and set(wanted.kinds) <= set(published.get("kinds", ()))
+    rate = wanted.spec.sample_rate
+    if not info.duration or rate is None:
+        return TrackPlan(track=track, replaces=replaces)
+    window = window_samples(wanted.spec.segment_duration or info.duration, rate)
+    samples = max(1, round(info.duration * rate))
+    segments = len(window_starts(samples, window, hop_samples(window, wanted.spec.overlap or 0.0)))
+    return TrackPlan(
+        track=track,
+        replaces=replaces,
+        seconds=info.duration,
+        segments=segments,
+        frames=segments * frames(min(window, samples)),
+    )
+
+
+def bytes_needed(plans: Iterable[TrackPlan], spec: FeatureSpec, kinds: Sequence[str]) -> int:
+    """What the tracks to do will add to the store at most, bytes.
+
+    A track that replaces one of the same kinds takes that one's room, after both have been there for a moment.
+    """
+    to_do = [plan for plan in plans if plan.segments]
+    new = [plan for plan in to_do if not plan.replaces]
+    passing = [
+        estimate_bytes(spec, kinds, tracks=1, segments=plan.segments, frames=plan.frames)
+        for plan in to_do
+        if plan.replaces
+    ]
+    added = estimate_bytes(
+        spec,
+        kinds,
+        tracks=len(new),
+        segments=sum(plan.segments for plan in new),
+        frames=sum(plan.frames for plan in new),
+    )
+    return added + max(passing, default=0)
+
+
+def free_bytes(store: Path) -> int:
+    """Free bytes of the disk on which a store is or will be."""
+    folder = store.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_room(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Sequence[str], store: Path) -> None:
+    """Refuse a build that cannot fit on the disk.
+
+    Raises
+    ------
+    StoreAccessError
+        Names what is needed, what is free, and settings that need less.
+    """
+    needed, free = bytes_needed(plans, spec, kinds), free_bytes(store)
+    if needed <= free:
+        return
+    ways = [
+        (f"--feature-level {level}", bytes_needed(plans, spec, of_level))
+        for level, of_level in FEATURE_LEVELS.items()
+        if len(of_level) < len(kinds)
+    ]
+    if spec.dtype != "float16":
+        ways.append(("--dtype float16", bytes_needed(plans, replace(spec, dtype="float16"), kinds)))
+    if len(spec.layers) > 1:
+        layer = spec.layers[len(spec.layers) // 2]
+        ways.append((f"--layers {layer}", bytes_needed(plans, replace(spec, layers=(layer,)), kinds)))
+    hours = sum(plan.seconds for plan in plans) / 3600
+    what = ", ".join(kind for kind in KINDS if kind in kinds)
+    raise StoreAccessError(
+        f"store {store}: the features ({what}) of {hours:.1f} hours of audio need "
+        f"about {in_words(needed)}, and {in_words(free)} are free. Free some space, or choose less: "
+        + ", ".join(f"{option} ({in_words(size)})" for option, size in ways)
+    )
+
+
+def in_words(size: float) -> str:
+    """A number of bytes for people, in decimal units: "1.2 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

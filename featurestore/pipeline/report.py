@@ -1,0 +1,230 @@
+"""What a build tells: Progress on the way, BuildReport at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from featurestore.audio import AudioFile
+
+STAGES = ("looking for audio", "opening the model", "checking", "extracting", "packing", "done")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a build stands.
+
+    Attributes
+    ----------
+    stage : str
+        One of `STAGES`.
+    total, processed, cached, skipped, failed : int
+        Tracks, as in `BuildReport`.
+    checked : int
+        Tracks looked at in the stage "checking".
+    track : str or None
+        Id of the track that the model is at.
+    audio_seconds : float
+        Audio encoded by this run, the track at hand included.
+    audio_seconds_total : float
+        Audio that this run has to encode, as far as the files say their length.
+    elapsed : float
+        Seconds since the build began.
+    x_real_time : float or None
+        Seconds of audio per second of encoding; None before anything was encoded.
+    eta : float or None
+        Seconds that the rest should take; None while unknown.
+    """
+
+    stage: str
+    total: int = 0
+    checked: int = 0
+    processed: int = 0
+    cached: int = 0
+    skipped: int = 0
+    failed: int = 0
+    track: str | None = None
+    audio_seconds: float = 0.0
+    audio_seconds_total: float = 0.0
+    elapsed: float = 0.0
+    x_real_time: float | None = None
+    eta: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Tracks about which nothing is left to do."""
+        return self.processed + self.cached + self.skipped + self.failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A track that could not be extracted, and why."""
+
+    track_id: str
+    path: str
+    error: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message if self.path in self.message else f"{self.path}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What a build did.
+
+    Attributes
+    ----------
+    total_files : int
+        Tracks of the source, after `limit`.
+    processed, cached, skipped, failed : int
+        Tracks extracted by this run; there before, of the same settings and audio; left to another worker that
+        has them; not extracted because of an error.
+    to_do : int
+        Tracks that needed extraction when the run began.
+    errors : tuple of Failure
+        One for each failed track.
+    interrupted : bool
+        Ctrl-C or SIGTERM ended the run early; everything published before is in the store.
+    dry_run : bool
+        Nothing was written.
+    elapsed_time : float
+        Seconds, all in all.
+    avg_time_per_file : float or None
+        Seconds of encoding per processed track.
+    audio_hours : float
+        Hours of audio encoded by this run.
+    x_real_time : float or None
+        Seconds of audio per second of encoding.
+    audio_hours_to_do : float
+        Hours of audio that needed extraction, as far as the files say their length.
+    estimated_bytes, free_bytes : int or None
+        What the tracks to do were going to take on disk, and what was free, when the run began.
+    store, model, revision, device, fingerprint : str or None
+        Of what, with what and where it was built.
+    feature_level : str
+        The kinds that were asked for.
+    """
+
+    total_files: int = 0
+    processed: int = 0
+    cached: int = 0
+    skipped: int = 0
+    failed: int = 0
+    to_do: int = 0
+    errors: tuple[Failure, ...] = ()
+    interrupted: bool = False
+    dry_run: bool = False
+    elapsed_time: float = 0.0
+    avg_time_per_file: float | None = None
+    audio_hours: float = 0.0
+    x_real_time: float | None = None
+    audio_hours_to_do: float = 0.0
+    estimated_bytes: int | None = None
+    free_bytes: int | None = None
+    store: str | None = None
+    model: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    fingerprint: str | None = None
+    feature_level: str = "all"
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 some tracks failed, 130 interrupted."""
+        return 130 if self.interrupted else 1 if self.failed else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {**dataclasses.asdict(self), "errors": [dataclasses.asdict(error) for error in self.errors]}
+
+
+@dataclass
+class Tally:
+    """The counts of a running build."""
+
+    listener: Callable[[Progress], None] | None = None
+    stage: str = STAGES[0]
+    total: int = 0
+    checked: int = 0
+    processed: int = 0
+    cached: int = 0
+    skipped: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    audio_seconds: float = 0.0
+    audio_seconds_total: float = 0.0
+    encoding_seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def enter(self, stage: str) -> None:
+        """Begin the next stage."""
+        self.stage = stage
+        self.tell()
+
+    def fail(self, track: AudioFile, error: BaseException) -> None:
+        """Count a track as failed."""
+        self.failures.append(
+            Failure(
+                track_id=track.track_id,
+                path=str(track.path),
+                error=type(error).__name__,
+                message=str(error) or type(error).__name__,
+            )
+        )
+
+    def tell(self, track: str | None = None, *, seconds: float = 0.0, running: float = 0.0) -> None:
+        """Send the Progress to the listener.
+
+        Parameters
+        ----------
+        track : str, optional
+            The track at hand.
+        seconds : float
+            Audio of it that is encoded, seconds.
+        running : float
+            Seconds that this took.
+        """
+        if self.listener is None:
+            return
+        audio, spent = self.audio_seconds + seconds, self.encoding_seconds + running
+        speed = audio / spent if audio and spent else None
+        left = max(0.0, self.audio_seconds_total - audio)
+        self.listener(
+            Progress(
+                stage=self.stage,
+                total=self.total,
+                checked=self.checked,
+                processed=self.processed,
+                cached=self.cached,
+                skipped=self.skipped,
+                failed=len(self.failures),
+                track=track,
+                audio_seconds=audio,
+                audio_seconds_total=self.audio_seconds_total,
+                elapsed=time.monotonic() - self.began,
+                x_real_time=speed,
+                eta=left / speed if speed else None,
+            )
+        )
+
+    def report(self, *, interrupted: bool = False) -> BuildReport:
+        """The report, as of now."""
+        spent = self.encoding_seconds
+        return BuildReport(
+            total_files=self.total,
+            processed=self.processed,
+            cached=self.cached,
+            skipped=self.skipped,
+            failed=len(self.failures),
+            errors=tuple(self.failures),
+            interrupted=interrupted,
+            elapsed_time=time.monotonic() - self.began,
+            avg_time_per_file=spent / self.processed if self.processed else None,
+            audio_hours=self.audio_seconds / 3600,
+            x_real_time=self.audio_seconds / spent if self.audio_seconds and spent else None,
+            **self.facts,
+        )
