@@ -1,0 +1,206 @@
+"""config.json and preprocessor_config.json of a checkpoint, as far as inference needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featurestore.errors import CheckpointError
+
+MODEL_TYPES = ("mert_model", "music_hubert", "hubert")
+"""Values of model_type that name this network; the second is what MERT's training code writes."""
+
+# Far above any network of this family: they only keep a hostile file from costing time or memory.
+_MOST_LAYERS, _MOST_CONVS, _MOST_UNITS = 512, 32, 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class MertConfig:
+    """Shape of a HuBERT network; the fields are those of config.json.
+
+    Parameters
+    ----------
+    hidden_size, num_hidden_layers, num_attention_heads, intermediate_size : int
+        Transformer.
+    conv_dim, conv_kernel, conv_stride : tuple of int
+        Channels, kernel and stride (samples) of each convolution over the samples.
+    conv_bias : bool
+        Whether these convolutions have biases.
+    feat_extract_norm : {"group", "layer"}
+        "group": the first convolution is normalised over time; "layer": each one over channels.
+    feat_proj_layer_norm : bool
+        Whether the frames are normalised before they are projected to `hidden_size`.
+    do_stable_layer_norm : bool
+        Layer norm before (True, pre-LN) or after attention and feed-forward.
+    num_conv_pos_embeddings, num_conv_pos_embedding_groups : int
+        Kernel (frames) and groups of the positional convolution.
+    layer_norm_eps : float
+        Added to variances.
+    sample_rate : int or None
+        Hz, where the file says it.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    conv_dim: tuple[int, ...]
+    conv_kernel: tuple[int, ...]
+    conv_stride: tuple[int, ...]
+    conv_bias: bool = False
+    feat_extract_norm: str = "group"
+    feat_proj_layer_norm: bool = True
+    do_stable_layer_norm: bool = False
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    layer_norm_eps: float = 1e-5
+    sample_rate: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str) -> MertConfig:
+        """Check the values of a config.json and keep what inference needs.
+
+        Parameters
+        ----------
+        values : mapping
+            As parsed. Absent keys have the defaults of transformers' HubertConfig, but those that shape the
+            network and cannot be checked against the weights must be there.
+        source : str
+            Named in errors.
+
+        Raises
+        ------
+        CheckpointError
+            If a value is missing or impossible, or asks for something that is not supported.
+        """
+        _refuse_other_networks(values, source)
+        read = _Reader(values, source)
+        config = cls(
+            hidden_size=read.integer("hidden_size", _MOST_UNITS),
+            num_hidden_layers=read.integer("num_hidden_layers", _MOST_LAYERS),
+            num_attention_heads=read.integer("num_attention_heads", _MOST_UNITS),
+            intermediate_size=read.integer("intermediate_size", _MOST_UNITS),
+            conv_dim=read.integers("conv_dim"),
+            conv_kernel=read.integers("conv_kernel"),
+            conv_stride=read.integers("conv_stride"),
+            conv_bias=read.boolean("conv_bias", False),
+            feat_extract_norm=values.get("feat_extract_norm", "group"),
+            feat_proj_layer_norm=read.boolean("feat_proj_layer_norm", True),
+            do_stable_layer_norm=read.boolean("do_stable_layer_norm"),
+            num_conv_pos_embeddings=read.integer("num_conv_pos_embeddings", _MOST_UNITS, 128),
+            num_conv_pos_embedding_groups=read.integer("num_conv_pos_embedding_groups", _MOST_UNITS, 16),
+            layer_norm_eps=read.fraction("layer_norm_eps", 1e-5),
+            sample_rate=read.integer("sample_rate", 1_000_000) if "sample_rate" in values else None,
+        )
+        config._check_fit(values, source)
+        return config
+
+    def _check_fit(self, values: Mapping[str, Any], source: str) -> None:
+        convs = values.get("num_feat_extract_layers", len(self.conv_dim))
+        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) == convs:
+            raise CheckpointError(
+                f"{source}: conv_dim, conv_kernel, conv_stride and num_feat_extract_layers disagree"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise CheckpointError(
+                f"{source}: hidden_size {self.hidden_size} is no multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_size % self.num_conv_pos_embedding_groups:
+            raise CheckpointError(
+                f"{source}: hidden_size {self.hidden_size} is no multiple of "
+                f"num_conv_pos_embedding_groups {self.num_conv_pos_embedding_groups}"
+            )
+
+
+def audio_settings(preprocessor: Mapping[str, Any], config: MertConfig, *, source: str) -> tuple[int, bool]:
+    """Sample rate (Hz) and do_normalize of a checkpoint.
+
+    Parameters
+    ----------
+    preprocessor : mapping
+        Parsed preprocessor_config.json. An absent do_normalize is True, as in Wav2Vec2FeatureExtractor.
+    config : MertConfig
+        Its `sample_rate`, if it has one, must agree.
+    source : str
+        Named in errors.
+
+    Raises
+    ------
+    CheckpointError
+        If the sample rate is missing or contradictory, or the preprocessing is of another kind.
+    """
+    read = _Reader(preprocessor, source)
+    kind = preprocessor.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
+    if kind != "Wav2Vec2FeatureExtractor":
+        raise CheckpointError(f"{source}: feature_extractor_type {kind!r} is not supported")
+    rate = read.integer("sampling_rate", 1_000_000, config.sample_rate)
+    if config.sample_rate not in (None, rate):
+        raise CheckpointError(
+            f"{source}: sampling_rate is {rate} Hz, but config.json says {config.sample_rate} Hz"
+        )
+    return rate, read.boolean("do_normalize", True)
+
+
+def _refuse_other_networks(values: Mapping[str, Any], source: str) -> None:
+    if (kind := values.get("model_type")) not in MODEL_TYPES:
+        raise CheckpointError(
+            f"{source}: model_type {kind!r} is not supported; supported are {', '.join(MODEL_TYPES)}"
+        )
+    for key, meaning in {
+        "deepnorm": "DeepNorm residuals",
+        "feature_extractor_cqt": "a constant-Q transform as second input",
+        "conv_pos_batch_norm": "batch norm in the positional convolution",
+        "adapter_attn_dim": "attention adapters",
+    }.items():
+        if values.get(key) not in (None, False):
+            raise CheckpointError(f"{source}: {key} ({meaning}) is not supported")
+    for key in ("hidden_act", "feat_extract_activation"):
+        if (activation := values.get(key, "gelu")) != "gelu":
+            raise CheckpointError(f"{source}: {key} {activation!r} is not supported, only 'gelu' is")
+    if (norm := values.get("feat_extract_norm", "group")) not in ("group", "layer"):
+        raise CheckpointError(f"{source}: feat_extract_norm {norm!r} is neither 'group' nor 'layer'")
+
+
+class _Reader:
+    """Values of a JSON object with their types and bounds checked."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self._values, self._source = values, source
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self._values.get(key, default)
+        if value is None:
+            raise CheckpointError(f"{self._source} does not say {key}")
+        return value
+
+    def integer(self, key: str, most: int, default: int | None = None) -> int:
+        value = self._get(key, default)
+        if type(value) is not int or not 1 <= value <= most:
+            raise CheckpointError(f"{self._source}: {key} must be a whole number from 1 to {most}, not {value!r}")
+        return value
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        value = self._get(key, None)
+        if (
+            not isinstance(value, list)
+            or not 1 <= len(value) <= _MOST_CONVS
+            or any(type(x) is not int or not 1 <= x <= _MOST_UNITS for x in value)
+        ):
+            raise CheckpointError(
+                f"{self._source}: {key} must be a list of 1 to {_MOST_CONVS} whole numbers from 1 to {_MOST_UNITS}"
+            )
+        return tuple(value)
+
+    def boolean(self, key: str, default: bool | None = None) -> bool:
+        value = self._get(key, default)
+        if type(value) is not bool:
+            raise CheckpointError(f"{self._source}: {key} must be true or false, not {value!r}")
+        return value
+
+    def fraction(self, key: str, default: float) -> float:
+        value = self._get(key, default)
+        if type(value) not in (int, float) or not 0 < value < 1:
+            raise CheckpointError(f"{self._source}: {key} must be above 0 and below 1, not {value!r}")
+        return float(value)

@@ -1,0 +1,100 @@
+"""The files of a checkpoint: what they are called, which are read, their digest. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import CheckpointError
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+SAFETENSORS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+_MOST_JSON = 1 << 24
+"""Bytes; the largest file that is JSON is the index of a sharded checkpoint."""
+
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """Files of weights of a checkpoint: model.safetensors, else its shards, else pytorch_model.bin.
+
+    Raises
+    ------
+    CheckpointError
+        If there are none, or the index of the shards is damaged or names anything but files beside it.
+    """
+    if (folder / SAFETENSORS).is_file():
+        return [folder / SAFETENSORS]
+    if (folder / SHARDS).is_file():
+        names = shard_names(folder / SHARDS)
+        if missing := [x for x in names if not (folder / x).is_file()]:
+            raise CheckpointError(f"{folder / SHARDS} names {first_few(missing)}, which is not there")
+        return [folder / name for name in names]
+    if (folder / PICKLE).is_file():
+        return [folder / PICKLE]
+    raise CheckpointError(f"{folder} holds no weights: neither {SAFETENSORS} nor {PICKLE}")
+
+
+def shard_names(index: Path) -> list[str]:
+    """Names of the shards that an index lists, sorted.
+
+    Raises
+    ------
+    CheckpointError
+        If the index is damaged or names anything but safetensors files beside it.
+    """
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index} has no weight_map")
+    for name in names.values():
+        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
+            raise CheckpointError(f"{index} names {name!r}, which is no safetensors file beside it")
+    return sorted(set(names.values()))
+
+
+def weights_sha256(files: list[Path]) -> str:
+    """SHA-256 of the file of weights, 64 hex digits.
+
+    Of shards, the SHA-256 of the lines ``<digest>  <name>`` (as sha256sum prints them) in the order of their
+    names.
+
+    Raises
+    ------
+    CheckpointError
+        If a file cannot be read.
+    """
+    digests = []
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(files) == 1:
+        return digests[0]
+    lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, files, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MOST_JSON:
+            raise CheckpointError(f"{path} is larger than any such file is")
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}: is it the folder of a checkpoint?") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return values
+
+
+def first_few(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,63 @@
+"""One name for every model: a local folder or a name of the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from featurestore.errors import ModelError, SettingError
+from featurestore.models.checkpoint import load_checkpoint
+from featurestore.models.encoder import Encoder
+from featurestore.models.hub import fetch, is_hub_name
+
+
+def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> Encoder:
+    """Load an encoder.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        A local folder in the hub's layout (config.json, preprocessor_config.json, model.safetensors or
+        pytorch_model.bin), or a name of the hub such as ``m-a-p/MERT-v1-95M``. A folder that exists comes
+        first. Code in either is never run.
+    revision : str, optional
+        Branch, tag or commit of a model of the hub, by default "main". The commit that it names is recorded
+        as the model's `revision`.
+
+    Returns
+    -------
+    Encoder
+        In float32, on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is incomplete, damaged, unsafe or of another network.
+    HubUnreachableError
+        If the model is not in the local cache and the hub cannot be reached.
+    ModelError
+        If there is no such folder or model.
+    SettingError
+        If a revision of a local folder is asked for.
+
+    Examples
+    --------
+    >>> model = load_model("m-a-p/MERT-v1-95M")                  # doctest: +SKIP
+    >>> model.hidden_states(wave).shape                          # doctest: +SKIP
+    torch.Size([1, 13, 374, 768])
+    """
+    name = os.fspath(name_or_path)
+    if not name:
+        raise ModelError("the name of the model is empty: give a local folder or a name of the hub (owner/model)")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise SettingError(f"{name} is a local folder, which has no revision {revision!r}")
+        return load_checkpoint(folder, name=name)
+    if folder.exists():
+        raise ModelError(f"{name} is a file: give the folder that holds it together with config.json")
+    # A string that only a path can be is never sent to the hub.
+    if isinstance(name_or_path, os.PathLike) or not is_hub_name(name):
+        raise ModelError(f"there is no folder {name}, and it is no name of the hub (owner/model) either")
+    snapshot = fetch(name, revision=revision)
+    return load_checkpoint(snapshot.folder, name=name, revision=snapshot.revision)
