@@ -193,7 +193,7 @@ def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) 
 
 def encode(document: Mapping[str, Any]) -> bytes:
     """Document as the bytes of a `zarr.json`."""
-    return json.dumps(document, indent=2).encode()
+    return json.dumps(document).encode()
 
 
 def decode(content: bytes) -> dict[str, Any]:

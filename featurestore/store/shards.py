@@ -12,7 +12,8 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,33 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CorruptTrackError
+from featurestore.errors import CorruptTrackError, ExtractionError
 from featurestore.store import files
 from featurestore.store.layout import ArrayMetadata
 
 CRC_BYTES = 4
 _CRC = np.dtype("<u4")
 _ENTRY = 16  # bytes of an index entry
+
+
+# Beyond this many bytes a second thread pays: reading, writing and checksums all release the interpreter.
+_LARGE = 4 * 2**20
+_THREADS = 4
+_BATCH = 64 * 2**20
+
+
+def _batches(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[list[npt.NDArray[Any]]]:
+    """Chunks in lists of some `_BATCH` bytes."""
+    batch: list[npt.NDArray[Any]] = []
+    size = 0
+    for chunk in chunks:
+        batch.append(chunk)
+        size += chunk.nbytes
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def shard_bytes(chunks: int, chunk_bytes: int) -> int:
@@ -41,22 +62,46 @@ class ShardWriter:
     ----------
     path : Path
         The file to create.
+    name : str
+        How errors call what is written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str) -> None:
+        self._name = name
         self._fd = files.create_file(path)
         self._sizes: list[int] = []
         self._checksums: list[int] = []
 
     def append(self, chunks: Iterable[npt.NDArray[Any]]) -> None:
-        """Append inner chunks, C-contiguous and little-endian, in C order of their grid."""
-        parts: list[Any] = []
-        for chunk in chunks:
-            checksum = google_crc32c.value(chunk.reshape(-1).view(np.uint8))
-            parts += [chunk, np.array([checksum], _CRC)]
-            self._checksums.append(checksum)
-            self._sizes.append(chunk.nbytes + CRC_BYTES)
-        files.write_all(self._fd, parts)
+        """Append inner chunks, C-contiguous and little-endian, in C order of their grid.
+
+        Raises
+        ------
+        ExtractionError
+            If a value is not finite.
+        """
+        for batch in _batches(chunks):
+            if sum(chunk.nbytes for chunk in batch) < _LARGE:
+                self._write(batch, list(map(self._check, batch)))
+            else:
+                with ThreadPoolExecutor(1) as pool:  # checks a chunk while the one before it is written
+                    for chunk, checksum in zip(batch, pool.map(self._check, batch), strict=True):
+                        self._write([chunk], [checksum])
+
+    def _write(self, chunks: Sequence[npt.NDArray[Any]], checksums: Sequence[int]) -> None:
+        codes = np.array(checksums, _CRC)
+        files.write_all(self._fd, [part for pair in zip(chunks, codes, strict=True) for part in pair])
+        self._checksums += checksums
+        self._sizes += [chunk.nbytes + CRC_BYTES for chunk in chunks]
+
+    def _check(self, chunk: npt.NDArray[Any]) -> int:
+        # NaN and infinity show in the extremes.
+        if not (np.isfinite(chunk.max()) and np.isfinite(chunk.min())):
+            raise ExtractionError(
+                f"{self._name} holds values that are not finite as {chunk.dtype}: "
+                "try --no-mixed-precision and --dtype float32"
+            )
+        return int(google_crc32c.value(chunk.reshape(-1).view(np.uint8)))
 
     def finish(self) -> str:
         """Write the index and close the file.
@@ -158,8 +203,14 @@ class ShardReader:
             If a chunk fails its checksum.
         """
         out = np.empty((len(positions), *self._shape), self._dtype.newbyteorder("="))
-        for row, position in enumerate(positions):
-            self.read_into(int(position), out[row])
+        jobs = list(zip(map(int, positions), out, strict=True))
+        if out.nbytes < _LARGE:
+            for position, chunk in jobs:
+                self.read_into(position, chunk)
+        else:
+            with ThreadPoolExecutor(min(_THREADS, len(jobs))) as pool:
+                for _ in pool.map(lambda job: self.read_into(*job), jobs):
+                    pass
         return out
 
     def read_into(self, position: int, out: npt.NDArray[Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import ExtractionError, SettingError
+from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
 from featurestore.store import files, layout, publish
 from featurestore.store.layout import METADATA
@@ -109,11 +109,11 @@ class TrackWriter:
             self._frames = block.shape[2]
             if self._raw is None:
                 files.make_dir(self._folder / "raw")
-                self._raw = ShardWriter(self._folder / "raw" / layout.shard_name(4))
-            stored_raw = self._stored(block, "raw")
+                self._raw = ShardWriter(self._folder / "raw" / layout.shard_name(4), self._name("raw"))
+            stored_raw = self._stored(block)
             self._raw.append(stored_raw.reshape(-1, *stored_raw.shape[2:]))
         self._sum += pooled.sum(axis=0, dtype=np.float64)
-        stored = self._stored(pooled, "segments")
+        stored = self._stored(pooled)
         if self._rows is not None:
             self._rows.append(stored)
         self._segments += len(pooled)
@@ -153,19 +153,15 @@ class TrackWriter:
         if self._rows is not None:
             self._write("segments", (self._segments, layers, dim), self._rows.columns(), common)
             self._rows.close()
-        self._write("aggregated", (layers, dim), self._stored(self._aggregated, "aggregated"), common)
+        self._write("aggregated", (layers, dim), self._stored(self._aggregated), common)
         publish.write_intent(self._folder, {"kinds": list(self._kinds), "revision": revision})
 
-    def _stored(self, values: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            stored = np.ascontiguousarray(values, self._dtype)
-            # A finite sum is proof enough; only an infinite one needs the longer look.
-            if not np.isfinite(stored.sum(dtype=np.float32)) and not np.isfinite(stored).all():
-                raise ExtractionError(
-                    f"{kind} of track {self._id!r} holds values that are not finite as {self._spec.dtype}: "
-                    "try --no-mixed-precision and --dtype float32"
-                )
-        return stored
+    def _stored(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
+            return np.ascontiguousarray(values, self._dtype)
+
+    def _name(self, kind: str) -> str:
+        return f"{kind} of track {self._id!r}"
 
     def _write(
         self,
@@ -175,10 +171,9 @@ class TrackWriter:
         common: Mapping[str, Any],
     ) -> None:
         files.make_dir(self._folder / kind)
-        shard = ShardWriter(self._folder / kind / layout.shard_name(len(shape)))
+        shard = ShardWriter(self._folder / kind / layout.shard_name(len(shape)), self._name(kind))
         try:
-            for chunk in chunks:
-                shard.append([chunk])
+            shard.append(chunks)
             checksum = shard.finish()
         finally:
             shard.close()
