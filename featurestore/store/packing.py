@@ -37,8 +37,16 @@ _SPOOL_BYTES = 64 * 2**20
 _log = logging.getLogger("featurestore")
 
 
-def pack(reader: TrackReader, staging: StagingArea, locks: TrackLocks, *, wait: float, durable: bool) -> bool:
-    """Bring the packed table up to date.
+def pack(
+    reader: TrackReader,
+    staging: StagingArea,
+    locks: TrackLocks,
+    *,
+    wait: float,
+    durable: bool,
+    anew: bool = False,
+) -> bool:
+    """Bring the packed table up to date; `anew` does not look at the old one.
 
     Returns
     -------
@@ -48,7 +56,6 @@ def pack(reader: TrackReader, staging: StagingArea, locks: TrackLocks, *, wait: 
     with exclusive(reader.places.locks / "pack.lock", timeout=wait) as held:
         if held:
             damaged: set[str] = set()
-            anew = False
             while True:
                 job = _Packing(reader, staging.folder(), damaged, durable=durable)
                 try:

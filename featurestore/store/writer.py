@@ -20,8 +20,10 @@ from featurestore.store.keys import encode_key
 from featurestore.store.layout import Places
 from featurestore.store.locks import TrackLocks
 from featurestore.store.packing import pack
+from featurestore.store.repair import quarantine
 from featurestore.store.track_writer import TrackWriter
 from featurestore.store.tracks import TrackReader
+from featurestore.store.verification import VerifyReport, verify
 
 
 class StoreWriter:
@@ -213,6 +215,29 @@ class StoreWriter:
             folder = self._staging.folder()
             publish.write_intent(folder, {"kinds": [], "revision": uuid.uuid4().hex})
             publish.commit(self._places, folder, key, durable=self.durable)
+
+    def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
+        """Put aside what is damaged and build the packed table again where it is wrong.
+
+        Parameters
+        ----------
+        deep : bool
+            Whether to read every byte to find it.
+
+        Returns
+        -------
+        VerifyReport
+            What was wrong.
+        list of Path
+            Where the folders of damaged tracks are now; nothing is deleted.
+        """
+        with files.naming_the_store(self.path):
+            report = verify(self._reader, deep=deep)
+            moved = quarantine(self._places, self._locks, report.problems)
+            wrong = any(problem.what == "packed" for problem in report.problems)
+            if moved or wrong:
+                pack(self._reader, self._staging, self._locks, wait=600, durable=self.durable, anew=wrong)
+        return report, moved
 
     def pack(self, *, wait: float = 0.0) -> bool:
         """Bring the packed table up to date.
