@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.audio import ffmpeg, libsndfile
-from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status
+from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status, quoted
 from featurestore.audio.resample import check_rate, resample_blocks
 from featurestore.errors import AudioContentError, AudioError, AudioFormatError, AudioNotFoundError, SettingError
 from featurestore.windows import hop_samples, window_samples, window_starts
@@ -155,8 +155,9 @@ def validate_audio_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``valid``, ``file_exists``, ``readable`` (its header is understood): bool; ``sample_rate`` (Hz), ``duration``
-        (seconds), ``channels``: numbers, or None where not known; ``errors``: list of str, empty if valid.
+        ``valid``, ``file_exists``, ``readable`` (its header is understood): bool; ``sample_rate`` (Hz),
+        ``duration`` (seconds), ``channels``: numbers, or None where not known; ``errors``: list of str, empty
+        if valid.
 
     Raises
     ------
@@ -202,7 +203,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise AudioFormatError(f"{path} cannot be read: {error.strerror}") from None
+        raise AudioFormatError(f"{quoted(path)} cannot be read: {error.strerror}") from None
 
 
 def _header(path: Path) -> AudioInfo:
@@ -227,7 +228,7 @@ def _mono_blocks(info: AudioInfo) -> Iterator[Samples]:
         if not finite.all():
             first = done + int(np.argmin(finite))
             raise AudioContentError(
-                f"{info.path} holds a sample that is NaN or infinite, the first at "
+                f"{quoted(info.path)} holds a sample that is NaN or infinite, the first at "
                 f"{first / info.sample_rate:.3f} s (sample {first:,}): write it again from its source"
             )
         done += len(mono)

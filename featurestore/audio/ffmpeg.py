@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio.info import AudioInfo
+from featurestore.audio.info import AudioInfo, quoted
 from featurestore.errors import AudioFormatError, MissingDependencyError
 
 SUFFIXES = frozenset(
@@ -44,17 +44,17 @@ def read_header(path: Path, status: os.stat_result) -> AudioInfo:
     """
     codec = _torchcodec()
     with path.open("rb") as file:
-        stream = _demuxer(path, file).streams[0]
-        metadata = stream.metadata
+        demuxer = _demuxer(path, file)
+        metadata = demuxer.streams[0].metadata
     if not metadata.sample_rate or not metadata.num_channels:
-        raise AudioFormatError(f"{path} does not state its sample rate or channels: convert it to .flac")
+        raise AudioFormatError(f"{quoted(path)} does not state its sample rate or channels: convert it to .flac")
     return AudioInfo(
         path=path,
         format=f"{path.suffix[1:].upper()} {metadata.codec}",
         sample_rate=metadata.sample_rate,
         channels=metadata.num_channels,
         frames=None,
-        duration=metadata.duration_seconds_from_header,
+        duration=metadata.duration_seconds_from_header or demuxer.metadata.duration_seconds_from_header,
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
         decoder=f"torchcodec {codec.__version__} (FFmpeg {codec.ffmpeg_major_version})",
@@ -85,8 +85,10 @@ def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.f
     packets: list[npt.NDArray[np.float32]] = []
     waiting = 0
     with path.open("rb") as file:
+        demuxer = _demuxer(path, file)
+        stated = _stated_duration(path, demuxer)
         try:
-            for packet in _packets(path, file):
+            for packet in _packets(demuxer):
                 packets.append(packet)
                 waiting += packet.shape[1]
                 if waiting >= block_frames:
@@ -95,25 +97,33 @@ def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.f
                     packets, waiting = [], 0
         except RuntimeError as error:
             raise AudioFormatError(
-                f"{path} is damaged after {(done + waiting) / rate:.1f} s: {_first_line(error)}; "
+                f"{quoted(path)} is damaged after {(done + waiting) / rate:.1f} s: {_first_line(error)}; "
                 "get it again or repair it"
             ) from None
     if waiting:
         yield np.concatenate(packets, axis=1).T
         done += waiting
     # Containers round durations, and count the padding of the first packets or do not.
-    if info.duration and path.suffix.lower() not in _WITHOUT_HEADER and done < (info.duration - 1) * rate:
+    if done < (stated - 1) * rate:
         raise AudioFormatError(
-            f"{path} is truncated or damaged: {done / rate:.2f} s were decoded of the {info.duration:.2f} s "
-            "that its header states; get it again or repair it"
+            f"{quoted(path)} is truncated or damaged: {done / rate:.2f} s were decoded of the {stated:.2f} s that "
+            "its header states; get it again or repair it"
         )
 
 
-def _packets(path: Path, file: Any) -> Iterator[npt.NDArray[np.float32]]:
+def _stated_duration(path: Path, demuxer: Any) -> float:
+    """Seconds of audio that the header states, or 0 if none or only a guess."""
+    if path.suffix.lower() in _WITHOUT_HEADER:
+        return 0.0
+    whole = demuxer.metadata
+    of_all = whole.duration_seconds_from_header if whole.best_video_stream_index is None else None
+    return demuxer.streams[0].metadata.duration_seconds_from_header or of_all or 0.0
+
+
+def _packets(demuxer: Any) -> Iterator[npt.NDArray[np.float32]]:
     """Samples of the packets, [channels, frames]: ranges would restart the codec at each, with wrong samples."""
     from torchcodec.decoders import AudioConverter
 
-    demuxer = _demuxer(path, file)
     decoder = demuxer.streams[0].make_decoder()
     converter = AudioConverter()
     for packet in demuxer:
@@ -130,7 +140,7 @@ def _demuxer(path: Path, file: Any) -> Any:
     try:
         return Demuxer(file, streams="audio")
     except (RuntimeError, ValueError) as error:
-        raise AudioFormatError(f"{path} is not read by FFmpeg as audio: {_first_line(error)}") from None
+        raise AudioFormatError(f"{quoted(path)} is not read by FFmpeg as audio: {_first_line(error)}") from None
 
 
 def _torchcodec() -> Any:

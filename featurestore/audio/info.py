@@ -56,6 +56,11 @@ class AudioInfo:
     decoder: str
 
 
+def quoted(path: str | os.PathLike[str]) -> str:
+    """A path for a message: in quotes, and always valid unicode on one line, whatever the name is."""
+    return repr(os.fspath(path))
+
+
 def file_status(path: Path) -> os.stat_result:
     """Status of a regular file that can be opened.
 
@@ -70,19 +75,21 @@ def file_status(path: Path) -> os.stat_result:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         reason = f"is a link to {os.readlink(path)!r}, which is not there" if path.is_symlink() else "is not there"
-        raise AudioNotFoundError(f"{path} {reason}") from None
+        raise AudioNotFoundError(f"{quoted(path)} {reason}") from None
     except (OSError, ValueError) as error:
-        raise AudioNotFoundError(f"{path} cannot be found: {_reason(error)}") from None
+        raise AudioNotFoundError(f"{quoted(path)} cannot be found: {_reason(error)}") from None
     if stat.S_ISDIR(status.st_mode):
-        raise AudioNotFoundError(f"{path} is a directory, not an audio file")
+        raise AudioNotFoundError(f"{quoted(path)} is a directory, not an audio file")
     if not stat.S_ISREG(status.st_mode):
-        raise AudioFormatError(f"{path} is a pipe, a socket or a device, not a file: save its audio to a file")
+        raise AudioFormatError(
+            f"{quoted(path)} is a pipe, a socket or a device, not a file: save its audio to a file"
+        )
     try:
         path.open("rb").close()
     except OSError as error:
-        raise AudioFormatError(f"{path} cannot be read: {_reason(error)}") from None
+        raise AudioFormatError(f"{quoted(path)} cannot be read: {_reason(error)}") from None
     if status.st_size == 0:
-        raise AudioFormatError(f"{path} is empty (0 bytes): get it again from where it came from")
+        raise AudioFormatError(f"{quoted(path)} is empty (0 bytes): get it again from where it came from")
     return status
 
 
@@ -96,12 +103,12 @@ def check_header(info: AudioInfo) -> AudioInfo:
     """
     if not MIN_SAMPLE_RATE <= info.sample_rate <= MAX_SAMPLE_RATE:
         raise AudioFormatError(
-            f"{info.path} has a sample rate of {info.sample_rate} Hz, outside {MIN_SAMPLE_RATE:,} to "
+            f"{quoted(info.path)} has a sample rate of {info.sample_rate} Hz, outside {MIN_SAMPLE_RATE:,} to "
             f"{MAX_SAMPLE_RATE:,} Hz: its header is damaged, or it holds no sound"
         )
     if info.frames is not None and info.frames > info.size * _SAMPLES_PER_BYTE:
         raise AudioFormatError(
-            f"{info.path} claims {info.frames:,} samples in {info.size:,} bytes: its header is damaged"
+            f"{quoted(info.path)} claims {info.frames:,} samples in {info.size:,} bytes: its header is damaged"
         )
     return info
 
@@ -110,8 +117,8 @@ def check_duration(path: Path, frames: int, sample_rate: int) -> None:
     """Raise AudioTooShortError if so many samples are shorter than `MIN_DURATION`."""
     if frames < MIN_DURATION * sample_rate:
         raise AudioTooShortError(
-            f"{path} has {frames / sample_rate:.3f} s of audio ({frames:,} samples at {sample_rate:,} Hz); "
-            f"at least {MIN_DURATION} s are needed"
+            f"{quoted(path)} has {frames / sample_rate:.3f} s of audio ({frames:,} samples at {sample_rate:,} Hz), "
+            f"of at least {MIN_DURATION} s that are needed: drop it from the source"
         )
 
 
@@ -119,7 +126,9 @@ def check_unchanged(info: AudioInfo) -> None:
     """Raise AudioFormatError if the file is no longer the one of which `info` tells."""
     status = file_status(info.path)
     if (status.st_size, status.st_mtime_ns) != (info.size, info.mtime_ns):
-        raise AudioFormatError(f"{info.path} changed while it was read: run again when nothing writes to it")
+        raise AudioFormatError(
+            f"{quoted(info.path)} changed while it was read: run again when nothing writes to it"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -7,15 +7,15 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio.info import AudioInfo
+from featurestore.audio.info import AudioInfo, quoted
 from featurestore.audio.mpeg import AudioStart, audio_start
 from featurestore.errors import AudioFormatError, MissingDependencyError
 
@@ -44,6 +44,9 @@ _SUFFIXES = {
 """Suffixes of libsndfile's formats, but for RAW (no header), HTK and MAT (files that mostly hold no sound)."""
 
 _UNKNOWN_LENGTH = 1 << 60
+
+_MOST_REST = 1 << 16
+"""Bytes behind the last frame of an MPEG file that may be no audio."""
 
 # libsndfile cuts the sizes of headers to what is in the file and tells so in its log only.
 _CUT = re.compile(r"^\s*(?:data|SSND|Data Size|BODY|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -85,7 +88,7 @@ def read_header(path: Path, status: os.stat_result) -> AudioInfo:
         If libsndfile cannot read it, or the file ends before its audio does.
     """
     soundfile = _soundfile()
-    with _opened(path, None) as file:
+    with _opened(path, None) as (file, _):
         frames: int | None = file.frames if file.frames < _UNKNOWN_LENGTH else None
         duration = None if frames is None else frames / file.samplerate
         if frames is not None and (cut := _CUT.search(file.extra_info)):
@@ -128,60 +131,70 @@ def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.f
     path, rate = info.path, info.sample_rate
     error_type = _soundfile().SoundFileError
     start = audio_start(path) if info.frames is None and info.format.startswith("MP3") else None
+    name = quoted(path)
+    stated = "" if info.frames is None else f" of the {info.frames / rate:.2f} s that its header states"
     done = 0
-    with _opened(path, start) as file:
+    with _opened(path, start) as (file, rest):
         try:
             while len(block := file.read(out=np.empty((block_frames, file.channels), dtype=np.float32))):
                 done += len(block)
                 yield block
         except error_type as error:
             raise AudioFormatError(
-                f"{path} is damaged: {getattr(error, 'error_string', error)} "
-                f"between {done / rate:.1f} and {(done + block_frames) / rate:.1f} s; get it again or repair it"
+                f"{name} is truncated or damaged between {done / rate:.1f} and {(done + block_frames) / rate:.1f} "
+                f"s{stated}{_detail(error)}; get it again or repair it"
             ) from None
+        if (undecoded := len(rest())) > _MOST_REST:
+            raise AudioFormatError(
+                f"{name} is damaged: the decoder gave up after {done / rate:.2f} s, {undecoded:,} bytes before "
+                "the end of the file; get it again or repair it"
+            )
     # Encoders of MPEG audio count their own padding differently, by a few frames of some ms.
     tolerance = rate if "MPEG" in info.format else 0
     if info.frames is not None and done < info.frames - tolerance:
         raise AudioFormatError(
-            f"{path} is truncated or damaged: {done / rate:.2f} s were decoded of the {info.frames / rate:.2f} s "
-            "that its header states; get it again or repair it"
+            f"{name} is truncated or damaged: {done / rate:.2f} s were decoded{stated}; get it again or repair it"
         )
 
 
 @contextlib.contextmanager
-def _opened(path: Path, start: AudioStart | None) -> Iterator[Any]:
-    """The file as a SoundFile that reads in order; through a socket if `start` is given."""
+def _opened(path: Path, start: AudioStart | None) -> Iterator[tuple[Any, Callable[[], bytes]]]:
+    """The file as a SoundFile that reads in order, from a socket if `start` is given, and what it leaves there."""
     soundfile = _soundfile()
     if path.suffix.lower() == ".raw":
-        raise AudioFormatError(f"{path} has no header that states its sample rate: convert it to .wav")
+        raise AudioFormatError(f"{quoted(path)} has no header that states its sample rate: convert it to .wav")
     with contextlib.ExitStack() as stack:
         # Bytes, because soundfile encodes names strictly and file names need not be UTF-8.
-        source = os.fsencode(path) if start is None else stack.enter_context(_pipe(path, start.offset))
+        source: bytes | int = os.fsencode(path)
+        rest: Callable[[], bytes] = bytes
+        if start is not None:
+            receiver = stack.enter_context(_sent(path, start.offset))
+            source, rest = receiver.fileno(), partial(_rest, receiver)
         try:
             file = stack.enter_context(soundfile.SoundFile(source, closefd=False))
         except soundfile.SoundFileError as error:
             raise AudioFormatError(
-                f"{path} is in no audio format that libsndfile {soundfile.__libsndfile_version__} reads, or its header "
-                f"is damaged{_detail(error)}: convert it to .flac or .wav"
+                f"{quoted(path)} is in no format that libsndfile {soundfile.__libsndfile_version__} reads, or its "
+                f"header is damaged{_detail(error)}: convert it to .flac or .wav"
             ) from None
         if file.format == "RAW":  # guessed from the suffix alone: any text renamed .au is mu-law
-            raise AudioFormatError(f"{path} has no audio header: it is not what its suffix says")
+            raise AudioFormatError(f"{quoted(path)} has no audio header: it is not what its suffix says")
         # soundfile seeks after each read of a seekable file, which decoders of MP3 and Opus do only roughly.
         file.seekable = lambda: False
-        yield file
+        yield file, rest
 
 
 @contextlib.contextmanager
-def _pipe(path: Path, offset: int) -> Iterator[int]:
-    """File descriptor from which the file's bytes come, from `offset` on, as a thread sends them.
+def _sent(path: Path, offset: int) -> Iterator[socket.socket]:
+    """Socket from which the file's bytes come, from `offset` on, as a thread sends them.
 
-    From a pipe, libsndfile decodes to the end; from a file, only as far as it guessed the length to be.
+    From a pipe or socket, libsndfile decodes to the end; from a file, only as far as it guessed the length to be.
+    Sockets, since shutting one down ends it even where another thread has forked meanwhile.
     """
-    # Sockets, since shutting one down ends it even where another thread has forked meanwhile.
     receiver, sender = socket.socketpair()
     failures: list[OSError] = []
 
-    def feed() -> None:
+    def send() -> None:
         try:
             with path.open("rb") as file:
                 file.seek(offset)
@@ -195,30 +208,37 @@ def _pipe(path: Path, offset: int) -> Iterator[int]:
             with contextlib.suppress(OSError):
                 sender.shutdown(socket.SHUT_WR)
 
-    thread = threading.Thread(target=feed, name="featurestore-feed", daemon=True)
+    thread = threading.Thread(target=send, name="featurestore-send", daemon=True)
     thread.start()
     with receiver, sender:
         try:
-            yield receiver.fileno()
+            yield receiver
         finally:
             with contextlib.suppress(OSError):
                 receiver.shutdown(socket.SHUT_RD)
             thread.join()
     if failures:
-        raise AudioFormatError(f"{path} cannot be read: {failures[0].strerror}")
+        raise AudioFormatError(f"{quoted(path)} cannot be read: {failures[0].strerror}")
+
+
+def _rest(receiver: socket.socket) -> bytes:
+    """What the decoder left unread, but for tags (APEv2, Lyrics3) and padding."""
+    data = b"".join(iter(partial(receiver.recv, 1 << 16), b""))
+    return b"" if b"APETAGEX" in data or b"LYRICSBEGIN" in data else data.strip(b"\0")
 
 
 def _check_cut(path: Path, held: float, *, stated: int, found: int) -> None:
+    """Raise AudioFormatError if a header states more bytes of audio than were found, which last `held` seconds."""
     if min(abs(stated - (1 << 31)), abs(stated - (1 << 32))) <= 1 << 16:
         return  # what programs that write to a pipe state, since they do not know the size
-    if stated > found > 0:
+    if stated > found:
         raise AudioFormatError(
-            f"{path} is truncated: its header states {held * stated / found:.2f} s of audio, the file holds "
-            f"{held:.2f} s; get it again from where it came from"
+            f"{quoted(path)} is truncated: it holds {held:.2f} s of audio, {found:,} of the {stated:,} bytes that "
+            "its header states; get it again from where it came from"
         )
 
 
 def _detail(error: Exception) -> str:
-    text = getattr(error, "error_string", "")
+    text = getattr(error, "error_string", "").removeprefix("Error : ").rstrip(".")
     # The text of a failed guess at MP3, about a file that was just opened, would mislead.
     return f" ({text})" if text and "regular file" not in text else ""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from featurestore.audio.info import quoted
 from featurestore.errors import SourceError
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv")
@@ -56,15 +57,15 @@ def read_list(path: Path) -> list[Listed]:
     """
     try:
         if not path.is_file():
-            raise SourceError(f"the list {path} is not a file")
+            raise SourceError(f"the list {quoted(path)} is not a file")
         # The bytes of names that are not UTF-8 must come back when the file is opened.
         text = os.fsdecode(path.read_bytes().removeprefix(_BOM))
     except OSError as error:
-        raise SourceError(f"the list {path} cannot be read: {error.strerror}") from None
+        raise SourceError(f"the list {quoted(path)} cannot be read: {error.strerror}") from None
     read = {".txt": _read_lines, ".csv": _read_table, ".tsv": _read_manifest}[path.suffix.lower()]
     listed = list(read(path, text))
     if not listed:
-        raise SourceError(f"the list {path} names no file")
+        raise SourceError(f"the list {quoted(path)} names no file")
     return listed
 
 
@@ -79,14 +80,14 @@ def _read_table(path: Path, text: str) -> Iterator[Listed]:
         columns = rows.fieldnames or []
         if not {"track_id", "path"} <= set(columns):
             raise SourceError(
-                f"the list {path} must begin with the header track_id,path, not {','.join(columns)!r}"
+                f"the list {quoted(path)} must begin with the header track_id,path, not {','.join(columns)!r}"
             )
         for row in rows:
             if not row["track_id"]:
-                raise SourceError(f"line {rows.line_num} of {path} has no track_id")
+                raise SourceError(f"line {rows.line_num} of {quoted(path)} has no track_id")
             yield _listed(path, rows.line_num, path.parent, row["path"] or "", row["track_id"])
     except csv.Error as error:
-        raise SourceError(f"line {rows.line_num} of {path} is not comma-separated text: {error}") from None
+        raise SourceError(f"line {rows.line_num} of {quoted(path)} is not comma-separated text: {error}") from None
 
 
 def _read_manifest(path: Path, text: str) -> Iterator[Listed]:
@@ -96,8 +97,8 @@ def _read_manifest(path: Path, text: str) -> Iterator[Listed]:
         relative, tab, samples = line.rpartition("\t")
         if not tab or not samples.strip().isdigit():
             raise SourceError(
-                f"line {number} of {path} is not that of a manifest: a relative path, a tab and a number of "
-                "samples, below a first line with the root"
+                f"line {number} of {quoted(path)} is not that of a manifest: a relative path, a tab and a number "
+                "of samples, below a first line with the root"
             )
         yield _listed(path, number, root, relative)
 
@@ -112,5 +113,5 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _listed(path: Path, number: int, root: Path, name: str, track_id: str | None = None) -> Listed:
     relative = posixpath.normpath(name.replace(os.sep, "/")).lstrip("/") if name else ""
     if relative in ("", "."):
-        raise SourceError(f"line {number} of {path} names no file: {name!r}")
+        raise SourceError(f"line {number} of {quoted(path)} names no file: {name!r}")
     return Listed(relative, os.path.join(root, name), track_id)

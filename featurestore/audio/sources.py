@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from featurestore.audio import ffmpeg, libsndfile
+from featurestore.audio.info import quoted
 from featurestore.audio.lists import LIST_SUFFIXES, read_list
 from featurestore.audio.trees import has_wildcard, match_glob, split_glob, walk
 from featurestore.errors import SettingError, SourceError
@@ -146,7 +147,7 @@ def _matches(name: str, file_pattern: str | None) -> bool:
 
 
 def _chooser(file_pattern: str | None, left_out: Counter[str]) -> Callable[[str], bool]:
-    """Whether a name is that of audio that can be decoded; of the others, what torchcodec could decode is counted."""
+    """Whether a name is that of audio that can be decoded; what torchcodec alone could decode is counted."""
     readable = _readable_suffixes()
 
     def is_audio(name: str) -> bool:
@@ -195,7 +196,7 @@ def _check_unique(files: list[AudioFile], id_from: str) -> None:
     if not pairs:
         return
     lines = [
-        f"  {a.track_id}: {a.path} and {b.path}" if a.path != b.path else f"  {a.track_id}: {a.path}, named twice"
+        f"  {a.track_id}: {quoted(a.path)} " + (f"and {quoted(b.path)}" if a.path != b.path else "is named twice")
         for a, b in pairs[:_COLLISIONS_SHOWN]
     ]
     if len(pairs) > _COLLISIONS_SHOWN:
