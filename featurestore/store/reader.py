@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -99,9 +100,10 @@ class FeatureStore:
         if not isinstance(track_id, str):
             return False
         try:
-            return self._places.array("aggregated", encode_key(track_id)).is_dir()
-        except SettingError:
+            found = self._places.array("aggregated", encode_key(track_id)).lstat()
+        except (SettingError, FileNotFoundError):
             return False
+        return stat.S_ISDIR(found.st_mode)
 
     def aggregated(
         self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None
@@ -272,8 +274,10 @@ class FeatureStore:
             return self._catalogue().track_ids
         if isinstance(tracks, str):
             raise SettingError(f"tracks is a sequence of track ids, not one: [{tracks!r}]")
+        # Looking at each folder is cheaper than listing them all only for a few.
+        known: Container[str] = self if len(tracks) < 100 else set(self._catalogue().track_ids)
         for track_id in tracks:
-            if track_id not in self:
+            if track_id not in known:
                 raise self._unknown(track_id)
         return list(tracks)
 
@@ -359,9 +363,9 @@ class FeatureStore:
                 out[packed] = table.read(root, rows[packed], positions)
         finally:
             os.close(root)
-        for i in np.flatnonzero(rows < 0).tolist():
-            with self._reader.open("aggregated", encode_key(ids[i]), ids[i]) as array:
-                out[i] = self._reader.read(array, layers=positions)
+        unpacked = np.flatnonzero(rows < 0).tolist()
+        for i, block in zip(unpacked, self._reader.read_rows([ids[i] for i in unpacked], positions), strict=True):
+            out[i] = block
         return out
 
     def _describe(self, kind: str, track_id: str) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 from featurestore.store import files, layout
+from featurestore.store.keys import encode_key
 from featurestore.store.layout import HIDDEN, METADATA, ArrayMetadata, Places
 from featurestore.store.publish import ASIDE
-from featurestore.store.shards import ShardReader
+from featurestore.store.shards import CRC_BYTES, ShardReader
 
 # A reader between two steps of a swap looks again; a swap takes milliseconds.
 _ATTEMPTS = 50
 _PAUSE = 0.01
+_AGGREGATED_SHARD = layout.shard_name(2)
 
 
 @dataclass
@@ -184,6 +188,45 @@ class TrackReader:
                 os.close(data)
                 raise
         return None
+
+    def read_rows(self, track_ids: Sequence[str], layers: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+        """Layers (by position) of `aggregated` of each track, [layer, feature].
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            As `open`.
+        """
+        folder = self._open_dir("aggregated")
+        try:
+            for track_id in track_ids:
+                key = encode_key(track_id)
+                block = self._row(folder, key, layers)
+                if block is None:
+                    with self.open("aggregated", key, track_id) as array:
+                        block = self.read(array, layers=layers)
+                yield block
+        finally:
+            os.close(folder)
+
+    def _row(self, folder: int, key: str, layers: Sequence[int]) -> npt.NDArray[Any] | None:
+        """Read from where uncompressed layers lie, without a look at the metadata; None if they do not."""
+        block = np.empty((len(layers), self.spec.dim), self.spec.dtype)
+        crc = bytearray(CRC_BYTES)
+        size = block[0].nbytes + CRC_BYTES
+        try:
+            fd = os.open(f"{key}/{_AGGREGATED_SHARD}", files.READ, dir_fd=folder)
+        except OSError:
+            return None
+        try:
+            for row, layer in zip(block, layers, strict=True):
+                if os.preadv(fd, [row.data, crc], layer * size) != size:
+                    return None
+                if google_crc32c.value(row) != int.from_bytes(crc, "little"):
+                    return None
+        finally:
+            os.close(fd)
+        return block if sys.byteorder == "little" else None
 
     def read(
         self,
