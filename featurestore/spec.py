@@ -93,11 +93,7 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         layers = self.layers
-        if (
-            not layers
-            or any(type(x) is not int or x < 0 for x in layers)
-            or list(layers) != sorted(set(layers))
-        ):
+        if not layers or any(type(x) is not int or x < 0 for x in layers) or list(layers) != sorted(set(layers)):
             raise SettingError(f"layers must be ascending, distinct and not negative, not {layers!r}")
         if type(self.dim) is not int or self.dim < 1:
             raise SettingError(f"dim must be a whole number of at least 1, not {self.dim!r}")
@@ -122,9 +118,7 @@ class FeatureSpec:
         SettingError
             If one of them is impossible.
         """
-        return cls(
-            layers=tuple(range(layers)) if isinstance(layers, int) else tuple(layers), dim=dim, dtype=dtype
-        )
+        return cls(layers=tuple(range(layers)) if isinstance(layers, int) else tuple(layers), dim=dim, dtype=dtype)
 
     def identity(self) -> dict[str, Any]:
         """The settings that identify a feature."""

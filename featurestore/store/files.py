@@ -93,7 +93,7 @@ def make_dir(path: Path) -> None:
 
 def write_all(fd: int, parts: Sequence[Any]) -> None:
     """Append contiguous buffers to an open file."""
-    views = [memoryview(part).cast("B") for part in parts]
+    views = [view.cast("B") for part in parts if (view := memoryview(part)).nbytes]
     while views:
         written = os.writev(fd, views[:512])
         while views and written >= views[0].nbytes:

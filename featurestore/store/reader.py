@@ -364,8 +364,7 @@ class FeatureStore:
         finally:
             os.close(root)
         unpacked = np.flatnonzero(rows < 0).tolist()
-        for i, block in zip(unpacked, self._reader.read_rows([ids[i] for i in unpacked], positions), strict=True):
-            out[i] = block
+        out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
         return out
 
     def _describe(self, kind: str, track_id: str) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -189,44 +189,47 @@ class TrackReader:
                 raise
         return None
 
-    def read_rows(self, track_ids: Sequence[str], layers: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
-        """Layers (by position) of `aggregated` of each track, [layer, feature].
+    def read_rows(self, track_ids: Sequence[str], layers: Sequence[int]) -> npt.NDArray[Any]:
+        """Layers (by position) of `aggregated` of each track.
+
+        Returns
+        -------
+        ndarray, shape (tracks, layers, dim)
 
         Raises
         ------
         TrackNotFoundError, CorruptTrackError
             As `open`.
         """
+        out = np.empty((len(track_ids), len(layers), self.spec.dim), self.spec.dtype)
         folder = self._open_dir("aggregated")
         try:
-            for track_id in track_ids:
+            for block, track_id in zip(out, track_ids, strict=True):
                 key = encode_key(track_id)
-                block = self._row(folder, key, layers)
-                if block is None:
+                if not self._read_row(folder, key, layers, block):
                     with self.open("aggregated", key, track_id) as array:
-                        block = self.read(array, layers=layers)
-                yield block
+                        block[...] = self.read(array, layers=layers)
         finally:
             os.close(folder)
+        return out
 
-    def _row(self, folder: int, key: str, layers: Sequence[int]) -> npt.NDArray[Any] | None:
-        """Read from where uncompressed layers lie, without a look at the metadata; None if they do not."""
-        block = np.empty((len(layers), self.spec.dim), self.spec.dtype)
+    def _read_row(self, folder: int, key: str, layers: Sequence[int], block: npt.NDArray[Any]) -> bool:
+        """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
         crc = bytearray(CRC_BYTES)
-        size = block[0].nbytes + CRC_BYTES
+        size = block.nbytes // len(block) + CRC_BYTES
         try:
             fd = os.open(f"{key}/{_AGGREGATED_SHARD}", files.READ, dir_fd=folder)
         except OSError:
-            return None
+            return False
         try:
             for row, layer in zip(block, layers, strict=True):
-                if os.preadv(fd, [row.data, crc], layer * size) != size:
-                    return None
+                if os.preadv(fd, (row.data, crc), layer * size) != size:
+                    return False
                 if google_crc32c.value(row) != int.from_bytes(crc, "little"):
-                    return None
+                    return False
         finally:
             os.close(fd)
-        return block if sys.byteorder == "little" else None
+        return sys.byteorder == "little"
 
     def read(
         self,
