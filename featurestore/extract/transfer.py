@@ -1,0 +1,119 @@
+"""How windows get to the device and features back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class Transfer(Protocol):
+    """Copies between numpy and a device.
+
+    Attributes
+    ----------
+    overlaps : bool
+        Whether the next windows can be sent while the device computes.
+    """
+
+    overlaps: bool
+
+    def send(self, windows: npt.NDArray[np.float32]) -> Tensor:
+        """Windows [window, sample] on the device."""
+        ...
+
+    def room(self, *shape: int) -> Tensor:
+        """Memory of the host for float32 results."""
+        ...
+
+    def receive(self, result: Tensor, into: Tensor) -> None:
+        """Copy a result to memory of the host; it is there after what `mark` returns has been called."""
+        ...
+
+    def mark(self) -> Callable[[], Any]:
+        """What waits for all copies so far to arrive."""
+        ...
+
+
+class PlainTransfer:
+    """Copies that have arrived when the call returns; for any device.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the model is.
+    """
+
+    overlaps = False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def send(self, windows: npt.NDArray[np.float32]) -> Tensor:
+        """Windows [window, sample] on the device."""
+        return torch.from_numpy(windows).to(self._device)
+
+    def room(self, *shape: int) -> Tensor:
+        """Memory of the host for float32 results."""
+        return torch.empty(shape, dtype=torch.float32)
+
+    def receive(self, result: Tensor, into: Tensor) -> None:
+        """Copy a result to memory of the host."""
+        into.copy_(result)
+
+    def mark(self) -> Callable[[], Any]:
+        """Nothing is left to wait for."""
+        return lambda: None
+
+
+class PinnedTransfer:
+    """Copies through pinned memory on streams of their own, while a CUDA device computes.
+
+    Parameters
+    ----------
+    device : torch.device
+        A CUDA device.
+    """
+
+    overlaps = True
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        # One stream for each direction: a result that waits for its layer must not hold up the next windows.
+        self._inward = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._outward = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def send(self, windows: npt.NDArray[np.float32]) -> Tensor:
+        """Windows [window, sample] on the device; what computes with them waits for them there."""
+        pinned = torch.from_numpy(windows).pin_memory()
+        with torch.cuda.stream(self._inward):
+            wave = pinned.to(self._device, non_blocking=True)
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._inward)
+        wave.record_stream(computing)
+        return wave
+
+    def room(self, *shape: int) -> Tensor:
+        """Pinned memory of the host for float32 results."""
+        return torch.empty(shape, dtype=torch.float32, pin_memory=True)
+
+    def receive(self, result: Tensor, into: Tensor) -> None:
+        """Copy a result to pinned memory once it is computed."""
+        self._outward.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._outward):
+            into.copy_(result, non_blocking=True)
+        result.record_stream(self._outward)
+
+    def mark(self) -> Callable[[], Any]:
+        """What waits for all results so far to arrive."""
+        event: torch.cuda.Event = self._outward.record_event()
+        return event.synchronize
+
+
+def transfer_for(device: torch.device) -> Transfer:
+    """The fastest transfer of a device."""
+    return PinnedTransfer(device) if device.type == "cuda" else PlainTransfer(device)

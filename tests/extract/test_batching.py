@@ -1,0 +1,271 @@
+"""Batches keep windows in order, compute no more than is asked for, and shrink where memory ends."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
+from featurestore.extract.batching import BatchEncoder
+from featurestore.extract.transfer import PlainTransfer
+
+CPU = torch.device("cpu")
+LAYERS, DIM, SAMPLES = 3, 5, 40
+
+
+def out_of_cuda(size):
+    raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} GiB.\nmany more lines")
+
+
+def out_of_host(size):
+    torch.empty(1 << 60)
+
+
+def out_of_numpy(size):
+    np.empty(1 << 52)
+
+
+class Toy:
+    """A model of one's own: state i is i + 1 times the samples, in frames of DIM; memory holds `fits` windows."""
+
+    name, revision, weights_sha256 = "toy", None, None
+    sample_rate, layers, dim, do_normalize, min_samples = 10, LAYERS, DIM, False, DIM
+
+    def __init__(self, fits=10**9, fail=out_of_cuda, fail_at=0):
+        self.fits, self.fail, self.fail_at = fits, fail, fail_at
+        self.sizes, self.computed = [], []
+
+    def frames(self, n_samples):
+        return n_samples // DIM
+
+    def states(self, wave, last=None):
+        self.sizes.append(len(wave))
+        for layer in range((self.layers if last is None else last) + 1):
+            if layer == self.fail_at and len(wave) > self.fits:
+                self.fail(len(wave))
+            self.computed.append(layer)
+            yield (layer + 1) * wave.unflatten(1, (-1, DIM))
+
+    def hidden_states(self, wave):
+        return torch.stack(list(self.states(wave)), dim=1)
+
+    def to(self, device):
+        return self
+
+
+class Overlapping(PlainTransfer):
+    """Copies of a device that takes the next windows while it computes, if no more than `fits` of them."""
+
+    overlaps = True
+
+    def __init__(self, fits):
+        super().__init__(CPU)
+        self.fits = fits
+
+    def send(self, windows):
+        if len(windows) > self.fits:
+            out_of_cuda(len(windows))
+        return super().send(windows)
+
+
+def windows(count, samples=SAMPLES, seed=0):
+    noise = np.random.default_rng(seed).normal(size=(count, samples)).astype(np.float32)
+    return [(7 * number, window) for number, window in enumerate(noise)]
+
+
+def encoder(model, *, batch_size=4, layers=range(LAYERS + 1), **options):
+    return BatchEncoder(model=model, device=CPU, batch_size=batch_size, layers=tuple(layers), **options)
+
+
+def expected(given_windows, layers=range(LAYERS + 1)):
+    frames = np.stack([window for _, window in given_windows]).reshape(len(given_windows), 1, -1, DIM)
+    return frames * np.array([layer + 1 for layer in layers], np.float32)[:, None, None]
+
+
+def check(batches, given_windows, layers=range(LAYERS + 1)):
+    starts = [start for batch in batches for start in batch.starts]
+    assert starts == [start / Toy.sample_rate for start, _ in given_windows]
+    raw = np.concatenate([batch.raw for batch in batches])
+    np.testing.assert_array_equal(raw, expected(given_windows, layers))
+    segments = np.concatenate([batch.segments for batch in batches])
+    np.testing.assert_allclose(segments, raw.mean(axis=2), rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(
+    count=st.integers(1, 30),
+    batch_size=st.integers(1, 12),
+    fits=st.integers(1, 12),
+    layers=st.sets(st.integers(0, LAYERS), min_size=1).map(sorted),
+    fail_at=st.integers(0, LAYERS),
+    transfer=st.none() | st.builds(Overlapping, st.integers(1, 12)),
+)
+def test_order_and_values_whatever_fits(count, batch_size, fits, layers, fail_at, transfer):
+    model = Toy(fits, fail_at=min(fail_at, layers[-1]))
+    engine = encoder(model, batch_size=batch_size, layers=layers, transfer=transfer)
+    track = windows(count)
+    check(list(engine.encode(track, raw=True)), track, layers)
+    assert engine.batch_size <= batch_size
+    assert engine.batch_size <= max(fits, 1) or count <= fits
+    assert max(model.computed) == layers[-1]
+
+
+@pytest.mark.parametrize("fail", [out_of_cuda, out_of_host, out_of_numpy])
+def test_only_the_batch_that_fails_is_halved(fail):
+    model = Toy(fits=3, fail=fail, fail_at=2)
+    engine = encoder(model, batch_size=8)
+    track = windows(20)
+    batches = list(engine.encode(track, raw=True))
+    check(batches, track)
+    assert model.sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert engine.batch_size == 2
+
+
+def test_what_succeeded_is_kept_and_the_size_is_remembered():
+    model = Toy()
+    engine = encoder(model, batch_size=4)
+    track = windows(12)
+    batches = engine.encode(track, raw=True)
+    first = next(batches)
+    model.fits = 2
+    check([first, *batches], track)
+    assert model.sizes == [4, 4, 2, 2, 2, 2]
+    model.fits = 10**9
+    list(engine.encode(track, raw=False))
+    assert model.sizes[6:] == [2] * 6
+
+
+def test_one_window_that_does_not_fit_fails_its_track_only():
+    model = Toy(fits=0)
+    engine = encoder(model, batch_size=4)
+    with pytest.raises(ExtractionError, match=r"segment_duration.*Tried to allocate 1 GiB") as caught:
+        list(engine.encode(windows(4), raw=False))
+    assert model.sizes == [4, 2, 1]
+    # Neither cause nor context: their tracebacks would keep the memory that is missing.
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    model.fits = 1
+    track = windows(3)
+    check(list(engine.encode(track, raw=True)), track)
+
+
+def test_without_recovery_it_fails_at_once():
+    model = Toy(fits=2)
+    engine = encoder(model, oom_recovery=False)
+    with pytest.raises(ExtractionError, match="batch_size"):
+        list(engine.encode(windows(4), raw=False))
+    assert model.sizes == [4]
+    assert engine.batch_size == 4
+
+
+def other_failure(size):
+    raise RuntimeError("the model is broken")
+
+
+def interrupt(size):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("fail", "error"), [(other_failure, RuntimeError), (interrupt, KeyboardInterrupt)])
+def test_other_errors_and_interrupts_pass_through(fail, error):
+    model = Toy(fits=0, fail=fail)
+    with pytest.raises(error):
+        list(encoder(model).encode(windows(4), raw=False))
+    assert model.sizes == [4]
+
+
+def test_an_error_of_the_audio_comes_after_what_was_before_it():
+    def broken():
+        yield from windows(5)
+        raise OSError("the disk is gone")
+
+    engine = encoder(Toy(), batch_size=2)
+    batches = engine.encode(broken(), raw=False)
+    assert [next(batches).starts, next(batches).starts] == [[0.0, 0.7], [1.4, 2.1]]
+    with pytest.raises(OSError, match="gone"):
+        next(batches)
+
+
+def test_nothing_beyond_the_last_layer_is_computed():
+    model = Toy()
+    (batch,) = encoder(model, layers=[1]).encode(windows(4), raw=False)
+    assert model.computed == [0, 1]
+    assert batch.segments.shape == (4, 1, DIM)
+    assert batch.raw is None
+
+
+def test_windows_are_drawn_as_they_are_needed():
+    drawn = []
+
+    def source():
+        for start, window in windows(12):
+            drawn.append(start)
+            yield start, window
+
+    batches = encoder(Toy(), batch_size=3).encode(source(), raw=False)
+    assert drawn == []
+    for number in range(1, 5):
+        next(batches)
+        assert len(drawn) == 3 * number
+
+
+def test_the_next_windows_are_sent_while_a_device_computes():
+    events = []
+
+    class Watched(Overlapping):
+        def send(self, windows):
+            events.append(f"send {len(windows)}")
+            return super().send(windows)
+
+        def mark(self):
+            events.append("computing")
+            return lambda: events.append("arrived")
+
+    engine = encoder(Toy(), batch_size=2, transfer=Watched(2))
+    track = windows(5)
+    check(list(engine.encode(track, raw=True)), track)
+    batch = ["computing", "send 2", "arrived", "computing", "send 1", "arrived", "computing", "arrived"]
+    assert events == ["send 2", *batch]
+
+
+def test_features_are_ordinary_arrays():
+    (batch,) = encoder(Toy()).encode(windows(4), raw=True)
+    for array in (batch.raw, batch.segments):
+        assert array.dtype == np.float32
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
+
+
+def test_a_window_without_a_frame():
+    with pytest.raises(AudioTooShortError, match="4 samples at 10 Hz are too short for toy"):
+        list(encoder(Toy()).encode(windows(1, samples=DIM - 1), raw=False))
+
+
+def test_features_that_are_not_finite_are_an_error():
+    track = windows(4)
+    track[2][1][3] = np.inf
+    with pytest.raises(ExtractionError, match="not finite"):
+        list(encoder(Toy()).encode(track, raw=False))
+
+
+class Short(Toy):
+    def states(self, wave, last=None):
+        yield from super().states(wave, last=1)
+
+
+def test_a_model_that_breaks_its_promise():
+    with pytest.raises(ModelError, match="fewer hidden states"):
+        list(encoder(Short(), layers=[0, 3]).encode(windows(2), raw=False))
+
+
+class Tireless(Toy):
+    def states(self, wave, last=None):
+        yield from super().states(wave, last=None)
+
+
+def test_a_model_that_ignores_where_to_stop_is_stopped():
+    model = Tireless()
+    track = windows(2)
+    check(list(encoder(model, layers=[0, 1]).encode(track, raw=True)), track, [0, 1])
+    assert model.computed == [0, 1]
