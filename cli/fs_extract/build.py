@@ -181,9 +181,7 @@ def _summary(report: BuildReport) -> dict[str, str]:
     if done < report.total_files:
         counts += f", {report.total_files - done} not reached"
     speed = f", {report.x_real_time:.1f} x real time" if report.x_real_time else ""
-    return {
-        "store": str(report.store),
-        "tracks": f"{report.total_files}: {counts}",
-        "audio": f"{length(report.audio_hours)}{speed}",
-        "time": duration(report.elapsed_time),
-    }
+    rows = {"store": str(report.store), "tracks": f"{report.total_files}: {counts}"}
+    if report.processed:
+        rows["audio"] = f"{length(report.audio_hours)}{speed}"
+    return {**rows, "time": duration(report.elapsed_time)}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from featurestore import __version__
 from featurestore.audio import AudioFile, discover
@@ -26,6 +26,7 @@ from featurestore.pipeline.plan import TrackPlan, Wanted, bytes_needed, check_ro
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import DTYPES, FeatureSpec, kinds_of_level
 from featurestore.store import FeatureStore, StoreWriter
+from featurestore.store.files import naming_the_store
 from featurestore.windows import hop_samples, window_samples
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def build(
     limit: int | None = None,
     fail_fast: bool = False,
     dataset: str | None = None,
-    id_from: Literal["path", "stem"] = "path",
+    id_from: str = "path",
     file_pattern: str | None = None,
     mixed_precision: bool = True,
     oom_recovery: bool = True,
@@ -228,36 +229,36 @@ class _Job:
         check_room(plans, spec, self.kinds, self.store)
         with interrupts.held():
             writer = StoreWriter(self.store, spec=spec)
-        extraction = Extraction(
-            writer=writer,
-            extractor=extractor,
-            wanted=wanted,
-            existing=lambda track_id: _attributes(writer.existing, track_id),
-            attributes={
-                "dataset": self.dataset,
-                "device": str(extractor.device),
-                "featurestore_version": __version__,
-            },
-            workers=self.workers,
-            fail_fast=self.fail_fast,
-            interrupts=interrupts,
-            tally=tally,
-        )
-        try:
+            extraction = Extraction(
+                writer=writer,
+                extractor=extractor,
+                wanted=wanted,
+                existing=lambda track_id: _attributes(writer.existing, track_id),
+                attributes={
+                    "dataset": self.dataset,
+                    "device": str(extractor.device),
+                    "featurestore_version": __version__,
+                },
+                workers=self.workers,
+                fail_fast=self.fail_fast,
+                interrupts=interrupts,
+                tally=tally,
+            )
             try:
-                tally.enter("extracting")
-                extraction.run(plans)
-                tally.enter("packing")
-                extraction.pack(wait=_PACK_WAIT)
-            finally:
-                with interrupts.held():
+                try:
+                    with naming_the_store(self.store), interrupts.let_in():
+                        tally.enter("extracting")
+                        extraction.run(plans)
+                        tally.enter("packing")
+                        extraction.pack(wait=_PACK_WAIT)
+                finally:
                     writer.close()
-        except (StoreError, OSError) as error:
-            raise BuildStoppedError(
-                f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "
-                "run the same command again when the store can be written",
-                report=tally.report(),
-            ) from error
+            except StoreError as error:
+                raise BuildStoppedError(
+                    f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "
+                    "run the same command again when the store can be written",
+                    report=tally.report(),
+                ) from error
         tally.enter("done")
 
     def _checked(self, tally: Tally, done: int) -> None:

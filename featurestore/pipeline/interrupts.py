@@ -45,19 +45,20 @@ class Interrupts:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold interrupts back within the block; one that came is raised after it."""
-        self._held = True
+        before, self._held = self._held, True
         try:
             yield
         finally:
-            self._held = False
-        self._raise()
+            self._held = before
+        if not before:
+            self._raise()
 
     @contextmanager
     def let_in(self) -> Iterator[None]:
         """Let interrupts in again for a part of a `held` block."""
-        self._held = False
+        before, self._held = self._held, False
         try:
             self._raise()
             yield
         finally:
-            self._held = True
+            self._held = before

@@ -1,0 +1,222 @@
+"""build: every usable track of the source is in the store, once, of the settings and the audio that it names."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featurestore
+from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
+from featurestore.errors import SettingError, SourceError, SpecMismatchError
+
+IDS = ["a/one", "a/two", "b/one", "b/three"]
+
+
+def snapshot(folder):
+    """Every path below a folder, with what would tell of a change."""
+    paths = [Path(folder), *Path(folder).rglob("*")]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino, path.stat().st_size) for path in paths}
+
+
+def revisions(path):
+    store = FeatureStore(path)
+    return {track_id: store.provenance(track_id)["revision"] for track_id in store}
+
+
+def counts(report):
+    return report.processed, report.cached, report.skipped, report.failed
+
+
+def test_features_are_those_of_the_extractor(music, tmp_path, extractor):
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, workers=2)
+    assert counts(report) == (4, 0, 0, 0)
+    assert (report.total_files, report.exit_code, report.errors) == (4, 0, ())
+    store = FeatureStore(tmp_path / "s.zarr")
+    assert store.track_ids == IDS
+    for track_id, path in zip(IDS, sorted(music.rglob("*.*")), strict=True):
+        alone = extractor.extract_track_features(path)
+        np.testing.assert_allclose(store.raw(track_id).to_numpy(), alone["raw"], atol=1e-5)
+        np.testing.assert_allclose(store.segments(track_id).to_numpy(), alone["segments"], atol=1e-5)
+        aggregated = store.aggregated(tracks=[track_id]).to_numpy()[0]
+        np.testing.assert_allclose(aggregated, alone["aggregated"], atol=1e-5)
+    assert store.info()["packed"] == 4
+    assert store.verify(deep=True).ok
+
+
+def test_a_track_says_where_it_comes_from(music, tmp_path, extractor):
+    build(music, tmp_path / "s.zarr", extractor=extractor, dataset="demo")
+    found = FeatureStore(tmp_path / "s.zarr").provenance("demo/a/two")
+    path = music / "a" / "two.flac"
+    assert found["audio"] == {
+        "path": str(path),
+        "size": path.stat().st_size,
+        "mtime_ns": path.stat().st_mtime_ns,
+        "sha256": featurestore.audio.file_sha256(path),
+        "duration": pytest.approx(1.6),
+        "sample_rate": 44_100,
+        "channels": 2,
+        "format": "FLAC PCM_16",
+    }
+    assert found["decoder"].startswith("soundfile")
+    assert found["dataset"] == "demo"
+    assert found["device"] == "cpu"
+    assert found["featurestore_version"] == featurestore.__version__
+    assert found["starts"] == [0.0, 0.5, 0.6]
+
+
+def test_a_second_run_does_nothing(music, tmp_path, extractor):
+    build(music, tmp_path / "s.zarr", extractor=extractor)
+    before = revisions(tmp_path / "s.zarr")
+    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert counts(report) == (0, 4, 0, 0)
+    assert (report.to_do, report.avg_time_per_file, report.x_real_time) == (0, None, None)
+    assert revisions(tmp_path / "s.zarr") == before
+
+
+def test_what_has_changed_is_extracted_again(music, tmp_path, extractor, clip):
+    build(music, tmp_path / "s.zarr", extractor=extractor)
+    before = revisions(tmp_path / "s.zarr")
+    clip(music / "a" / "one.wav", seed=99)  # other audio of the same size
+    os.utime(music / "a" / "two.flac", ns=(1, 1))  # the same audio, touched
+    shutil.copy(music / "b" / "three.wav", tmp_path / "moved.wav")
+    (music / "b" / "three.wav").unlink()
+    shutil.copy(tmp_path / "moved.wav", music / "b" / "three.wav")  # the same audio, another file
+    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert counts(report) == (1, 3, 0, 0)
+    after = revisions(tmp_path / "s.zarr")
+    assert {track_id for track_id in IDS if before[track_id] != after[track_id]} == {"a/one"}
+    alone = extractor.extract_track_features(music / "a" / "one.wav")
+    stored = FeatureStore(tmp_path / "s.zarr").aggregated(tracks=["a/one"]).to_numpy()[0]
+    np.testing.assert_allclose(stored, alone["aggregated"], atol=1e-5)
+
+
+def test_missing_kinds_are_extracted_and_more_kinds_than_asked_for_are_fine(music, tmp_path, extractor):
+    store = tmp_path / "s.zarr"
+    assert build(music, store, extractor=extractor, feature_level="aggregated").processed == 4
+    assert not FeatureStore(store).has("a/one", kinds=("segments",))
+    assert build(music, store, extractor=extractor, feature_level="all").processed == 4
+    assert FeatureStore(store).has("a/one", kinds=("raw", "segments", "aggregated"))
+    assert build(music, store, extractor=extractor, feature_level="segments").cached == 4
+    assert FeatureStore(store).has("a/one", kinds=("raw",))
+
+
+def test_damaged_tracks_are_extracted_again(music, tmp_path, extractor):
+    build(music, tmp_path / "s.zarr", extractor=extractor)
+    metadata = next((tmp_path / "s.zarr" / "aggregated").glob("*one*/zarr.json"))
+    metadata.write_bytes(metadata.read_bytes()[:100])
+    assert counts(build(music, tmp_path / "s.zarr", extractor=extractor)) == (1, 3, 0, 0)
+    assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
+
+
+def test_force_extracts_everything_again(music, tmp_path, extractor):
+    build(music, tmp_path / "s.zarr", extractor=extractor)
+    before = revisions(tmp_path / "s.zarr")
+    assert build(music, tmp_path / "s.zarr", extractor=extractor, force=True).processed == 4
+    after = revisions(tmp_path / "s.zarr")
+    assert all(before[track_id] != after[track_id] for track_id in IDS)
+
+
+def test_other_settings_are_refused_by_name(music, tmp_path, extractor):
+    build(music, tmp_path / "s.zarr", extractor=extractor)
+    before = snapshot(tmp_path / "s.zarr")
+    other = FeatureExtractor(model=extractor.model, segment_duration=1.0, overlap=0.25, layers=[2])
+    with pytest.raises(SpecMismatchError, match=r"overlap is 0.5, not 0.25.*another store") as caught:
+        build(music, tmp_path / "s.zarr", extractor=other)
+    assert caught.value.differences == {"layers": ([0, 1, 2, 3], [2]), "overlap": (0.5, 0.25)}
+    assert snapshot(tmp_path / "s.zarr") == before
+
+
+def test_limit_and_ids(music, tmp_path, extractor):
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, limit=1, dataset="x", file_pattern="*.flac")
+    assert report.total_files == 1
+    assert FeatureStore(tmp_path / "s.zarr").track_ids == ["x/a/two"]
+    with pytest.raises(SourceError, match=r"a/one\.wav.*b/one\.ogg"):
+        build(music, tmp_path / "t.zarr", extractor=extractor, id_from="stem")
+    assert not (tmp_path / "t.zarr").exists()
+
+
+def test_a_dry_run_writes_nothing_at_all(music, tmp_path, extractor):
+    report = build(music, tmp_path / "new" / "s.zarr", extractor=extractor, dry_run=True)
+    assert (report.to_do, report.processed, report.dry_run) == (4, 0, True)
+    assert report.audio_hours_to_do == pytest.approx((3 * 1.6 + 2.3) / 3600, rel=1e-3)
+    assert not (tmp_path / "new").exists()
+    build(music, tmp_path / "s.zarr", extractor=extractor, limit=3)
+    before = snapshot(tmp_path)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, dry_run=True)
+    assert (report.to_do, report.cached) == (1, 3)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"overlap": 1.0}, "overlap"),
+        ({"overlap": float("nan")}, "overlap"),
+        ({"segment_duration": 0.0}, "segment_duration"),
+        ({"segment_duration": 0.01}, "segment_duration"),
+        ({"layers": [99]}, "layers 0 to 3"),
+        ({"layers": []}, "layers"),
+        ({"device": "abacus"}, "cpu"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"dtype": "int8"}, "float16"),
+        ({"feature_level": "most"}, "aggregated"),
+        ({"workers": 0}, "workers"),
+        ({"limit": 0}, "limit"),
+        ({"id_from": "thin air"}, "id_from"),
+    ],
+)
+def test_impossible_settings_leave_no_store(music, tmp_path, model_folder, setting, message):
+    with pytest.raises(SettingError, match=message):
+        build(music, tmp_path / "s.zarr", **{"model": model_folder, **setting})
+    assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize("source", ["absent", "empty"])
+def test_a_source_without_audio_leaves_no_store(tmp_path, model_folder, source):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=source):
+        build(tmp_path / source, tmp_path / "s.zarr", model=model_folder)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_it_is_the_old_words_for_a_collection(music, tmp_path, extractor):
+    report = extractor.extract_dataset_features(music, tmp_path / "s.zarr", include_raw=False)
+    assert (report["total_files"], report["processed"], report["failed"]) == (2, 2, 0)  # *.wav only
+    assert not FeatureStore(tmp_path / "s.zarr").has("a/one", kinds=("raw",))
+
+
+def test_a_track_that_was_written_by_hand_and_has_no_audio_is_replaced(music, tmp_path, extractor):
+    spec = extractor.spec()
+    with StoreWriter(tmp_path / "s.zarr", spec=spec) as writer:
+        writer.put("a/one", {"raw": np.ones((1, 4, 74, 64)), "segments": np.ones((1, 4, 64))})
+    assert counts(build(music, tmp_path / "s.zarr", extractor=extractor)) == (4, 0, 0, 0)
+
+
+def test_progress_goes_forward_through_the_stages(music, tmp_path, extractor):
+    seen = []
+    build(music, tmp_path / "s.zarr", extractor=extractor, progress=seen.append)
+    stages = list(dict.fromkeys(now.stage for now in seen))
+    assert stages == ["looking for audio", "opening the model", "checking", "extracting", "packing", "done"]
+    for name in ("done", "checked", "audio_seconds", "elapsed"):
+        values = [getattr(now, name) for now in seen]
+        assert values == sorted(values), name
+    last = seen[-1]
+    assert (last.total, last.done, last.checked) == (4, 4, 4)
+    assert last.eta == pytest.approx(0, abs=0.01)
+    assert last.audio_seconds == pytest.approx(last.audio_seconds_total, rel=1e-3)
+    assert last.x_real_time > 0
+
+
+def test_the_report_is_plain_json_with_the_old_names(music, tmp_path, extractor):
+    (music / "bad.wav").write_text("no audio")
+    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    found = report.to_dict()
+    for name in ("total_files", "processed", "cached", "skipped", "failed", "errors", "elapsed_time"):
+        assert name in found
+    assert found["avg_time_per_file"] > 0
+    assert found["errors"][0]["track_id"] == "bad"
+    assert found["errors"][0]["error"] == "AudioFormatError"
+    assert report.exit_code == 1

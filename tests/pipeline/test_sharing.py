@@ -1,0 +1,153 @@
+"""Several builds on one store share the work: nothing is done twice, nothing is lost, and no count lies."""
+
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import featurestore.pipeline.extraction as extraction
+from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
+from featurestore.store.keys import encode_key
+from featurestore.store.locks import stripe_of
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "s.zarr"
+
+
+@pytest.fixture
+def other(store, extractor):
+    """Another writer of the store."""
+    with StoreWriter(store, spec=extractor.spec()) as writer:
+        yield writer
+
+
+class Holder:
+    """Another writer at work on a track, until told to die or to publish it."""
+
+    def __init__(self, writer, track_id):
+        self._track = writer.track(track_id)
+        self._writing = self._track.__enter__()
+
+    def die(self):
+        error = RuntimeError("died")
+        assert not self._track.__exit__(type(error), error, None)
+
+    def publish(self, features, attributes):
+        self._writing.append(raw=features["raw"])
+        self._writing.attributes.update(attributes)
+        self._track.__exit__(None, None, None)
+
+
+def test_a_track_that_another_writer_has_is_skipped(music, store, extractor, other):
+    holder = Holder(other, "a/two")
+    report = build(music, store, extractor=extractor)
+    assert (report.processed, report.skipped, report.failed, report.exit_code) == (3, 1, 0, 0)
+    assert "a/two" not in FeatureStore(store)
+    holder.die()
+    report = build(music, store, extractor=extractor)
+    assert (report.processed, report.cached) == (1, 3)
+
+
+def test_a_track_whose_writer_died_meanwhile_is_extracted_after_all(music, store, extractor, other):
+    holder = Holder(other, "a/two")
+    alive = [holder]
+
+    def die_later(now):
+        if now.processed == 3 and alive:
+            alive.pop().die()
+
+    report = build(music, store, extractor=extractor, progress=die_later)
+    assert (report.processed, report.skipped) == (4, 0)
+
+
+def test_a_track_that_another_writer_has_finished_meanwhile_stays_skipped(
+    music, store, tmp_path, extractor, other
+):
+    build(music, tmp_path / "elsewhere.zarr", extractor=extractor)
+    elsewhere = FeatureStore(tmp_path / "elsewhere.zarr")
+    features = {"raw": elsewhere.raw("a/two").to_numpy()}
+    busy = [Holder(other, "a/two")]
+
+    def publish_later(now):
+        if now.processed == 3 and busy:
+            busy.pop().publish(features, {"audio": elsewhere.provenance("a/two")["audio"]})
+
+    report = build(music, store, extractor=extractor, progress=publish_later)
+    assert (report.processed, report.skipped, report.failed) == (3, 1, 0)
+    assert len(FeatureStore(store)) == 4
+
+
+def test_a_track_that_appears_between_plan_and_work_counts_as_cached(music, store, tmp_path, extractor, other):
+    build(music, tmp_path / "elsewhere.zarr", extractor=extractor)
+    elsewhere = FeatureStore(tmp_path / "elsewhere.zarr")
+    done = []
+
+    def appear(now):
+        if now.processed == 1 and not done:
+            done.append(True)
+            features = {
+                "raw": elsewhere.raw("b/one").to_numpy(),
+                "segments": elsewhere.segments("b/one").to_numpy(),
+            }
+            other.put("b/one", features, attributes={"audio": elsewhere.provenance("b/one")["audio"]})
+
+    report = build(music, store, extractor=extractor, progress=appear)
+    assert (report.processed, report.cached, report.skipped) == (3, 1, 0)
+
+
+def same_stripe(track_id):
+    """Another id that shares the lock."""
+    stripe = stripe_of(encode_key(track_id))
+    return next(f"x{n}" for n in itertools.count() if stripe_of(encode_key(f"x{n}")) == stripe)
+
+
+def test_a_lock_held_for_another_track_is_waited_for(music, store, extractor, other):
+    holder = Holder(other, same_stripe("a/two"))
+    threading.Timer(1.0, holder.die).start()
+    began = time.monotonic()
+    report = build(music, store, extractor=extractor)
+    assert (report.processed, report.skipped, report.failed) == (4, 0, 0)
+    assert time.monotonic() - began > 1
+
+
+def test_waiting_for_a_lock_ends(music, store, extractor, other, monkeypatch):
+    monkeypatch.setattr(extraction, "LOCK_PATIENCE", 0.3)
+    holder = Holder(other, same_stripe("a/two"))
+    report = build(music, store, extractor=extractor)
+    assert (report.processed, report.skipped, report.failed) == (3, 0, 1)
+    assert "a/two" in str(report.errors[0])
+    holder.die()
+
+
+def test_builds_in_threads_share_the_work(tmp_path, store, clip, extractor):
+    for number in range(8):
+        clip(tmp_path / "music" / f"{number}.wav", seed=number)
+    second = FeatureExtractor(model=extractor.model, segment_duration=1.0)
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(build, tmp_path / "music", store, extractor=one) for one in (extractor, second)]
+        reports = [build.result() for build in running]
+    assert sum(report.processed for report in reports) == 8
+    assert all(report.total_files == report.processed + report.cached + report.skipped for report in reports)
+    assert len(FeatureStore(store)) == 8
+    assert FeatureStore(store).verify(deep=True).ok
+
+
+def test_long_builds_pack_on_the_way(tmp_path, store, clip, extractor, monkeypatch):
+    monkeypatch.setattr(extraction, "PACK_EVERY", 2)
+    for number in range(5):
+        clip(tmp_path / "music" / f"{number}.wav", seed=number)
+    packed = []
+    build(
+        tmp_path / "music",
+        store,
+        extractor=extractor,
+        progress=lambda now: packed.append(FeatureStore(store).info()["packed"]) if now.processed == 5 else None,
+    )
+    assert packed[0] == 4
+    assert packed[-1] == 5
+    np.testing.assert_array_equal(FeatureStore(store).track_ids, ["0", "1", "2", "3", "4"])

@@ -1,0 +1,85 @@
+"""A store that cannot be written stops the build before work, or in the middle with everything published kept."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+from featurestore import FeatureStore, build
+from featurestore.errors import BuildStoppedError, NotAStoreError, StoreAccessError, StoreVersionError
+
+
+def test_a_file_is_no_store(music, tmp_path, extractor):
+    (tmp_path / "s.zarr").write_text("precious")
+    with pytest.raises(NotAStoreError, match="file"):
+        build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert (tmp_path / "s.zarr").read_text() == "precious"
+
+
+def test_a_folder_of_other_things_is_no_store_and_stays_as_it_is(music, tmp_path, extractor):
+    (tmp_path / "s.zarr").mkdir()
+    (tmp_path / "s.zarr" / "thesis.tex").write_text("precious")
+    with pytest.raises(NotAStoreError, match=r"s\.zarr"):
+        build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert os.listdir(tmp_path / "s.zarr") == ["thesis.tex"]
+
+
+def test_an_empty_folder_becomes_a_store(music, tmp_path, extractor):
+    (tmp_path / "s.zarr").mkdir()
+    assert build(music, tmp_path / "s.zarr", extractor=extractor).processed == 4
+
+
+def test_a_store_of_a_newer_release_is_not_touched(music, tmp_path, extractor):
+    build(music, tmp_path / "s.zarr", extractor=extractor, limit=1)
+    root = tmp_path / "s.zarr" / "zarr.json"
+    document = json.loads(root.read_text())
+    document["attributes"]["featurestore"]["format"] = 99
+    root.write_text(json.dumps(document))
+    with pytest.raises(StoreVersionError, match="upgrade"):
+        build(music, tmp_path / "s.zarr", extractor=extractor)
+
+
+def test_a_read_only_disk_is_named_before_any_work(music, extractor, small_disk):
+    disk = small_disk(32)
+    build(music, disk / "s.zarr", extractor=extractor, limit=1)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(StoreAccessError, match=r"s\.zarr.*read-only"):
+        build(music, disk / "s.zarr", extractor=extractor)
+    with pytest.raises(StoreAccessError, match=r"t\.zarr.*read-only"):
+        build(music, disk / "t.zarr", extractor=extractor)
+    assert FeatureStore(disk / "s.zarr").aggregated().to_numpy().shape == (1, 4, 64)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(music, tmp_path, extractor):
+    (tmp_path / "mine").mkdir(mode=0o500)
+    with pytest.raises(StoreAccessError, match="permission denied"):
+        build(music, tmp_path / "mine" / "s.zarr", extractor=extractor)
+
+
+def test_a_disk_that_fills_up_stops_the_build_and_keeps_what_is_published(
+    tmp_path, clip, extractor, small_disk, staged
+):
+    for number in range(6):
+        clip(tmp_path / "music" / f"{number}.wav", 4, seed=number)
+    disk = small_disk(16)
+
+    def fill_up(now):
+        if now.processed == 2 and not (disk / "others").exists():
+            free = os.statvfs(disk)
+            (disk / "others").write_bytes(b"x" * (free.f_bavail * free.f_bsize - 200_000))
+
+    with pytest.raises(BuildStoppedError, match=r"disk is full.*run the same command again") as caught:
+        build(tmp_path / "music", disk / "s.zarr", extractor=extractor, progress=fill_up)
+    assert isinstance(caught.value, StoreAccessError)
+    assert (caught.value.report.processed, caught.value.report.failed) == (2, 0)
+    assert staged(disk / "s.zarr") == []
+    store = FeatureStore(disk / "s.zarr")
+    assert store.track_ids == ["0", "1"]
+    assert store.verify(deep=True).ok
+    (disk / "others").unlink()
+    report = build(tmp_path / "music", disk / "s.zarr", extractor=extractor)
+    assert (report.processed, report.cached) == (4, 2)
+    assert np.isfinite(FeatureStore(disk / "s.zarr").aggregated().to_numpy()).all()
