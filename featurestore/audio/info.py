@@ -73,11 +73,11 @@ def file_status(path: Path) -> os.stat_result:
     """
     try:
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        reason = f"is a link to {os.readlink(path)!r}, which is not there" if path.is_symlink() else "is not there"
-        raise AudioNotFoundError(f"{quoted(path)} {reason}") from None
+    except PermissionError as error:
+        raise AudioFormatError(f"{quoted(path)} cannot be read: {_reason(error)}") from None
     except (OSError, ValueError) as error:
-        raise AudioNotFoundError(f"{quoted(path)} cannot be found: {_reason(error)}") from None
+        link = " (a link that leads nowhere)" if os.path.islink(path) else ""
+        raise AudioNotFoundError(f"{quoted(path)} is not there{link}: {_reason(error)}") from None
     if stat.S_ISDIR(status.st_mode):
         raise AudioNotFoundError(f"{quoted(path)} is a directory, not an audio file")
     if not stat.S_ISREG(status.st_mode):
@@ -117,8 +117,8 @@ def check_duration(path: Path, frames: int, sample_rate: int) -> None:
     """Raise AudioTooShortError if so many samples are shorter than `MIN_DURATION`."""
     if frames < MIN_DURATION * sample_rate:
         raise AudioTooShortError(
-            f"{quoted(path)} has {frames / sample_rate:.3f} s of audio ({frames:,} samples at {sample_rate:,} Hz), "
-            f"of at least {MIN_DURATION} s that are needed: drop it from the source"
+            f"{quoted(path)} has {frames / sample_rate:.3f} s of audio ({frames:,} samples at {sample_rate:,} "
+            f"Hz); at least {MIN_DURATION} s are needed"
         )
 
 

@@ -164,8 +164,9 @@ def _opened(path: Path, start: AudioStart | None) -> Iterator[tuple[Any, Callabl
     if path.suffix.lower() == ".raw":
         raise AudioFormatError(f"{quoted(path)} has no header that states its sample rate: convert it to .wav")
     with contextlib.ExitStack() as stack:
-        # Bytes, because soundfile encodes names strictly and file names need not be UTF-8.
-        source: bytes | int = os.fsencode(path)
+        # Bytes, because soundfile encodes names strictly and file names need not be UTF-8; libsndfile reads "-" as
+        # standard input.
+        source: bytes | int = os.fsencode(path.absolute())
         rest: Callable[[], bytes] = bytes
         if start is not None:
             receiver = stack.enter_context(_sent(path, start.offset))

@@ -87,7 +87,9 @@ def _read_table(path: Path, text: str) -> Iterator[Listed]:
                 raise SourceError(f"line {rows.line_num} of {quoted(path)} has no track_id")
             yield _listed(path, rows.line_num, path.parent, row["path"] or "", row["track_id"])
     except csv.Error as error:
-        raise SourceError(f"line {rows.line_num} of {quoted(path)} is not comma-separated text: {error}") from None
+        raise SourceError(
+            f"line {rows.reader.line_num} of {quoted(path)} is not comma-separated text: {error}"
+        ) from None
 
 
 def _read_manifest(path: Path, text: str) -> Iterator[Listed]:

@@ -1,0 +1,247 @@
+"""A source is a directory, a file, a pattern or a list; each file gets an id, and no two the same."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from featurestore.audio import AudioFile, discover, ffmpeg
+from featurestore.errors import MissingDependencyError, SettingError, SourceError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes empty files in a folder: which of them are audio is told by their names."""
+
+    def make(*names):
+        root = tmp_path / "music"
+        root.mkdir(exist_ok=True)
+        for name in names:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return root
+
+    return make
+
+
+def ids(source, **settings):
+    return [file.track_id for file in discover(source, **settings)]
+
+
+def test_a_directory_is_searched_to_its_depths_for_suffixes_in_any_case(folder):
+    root = folder("b.WAV", "a/c.flac", "a/d/e.Mp3", "a/notes.txt", "cover.jpg", "f", "a.b.ogg")
+    assert discover(root) == [
+        AudioFile("a.b", root / "a.b.ogg"),
+        AudioFile("a/c", root / "a/c.flac"),
+        AudioFile("a/d/e", root / "a/d/e.Mp3"),
+        AudioFile("b", root / "b.WAV"),
+    ]
+
+
+def test_every_format_that_libsndfile_reads_is_found(folder):
+    of_format = {
+        "WAV": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3", "AIFF": "aiff", "AU": "au", "CAF": "caf",
+        "W64": "w64", "RF64": "rf64", "VOC": "voc", "NIST": "sph", "SVX": "iff", "AVR": "avr",
+    }  # fmt: skip
+    installed = [suffix for name, suffix in of_format.items() if name in soundfile.available_formats()]
+    assert {"wav", "flac", "ogg", "aiff"} <= set(installed)
+    root = folder(*(f"{suffix}.{suffix}" for suffix in installed), "x.mat", "y.raw")
+    assert ids(root) == sorted(installed)
+
+
+def test_strings_and_relative_paths_name_sources_too(folder, monkeypatch):
+    root = folder("a/x.wav")
+    monkeypatch.chdir(root.parent)
+    assert discover("music") == [AudioFile("a/x", Path("music/a/x.wav"))]
+    monkeypatch.chdir(root)
+    assert ids(".") == ["a/x"]
+
+
+def test_hidden_files_and_directories_are_skipped(folder):
+    assert ids(folder("x.wav", "._x.wav", ".hidden.wav", ".Trash/y.wav", "a/._z.wav")) == ["x"]
+
+
+def test_a_directory_named_like_audio_is_searched_and_is_no_track(folder):
+    assert ids(folder("x.wav/inner.wav", "empty.wav/notes.txt")) == ["x.wav/inner"]
+
+
+def test_a_lone_file_is_its_stem_whatever_its_suffix(folder):
+    root = folder("a/x.wav", "y.sound")
+    assert ids(root / "a/x.wav") == ["x"]
+    assert ids(root / "y.sound") == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.wav", ["x"]),
+        ("*", ["a/b/z", "a/x", "a/y", "x"]),
+        ("a/*", ["b/z", "x", "y"]),
+        ("**/*.wav", ["a/b/z", "a/x", "x"]),
+        ("**", ["a/b/z", "a/x", "a/y", "x"]),
+        ("a/**/z.*", ["b/z"]),
+        ("a/[xy].*", ["x", "y"]),
+        ("?/x.wav", ["a/x"]),
+        ("*/b", ["a/b/z"]),
+        ("./a/../a/*.flac", ["y"]),
+    ],
+)
+def test_a_pattern_gives_ids_below_its_part_without_wildcards(folder, monkeypatch, pattern, expected):
+    root = folder("x.wav", "a/x.wav", "a/y.flac", "a/b/z.wav", "a/notes.txt", "a/.w.wav")
+    assert ids(f"{root}/{pattern}") == expected
+    monkeypatch.chdir(root)
+    assert ids(pattern) == expected
+
+
+def test_a_directory_with_wildcards_in_its_name_is_a_directory(folder):
+    assert ids(folder("Album [1999]/x.wav") / "Album [1999]") == ["x"]
+
+
+def test_file_pattern_chooses_names_in_any_case(folder):
+    root = folder("a/x.wav", "y.WAV", "a/z.flac")
+    assert ids(root, file_pattern="*.wav") == ["a/x", "y"]
+    assert ids(f"{root}/a/*", file_pattern="*.FLAC") == ["z"]
+    with pytest.raises(SourceError, match=r"\*\.mp3"):
+        discover(root, file_pattern="*.mp3")
+    with pytest.raises(SettingError, match="names of files"):
+        discover(root, file_pattern="a/*.wav")
+
+
+def test_dataset_is_put_before_every_id(folder):
+    root = folder("a/x.wav", "y.wav")
+    assert ids(root, dataset="smd") == ["smd/a/x", "smd/y"]
+    with pytest.raises(SettingError, match="dataset"):
+        discover(root, dataset="")
+
+
+def test_ids_from_stems_on_request(folder):
+    assert ids(folder("a/x.wav", "b/y.wav"), id_from="stem") == ["x", "y"]
+    with pytest.raises(SettingError, match="id_from"):
+        discover(folder("a/x.wav"), id_from="name")
+
+
+def test_equal_stems_in_two_folders_never_collide(folder):
+    assert ids(folder("a/x.wav", "b/x.wav")) == ["a/x", "b/x"]
+
+
+def test_a_collision_names_both_files_and_the_way_out(folder):
+    root = folder("a/x.wav", "a/x.flac", "y.wav")
+    with pytest.raises(SourceError, match=r"a/x: .*a/x\.flac.* and .*a/x\.wav.*\n.*track_id") as caught:
+        discover(root)
+    assert "y.wav" not in str(caught.value)
+    with pytest.raises(SourceError, match='id_from="path"'):
+        discover(folder("b/y.wav"), id_from="stem")
+
+
+def test_many_collisions_are_counted(folder):
+    root = folder(*(f"{i}.{suffix}" for i in range(9) for suffix in ("wav", "flac")))
+    with pytest.raises(SourceError, match=r"and 6 more"):
+        discover(root)
+
+
+@pytest.mark.parametrize("source", ["", "nowhere", "nowhere.wav"])
+def test_a_source_that_is_not_there_says_what_may_be_given(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="is not there: give a directory"):
+        discover(source)
+
+
+def test_an_empty_source_says_what_was_looked_for(folder):
+    root = folder("notes.txt", "a/cover.jpg")
+    for source in (root, f"{root}/*", f"{root}/**/*.wav"):
+        with pytest.raises(SourceError, match=r"no audio file.*\.flac.*\.wav"):
+            discover(source)
+
+
+def test_dangling_links_stay_in_the_list(folder):
+    root = folder("x.wav")
+    (root / "gone.wav").symlink_to(root / "nowhere.wav")
+    (root / "self.wav").symlink_to(root / "self.wav")
+    assert ids(root) == ["gone", "self", "x"]
+    assert ids(root / "gone.wav") == ["gone"]
+    assert ids(f"{root}/*.wav") == ["gone", "self", "x"]
+
+
+def test_links_to_files_and_directories_are_followed(folder, tmp_path):
+    root = folder("x.wav")
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/y.wav").touch()
+    (root / "linked").symlink_to(tmp_path / "pool")
+    (root / "z.wav").symlink_to(tmp_path / "pool/y.wav")
+    assert ids(root) == ["linked/y", "x", "z"]
+
+
+@pytest.mark.timeout(60)
+def test_loops_of_links_end(folder):
+    root = folder("a/x.wav", "b/y.wav")
+    (root / "a/up").symlink_to(root)
+    (root / "a/to_b").symlink_to(root / "b")
+    (root / "b/to_a").symlink_to(root / "a")
+    assert ids(root) == ["a/to_b/y", "a/x", "b/to_a/x", "b/y"]
+    assert ids(f"{root}/**/x.wav") == ["a/x", "b/to_a/x"]
+
+
+@pytest.mark.timeout(60)
+def test_a_maze_of_links_is_refused(folder):
+    names = [f"d{i}" for i in range(12)]
+    root = folder(*(f"{name}/x.wav" for name in names))
+    for name in names:
+        for other in names:
+            if other != name:
+                (root / name / f"to_{other}").symlink_to(root / other)
+    with pytest.raises(SourceError, match="links lead"):
+        discover(root)
+
+
+@pytest.mark.parametrize(
+    "stem", ["\U0001f3b5 nana", "two\nlines", "cafe\u0301", "a'b\"c", " . ", "%41\\x41", "x" * 250]
+)
+def test_odd_names_are_ids_as_they_are(folder, stem):
+    root = folder(f"{stem}.wav")
+    assert discover(root) == [AudioFile(stem, root / f"{stem}.wav")]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse such names")
+def test_names_that_are_not_utf8_give_valid_ids(folder):
+    root = folder("x.wav")
+    name = b"caf\xe9.wav"
+    with open(os.path.join(os.fsencode(root), name), "wb") as file:
+        file.write(b"found")
+    [file, _] = discover(root)
+    assert file.track_id == "caf\\xe9"
+    assert file.path.read_bytes() == b"found"
+    (root / "caf\\xe9.flac").touch()
+    with pytest.raises(SourceError, match="share a track id") as caught:
+        discover(root)
+    str(caught.value).encode()  # messages are valid unicode too
+
+
+def test_formats_of_torchcodec_are_found_only_where_it_is_installed(folder, monkeypatch, caplog):
+    root = folder("x.wav", "y.m4a", "z.WMA")
+    monkeypatch.setattr(ffmpeg, "available", lambda: True)
+    assert ids(root) == ["x", "y", "z"]
+    monkeypatch.setattr(ffmpeg, "available", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert ids(root) == ["x"]
+    assert "2 files (.m4a, .wma) are left out" in caplog.text
+    (root / "x.wav").unlink()
+    with pytest.raises(SourceError, match=r"2 files \(\.m4a, \.wma\) need torchcodec"):
+        discover(root)
+
+
+def test_without_soundfile_the_extra_is_named(folder, monkeypatch):
+    from featurestore.audio import libsndfile
+
+    libsndfile.suffixes.cache_clear()
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(MissingDependencyError, match=r"featurestore\[extract\]"):
+        discover(folder("x.wav"))
+
+
+def test_discovery_is_deterministic(folder):
+    root = folder(*(f"{i % 7}/{i}.wav" for i in range(200)))
+    assert discover(root) == sorted(discover(root), key=lambda file: file.track_id)
