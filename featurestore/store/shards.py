@@ -21,13 +21,17 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CorruptTrackError, ExtractionError
+from featurestore.errors import CorruptTrackError, ExtractionError, SettingError
 from featurestore.store import files
 from featurestore.store.layout import ArrayMetadata
 
 CRC_BYTES = 4
 _CRC = np.dtype("<u4")
 _ENTRY = 16  # bytes of an index entry
+MAX_CHUNKS = 2**23
+"""Inner chunks of a shard at most: 600,000 segments of 13 layers of raw."""
+MAX_CHUNK_BYTES = 2**30
+"""Bytes of an inner chunk at most: 300,000 segments of 768 values. A damaged size must not fill the memory."""
 
 
 # Beyond this many bytes a second thread pays: reading, writing and checksums all release the interpreter.
@@ -79,6 +83,8 @@ class ShardWriter:
         ------
         ExtractionError
             If a value is not finite.
+        SettingError
+            If there are more chunks, or larger ones, than a reader accepts.
         """
         for batch in _batches(chunks):
             if sum(chunk.nbytes for chunk in batch) < _LARGE:
@@ -95,6 +101,11 @@ class ShardWriter:
         self._sizes += [chunk.nbytes + CRC_BYTES for chunk in chunks]
 
     def _check(self, chunk: npt.NDArray[Any]) -> int:
+        if chunk.nbytes > MAX_CHUNK_BYTES or len(self._sizes) >= MAX_CHUNKS:
+            raise SettingError(
+                f"{self._name} is longer than a store can hold ({MAX_CHUNKS} chunks of {MAX_CHUNK_BYTES} bytes): "
+                "split the track"
+            )
         # NaN and infinity show in the extremes.
         if not (np.isfinite(chunk.max()) and np.isfinite(chunk.min())):
             raise ExtractionError(
@@ -163,20 +174,22 @@ class ShardReader:
     def _read_index(self) -> npt.NDArray[np.uint64]:
         status = os.fstat(self._fd)
         chunks = math.prod(self._grid)
+        values_bytes = self._values * self._dtype.itemsize
+        if chunks > MAX_CHUNKS or values_bytes > MAX_CHUNK_BYTES:
+            raise self._damaged(f"{chunks} chunks of {values_bytes} bytes are more than any track has")
+        wanted = shard_bytes(chunks, values_bytes)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != wanted:
+            raise self._damaged(f"not a file of {wanted} bytes, but of {status.st_size}")
         size = chunks * _ENTRY + CRC_BYTES
-        if not stat.S_ISREG(status.st_mode) or status.st_size < size:
-            raise self._damaged(f"the file of {status.st_size} bytes is too short for its index")
         content = files.read_exactly(self._fd, size, status.st_size - size)
         if int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(content[:-CRC_BYTES]):
             raise self._damaged("the index fails its checksum")
         index = np.frombuffer(content, "<u8", count=2 * chunks).reshape(chunks, 2)
-        offsets, sizes = index[:, 0], index[:, 1]
-        missing = (offsets == np.uint64(2**64 - 1)) & (sizes == np.uint64(2**64 - 1))
-        chunk_bytes = self._values * self._dtype.itemsize + CRC_BYTES
-        end = status.st_size - size
-        inside = (sizes == chunk_bytes) & (offsets <= max(0, end - chunk_bytes))
-        if missing.any() or not inside.all():
-            raise self._damaged("the index points outside the file")
+        # In any order, but each where no other is: nothing outside the file, nothing twice.
+        chunk_bytes = values_bytes + CRC_BYTES
+        places = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
+        if (index[:, 1] != chunk_bytes).any() or (np.sort(index[:, 0]) != places).any():
+            raise self._damaged("the index does not point at chunks")
         return index
 
     @property

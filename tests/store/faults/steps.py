@@ -1,0 +1,148 @@
+"""Every change that a process makes on disk, step by step, for a visitor that watches it or ends it.
+
+Steps are system calls: `watch` puts itself before the functions of `os` that change a disk and before the exchange of
+two folders. A change on any other way (a file opened for writing by `open`, a function of `posix`) is an error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import featurestore.store
+from featurestore.store import files
+
+STORE = Path(featurestore.store.__file__).parent
+WRITES = ("write", "writev", "pwrite", "pwritev")
+KINDS = (
+    *("mkdir", "rename", "replace", "unlink", "remove", "rmdir", "link", "symlink", "mknod", "mkfifo"),
+    *WRITES,
+    *(
+        "sendfile",
+        "copy_file_range",
+        "splice",
+        "posix_fallocate",
+        "fsync",
+        "fdatasync",
+        "sync",
+        "utime",
+        "truncate",
+    ),
+    *("ftruncate", "chmod", "fchmod", "lchmod", "chown", "fchown", "lchown", "setxattr", "removexattr"),
+)
+"""The functions of `os` that change what is on disk; `os.open` does where it creates or truncates."""
+
+CREATING = os.O_CREAT | os.O_TRUNC | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
+_AUDITED = {
+    *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.utime"),
+    *("os.chmod", "os.chown", "os.setxattr", "os.removexattr", "shutil.copyfile", "shutil.move"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change that is about to happen."""
+
+    kind: str
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def sites(self) -> frozenset[tuple[str, int]]:
+        """Lines of the store's modules that are being executed: (file, line)."""
+        frame, found = sys._getframe(1), set()
+        while frame is not None:
+            path = Path(frame.f_code.co_filename)
+            if path.parent == STORE:
+                found.add((path.name, frame.f_lineno))
+            frame = frame.f_back
+        return frozenset(found)
+
+
+Perform = Callable[[], Any]
+Visitor = Callable[[Step, Perform], Any]
+
+
+def watch(visitor: Visitor) -> None:
+    """From now on and for good, `visitor(step, perform)` stands in for every change this process makes."""
+    # `perform` nests: what an original function does by itself is not another step.
+    inside = [0]
+
+    def visit(step: Step, perform: Perform) -> Any:
+        def performed() -> Any:
+            inside[0] += 1
+            try:
+                return perform()
+            finally:
+                inside[0] -= 1
+
+        return performed() if inside[0] else visitor(step, performed)
+
+    def wrapped(kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def function(*args: Any, **options: Any) -> Any:
+            return visit(Step(kind, args, options), lambda: original(*args, **options))
+
+        return function
+
+    for kind in KINDS:
+        if original := getattr(os, kind, None):
+            function = wrapped(kind, original)
+            setattr(os, kind, function)
+            for able in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+                if original in able:
+                    able.add(function)
+
+    os_open = os.open
+
+    def open_(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & CREATING:
+            step = Step("open", (path, flags, *args), options)
+            return int(visit(step, lambda: os_open(path, flags, *args, **options)))
+        return os_open(path, flags, *args, **options)
+
+    os.supports_dir_fd.add(open_)
+    os.open = open_
+    library = files._libc()
+    files._libc = lambda: _Library(library, visit)  # type: ignore[assignment]
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        if inside[0]:
+            return
+        # os.open has no mode; `open` has one, and would write unseen.
+        unseen = event == "open" and args[1] is not None and set(str(args[1])) & set("wax+")
+        if unseen or event in _AUDITED:
+            raise AssertionError(
+                f"{event}{args} changes the disk where no test can stop it: use featurestore.store.files"
+            )
+
+    sys.addaudithook(audit)
+
+
+class _Library:
+    """The C library, with the exchange of two folders as a step."""
+
+    def __init__(self, library: ctypes.CDLL, visit: Visitor) -> None:
+        self._library = library
+        self._visit = visit
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        function = getattr(self._library, name)
+        assert name in ("renameat2", "renamex_np"), f"{name} is no step that is known"
+        if name == "renameat2":
+            paths = slice(1, 4, 2)
+        else:
+            paths = slice(0, 2)
+
+        def call(*args: Any) -> int:
+            try:
+                return int(self._visit(Step("exchange", args[paths], {}), lambda: function(*args)))
+            except OSError as error:
+                ctypes.set_errno(error.errno or errno.EIO)
+                return -1
+
+        return call
