@@ -189,7 +189,7 @@ class BatchEncoder:
             else "choose a smaller batch_size, or leave oom_recovery on"
         )
         raise ExtractionError(
-            f"{self._device} is out of memory with {size} windows of {batch.windows.shape[1]} samples "
+            f"{self._device} is out of memory with {size} window(s) of {batch.windows.shape[1]} samples "
             f"at a time: {advice} ({reason.split(chr(10), 1)[0]})"
         )
 

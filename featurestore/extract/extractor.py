@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import (
+    ExtractionError,
     FeatureStoreError,
     SettingError,
 )
@@ -224,14 +225,17 @@ class FeatureExtractor:
         track = AudioFile(track_id=f"{dataset}/{track_id}" if dataset else track_id, path=path)
         wanted = {"raw": include_raw, "segments": include_segments, "aggregated": True}
         kinds = tuple(kind for kind in KINDS if wanted[kind])
-        if store is None:
-            return gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
-        if not isinstance(store, str | os.PathLike):
-            return publish(self, store, track, kinds, skip_existing=skip_existing)
-        from featurestore.store import StoreWriter
+        try:
+            if store is None:
+                return gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
+            if not isinstance(store, str | os.PathLike):
+                return publish(self, store, track, kinds, skip_existing=skip_existing)
+            from featurestore.store import StoreWriter
 
-        with StoreWriter(Path(store), spec=self.spec()) as writer:
-            return publish(self, writer, track, kinds, skip_existing=skip_existing)
+            with StoreWriter(Path(store), spec=self.spec()) as writer:
+                return publish(self, writer, track, kinds, skip_existing=skip_existing)
+        except ExtractionError as error:  # an encoder knows windows, not files
+            raise ExtractionError(f"{path}: {error}") from error
 
     def extract_track_features_safe(
         self, audio_path: str | os.PathLike[str], **options: Any
@@ -309,6 +313,7 @@ def _checked_layers(layers: Sequence[int] | None, model: Encoder) -> tuple[int, 
     if not chosen:
         raise SettingError(f"layers is empty; {model.name} has layers 0 to {model.layers}")
     for layer in chosen:
-        if type(layer) is not int or not 0 <= layer <= model.layers:
+        whole = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
+        if not whole or not 0 <= layer <= model.layers:
             raise SettingError(f"layer {layer!r} does not exist; {model.name} has layers 0 to {model.layers}")
-    return tuple(sorted(set(chosen)))
+    return tuple(sorted({int(layer) for layer in chosen}))

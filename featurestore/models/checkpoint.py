@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featurestore.errors import CheckpointError
+from featurestore.errors import CheckpointError, MissingDependencyError
 from featurestore.models.config import MertConfig, audio_settings
 from featurestore.models.files import (
     CONFIG,
@@ -106,8 +106,12 @@ def _read_weights(files: list[Path]) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path} needs safetensors to be read: pip install 'featurestore[extract]'"
+        ) from error
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)

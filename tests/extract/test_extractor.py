@@ -17,6 +17,7 @@ from featurestore.errors import (
     AudioNotFoundError,
     AudioTooShortError,
     DeviceError,
+    ExtractionError,
     ModelError,
     SettingError,
     SpecMismatchError,
@@ -124,7 +125,7 @@ def test_a_short_track_is_one_window_of_its_own_length(extractor, model):
 def test_chosen_layers_are_those_of_all(model):
     samples = tones(3.0)
     everything, _, _ = whole(FeatureExtractor(model=model, segment_duration=2.0).encode([samples], raw=False))
-    some = FeatureExtractor(model=model, segment_duration=2.0, layers=[2, 0])
+    some = FeatureExtractor(model=model, segment_duration=2.0, layers=np.array([2, 0]))
     assert some.layers == (0, 2)
     np.testing.assert_array_equal(whole(some.encode([samples], raw=False))[0], everything[:, [0, 2]])
 
@@ -291,6 +292,17 @@ def test_errors_are_raised_or_returned(extractor, wav, tmp_path):
     features, error = extractor.extract_track_features_safe(wav, include_raw=False)
     assert list(features) == ["segments", "aggregated"]
     assert error is None
+
+
+def test_full_memory_names_the_file(model, wav):
+    class Full(Counting):
+        def states(self, wave, last=None):
+            raise torch.OutOfMemoryError("full")
+
+    _, error = FeatureExtractor(model=Full(model)).extract_track_features_safe(wav)
+    assert isinstance(error, ExtractionError)
+    assert str(wav) in str(error)
+    assert "out of memory with 1 window" in str(error)
 
 
 def test_a_collection_in_the_old_words(model, tmp_path):
