@@ -8,6 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from featurestore.errors import SettingError
@@ -128,7 +129,7 @@ class FeatureSpec:
             if not (name in ("model", "revision") and self.weights_sha256 is not None)
         }
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the identity as canonical JSON, 64 hex digits."""
         canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))

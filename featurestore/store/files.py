@@ -172,6 +172,17 @@ def unlink(path: Path) -> None:
         os.unlink(path)
 
 
+def remove_empty(path: Path) -> bool:
+    """Remove a folder without content; False if it has some."""
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
 def discard(path: Path, trash: Path) -> None:
     """Remove a folder: out of sight in one step, then piece by piece."""
     aside = trash / uuid.uuid4().hex

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,31 +35,31 @@ class Places:
 
     root: Path
 
-    @property
+    @cached_property
     def hidden(self) -> Path:
         return self.root / HIDDEN
 
-    @property
+    @cached_property
     def locks(self) -> Path:
         return self.hidden / "locks"
 
-    @property
+    @cached_property
     def staging(self) -> Path:
         return self.hidden / "staging"
 
-    @property
+    @cached_property
     def journal(self) -> Path:
         return self.hidden / "journal"
 
-    @property
+    @cached_property
     def stale(self) -> Path:
         return self.hidden / "stale"
 
-    @property
+    @cached_property
     def trash(self) -> Path:
         return self.hidden / "trash"
 
-    @property
+    @cached_property
     def packed(self) -> Path:
         return self.root / "packed"
 

@@ -16,8 +16,9 @@ import re
 import socket
 import time
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 
@@ -105,12 +106,29 @@ def _abandoned(folder: Path) -> bool:
     return True
 
 
-def write_intent(folder: Path, intent: dict[str, Any]) -> None:
-    """Write down in a staged folder what is to be done with it."""
-    files.write_file(folder / INTENT, json.dumps(intent).encode())
+@dataclass(frozen=True)
+class Intent:
+    """What a staged change is to do: replace a track by a revision that has some kinds, or, by none, remove it."""
+
+    kinds: tuple[str, ...]
+    revision: str
+
+    def write(self, folder: Path) -> None:
+        """Write it down in a staged folder."""
+        content = json.dumps({"kinds": self.kinds, "revision": self.revision})
+        files.write_file(folder / INTENT, content.encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Intent | None:
+        """The intent in a folder, None if there is no readable one."""
+        try:
+            values = json.loads(files.read_file(folder / INTENT, limit=layout.MAX_METADATA_BYTES))
+            return cls(tuple(kind for kind in KINDS if kind in values["kinds"]), str(values["revision"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            return None
 
 
-def commit(places: Places, folder: Path, key: str, *, durable: bool) -> None:
+def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: bool) -> None:
     """Decide on a staged change and carry it out; the caller holds the track's lock.
 
     Parameters
@@ -118,12 +136,15 @@ def commit(places: Places, folder: Path, key: str, *, durable: bool) -> None:
     places : Places
         Of the store.
     folder : Path
-        The staged change, with its intent.
+        The staged change.
     key : str
         Of the track.
+    intent : Intent
+        What to do with it.
     durable : bool
         Whether the change must survive a loss of power.
     """
+    intent.write(folder)
     if durable:
         files.sync_tree(folder)
     entry = places.journal / key
@@ -132,7 +153,7 @@ def commit(places: Places, folder: Path, key: str, *, durable: bool) -> None:
     files.rename(folder, entry)
     if durable:
         files.sync_dir(places.journal)
-    roll_forward(places, key, durable=durable)
+    _carry_out(places, key, intent, durable=durable, begun=False)
 
 
 def recover(places: Places, locks: TrackLocks) -> int:
@@ -154,24 +175,20 @@ def recover(places: Places, locks: TrackLocks) -> int:
 def roll_forward(places: Places, key: str, *, durable: bool) -> None:
     """Carry out the change in the journal, from wherever it stopped; the caller holds the track's lock."""
     entry = places.journal / key
-    try:
-        intent = json.loads(files.read_file(entry / INTENT, limit=layout.MAX_METADATA_BYTES))
-        kinds = [kind for kind in KINDS if kind in intent["kinds"]]
-        revision = intent["revision"]
-    except FileNotFoundError:
-        if not entry.exists():  # finished by another in the meantime
-            return
-        kinds, revision = [], None
-    except (ValueError, KeyError, TypeError):
-        kinds, revision = [], None
-    if revision is None:  # no change of ours: nothing of it can be trusted
+    intent = Intent.read(entry)
+    if intent is not None:
+        _carry_out(places, key, intent, durable=durable, begun=True)
+    else:  # no change of ours, or one that was finished: nothing of it is needed
         files.discard(entry, places.trash)
-        return
+
+
+def _carry_out(places: Places, key: str, intent: Intent, *, durable: bool, begun: bool) -> None:
+    entry, kinds = places.journal / key, intent.kinds
     dropped = [kind for kind in reversed(KINDS) if kind not in kinds and places.array(kind, key).exists()]
     if places.array("aggregated", key).exists():
         _mark_stale(places, key, durable=durable)
     for kind in kinds:
-        if revision_of(entry / kind) == revision:
+        if not begun or revision_of(entry / kind) == intent.revision:
             files.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))
     if durable and kinds:
         # What is superseded may only go once its successor is sure to stay.
@@ -180,10 +197,12 @@ def roll_forward(places: Places, key: str, *, durable: bool) -> None:
         files.rename(places.array(kind, key), entry / (kind + ASIDE))
     if durable and dropped:
         _sync_places(places, dropped)
-    files.discard(entry, places.trash)
+    files.unlink(entry / INTENT)
+    if not files.remove_empty(entry):
+        files.discard(entry, places.trash)
 
 
-def _sync_places(places: Places, kinds: list[str]) -> None:
+def _sync_places(places: Places, kinds: Sequence[str]) -> None:
     for kind in kinds:
         files.sync_dir(places.kind(kind))
 

@@ -126,8 +126,8 @@ class TrackWriter:
             raise SettingError(f"aggregated of {self._id!r} must be {list(self._sum.shape)}, not {array.shape}")
         self._aggregated = array
 
-    def finish(self) -> None:
-        """Write what has waited for the end, the metadata and the intent."""
+    def finish(self) -> publish.Intent:
+        """Write what has waited for the end and the metadata; say what is to be done with the folder."""
         if self._aggregated is None:
             if not self._segments:
                 raise SettingError(f"nothing was appended to track {self._id!r}")
@@ -154,7 +154,7 @@ class TrackWriter:
             self._write("segments", (self._segments, layers, dim), self._rows.columns(), common)
             self._rows.close()
         self._write("aggregated", (layers, dim), self._stored(self._aggregated), common)
-        publish.write_intent(self._folder, {"kinds": list(self._kinds), "revision": revision})
+        return publish.Intent(self._kinds, revision)
 
     def _stored(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written

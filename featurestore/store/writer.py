@@ -150,9 +150,9 @@ class StoreWriter:
                 with TrackWriter(track_id, folder, self.spec, chosen, dict(attributes or {})) as writer:
                     yield writer
                     with files.naming_the_store(self.path):
-                        writer.finish()
+                        intent = writer.finish()
                 with files.naming_the_store(self.path):
-                    publish.commit(self._places, folder, key, durable=self.durable)
+                    publish.commit(self._places, folder, key, intent, durable=self.durable)
             except BaseException:
                 files.discard(folder, self._places.trash)
                 raise
@@ -213,8 +213,8 @@ class StoreWriter:
             if not self._places.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self._staging.folder()
-            publish.write_intent(folder, {"kinds": [], "revision": uuid.uuid4().hex})
-            publish.commit(self._places, folder, key, durable=self.durable)
+            intent = publish.Intent((), uuid.uuid4().hex)
+            publish.commit(self._places, folder, key, intent, durable=self.durable)
 
     def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
         """Put aside what is damaged and build the packed table again where it is wrong.
