@@ -59,9 +59,8 @@ def read(folder, metadata):
     with ShardReader(fd, metadata, "the test") as reader:
         chunks = reader.read(range(reader.chunks))
     out = np.empty(metadata.shape, metadata.dtype)
-    for chunk, place in zip(
-        chunks, chunks_of(np.arange(out.size).reshape(out.shape), metadata.chunk_shape), strict=True
-    ):
+    places = chunks_of(np.arange(out.size).reshape(out.shape), metadata.chunk_shape)
+    for chunk, place in zip(chunks, places, strict=True):
         out.reshape(-1)[place.reshape(-1)] = chunk.reshape(-1)
     return out
 
@@ -164,7 +163,7 @@ def test_an_index_that_lies_is_refused(tmp_path, lie):
         read(tmp_path / "array", metadata)
 
 
-@pytest.mark.parametrize("size", [0, 1, 51, -1, 1])
+@pytest.mark.parametrize("size", [0, 1, 51, -1])
 def test_a_file_of_another_size_is_refused(tmp_path, size):
     metadata = write(tmp_path / "array", np.ones((3, 4), "float32"))
     file = tmp_path / "array" / "c.0.0"
