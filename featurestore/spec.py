@@ -28,6 +28,9 @@ FEATURE_LEVELS = {"all": KINDS, "segments": ("segments", "aggregated"), "aggrega
 
 DTYPES = ("float32", "float16")
 
+CODECS = ("none", "zstd", "lz4", "bitround")
+"""How stored numbers may be compressed; bitround is the only one that changes them."""
+
 
 def kinds_of_level(feature_level: str) -> tuple[str, ...]:
     """Kinds that a feature level stores, in the order of `KINDS`.
@@ -77,6 +80,8 @@ class FeatureSpec:
         Arithmetic of the encoder: "fp32", or "fp16" for mixed precision.
     dtype : {"float32", "float16"}
         Type of the stored numbers.
+    codec : {"none", "zstd", "lz4", "bitround"}
+        How they are compressed; "bitround" first rounds them to 10 bits of mantissa.
     """
 
     layers: tuple[int, ...]
@@ -91,6 +96,7 @@ class FeatureSpec:
     resampler: str | None = None
     precision: str = "fp32"
     dtype: str = "float32"
+    codec: str = "none"
 
     def __post_init__(self) -> None:
         layers = self.layers
@@ -100,9 +106,15 @@ class FeatureSpec:
             raise SettingError(f"dim must be a whole number of at least 1, not {self.dim!r}")
         if self.dtype not in DTYPES:
             raise SettingError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        if self.codec not in CODECS:
+            raise SettingError(f"codec must be one of {', '.join(CODECS)}, not {self.codec!r}")
+        if self.codec == "bitround" and self.dtype != "float32":
+            raise SettingError(f"codec bitround rounds float32, not {self.dtype}")
 
     @classmethod
-    def for_arrays(cls, *, layers: int | Sequence[int], dim: int, dtype: str = "float32") -> FeatureSpec:
+    def for_arrays(
+        cls, *, layers: int | Sequence[int], dim: int, dtype: str = "float32", codec: str = "none"
+    ) -> FeatureSpec:
         """Spec of features that were made elsewhere.
 
         Parameters
@@ -113,13 +125,20 @@ class FeatureSpec:
             Size of the feature axis.
         dtype : {"float32", "float16"}
             Type of the stored numbers.
+        codec : {"none", "zstd", "lz4", "bitround"}
+            How they are compressed.
 
         Raises
         ------
         SettingError
             If one of them is impossible.
         """
-        return cls(layers=tuple(range(layers)) if isinstance(layers, int) else tuple(layers), dim=dim, dtype=dtype)
+        return cls(
+            layers=tuple(range(layers)) if isinstance(layers, int) else tuple(layers),
+            dim=dim,
+            dtype=dtype,
+            codec=codec,
+        )
 
     def identity(self) -> dict[str, Any]:
         """The settings that identify a feature."""

@@ -13,7 +13,7 @@ from featurestore.store import files, layout
 from featurestore.store.layout import HIDDEN_DIRS, METADATA, Places
 
 
-def create_or_check(places: Places, spec: FeatureSpec, name: Path) -> None:
+def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: bool) -> None:
     """Make sure that there is a store of this spec, ready for writers.
 
     Raises
@@ -27,7 +27,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path) -> None:
     """
     root = places.root
     if not os.path.lexists(root) or (root.is_dir() and not any(root.iterdir())):
-        _create(root, spec)
+        _create(root, spec, durable=durable)
     stored = layout.read_root(root)
     if differences := stored.differences(spec):
         listed = "; ".join(f"{key} is {old!r}, not {new!r}" for key, (old, new) in differences.items())
@@ -44,7 +44,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path) -> None:
         files.write_file(places.hidden / METADATA, layout.encode(layout.hidden_document()))
 
 
-def _create(root: Path, spec: FeatureSpec) -> None:
+def _create(root: Path, spec: FeatureSpec, *, durable: bool) -> None:
     """Make an empty store beside its place and rename it there; if another is faster, theirs stays."""
     root.parent.mkdir(parents=True, exist_ok=True)
     new = Places(root.parent / f".{root.name[:100]}.{uuid.uuid4().hex[:12]}")
@@ -58,9 +58,11 @@ def _create(root: Path, spec: FeatureSpec) -> None:
         files.write_file(new.hidden / METADATA, layout.encode(layout.hidden_document()))
         for folder in HIDDEN_DIRS:
             files.make_dir(new.hidden / folder)
-        files.sync_tree(new.root)
+        if durable:
+            files.sync_tree(new.root)
         files.rename(new.root, root)
-        files.sync_dir(root.parent)
+        if durable:
+            files.sync_dir(root.parent)
     except OSError as error:
         if error.errno == errno.ENOTDIR:
             raise NotAStoreError(f"{root} is a file, not a store") from None

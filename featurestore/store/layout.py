@@ -15,9 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featurestore.errors import CorruptTrackError, NotAStoreError, SettingError, StoreVersionError
 from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
 from featurestore.store import files
+from featurestore.store.compression import COMPRESSORS, compressor_of, zarr_codecs
 
 FORMAT_VERSION = 1
 METADATA = "zarr.json"
@@ -80,6 +83,7 @@ class ArrayMetadata:
     dtype: str
     dims: tuple[str, ...]
     attributes: Mapping[str, Any]
+    compressor: str = "none"
 
     def document(self) -> dict[str, Any]:
         """The array as a Zarr v3 document."""
@@ -87,7 +91,7 @@ class ArrayMetadata:
             "name": "sharding_indexed",
             "configuration": {
                 "chunk_shape": list(self.chunk_shape),
-                "codecs": [_BYTES, _CRC],
+                "codecs": [_BYTES, *zarr_codecs(self.compressor, np.dtype(self.dtype).itemsize), _CRC],
                 "index_codecs": [_BYTES, _CRC],
                 "index_location": "end",
             },
@@ -112,17 +116,22 @@ class ArrayMetadata:
                 shape=axes(document["shape"], 0),
                 shard_shape=axes(document["chunk_grid"]["configuration"]["chunk_shape"], 1),
                 chunk_shape=axes(sharding["chunk_shape"], 1),
-                dtype=document["data_type"],
+                dtype=DTYPES[DTYPES.index(document["data_type"])],
                 dims=tuple(document["dimension_names"]),
                 attributes=dict(document["attributes"]),
+                compressor=_compressor(sharding["codecs"]),
             )
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not the metadata of a feature array ({error!r})") from None
-        if found.dtype not in DTYPES or found.document() != document:
+        if found.compressor not in COMPRESSORS or found.document() != document:
             raise ValueError("not the metadata of a feature array of this format")
         if any(n % c for n, c in zip(found.shard_shape, found.chunk_shape, strict=True)):
             raise ValueError("the inner chunks do not fill the shard")
         return found
+
+
+def _compressor(codecs: list[Any]) -> str:
+    return str(codecs[1]["configuration"]["cname"]) if len(codecs) > 2 else "none"
 
 
 def axes(value: Any, smallest: int) -> tuple[int, ...]:
@@ -166,7 +175,9 @@ def hidden_document() -> dict[str, Any]:
     return array_document([0], [1], "uint8", 0, [{"name": "bytes"}], [HIDDEN], {})
 
 
-def track_metadata(kind: str, shape: tuple[int, ...], dtype: str, attributes: Mapping[str, Any]) -> ArrayMetadata:
+def track_metadata(
+    kind: str, shape: tuple[int, ...], spec: FeatureSpec, attributes: Mapping[str, Any]
+) -> ArrayMetadata:
     """Metadata of one kind of a track: one shard, one inner chunk per layer (of one segment, for raw)."""
     if kind == "raw":
         chunk = (1, 1, *shape[2:])
@@ -174,7 +185,8 @@ def track_metadata(kind: str, shape: tuple[int, ...], dtype: str, attributes: Ma
         chunk = (shape[0], 1, shape[2])
     else:
         chunk = (1, shape[1])
-    return ArrayMetadata(shape, shape, chunk, dtype, DIMS[kind], attributes)
+    compressor = compressor_of(spec.codec)
+    return ArrayMetadata(shape, shape, chunk, spec.dtype, DIMS[kind], attributes, compressor)
 
 
 def shard_name(ndim: int, first: int = 0) -> str:
@@ -186,7 +198,7 @@ def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) 
     """Raise ValueError unless the metadata is that of a kind of a track in a store of this spec."""
     if len(metadata.shape) != len(DIMS[kind]) or math.prod(metadata.shape) == 0:
         raise ValueError(f"not the shape of {kind}: {metadata.shape}")
-    expected = track_metadata(kind, metadata.shape, spec.dtype, metadata.attributes)
+    expected = track_metadata(kind, metadata.shape, spec, metadata.attributes)
     layers, dim = metadata.shape[DIMS[kind].index("layer")], metadata.shape[-1]
     if metadata != expected or (layers, dim) != (len(spec.layers), spec.dim):
         raise ValueError(f"not the metadata of {kind} in a store of this spec")

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, ExtractionError, SettingError
 from featurestore.store import files
+from featurestore.store.compression import OVERHEAD, compress, decompress
 from featurestore.store.layout import ArrayMetadata
 
 CRC_BYTES = 4
@@ -68,10 +69,13 @@ class ShardWriter:
         The file to create.
     name : str
         How errors call what is written.
+    compressor : str
+        "none", "zstd" or "lz4".
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, compressor: str = "none") -> None:
         self._name = name
+        self._compressor = compressor
         self._fd = files.create_file(path)
         self._sizes: list[int] = []
         self._checksums: list[int] = []
@@ -88,19 +92,19 @@ class ShardWriter:
         """
         for batch in _batches(chunks):
             if sum(chunk.nbytes for chunk in batch) < _LARGE:
-                self._write(batch, list(map(self._check, batch)))
+                self._write(list(map(self._encode, batch)))
             else:
-                with ThreadPoolExecutor(1) as pool:  # checks a chunk while the one before it is written
-                    for chunk, checksum in zip(batch, pool.map(self._check, batch), strict=True):
-                        self._write([chunk], [checksum])
+                with ThreadPoolExecutor(1) as pool:  # encodes a chunk while the one before it is written
+                    for encoded in pool.map(self._encode, batch):
+                        self._write([encoded])
 
-    def _write(self, chunks: Sequence[npt.NDArray[Any]], checksums: Sequence[int]) -> None:
-        codes = np.array(checksums, _CRC)
-        files.write_all(self._fd, [part for pair in zip(chunks, codes, strict=True) for part in pair])
-        self._checksums += checksums
-        self._sizes += [chunk.nbytes + CRC_BYTES for chunk in chunks]
+    def _write(self, encoded: Sequence[tuple[npt.NDArray[Any], int]]) -> None:
+        files.write_all(self._fd, [part for content, crc in encoded for part in (content, _CRC.type(crc))])
+        self._checksums += [crc for _, crc in encoded]
+        self._sizes += [content.nbytes + CRC_BYTES for content, _ in encoded]
 
-    def _check(self, chunk: npt.NDArray[Any]) -> int:
+    def _encode(self, chunk: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
+        """Content of a chunk in the file, and its CRC-32C."""
         if chunk.nbytes > MAX_CHUNK_BYTES or len(self._sizes) >= MAX_CHUNKS:
             raise SettingError(
                 f"{self._name} is longer than a store can hold ({MAX_CHUNKS} chunks of {MAX_CHUNK_BYTES} bytes): "
@@ -112,7 +116,10 @@ class ShardWriter:
                 f"{self._name} holds values that are not finite as {chunk.dtype}: "
                 "try --no-mixed-precision and --dtype float32"
             )
-        return int(google_crc32c.value(chunk.reshape(-1).view(np.uint8)))
+        content = chunk.reshape(-1).view(np.uint8)
+        if self._compressor != "none":
+            content = compress(chunk, self._compressor)
+        return content, int(google_crc32c.value(content))
 
     def finish(self) -> str:
         """Write the index and close the file.
@@ -157,6 +164,7 @@ class ShardReader:
         self._fd = fd
         self._name = name
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
+        self._compressor = metadata.compressor
         self._shape = metadata.chunk_shape
         self._grid = tuple(-(-n // c) for n, c in zip(metadata.shard_shape, metadata.chunk_shape, strict=True))
         self._values = math.prod(self._shape)
@@ -177,18 +185,21 @@ class ShardReader:
         values_bytes = self._values * self._dtype.itemsize
         if chunks > MAX_CHUNKS or values_bytes > MAX_CHUNK_BYTES:
             raise self._damaged(f"{chunks} chunks of {values_bytes} bytes are more than any track has")
-        wanted = shard_bytes(chunks, values_bytes)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != wanted:
-            raise self._damaged(f"not a file of {wanted} bytes, but of {status.st_size}")
         size = chunks * _ENTRY + CRC_BYTES
+        plain = self._compressor == "none"
+        wanted = shard_bytes(chunks, values_bytes) if plain else status.st_size
+        if not stat.S_ISREG(status.st_mode) or status.st_size != wanted or wanted < size:
+            raise self._damaged(f"not a file of {max(wanted, size)} bytes, but of {status.st_size}")
         content = files.read_exactly(self._fd, size, status.st_size - size)
         if int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(content[:-CRC_BYTES]):
             raise self._damaged("the index fails its checksum")
         index = np.frombuffer(content, "<u8", count=2 * chunks).reshape(chunks, 2)
         # In any order, but each where no other is: nothing outside the file, nothing twice.
-        chunk_bytes = values_bytes + CRC_BYTES
-        places = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
-        if (index[:, 1] != chunk_bytes).any() or (np.sort(index[:, 0]) != places).any():
+        most = values_bytes + CRC_BYTES + (0 if plain else OVERHEAD)
+        offsets, sizes = index[np.argsort(index[:, 0])].T
+        ends = np.cumsum(sizes)
+        right = (sizes == most if plain else (sizes > CRC_BYTES) & (sizes <= most)).all()
+        if not right or (offsets != ends - sizes).any() or ends[-1] != status.st_size - size:
             raise self._damaged("the index does not point at chunks")
         return index
 
@@ -230,16 +241,17 @@ class ShardReader:
         """Read one inner chunk into a C-contiguous array of its size and type."""
         target = out.reshape(-1).view(np.uint8)
         crc = bytearray(CRC_BYTES)
-        offset = int(self._index[position, 0])
-        wanted = target.nbytes + CRC_BYTES
-        got = os.preadv(self._fd, [target.data, crc], offset)
-        if got < wanted:  # more than 2 GiB in one call, or a file that shrinks
-            content = files.read_exactly(self._fd, wanted, offset)
-            if len(content) < wanted:
-                raise self._damaged("the file ends inside a chunk")
-            target[:] = np.frombuffer(content, np.uint8, target.nbytes)
-            crc[:] = content[-CRC_BYTES:]
-        if int.from_bytes(crc, "little") != google_crc32c.value(target):
+        offset, size = (int(n) for n in self._index[position])
+        plain = self._compressor == "none"
+        content = target if plain else np.empty(size - CRC_BYTES, np.uint8)
+        if os.preadv(self._fd, [content.data, crc], offset) != size:
+            raise self._damaged("the file ends inside a chunk")
+        if int.from_bytes(crc, "little") != google_crc32c.value(content):
             raise self._damaged(f"chunk {position} fails its checksum")
+        if not plain:
+            try:
+                decompress(content.tobytes(), target)
+            except ValueError as error:
+                raise self._damaged(f"chunk {position}: {error}") from None
         if sys.byteorder == "big":
             out.byteswap(inplace=True)

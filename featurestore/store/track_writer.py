@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import SettingError
+from featurestore.errors import SettingError, StoreError
 from featurestore.spec import FeatureSpec
 from featurestore.store import files, layout, publish
+from featurestore.store.compression import bitround, compressor_of
 from featurestore.store.layout import METADATA
 from featurestore.store.shards import ShardWriter
 from featurestore.store.spool import RowSpool
@@ -37,13 +40,17 @@ class TrackWriter:
         spec: FeatureSpec,
         kinds: tuple[str, ...],
         attributes: dict[str, Any],
+        *,
+        store: Path,
     ) -> None:
         self.attributes = attributes
+        self._store = store
         self._id = track_id
         self._folder = folder
         self._spec = spec
         self._kinds = kinds
         self._dtype = np.dtype(spec.dtype).newbyteorder("<")
+        self._compressor = compressor_of(spec.codec)
         self._frames = 0
         self._segments = 0
         self._starts: list[float] = []
@@ -51,6 +58,7 @@ class TrackWriter:
         self._aggregated: npt.NDArray[Any] | None = None
         self._rows = RowSpool(folder / "segments.rows", SPOOL_BYTES) if "segments" in kinds else None
         self._raw: ShardWriter | None = None
+        self._whole = True  # no batch is in it by half
 
     def __enter__(self) -> TrackWriter:
         return self
@@ -86,15 +94,19 @@ class TrackWriter:
         ExtractionError
             If a value is not finite, or too large for the stored type.
         """
+        self._check_whole()
         layers, dim = self._sum.shape
-        block = None if raw is None else np.asarray(raw)
+        block = None if raw is None else self._numbers(raw, "raw")
         if block is not None and (
-            block.ndim != 4 or block.shape[1::2] != (layers, dim) or self._frames not in (0, block.shape[2])
+            block.ndim != 4
+            or block.shape[1::2] != (layers, dim)
+            or block.shape[2] == 0
+            or self._frames not in (0, block.shape[2])
         ):
             frames = self._frames or "frames"
             raise SettingError(f"raw of {self._id!r} must be [n, {layers}, {frames}, {dim}], not {block.shape}")
         if segments is not None:
-            pooled = np.asarray(segments)
+            pooled = self._numbers(segments, "segments")
         elif block is not None:
             pooled = block.mean(axis=2, dtype=np.float64)
         else:
@@ -103,31 +115,43 @@ class TrackWriter:
             raise SettingError(f"segments of {self._id!r} must be [n, {layers}, {dim}], not {pooled.shape}")
         if block is not None and len(block) != len(pooled):
             raise SettingError(f"raw and segments of {self._id!r} differ: {len(block)} and {len(pooled)}")
-        if "raw" in self._kinds:
-            if block is None or block.shape[2] == 0:
-                raise SettingError(f"append of {self._id!r} needs raw, which this track stores")
-            self._frames = block.shape[2]
-            if self._raw is None:
-                files.make_dir(self._folder / "raw")
-                self._raw = ShardWriter(self._folder / "raw" / layout.shard_name(4), self._name("raw"))
-            stored_raw = self._stored(block)
-            self._raw.append(stored_raw.reshape(-1, *stored_raw.shape[2:]))
+        if "raw" in self._kinds and block is None:
+            raise SettingError(f"append of {self._id!r} needs raw, which this track stores")
+        seconds = [] if starts is None else [float(start) for start in starts]
+        if not all(map(math.isfinite, seconds)) or len(seconds) not in (0, len(pooled)):
+            raise SettingError(f"starts of {self._id!r} must be {len(pooled)} seconds, not {seconds}")
+        self._whole = False
+        with files.naming_the_store(self._store):
+            if "raw" in self._kinds and block is not None:
+                self._append_raw(block)
+            if self._rows is not None:
+                self._rows.append(self._stored(pooled))
         self._sum += pooled.sum(axis=0, dtype=np.float64)
-        stored = self._stored(pooled)
-        if self._rows is not None:
-            self._rows.append(stored)
         self._segments += len(pooled)
-        self._starts += [float(start) for start in starts or ()]
+        self._starts += seconds
+        self._whole = True
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise StoreError(f"a batch of track {self._id!r} was not written to its end: begin the track again")
+
+    def _append_raw(self, block: npt.NDArray[Any]) -> None:
+        if self._raw is None:
+            self._raw = self._new_shard("raw", 4)
+        self._frames = block.shape[2]
+        stored = self._stored(block)
+        self._raw.append(stored.reshape(-1, *stored.shape[2:]))
 
     def set_aggregated(self, aggregated: npt.ArrayLike) -> None:
         """Store this instead of the mean of the segments: array_like, shape (layers, dim)."""
-        array = np.asarray(aggregated)
+        array = self._numbers(aggregated, "aggregated")
         if array.shape != self._sum.shape:
             raise SettingError(f"aggregated of {self._id!r} must be {list(self._sum.shape)}, not {array.shape}")
         self._aggregated = array
 
     def finish(self) -> publish.Intent:
         """Write what has waited for the end and the metadata; say what is to be done with the folder."""
+        self._check_whole()
         if self._aggregated is None:
             if not self._segments:
                 raise SettingError(f"nothing was appended to track {self._id!r}")
@@ -138,7 +162,7 @@ class TrackWriter:
             raise SettingError(f"no segments were appended to track {self._id!r}")
         revision = uuid.uuid4().hex
         common = {
-            **self.attributes,
+            **self._json(self.attributes),
             "track_id": self._id,
             "revision": revision,
             "fingerprint": self._spec.fingerprint,
@@ -158,10 +182,32 @@ class TrackWriter:
 
     def _stored(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
-            return np.ascontiguousarray(values, self._dtype)
+            stored = np.ascontiguousarray(values, self._dtype)
+            return bitround(stored) if self._spec.codec == "bitround" else stored
+
+    def _numbers(self, values: npt.ArrayLike, kind: str) -> npt.NDArray[Any]:
+        try:
+            array = np.asarray(values)
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"{self._name(kind)} is no array: {error}") from None
+        if array.dtype.kind not in "biuf":
+            raise SettingError(f"{self._name(kind)} must hold real numbers, not {array.dtype}")
+        return array
+
+    def _json(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes as they will be read."""
+        try:
+            return dict(json.loads(json.dumps(attributes, allow_nan=False)))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SettingError(f"the attributes of track {self._id!r} are not JSON values: {error}") from None
 
     def _name(self, kind: str) -> str:
         return f"{kind} of track {self._id!r}"
+
+    def _new_shard(self, kind: str, ndim: int) -> ShardWriter:
+        folder = self._folder / kind
+        files.make_dir(folder)
+        return ShardWriter(folder / layout.shard_name(ndim), self._name(kind), self._compressor)
 
     def _write(
         self,
@@ -170,8 +216,7 @@ class TrackWriter:
         chunks: Iterable[npt.NDArray[Any]],
         common: Mapping[str, Any],
     ) -> None:
-        files.make_dir(self._folder / kind)
-        shard = ShardWriter(self._folder / kind / layout.shard_name(len(shape)), self._name(kind))
+        shard = self._new_shard(kind, len(shape))
         try:
             shard.append(chunks)
             checksum = shard.finish()
@@ -181,7 +226,7 @@ class TrackWriter:
 
     def _describe(self, kind: str, shape: tuple[int, ...], common: Mapping[str, Any], checksum: str) -> None:
         attributes = {**common, "checksums": {"chunks": checksum}}
-        metadata = layout.track_metadata(kind, shape, self._spec.dtype, attributes)
+        metadata = layout.track_metadata(kind, shape, self._spec, attributes)
         document = metadata.document()
         document["attributes"]["checksums"]["metadata"] = layout.metadata_checksum(document)
         files.write_file(self._folder / kind / METADATA, layout.encode(document))

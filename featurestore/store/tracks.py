@@ -215,6 +215,8 @@ class TrackReader:
 
     def _read_row(self, folder: int, key: str, layers: Sequence[int], block: npt.NDArray[Any]) -> bool:
         """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
+        if self.spec.codec != "none":
+            return False
         crc = bytearray(CRC_BYTES)
         size = block.nbytes // len(block) + CRC_BYTES
         try:

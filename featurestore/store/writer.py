@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import SettingError, TrackExistsError, TrackNotFoundError
@@ -40,7 +39,7 @@ class StoreWriter:
     overwrite : bool
         Whether a track that exists is replaced, where a call does not say so itself.
     durable : bool
-        Whether a published track survives a loss of power (fsync).
+        Whether the store, and what is published, survives a loss of power (fsync).
 
     Raises
     ------
@@ -63,7 +62,7 @@ class StoreWriter:
         self.durable = durable
         self._places = Places(self.path.absolute())
         with files.naming_the_store(self.path):
-            create_or_check(self._places, spec, self.path)
+            create_or_check(self._places, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._places.locks)
             self._staging = publish.StagingArea(self._places)
             publish.recover(self._places, self._locks)
@@ -147,7 +146,9 @@ class StoreWriter:
                     )
                 folder = self._staging.folder()
             try:
-                with TrackWriter(track_id, folder, self.spec, chosen, dict(attributes or {})) as writer:
+                with TrackWriter(
+                    track_id, folder, self.spec, chosen, dict(attributes or {}), store=self.path
+                ) as writer:
                     yield writer
                     with files.naming_the_store(self.path):
                         intent = writer.finish()
@@ -190,12 +191,11 @@ class StoreWriter:
         """
         if not arrays or set(arrays) - set(KINDS):
             raise SettingError(f"arrays are some of {', '.join(KINDS)}, not {sorted(arrays)}")
-        given = {kind: np.asarray(array) for kind, array in arrays.items()}
-        with self.track(track_id, kinds=tuple(given), overwrite=overwrite, attributes=attributes) as writer:
-            if "raw" in given or "segments" in given:
-                writer.append(raw=given.get("raw"), segments=given.get("segments"))
-            if "aggregated" in given:
-                writer.set_aggregated(given["aggregated"])
+        with self.track(track_id, kinds=tuple(arrays), overwrite=overwrite, attributes=attributes) as writer:
+            if "raw" in arrays or "segments" in arrays:
+                writer.append(raw=arrays.get("raw"), segments=arrays.get("segments"))
+            if "aggregated" in arrays:
+                writer.set_aggregated(arrays["aggregated"])
 
     def remove(self, track_id: str) -> None:
         """Remove a track.

@@ -15,11 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import CorruptTrackError, ExtractionError
+from featurestore.spec import FeatureSpec
 from featurestore.store import files
 from featurestore.store.layout import METADATA, ArrayMetadata, encode, shard_name, track_metadata
 from featurestore.store.shards import ShardReader, ShardWriter, shard_bytes
 
 KINDS = {2: "aggregated", 3: "segments", 4: "raw"}
+
+
+def _spec(array):
+    return FeatureSpec.for_arrays(
+        layers=array.shape[-2 if array.ndim < 4 else 1], dim=array.shape[-1], dtype=str(array.dtype)
+    )
 
 
 @st.composite
@@ -43,7 +50,7 @@ def chunks_of(array, chunk_shape):
 
 def write(folder, array, *, batches=1):
     """The array as this library writes it, in some calls."""
-    metadata = track_metadata(KINDS[array.ndim], array.shape, str(array.dtype), {})
+    metadata = track_metadata(KINDS[array.ndim], array.shape, _spec(array), {})
     folder.mkdir()
     (folder / METADATA).write_bytes(encode(metadata.document()))
     shard = ShardWriter(folder / shard_name(array.ndim), "the test")
@@ -94,7 +101,7 @@ def test_every_reader_of_zarr_reads_a_shard_bit_for_bit(tmp_path_factory, array,
 def test_arrays_of_zarr_python_are_read_bit_for_bit(tmp_path_factory, pipeline, array):
     folder = tmp_path_factory.mktemp("shard") / "array"
     folder.mkdir()
-    metadata = track_metadata(KINDS[array.ndim], array.shape, str(array.dtype), {})
+    metadata = track_metadata(KINDS[array.ndim], array.shape, _spec(array), {})
     (folder / METADATA).write_bytes(encode(metadata.document()))
     with zarr.config.set({"codec_pipeline.path": pipeline, "array.write_empty_chunks": True}):
         zarr.open_array(folder, mode="r+")[...] = array
@@ -112,7 +119,7 @@ def test_a_file_has_the_size_that_was_promised(tmp_path_factory, array):
 
 @given(array=arrays())
 def test_metadata_is_read_as_it_was_written(array):
-    metadata = track_metadata(KINDS[array.ndim], array.shape, str(array.dtype), {"a": [1, "b", None]})
+    metadata = track_metadata(KINDS[array.ndim], array.shape, _spec(array), {"a": [1, "b", None]})
     assert ArrayMetadata.from_document(json.loads(encode(metadata.document()))) == metadata
 
 
