@@ -1,4 +1,4 @@
-"""Hypothesis profiles: `default` is quick, `ci` looks longer, `nightly` for minutes; chosen by HYPOTHESIS_PROFILE."""
+"""Hypothesis profiles, of HYPOTHESIS_PROFILE: `default` is quick, `ci` looks longer, `nightly` for hours."""
 
 import os
 
