@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.audio.info import AudioInfo, quoted
-from featurestore.audio.mpeg import AudioStart, audio_start
+from featurestore.audio.mpeg import CountedFrames, mpeg_layout
 from featurestore.errors import AudioFormatError, MissingDependencyError
 
 _SUFFIXES = {
@@ -45,8 +43,8 @@ _SUFFIXES = {
 
 _UNKNOWN_LENGTH = 1 << 60
 
-_MOST_REST = 1 << 16
-"""Bytes behind the last frame of an MPEG file that may be no audio."""
+_MOST_UNREAD = 1 << 16
+"""Bytes behind the last frame of an MPEG file that may be something else."""
 
 # libsndfile cuts the sizes of headers to what is in the file and tells so in its log only.
 _CUT = re.compile(r"^\s*(?:data|SSND|Data Size|BODY|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -88,12 +86,12 @@ def read_header(path: Path, status: os.stat_result) -> AudioInfo:
         If libsndfile cannot read it, or the file ends before its audio does.
     """
     soundfile = _soundfile()
-    with _opened(path, None) as (file, _):
+    with _opened(path) as file:
         frames: int | None = file.frames if file.frames < _UNKNOWN_LENGTH else None
         duration = None if frames is None else frames / file.samplerate
         if frames is not None and (cut := _CUT.search(file.extra_info)):
             _check_cut(path, duration or 0.0, stated=int(cut[1]), found=int(cut[2]))
-        if file.format == "MP3" and not audio_start(path).states_length:
+        if file.format == "MP3" and not mpeg_layout(path).states_length:
             frames = None
         return AudioInfo(
             path=path,
@@ -128,13 +126,11 @@ def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.f
     AudioFormatError
         If the file is damaged, or ends before the length that its header states.
     """
-    path, rate = info.path, info.sample_rate
+    path, rate, name = info.path, info.sample_rate, quoted(info.path)
     error_type = _soundfile().SoundFileError
-    start = audio_start(path) if info.frames is None and info.format.startswith("MP3") else None
-    name = quoted(path)
     stated = "" if info.frames is None else f" of the {info.frames / rate:.2f} s that its header states"
     done = 0
-    with _opened(path, start) as (file, rest):
+    with _uncounted_frames(info) as frames, _opened(path, frames) as file:
         try:
             while len(block := file.read(out=np.empty((block_frames, file.channels), dtype=np.float32))):
                 done += len(block)
@@ -144,10 +140,12 @@ def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.f
                 f"{name} is truncated or damaged between {done / rate:.1f} and {(done + block_frames) / rate:.1f} "
                 f"s{stated}{_detail(error)}; get it again or repair it"
             ) from None
-        if (undecoded := len(rest())) > _MOST_REST:
+        if frames is not None and frames.failure is not None:
+            raise AudioFormatError(f"{name} cannot be read: {frames.failure.strerror}")
+        if frames is not None and frames.unread > _MOST_UNREAD:
             raise AudioFormatError(
-                f"{name} is damaged: the decoder gave up after {done / rate:.2f} s, {undecoded:,} bytes before "
-                "the end of the file; get it again or repair it"
+                f"{name} is damaged: the decoder gave up after {done / rate:.2f} s, {frames.unread:,} bytes "
+                "before the end of its audio; get it again or repair it"
             )
     # Encoders of MPEG audio count their own padding differently, by a few frames of some ms.
     tolerance = rate if "MPEG" in info.format else 0
@@ -158,74 +156,41 @@ def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.f
 
 
 @contextlib.contextmanager
-def _opened(path: Path, start: AudioStart | None) -> Iterator[tuple[Any, Callable[[], bytes]]]:
-    """The file as a SoundFile that reads in order, from a socket if `start` is given, and what it leaves there."""
+def _uncounted_frames(info: AudioInfo) -> Iterator[CountedFrames | None]:
+    """The frames of an MP3 file that does not count them, or None for any other file."""
+    if info.frames is not None or not info.format.startswith("MP3"):
+        yield None
+        return
+    layout = mpeg_layout(info.path)
+    if not layout.is_layer_3:
+        yield None
+        return
+    with CountedFrames(info.path, layout) as frames:
+        yield frames
+
+
+@contextlib.contextmanager
+def _opened(path: Path, frames: CountedFrames | None = None) -> Iterator[Any]:
+    """The file, or the frames of one, as a SoundFile that reads in order."""
     soundfile = _soundfile()
     if path.suffix.lower() == ".raw":
         raise AudioFormatError(f"{quoted(path)} has no header that states its sample rate: convert it to .wav")
-    with contextlib.ExitStack() as stack:
-        # Bytes, because soundfile encodes names strictly and file names need not be UTF-8; libsndfile reads "-" as
-        # standard input.
-        source: bytes | int = os.fsencode(path.absolute())
-        rest: Callable[[], bytes] = bytes
-        if start is not None:
-            receiver = stack.enter_context(_sent(path, start.offset))
-            source, rest = receiver.fileno(), partial(_rest, receiver)
-        try:
-            file = stack.enter_context(soundfile.SoundFile(source, closefd=False))
-        except soundfile.SoundFileError as error:
-            raise AudioFormatError(
-                f"{quoted(path)} is in no format that libsndfile {soundfile.__libsndfile_version__} reads, or its "
-                f"header is damaged{_detail(error)}: convert it to .flac or .wav"
-            ) from None
+    # Bytes, because soundfile encodes names strictly and names need not be UTF-8; absolute, because libsndfile
+    # reads "-" as standard input.
+    source = os.fsencode(path.absolute()) if frames is None else frames
+    try:
+        file = soundfile.SoundFile(source)
+    except soundfile.SoundFileError as error:
+        raise AudioFormatError(
+            f"{quoted(path)} is in no format that libsndfile {soundfile.__libsndfile_version__} reads, or its "
+            f"header is damaged{_detail(error)}: convert it to .flac or .wav"
+        ) from None
+    with file:
         if file.format == "RAW":  # guessed from the suffix alone: any text renamed .au is mu-law
             raise AudioFormatError(f"{quoted(path)} has no audio header: it is not what its suffix says")
         # soundfile seeks after each read of a seekable file, which decoders of MP3 and Opus do only roughly.
         file.seekable = lambda: False
-        yield file, rest
-
-
-@contextlib.contextmanager
-def _sent(path: Path, offset: int) -> Iterator[socket.socket]:
-    """Socket from which the file's bytes come, from `offset` on, as a thread sends them.
-
-    From a pipe or socket, libsndfile decodes to the end; from a file, only as far as it guessed the length to be.
-    Sockets, since shutting one down ends it even where another thread has forked meanwhile.
-    """
-    receiver, sender = socket.socketpair()
-    failures: list[OSError] = []
-
-    def send() -> None:
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                while data := file.read(1 << 16):
-                    sender.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):  # the reader has gone
-            pass
-        except OSError as error:
-            failures.append(error)
-        finally:
-            with contextlib.suppress(OSError):
-                sender.shutdown(socket.SHUT_WR)
-
-    thread = threading.Thread(target=send, name="featurestore-send", daemon=True)
-    thread.start()
-    with receiver, sender:
-        try:
-            yield receiver
-        finally:
-            with contextlib.suppress(OSError):
-                receiver.shutdown(socket.SHUT_RD)
-            thread.join()
-    if failures:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {failures[0].strerror}")
-
-
-def _rest(receiver: socket.socket) -> bytes:
-    """What the decoder left unread, but for tags (APEv2, Lyrics3) and padding."""
-    data = b"".join(iter(partial(receiver.recv, 1 << 16), b""))
-    return b"" if b"APETAGEX" in data or b"LYRICSBEGIN" in data else data.strip(b"\0")
+        yield file
 
 
 def _check_cut(path: Path, held: float, *, stated: int, found: int) -> None:

@@ -13,7 +13,7 @@ from featurestore.errors import SourceError
 
 _log = logging.getLogger(__name__)
 
-_MOST_VISITS = 1_000
+_MOST_VISITS = 100
 """Ways by which one directory may be reached: links among n directories make n! of them."""
 
 IsAudio = Callable[[str], bool]
