@@ -35,22 +35,22 @@ def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
 @click.pass_obj
 def rm(voice: Voice, store: Path, track_ids: tuple[str, ...], *, yes: bool, as_json: bool) -> int:
     """Remove tracks from STORE."""
-    from featurestore import FeatureStore
-    from featurestore.errors import TrackNotFoundError
+    from featurestore import FeatureStore, StoreWriter
 
     opened = FeatureStore(store)
+    track_ids = tuple(dict.fromkeys(track_ids))
     for track_id in track_ids:
         if track_id not in opened:
-            opened.provenance(track_id)  # raises, naming close matches
-            raise TrackNotFoundError(f"the store {store} has no track {track_id!r}")
+            opened.remove(track_id)  # raises, naming ids that are alike
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("rm asks before it removes anything; without a terminal, give --yes")
         what = printable(track_ids[0]) if len(track_ids) == 1 else f"{len(track_ids)} tracks"
         if not click.confirm(f"Remove {what} from {store}?", err=True):
             return 0
-    for track_id in track_ids:
-        opened.remove(track_id)
+    with StoreWriter(store, spec=opened.spec) as writer:
+        for track_id in track_ids:
+            writer.remove(track_id)
     if as_json:
         print_json({"removed": list(track_ids)})
     else:

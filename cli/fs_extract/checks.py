@@ -8,12 +8,13 @@ import platform
 import shutil
 import sys
 import tempfile
-import urllib.error
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 _EXTRAS = {
     "numpy": None,
@@ -31,6 +32,7 @@ _EXTRAS = {
 }
 _HUB_TIMEOUT = 3.0  # seconds
 _HUB = "https://huggingface.co"
+_NO_HUB = "does not answer ({}); a local folder as --model needs no hub"
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,21 @@ def devices() -> Iterator[Check]:
 def hub() -> Iterator[Check]:
     """Whether the model hub answers, within seconds; building from a local folder needs no hub."""
     address = os.environ.get("HF_ENDPOINT", _HUB)
-    request = urllib.request.Request(address, method="HEAD")
+    answers: SimpleQueue[Check] = SimpleQueue()
+    # In a thread, since the timeout of a request does not count the time of looking up the address.
+    threading.Thread(target=lambda: answers.put(_ask(address)), daemon=True).start()
     try:
-        with urllib.request.urlopen(request, timeout=_HUB_TIMEOUT):
-            yield Check("hub", address, True, "answers")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        yield Check("hub", address, None, f"does not answer ({reason}); a local folder as --model needs no hub")
+        yield answers.get(timeout=2 * _HUB_TIMEOUT)
+    except Empty:
+        yield Check("hub", address, None, _NO_HUB.format("no answer in time"))
+
+
+def _ask(address: str) -> Check:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HUB_TIMEOUT):
+            return Check("hub", address, True, "answers")
+    except (OSError, ValueError) as error:
+        return Check("hub", address, None, _NO_HUB.format(getattr(error, "reason", error)))
 
 
 def folder(path: Path) -> Iterator[Check]:

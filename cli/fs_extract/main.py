@@ -1,81 +1,17 @@
-"""The entry point: the group of commands, and how every ending becomes an exit code."""
+"""The entry point."""
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
-from collections.abc import Sequence
-
-import click
-
-from featurestore import __version__
-from featurestore.errors import FeatureStoreError
-from fs_extract.build import build
-from fs_extract.changing import pack, rm
-from fs_extract.doctor import doctor
-from fs_extract.reading import info, ls, verify
-from fs_extract.terminal import Group, Voice, complain
-
-DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
-
-
-@click.group(
-    cls=Group,
-    epilog="Every option can also come from the environment: --batch-size as FEATURESTORE_BATCH_SIZE, and so on. "
-    "Exit codes: 0 done, 1 some tracks failed, 2 wrong usage, 130 interrupted.",
-)
-@click.version_option(__version__, prog_name="fs-extract", message="%(prog)s %(version)s")
-def fs_extract() -> None:
-    """Music collections to MERT features in a Zarr store."""
-
-
-for _command in (build, info, ls, verify, pack, rm, doctor):
-    fs_extract.add_command(_command)
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    voice = Voice()
-    try:
-        code = fs_extract.main(args=arguments, prog_name="fs-extract", standalone_mode=False, obj=voice)
-        sys.stdout.flush()
-    except click.UsageError as error:
-        return _wrong_usage(error)
-    except click.Abort:
-        complain("interrupted")
-        return INTERRUPTED
-    except (click.ClickException, FeatureStoreError) as error:
-        if voice.verbose:
-            traceback.print_exc()
-        complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
-        return USAGE
-    except BrokenPipeError:
-        # The reader of our output has seen enough; Python's own flush at exit must not complain about it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except Exception as error:
-        if voice.verbose:
-            traceback.print_exc()
-        complain(f"unexpected {type(error).__name__}: {error}")
-        if not voice.verbose:
-            click.echo("This is a mistake in fs-extract. Run it with -v for the whole story.", err=True)
-        return FAILED
-    return code if isinstance(code, int) else DONE
-
-
-def _wrong_usage(error: click.UsageError) -> int:
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
-    else:
-        complain(error.format_message())
-        if error.ctx is not None:
-            click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
-    return USAGE
 
 
 def main() -> None:
     """Run `fs-extract`."""
-    sys.exit(run())
+    try:
+        # Imported here, so that Ctrl-C during the imports ends as quietly as any other.
+        from fs_extract.commands import run
+
+        code = run()
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

@@ -62,7 +62,12 @@ def ls(store: Path, *, long: bool, as_json: bool) -> int:
 
 
 def _details(store: Any, track_id: str) -> dict[str, Any]:
-    found = store.provenance(track_id)
+    from featurestore.errors import CorruptTrackError
+
+    try:
+        found = store.provenance(track_id)
+    except CorruptTrackError:
+        found = {"kinds": ["damaged"], "starts": []}
     audio = found.get("audio") or {}
     return {
         "track_id": track_id,
@@ -76,15 +81,22 @@ def _details(store: Any, track_id: str) -> dict[str, Any]:
 @click.command(cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
+@click.option("--repair", is_flag=True, help="Put damaged tracks aside, so that the next build replaces them.")
 @json_option
 @click.pass_obj
-def verify(voice: Voice, store: Path, *, deep: bool, as_json: bool) -> int:
+def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, as_json: bool) -> int:
     """Check that STORE is whole."""
-    from featurestore import FeatureStore
+    from featurestore import FeatureStore, StoreWriter
 
-    report = FeatureStore(store).verify(deep=deep)
+    opened = FeatureStore(store)
+    moved: list[Path] = []
+    if repair:
+        with StoreWriter(store, spec=opened.spec) as writer:
+            report, moved = writer.repair(deep=deep)
+    else:
+        report = opened.verify(deep=deep)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), "put_aside": [str(path) for path in moved]})
     else:
         how = f"{report.bytes_read / 1e9:.2f} GB against their checksums" if deep else "structure only"
         rows = {
@@ -95,7 +107,10 @@ def verify(voice: Voice, store: Path, *, deep: bool, as_json: bool) -> int:
         }
         if report.unfinished:
             rows["unfinished"] = f"{report.unfinished} changes: a writer is at work, or the next one finishes them"
-        voice.say(table({**rows, "problems": len(report.problems)}))
+        rows["problems"] = len(report.problems)
+        if moved:
+            rows["put aside"] = f"{len(moved)} tracks, in {moved[0].parent}: build again to extract them"
+        voice.say(table(rows))
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         about = "" if problem.track_id is None else f"track {problem.track_id!r}: "
         complain(f"{about}{problem.message}")

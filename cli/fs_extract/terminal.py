@@ -107,6 +107,10 @@ def _voice_options() -> list[click.Option]:
 _SETTINGS = {"auto_envvar_prefix": "FEATURESTORE", "help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
+class ReaderGoneError(Exception):
+    """The reader of our output has seen enough."""
+
+
 class Command(click.Command):
     """A command that knows -v, -q and --no-progress, and takes its options from FEATURESTORE_... as well."""
 
@@ -117,7 +121,11 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         ctx.ensure_object(Voice).start_logging()
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Under a name of our own, because click would end the program with the code of a failure.
+            raise ReaderGoneError from None
 
 
 class Group(click.Group):

@@ -1,0 +1,255 @@
+"""The commands: results on stdout, everything else on stderr, and exit codes that tell how it went."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+import featurestore
+from featurestore import FeatureSpec, FeatureStore, StoreWriter
+from fs_extract.commands import fs_extract
+
+COMMANDS = ["build", "info", "ls", "verify", "pack", "rm", "doctor"]
+
+
+def test_help_names_every_command(run):
+    result = run("--help")
+    assert result.code == 0
+    assert [line.split()[0] for line in result.out.partition("Commands:\n")[2].splitlines()[:7]] == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(run, command):
+    result = run(command, "-h")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"Usage: fs-extract {command}")
+
+
+def test_version(run):
+    assert run("--version").out == f"fs-extract {featurestore.__version__}\n"
+
+
+def test_without_a_command_there_is_help(run):
+    result = run()
+    assert result.code == 2
+    assert "Commands:" in result.err
+    assert result.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bild"], "build"),
+        (["build"], "SOURCE"),
+        (["build", "x"], "STORE"),
+        (["build", "absent", "s.zarr"], "absent"),
+        (["build", "x", "s.zarr", "--batch-size", "0"], "--batch-size"),
+        (["build", "x", "s.zarr", "--overlap", "1.0"], "--overlap"),
+        (["build", "x", "s.zarr", "--overlap", "nan"], "overlap"),
+        (["build", "x", "s.zarr", "--layers", "4-"], "4,7"),
+        (["build", "x", "s.zarr", "--layers", "7-4"], "no layer"),
+        (["build", "x", "s.zarr", "--feature-level", "most"], "aggregated"),
+        (["build", "x", "s.zarr", "--wrong"], "--wrong"),
+        (["info", "absent.zarr"], "absent.zarr"),
+        (["ls", "absent.zarr"], "absent.zarr"),
+        (["verify", "absent.zarr"], "absent.zarr"),
+        (["pack", "absent.zarr"], "absent.zarr"),
+        (["rm", "absent.zarr", "x", "--yes"], "absent.zarr"),
+    ],
+)
+def test_wrong_usage_is_2_and_one_line_says_why(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    first = result.err.splitlines()[0]
+    assert first.startswith("fs-extract: error: ")
+    assert message in first
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_option_can_come_from_the_environment(monkeypatch):
+    """FEATURESTORE_BATCH_SIZE and so on: one flat name for each option, the same in every command."""
+    values = {click.types.IntRange: "3", click.types.FloatRange: "0.25", click.types.FloatParamType: "2.5"}
+    for command in fs_extract.commands.values():
+        for option in command.params:
+            if not isinstance(option, click.Option) or not option.expose_value:
+                continue
+            value = values.get(type(option.type), "7")
+            if isinstance(option.type, click.Choice):
+                value = option.type.choices[-1]
+            elif option.is_flag:
+                value = "1"
+            name = "FEATURESTORE_" + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+            with monkeypatch.context() as environment:
+                environment.setenv(name, value)
+                arguments = ["x" for parameter in command.params if isinstance(parameter, click.Argument)]
+                context = command.make_context(command.name, arguments)
+                source = context.get_parameter_source(option.name)
+                assert source is click.core.ParameterSource.ENVIRONMENT, (command.name, name)
+
+
+def test_the_command_line_wins_over_the_environment(run, music, tmp_path, model_folder, monkeypatch):
+    monkeypatch.setenv("FEATURESTORE_MODEL", str(model_folder))
+    monkeypatch.setenv("FEATURESTORE_LAYERS", "0-2")
+    monkeypatch.setenv("FEATURESTORE_JSON", "1")
+    result = run("build", music, tmp_path / "s.zarr", "--layers", "3")
+    assert result.json["processed"] == 3
+    assert FeatureStore(tmp_path / "s.zarr").spec.layers == (3,)
+
+
+def test_info(run, small_store):
+    result = run("info", small_store)
+    assert (result.code, result.err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in result.out.splitlines())
+    assert (lines["tracks"], lines["layers"], lines["dim"]) == ("3", "0-2", "8")
+    found = run("info", small_store, "--json").json
+    assert found["spec"] == FeatureStore(small_store).spec.to_dict()
+
+
+def test_ls_prints_one_id_per_line_and_nothing_that_a_terminal_obeys(run, small_store):
+    assert run("ls", small_store).out.splitlines() == ["a/one", "a/two", "bell\\x07\\nhere"]
+    assert run("ls", small_store, "--json").json == ["a/one", "a/two", "bell\x07\nhere"]
+    long = run("ls", "--long", small_store).out.splitlines()
+    assert [line.split()[-1] for line in long] == ["a/one", "a/two", "bell\\x07\\nhere"]
+    assert "segments,aggregated" in long[0]
+    assert run("ls", small_store, "--long", "--json").json[0]["segments"] == 0  # no starts were given
+
+
+def damage(store):
+    shard = next((store / "segments").glob("a*/c.*"))
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 255
+    shard.write_bytes(content)
+
+
+def test_verify_finds_damage_and_repair_puts_it_aside(run, small_store):
+    result = run("verify", "--deep", small_store)
+    assert (result.code, result.err) == (0, "")
+    damage(small_store)
+    assert run("verify", small_store).code == 0
+    result = run("verify", small_store, "--deep")
+    assert result.code == 1
+    assert "a/" in result.err
+    report = run("verify", small_store, "--deep", "--json")
+    assert (report.code, report.json["ok"], len(report.json["problems"])) == (1, False, 1)
+    assert run("verify", small_store, "--deep", "--repair").code == 1
+    assert run("verify", small_store, "--deep").code == 0
+    assert run("info", small_store, "--json").json["tracks"] == 2
+
+
+def test_ls_goes_on_over_damaged_tracks(run, small_store):
+    metadata = next((small_store / "aggregated").glob("a*one/zarr.json"))
+    metadata.write_text("{")
+    result = run("ls", "--long", small_store)
+    assert result.code == 0
+    assert len(result.out.splitlines()) >= 2
+
+
+def test_pack(run, small_store):
+    assert run("info", small_store, "--json").json["packed"] == 0
+    assert run("pack", small_store).code == 0
+    assert run("info", small_store, "--json").json["packed"] == 3
+    assert run("pack", small_store, "--json").json == {"tracks": 3}
+
+
+def test_rm_removes_what_it_is_told_and_nothing_else(run, small_store):
+    result = run("rm", small_store, "a/one", "a/tow", "--yes")
+    assert result.code == 2
+    assert "a/two" in result.err
+    assert len(FeatureStore(small_store)) == 3
+    assert run("rm", small_store, "a/one", "a/one", "--yes", "--json").json == {"removed": ["a/one"]}
+    assert FeatureStore(small_store).track_ids == ["a/two", "bell\x07\nhere"]
+
+
+def test_rm_without_a_terminal_needs_yes(run, small_store):
+    result = run("rm", small_store, "a/one")
+    assert result.code == 2
+    assert "--yes" in result.err
+    assert len(FeatureStore(small_store)) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("answer", "left"), [("n\n", 3), ("y\n", 2)])
+def test_rm_asks_on_a_terminal(small_store, answer, left):
+    command = [sys.executable, "-c", "from fs_extract.main import main; main()", "rm", str(small_store), "a/one"]
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, answer.encode())
+        done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=60)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0
+    assert "Remove a/one" in done.stderr
+    assert len(FeatureStore(small_store)) == left
+
+
+def test_doctor_fits_on_a_screen_and_leaves_nothing(run, tmp_path):
+    result = run("doctor", tmp_path / "not" / "there")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert len(lines) <= 40
+    for word in (
+        "versions",
+        "python",
+        "torch",
+        "devices",
+        "cpu",
+        "hub",
+        "fsync",
+        "locks",
+        "RENAME_EXCHANGE",
+        "free",
+    ):
+        assert any(word in line for line in lines), word
+    assert os.listdir(tmp_path) == []
+    found = run("doctor", tmp_path, "--json").json
+    assert {check["name"] for check in found} > {"featurestore", "rename", "hard links", "free space"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_doctor_says_where_nothing_can_be_written(run, tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    result = run("doctor", tmp_path)
+    assert result.code == 1
+    assert "can only be read" in result.out
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
+    path = tmp_path / "many.zarr"
+    with StoreWriter(path, spec=FeatureSpec.for_arrays(layers=1, dim=1), durable=False) as writer:
+        for number in range(40):
+            writer.put(f"{number}" + "x" * 5_000, {"aggregated": np.zeros((1, 1))})
+    command = [sys.executable, "-c", "from fs_extract.main import main; main()", "ls", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    with process.stderr as stream:
+        complaint = stream.read()
+    assert (process.wait(), complaint) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_nobody_expected_is_one_line_and_the_whole_story_with_v(small_store, verbose):
+    command = [sys.executable, "-c", "from fs_extract.main import main; main()", "ls", str(small_store)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, *["-v"] * verbose], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert ("Traceback" in done.stderr) == verbose
+    assert "fs-extract: error: " in done.stderr
+    assert ("-v" in done.stderr) == (not verbose)
+
+
+def test_json_is_ascii_whatever_the_ids_are(run, small_store):
+    with StoreWriter(small_store, spec=FeatureStore(small_store).spec) as writer:
+        writer.put("🎻", {"aggregated": np.zeros((3, 8))})
+    text = run("ls", small_store, "--json").out
+    assert text.isascii()
+    assert "🎻" in json.loads(text)

@@ -1,0 +1,111 @@
+"""What may be imported when, seen in a fresh interpreter: reading a store must not cost what extraction needs."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import featurestore
+from featurestore import FeatureSpec, StoreWriter
+
+EXTRACTION = {"torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"}
+ROOMS = {"featurestore.audio", "featurestore.models", "featurestore.extract", "featurestore.pipeline"}
+
+
+def modules_after(code, *arguments):
+    """Names of the modules that a fresh interpreter has loaded after some code."""
+    code += "\nimport json, sys\nprint(json.dumps(list(sys.modules)))"
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("laws") / "s.zarr"
+    random = np.random.default_rng(0)
+    with StoreWriter(path, spec=FeatureSpec.for_arrays(layers=3, dim=4)) as writer:
+        for track_id in ("a", "b"):
+            writer.put(
+                track_id, {"raw": random.normal(size=(2, 3, 5, 4)), "segments": random.normal(size=(2, 3, 4))}
+            )
+        writer.pack()
+    return path
+
+
+def test_importing_the_package_costs_nothing():
+    loaded = modules_after("import featurestore")
+    assert not loaded & ({"numpy", "zarr", "click", "tqdm"} | EXTRACTION | ROOMS)
+
+
+def test_reading_a_store_needs_nothing_of_extraction(store):
+    loaded = modules_after(
+        """
+import sys
+from featurestore import FeatureStore
+store = FeatureStore(sys.argv[1])
+assert store.track_ids == ["a", "b"]
+store.aggregated(layer=1)[...], store.segments(layer=1).to_numpy(), store.raw("a").to_numpy()
+store.info(), store.provenance("a"), store.verify(deep=True)
+""",
+        store,
+    )
+    assert not loaded & (EXTRACTION | ROOMS)
+
+
+def test_writing_arrays_into_a_store_needs_nothing_of_extraction(tmp_path):
+    loaded = modules_after(
+        """
+import sys
+import numpy as np
+from featurestore import FeatureSpec, StoreWriter
+with StoreWriter(sys.argv[1], spec=FeatureSpec.for_arrays(layers=2, dim=2)) as writer:
+    writer.put("a", {"aggregated": np.ones((2, 2))})
+    writer.pack()
+""",
+        tmp_path / "s.zarr",
+    )
+    assert not loaded & (EXTRACTION | ROOMS)
+
+
+@pytest.mark.parametrize("module", ["featurestore.audio", "featurestore.models", "featurestore.pipeline"])
+def test_packages_of_extraction_are_imported_by_what_uses_them(module):
+    assert not modules_after(f"import {module}") & EXTRACTION
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["build", "--help"], ["doctor", "--help"]], ids=" ".join
+)
+def test_help_is_fast_because_it_imports_nothing(arguments):
+    loaded = modules_after(f"from fs_extract.commands import run\nassert run({arguments!r}) == 0")
+    assert not loaded & ({"numpy", "zarr", "tqdm"} | EXTRACTION | ROOMS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["info"], ["ls"], ["ls", "--long"], ["verify", "--deep"], ["verify", "--repair"], ["pack"]],
+    ids=" ".join,
+)
+def test_commands_about_a_store_import_nothing_of_extraction(store, arguments):
+    loaded = modules_after(f"from fs_extract.commands import run\nassert run({[*arguments, str(store)]!r}) == 0")
+    assert not loaded & (EXTRACTION | ROOMS)
+
+
+def test_rm_imports_nothing_of_extraction(tmp_path):
+    with StoreWriter(tmp_path / "s.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=2)) as writer:
+        writer.put("a", {"aggregated": np.ones((2, 2))})
+    arguments = ["rm", str(tmp_path / "s.zarr"), "a", "--yes"]
+    loaded = modules_after(f"from fs_extract.commands import run\nassert run({arguments!r}) == 0")
+    assert not loaded & (EXTRACTION | ROOMS)
+
+
+def test_public_names_exist():
+    assert featurestore.__all__ == sorted(featurestore.__all__)
+    for name in featurestore.__all__:
+        assert getattr(featurestore, name) is not None
+    assert set(featurestore.__all__) <= set(dir(featurestore))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = featurestore.nonsense
