@@ -14,8 +14,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError, ExtractionError
-from featurestore.spec import FeatureSpec
 from featurestore.store import files
 from featurestore.store.layout import METADATA, ArrayMetadata, encode, shard_name, track_metadata
 from featurestore.store.shards import ShardReader, ShardWriter, shard_bytes
@@ -23,10 +23,10 @@ from featurestore.store.shards import ShardReader, ShardWriter, shard_bytes
 KINDS = {2: "aggregated", 3: "segments", 4: "raw"}
 
 
-def _spec(array):
-    return FeatureSpec.for_arrays(
-        layers=array.shape[-2 if array.ndim < 4 else 1], dim=array.shape[-1], dtype=str(array.dtype)
-    )
+def describe(array, codec="none"):
+    layers, dim = array.shape[-3 if array.ndim == 4 else -2], array.shape[-1]
+    spec = FeatureSpec.for_arrays(layers=layers, dim=dim, dtype=str(array.dtype), codec=codec)
+    return track_metadata(KINDS[array.ndim], array.shape, spec, {"a": [1, "b", None]})
 
 
 @st.composite
@@ -48,12 +48,12 @@ def chunks_of(array, chunk_shape):
         yield np.ascontiguousarray(array[index])
 
 
-def write(folder, array, *, batches=1):
+def write(folder, array, *, batches=1, codec="none"):
     """The array as this library writes it, in some calls."""
-    metadata = track_metadata(KINDS[array.ndim], array.shape, _spec(array), {})
+    metadata = describe(array, codec)
     folder.mkdir()
     (folder / METADATA).write_bytes(encode(metadata.document()))
-    shard = ShardWriter(folder / shard_name(array.ndim), "the test")
+    shard = ShardWriter(folder / shard_name(array.ndim), "the test", metadata.compressor)
     parts = list(chunks_of(array, metadata.chunk_shape))
     for first in range(0, len(parts), batches):
         shard.append(parts[first : first + batches])
@@ -82,10 +82,10 @@ def read_with_zarrs(folder):
         return zarr.open_array(folder, mode="r")[...]
 
 
-@given(array=arrays(), batches=st.integers(1, 4))
-def test_every_reader_of_zarr_reads_a_shard_bit_for_bit(tmp_path_factory, array, batches):
+@given(array=arrays(), batches=st.integers(1, 4), codec=st.sampled_from(["none", "zstd", "lz4"]))
+def test_every_reader_of_zarr_reads_a_shard_bit_for_bit(tmp_path_factory, array, batches, codec):
     folder = tmp_path_factory.mktemp("shard") / "array"
-    metadata = write(folder, array, batches=batches)
+    metadata = write(folder, array, batches=batches, codec=codec)
     for found in (
         read(folder, metadata),
         zarr.open_array(folder, mode="r")[...],
@@ -97,11 +97,11 @@ def test_every_reader_of_zarr_reads_a_shard_bit_for_bit(tmp_path_factory, array,
 
 
 @pytest.mark.parametrize("pipeline", ["zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"])
-@given(array=arrays())
-def test_arrays_of_zarr_python_are_read_bit_for_bit(tmp_path_factory, pipeline, array):
+@given(array=arrays(), codec=st.sampled_from(["none", "zstd", "lz4"]))
+def test_arrays_of_zarr_python_are_read_bit_for_bit(tmp_path_factory, pipeline, array, codec):
     folder = tmp_path_factory.mktemp("shard") / "array"
     folder.mkdir()
-    metadata = track_metadata(KINDS[array.ndim], array.shape, _spec(array), {})
+    metadata = describe(array, codec)
     (folder / METADATA).write_bytes(encode(metadata.document()))
     with zarr.config.set({"codec_pipeline.path": pipeline, "array.write_empty_chunks": True}):
         zarr.open_array(folder, mode="r+")[...] = array
@@ -119,7 +119,7 @@ def test_a_file_has_the_size_that_was_promised(tmp_path_factory, array):
 
 @given(array=arrays())
 def test_metadata_is_read_as_it_was_written(array):
-    metadata = track_metadata(KINDS[array.ndim], array.shape, _spec(array), {"a": [1, "b", None]})
+    metadata = describe(array, codec)
     assert ArrayMetadata.from_document(json.loads(encode(metadata.document()))) == metadata
 
 
