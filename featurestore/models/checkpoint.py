@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,13 +68,8 @@ def load_checkpoint(
     path = Path(folder)
     name = os.fspath(folder) if name is None else name
     config = MertConfig.from_dict(read_json(path / CONFIG), source=str(path / CONFIG))
-    if not (path / PREPROCESSOR).is_file():
-        raise CheckpointError(
-            f"{path} has no {PREPROCESSOR}: without it nobody knows whether the model wants normalised "
-            f"audio, and checkpoints of one family differ in it. Copy it from where the model comes from"
-        )
     sample_rate, do_normalize = audio_settings(
-        read_json(path / PREPROCESSOR), config, source=str(path / PREPROCESSOR)
+        read_preprocessor(path), config.sample_rate, source=str(path / PREPROCESSOR)
     )
     files = find_weights(path)
     # Shapes only: nothing is allocated before the weights have shown that they are of this size.
@@ -86,12 +82,22 @@ def load_checkpoint(
             revision=revision,
             weights_sha256=weights_sha256(files),
         )
-    state = _fitting(_read_weights(files), encoder, source=str(path))
+    state = _fitting(read_weights(files), encoder, source=str(path))
     encoder.load_state_dict(state, strict=True, assign=True)
     return encoder.eval().requires_grad_(False)
 
 
-def _read_weights(files: list[Path]) -> dict[str, Tensor]:
+def read_preprocessor(folder: Path) -> dict[str, Any]:
+    """Values of preprocessor_config.json, which a checkpoint must have."""
+    if not (folder / PREPROCESSOR).is_file():
+        raise CheckpointError(
+            f"{folder} has no {PREPROCESSOR}: without it nobody knows whether the model wants normalised "
+            f"audio, and checkpoints of one family differ in it. Copy it from where the model comes from"
+        )
+    return read_json(folder / PREPROCESSOR)
+
+
+def read_weights(files: list[Path]) -> dict[str, Tensor]:
     """Tensors of all files; together they hold no more bytes than the files."""
     state: dict[str, Tensor] = {}
     for path in files:
@@ -146,15 +152,6 @@ def _is_compressed(path: Path) -> bool:
         return False  # torch's older format, or damaged, which torch.load will say
 
 
-def _is_plain(key: object, value: object) -> bool:
-    return (
-        isinstance(key, str)
-        and isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-    )
-
-
 def _fitting(state: Mapping[str, Tensor], encoder: MertEncoder, *, source: str) -> dict[str, Tensor]:
     """Check names and shapes strictly, and fold the weight norm of the positional convolution."""
     given = {_NEW_NAMES.get(key, key): value for key, value in state.items() if not _TRAINING_ONLY.fullmatch(key)}
@@ -163,6 +160,17 @@ def _fitting(state: Mapping[str, Tensor], encoder: MertEncoder, *, source: str) 
     if weight not in given:
         wanted[direction] = wanted.pop(weight)
         wanted[magnitude] = (1, 1, wanted[direction][2])
+    check_tensors(given, wanted, source=source)
+    given = {key: value.detach().float().contiguous() for key, value in given.items()}
+    if weight not in given:
+        # Salimans and Kingma 2016, arXiv:1602.07868, with one magnitude for each tap.
+        v, g = given.pop(direction), given.pop(magnitude)
+        given[weight] = v * (g / torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True))
+    return given
+
+
+def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], *, source: str) -> None:
+    """Raise a CheckpointError unless the tensors have exactly the names and shapes that are wanted."""
     if missing := sorted(wanted.keys() - given.keys()):
         raise CheckpointError(
             f"{source}: the weights lack {len(missing)} tensors of this network: {first_few(missing)}"
@@ -179,9 +187,3 @@ def _fitting(state: Mapping[str, Tensor], encoder: MertEncoder, *, source: str) 
             )
         if not given[key].is_floating_point():
             raise CheckpointError(f"{source}: {key} is of type {given[key].dtype}, not floating point")
-    given = {key: value.detach().float().contiguous() for key, value in given.items()}
-    if weight not in given:
-        # Salimans and Kingma 2016, arXiv:1602.07868, with one magnitude for each tap.
-        v, g = given.pop(direction), given.pop(magnitude)
-        given[weight] = v * (g / torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True))
-    return given

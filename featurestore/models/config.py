@@ -12,7 +12,7 @@ MODEL_TYPES = ("mert_model", "music_hubert", "hubert")
 """Values of model_type that name this network; the second is what MERT's training code writes."""
 
 # Far above any network of this family: they only keep a hostile file from costing time or memory.
-_MOST_LAYERS, _MOST_CONVS, _MOST_UNITS = 512, 32, 1 << 16
+MOST_LAYERS, MOST_CONVS, MOST_UNITS = 512, 32, 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,12 @@ class MertConfig:
             If a value is missing or impossible, or asks for something that is not supported.
         """
         _refuse_other_networks(values, source)
-        read = _Reader(values, source)
+        read = Reader(values, source)
         config = cls(
-            hidden_size=read.integer("hidden_size", _MOST_UNITS),
-            num_hidden_layers=read.integer("num_hidden_layers", _MOST_LAYERS),
-            num_attention_heads=read.integer("num_attention_heads", _MOST_UNITS),
-            intermediate_size=read.integer("intermediate_size", _MOST_UNITS),
+            hidden_size=read.integer("hidden_size", MOST_UNITS),
+            num_hidden_layers=read.integer("num_hidden_layers", MOST_LAYERS),
+            num_attention_heads=read.integer("num_attention_heads", MOST_UNITS),
+            intermediate_size=read.integer("intermediate_size", MOST_UNITS),
             conv_dim=read.integers("conv_dim"),
             conv_kernel=read.integers("conv_kernel"),
             conv_stride=read.integers("conv_stride"),
@@ -88,8 +88,8 @@ class MertConfig:
             feat_extract_norm=values.get("feat_extract_norm", "group"),
             feat_proj_layer_norm=read.boolean("feat_proj_layer_norm", True),
             do_stable_layer_norm=read.boolean("do_stable_layer_norm"),
-            num_conv_pos_embeddings=read.integer("num_conv_pos_embeddings", _MOST_UNITS, 128),
-            num_conv_pos_embedding_groups=read.integer("num_conv_pos_embedding_groups", _MOST_UNITS, 16),
+            num_conv_pos_embeddings=read.integer("num_conv_pos_embeddings", MOST_UNITS, 128),
+            num_conv_pos_embedding_groups=read.integer("num_conv_pos_embedding_groups", MOST_UNITS, 16),
             layer_norm_eps=read.fraction("layer_norm_eps", 1e-5),
             sample_rate=read.integer("sample_rate", 1_000_000) if "sample_rate" in values else None,
         )
@@ -114,15 +114,15 @@ class MertConfig:
             )
 
 
-def audio_settings(preprocessor: Mapping[str, Any], config: MertConfig, *, source: str) -> tuple[int, bool]:
+def audio_settings(preprocessor: Mapping[str, Any], stated_rate: int | None, *, source: str) -> tuple[int, bool]:
     """Sample rate (Hz) and do_normalize of a checkpoint.
 
     Parameters
     ----------
     preprocessor : mapping
         Parsed preprocessor_config.json. An absent do_normalize is True, as in Wav2Vec2FeatureExtractor.
-    config : MertConfig
-        Its `sample_rate`, if it has one, must agree.
+    stated_rate : int or None
+        Hz, of config.json; must agree.
     source : str
         Named in errors.
 
@@ -131,15 +131,13 @@ def audio_settings(preprocessor: Mapping[str, Any], config: MertConfig, *, sourc
     CheckpointError
         If the sample rate is missing or contradictory, or the preprocessing is of another kind.
     """
-    read = _Reader(preprocessor, source)
+    read = Reader(preprocessor, source)
     kind = preprocessor.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
     if kind != "Wav2Vec2FeatureExtractor":
         raise CheckpointError(f"{source}: feature_extractor_type {kind!r} is not supported")
-    rate = read.integer("sampling_rate", 1_000_000, config.sample_rate)
-    if config.sample_rate not in (None, rate):
-        raise CheckpointError(
-            f"{source}: sampling_rate is {rate} Hz, but config.json says {config.sample_rate} Hz"
-        )
+    rate = read.integer("sampling_rate", 1_000_000, stated_rate)
+    if stated_rate not in (None, rate):
+        raise CheckpointError(f"{source}: sampling_rate is {rate} Hz, but config.json says {stated_rate} Hz")
     return rate, read.boolean("do_normalize", True)
 
 
@@ -163,7 +161,7 @@ def _refuse_other_networks(values: Mapping[str, Any], source: str) -> None:
         raise CheckpointError(f"{source}: feat_extract_norm {norm!r} is neither 'group' nor 'layer'")
 
 
-class _Reader:
+class Reader:
     """Values of a JSON object with their types and bounds checked."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
@@ -185,11 +183,11 @@ class _Reader:
         value = self._get(key, None)
         if (
             not isinstance(value, list)
-            or not 1 <= len(value) <= _MOST_CONVS
-            or any(type(x) is not int or not 1 <= x <= _MOST_UNITS for x in value)
+            or not 1 <= len(value) <= MOST_CONVS
+            or any(type(x) is not int or not 1 <= x <= MOST_UNITS for x in value)
         ):
             raise CheckpointError(
-                f"{self._source}: {key} must be a list of 1 to {_MOST_CONVS} whole numbers from 1 to {_MOST_UNITS}"
+                f"{self._source}: {key} must be a list of 1 to {MOST_CONVS} whole numbers from 1 to {MOST_UNITS}"
             )
         return tuple(value)
 
