@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 import stat
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -261,7 +262,13 @@ class FeatureStore:
         if layer is None:
             return stored, list(range(len(stored))), False
         single = isinstance(layer, int | np.integer)
-        wanted = (int(cast(int, layer)),) if single else tuple(int(x) for x in cast(Sequence[int], layer))
+        listed = [layer] if single else layer
+        try:
+            if isinstance(layer, str | bytes | bool | Mapping):
+                raise TypeError
+            wanted = tuple(map(operator.index, cast(Sequence[int], listed)))
+        except TypeError:
+            raise SettingError(f"layer is a number, a sequence of numbers or None, not {layer!r}") from None
         if missing := [x for x in wanted if x not in stored]:
             raise SettingError(
                 f"the store {self.path} has no layer {', '.join(map(str, missing))}: "

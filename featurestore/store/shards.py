@@ -60,6 +60,13 @@ def shard_bytes(chunks: int, chunk_bytes: int) -> int:
     return chunks * (chunk_bytes + CRC_BYTES + _ENTRY) + CRC_BYTES
 
 
+def plain_index(chunks: int, chunk_bytes: int) -> bytes:
+    """Index, with its checksum, of uncompressed inner chunks that lie in their order."""
+    size = chunk_bytes + CRC_BYTES
+    index = np.array([(i * size, size) for i in range(chunks)], "<u8").tobytes()
+    return index + int(google_crc32c.value(index)).to_bytes(CRC_BYTES, "little")
+
+
 class ShardWriter:
     """Append inner chunks to a new shard file.
 

@@ -21,7 +21,7 @@ from featurestore.store import files, layout
 from featurestore.store.keys import encode_key
 from featurestore.store.layout import HIDDEN, METADATA, ArrayMetadata, Places
 from featurestore.store.publish import ASIDE
-from featurestore.store.shards import CRC_BYTES, ShardReader
+from featurestore.store.shards import CRC_BYTES, ShardReader, plain_index
 
 # A reader between two steps of a swap looks again; a swap takes milliseconds.
 _ATTEMPTS = 50
@@ -64,6 +64,8 @@ class TrackReader:
     def __init__(self, places: Places, spec: FeatureSpec) -> None:
         self.places = places
         self.spec = spec
+        row = spec.dim * np.dtype(spec.dtype).itemsize
+        self._index = plain_index(len(spec.layers), row)  # of every uncompressed `aggregated`
 
     def _open_dir(self, *parts: str) -> int:
         """Open a folder of the store, following no link below the root."""
@@ -218,19 +220,26 @@ class TrackReader:
         if self.spec.codec != "none":
             return False
         crc = bytearray(CRC_BYTES)
-        size = block.nbytes // len(block) + CRC_BYTES
+        size = block.shape[1] * block.itemsize + CRC_BYTES
+        fd = -1
         try:
-            fd = os.open(f"{key}/{_AGGREGATED_SHARD}", files.READ, dir_fd=folder)
-        except OSError:
-            return False
-        try:
+            track = files.open_dir(key, dir_fd=folder)
+            try:
+                fd = os.open(_AGGREGATED_SHARD, files.READ, dir_fd=track)
+            finally:
+                os.close(track)
+            if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
+                return False
             for row, layer in zip(block, layers, strict=True):
                 if os.preadv(fd, (row.data, crc), layer * size) != size:
                     return False
                 if google_crc32c.value(row) != int.from_bytes(crc, "little"):
                     return False
+        except OSError:
+            return False
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         return sys.byteorder == "little"
 
     def read(

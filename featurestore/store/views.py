@@ -84,6 +84,7 @@ class View(ABC):
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         axes = self._full_index(index)
         if axes is None:  # newaxis, masks over several dimensions and the like: numpy knows how
+            np.broadcast_to(np.empty((), bool), self.shape)[index]  # refused before anything is read
             return np.asarray(self.to_numpy()[index])
         rows, rest = self._rows(axes[0]), axes[1:]
         positions = self._positions
@@ -100,12 +101,11 @@ class View(ABC):
     def _full_index(self, index: Any) -> tuple[Any, ...] | None:
         """Index as one item per dimension, with at most one array; None if it is of another form."""
         items = list(index) if isinstance(index, tuple) else [index]
-        if sum(item is Ellipsis for item in items) > 1:
-            raise IndexError("an index can only have a single ellipsis ('...')")
-        if Ellipsis not in [item if item is Ellipsis else None for item in items]:
+        ellipses = sum(item is Ellipsis for item in items)
+        if not ellipses:
             items.append(Ellipsis)
-        if len(items) - 1 > self.ndim:
-            raise IndexError(f"too many indices: the view has {self.ndim} dimensions, {len(items) - 1} were given")
+        if ellipses > 1 or len(items) - 1 > self.ndim:
+            return None
         at = next(i for i, item in enumerate(items) if item is Ellipsis)
         items[at : at + 1] = [slice(None)] * (self.ndim - len(items) + 1)
         arrays = 0
@@ -117,8 +117,8 @@ class View(ABC):
                 continue
             if item is None or isinstance(item, bool | np.bool_):
                 return None
-            items[i] = np.asarray(item)
-            if items[i].ndim != 1 or (items[i].dtype.kind not in "iub" and items[i].size):
+            items[i] = np.asarray(item, np.intp if isinstance(item, list) and not item else None)
+            if items[i].ndim != 1 or items[i].dtype.kind not in "iub":
                 return None
             arrays += 1
         # An array beside an integer is broadcast by numpy in its own way.

@@ -117,8 +117,8 @@ def test_a_file_has_the_size_that_was_promised(tmp_path_factory, array):
     assert (folder / shard_name(array.ndim)).stat().st_size == expected
 
 
-@given(array=arrays())
-def test_metadata_is_read_as_it_was_written(array):
+@given(array=arrays(), codec=st.sampled_from(["none", "zstd", "lz4"]))
+def test_metadata_is_read_as_it_was_written(array, codec):
     metadata = describe(array, codec)
     assert ArrayMetadata.from_document(json.loads(encode(metadata.document()))) == metadata
 
