@@ -70,6 +70,8 @@ class FeatureSpec:
         Hz, of the audio that the model hears.
     do_normalize : bool, optional
         Whether each window is brought to zero mean and unit variance.
+    frame_rate : float, optional
+        Frames a second in raw.
     segment_duration : float, optional
         Seconds.
     overlap : float, optional
@@ -91,6 +93,7 @@ class FeatureSpec:
     weights_sha256: str | None = None
     sample_rate: int | None = None
     do_normalize: bool | None = None
+    frame_rate: float | None = None
     segment_duration: float | None = None
     overlap: float | None = None
     resampler: str | None = None
@@ -141,11 +144,15 @@ class FeatureSpec:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The settings that identify a feature."""
+        """The settings that identify a feature, without those at their default.
+
+        So that a setting that a later release adds does not change the fingerprints of older stores.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
         return {
             name: value
             for name, value in self.to_dict().items()
-            if not (name in ("model", "revision") and self.weights_sha256 is not None)
+            if value != defaults[name] and not (name in ("model", "revision") and self.weights_sha256 is not None)
         }
 
     @cached_property
@@ -158,12 +165,9 @@ class FeatureSpec:
         """Settings of the identity in which another spec differs, as name to (own, requested)."""
         if self.fingerprint == requested.fingerprint:
             return {}
-        own, other = self.identity(), requested.identity()
-        return {
-            name: (own.get(name), other.get(name))
-            for name in dict.fromkeys([*own, *other])
-            if own.get(name) != other.get(name)
-        }
+        own, other = self.to_dict(), requested.to_dict()
+        names = self.identity().keys() | requested.identity().keys()
+        return {name: (own[name], other[name]) for name in own if name in names and own[name] != other[name]}
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain JSON values."""

@@ -26,6 +26,7 @@ READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_COPY_BYTES = 2**24
 _REASONS = {
     errno.ENOSPC: "the disk is full: free some space and run again",
     errno.EDQUOT: "your disk quota is used up: free some space and run again",
@@ -91,6 +92,20 @@ def make_dir(path: Path) -> None:
     os.mkdir(path)
 
 
+def make_parents(path: Path, *, durable: bool) -> None:
+    """Create a folder and those above it, where they do not exist."""
+    try:
+        make_dir(path)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_parents(path.parent, durable=durable)
+        make_parents(path, durable=durable)
+        return
+    if durable:
+        sync_dir(path.parent)
+
+
 def write_all(fd: int, parts: Sequence[Any]) -> None:
     """Append contiguous buffers to an open file."""
     views = [view.cast("B") for part in parts if (view := memoryview(part)).nbytes]
@@ -121,6 +136,20 @@ def touch(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
 
 
+def replace_content(path: Path, content: bytes) -> None:
+    """Write a file anew that exists."""
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        write_all(fd, [content])
+    finally:
+        os.close(fd)
+
+
+def set_modified(path: Path, moment: int) -> None:
+    """Set the time of change of a file or folder, nanoseconds."""
+    os.utime(path, ns=(moment, moment))
+
+
 def sync_file(path: Path) -> None:
     """Make the content of a file durable."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -145,7 +174,11 @@ def sync_dir(path: Path) -> None:
 
 def sync_tree(path: Path) -> None:
     """Make everything below a folder, and the folder itself, durable."""
-    for folder, _, files in os.walk(path, topdown=False):
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, _, files in os.walk(path, topdown=False, onerror=fail):
         for name in files:
             sync_file(Path(folder, name))
         sync_dir(Path(folder))
@@ -163,7 +196,20 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EXDEV):
             raise
-        shutil.copyfile(source, target, follow_symlinks=False)
+        _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    fd = os.open(source, READ)
+    try:
+        copy = create_file(target)
+        try:
+            while content := os.read(fd, _COPY_BYTES):
+                write_all(copy, [content])
+        finally:
+            os.close(copy)
+    finally:
+        os.close(fd)
 
 
 def unlink(path: Path) -> None:
@@ -186,9 +232,15 @@ def remove_empty(path: Path) -> bool:
 def discard(path: Path, trash: Path) -> None:
     """Remove a folder: out of sight in one step, then piece by piece."""
     aside = trash / uuid.uuid4().hex
-    with contextlib.suppress(FileNotFoundError):
+    try:
         rename(path, aside)
-        remove_tree(aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        aside = path  # a full disk may have no room for a name
+    remove_tree(aside)
 
 
 def remove_tree(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,14 @@ class Places:
     """The paths of a store."""
 
     root: Path
+
+    @classmethod
+    def of(cls, path: Path) -> Places:
+        """Those of a store at a path, which may be relative, a link or below one."""
+        try:
+            return cls(Path(os.path.realpath(path)))
+        except ValueError as error:
+            raise NotAStoreError(f"{str(path)!r} is no path of a store: {error}") from None
 
     @cached_property
     def hidden(self) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
@@ -19,6 +20,7 @@ import filelock
 from featurestore.errors import TrackLockedError
 
 STRIPES = 1024
+_POLL = 0.005
 
 
 def stripe_of(key: str) -> str:
@@ -41,15 +43,34 @@ class TrackLocks:
         self._guard = Lock()
 
     @contextlib.contextmanager
-    def holding(self, key: str) -> Iterator[None]:
+    def holding(self, key: str, *, wait: float = 0.0) -> Iterator[None]:
         """Hold the lock of a track.
+
+        Parameters
+        ----------
+        key : str
+            Of the track.
+        wait : float
+            Seconds to wait for another writer that holds the lock for another track.
 
         Raises
         ------
         TrackLockedError
-            At once, if another writer holds it, or this one for the same track.
+            At once, if another writer is at work on the track, or this one; after `wait` seconds, if another
+            writer holds the lock for another track.
         """
-        self._acquire(key)
+        deadline = time.monotonic() + wait
+        confirmed = False
+        while True:
+            try:
+                self._acquire(key)
+                break
+            except TrackLockedError as error:
+                # A new holder writes its key right after it has the lock: what stands there is read twice.
+                if time.monotonic() >= deadline or (error.same_track and confirmed):
+                    raise
+                confirmed = error.same_track
+                time.sleep(_POLL)
         try:
             yield
         finally:

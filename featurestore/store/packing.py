@@ -28,7 +28,7 @@ from featurestore.store.packed import (
     table_documents,
     with_crc,
 )
-from featurestore.store.publish import ASIDE, StagingArea
+from featurestore.store.publish import ASIDE, StagingArea, is_aside
 from featurestore.store.shards import ShardWriter
 from featurestore.store.spool import RowSpool
 from featurestore.store.tracks import TrackReader
@@ -76,7 +76,15 @@ def pack(
 
 def list_keys(places: Places) -> set[str]:
     """Keys of all published tracks."""
-    return {name for name in os.listdir(places.kind("aggregated")) if name != METADATA}
+    folder = places.kind("aggregated")
+    keys = set(os.listdir(folder))
+    try:
+        aside = {key for key in os.listdir(places.journal) if is_aside(places, key)}
+    except FileNotFoundError:
+        aside = set()
+    if aside:  # or in its place again in the meantime
+        keys |= aside.union(os.listdir(folder))
+    return keys - {METADATA}
 
 
 def track_ids_of(reader: TrackReader, keys: Iterable[str]) -> dict[str, str]:
@@ -103,10 +111,12 @@ def _stamp(folder: Path) -> int | None:
     """
     moment = time.time_ns() - 1_000_000_000 - random.randrange(10**9)
     try:
-        os.utime(folder, ns=(moment, moment))
+        files.set_modified(folder, moment)
     except PermissionError:
         return None
-    return folder.stat().st_mtime_ns
+    found = folder.stat().st_mtime_ns
+    # Some file systems round; another second is a change in between.
+    return found if found // 10**9 == moment // 10**9 else None
 
 
 class _Packing:
@@ -143,6 +153,8 @@ class _Packing:
         if old is not None and self.ids == old.track_ids and not self.stale & old.rows.keys():
             if stamp != old.stamp:
                 self._write_group(self.folder, old.rows_per_shard, old.generation, stamp)
+                if self.durable:
+                    files.sync_file(self.folder / METADATA)
                 files.rename(self.folder / METADATA, self.places.packed / METADATA)
             return
         new = self.folder / "packed"
@@ -198,7 +210,7 @@ class _Packing:
         kept = {row for row, _ in moved}
         read = [row for row in range(len(ids)) if row not in kept]
         spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
-        shard = ShardWriter(path, "the packed table")
+        shard = ShardWriter(path, "the packed table", checked=True)
         root = files.open_root(self.places.root)
         try:
             for row in read:

@@ -32,7 +32,6 @@ INTENT = "intent.json"
 ASIDE = ".old"
 _OWNER = "owner.lock"
 _FOREIGN_AGE = 24 * 3600.0  # seconds after which staging of another host counts as abandoned
-_UNOWNED_AGE = 3600.0  # seconds after which staging without an owner file counts as abandoned
 
 
 class StagingArea:
@@ -49,10 +48,15 @@ class StagingArea:
             self.path = places.staging / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
             files.make_dir(self.path)
             self._owner = filelock.FileLock(self.path / _OWNER, thread_local=False)
-            with contextlib.suppress(OSError, filelock.Timeout):
+            try:
                 self._owner.acquire(timeout=0)
-                if (self.path / _OWNER).exists():  # not swept in between
+                if (self.path / _OWNER).exists():
                     return
+            except (FileNotFoundError, filelock.Timeout):
+                pass  # taken for abandoned by another writer before the lock was there: it sweeps it away
+            except BaseException:
+                files.discard(self.path, places.trash)
+                raise
 
     def folder(self) -> Path:
         """A new, empty folder to stage a change in."""
@@ -80,30 +84,22 @@ def sweep(places: Places) -> int:
     """
     swept = 0
     for folder in places.staging.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if _abandoned(folder):
-                files.discard(folder, places.trash)
-                swept += 1
+        swept += _sweep_if_abandoned(folder, places.trash)
     for folder in places.trash.iterdir():
         files.remove_tree(folder)
     return swept
 
 
-def _abandoned(folder: Path) -> bool:
-    age = time.time() - folder.stat().st_mtime
-    owner = folder / _OWNER
-    if not owner.is_file():
-        return age > _UNOWNED_AGE
-    # Another host's lock may be invisible here, so its age decides as well.
-    if folder.name.split(".")[0] != _host() and age < _FOREIGN_AGE:
-        return False
-    lock = filelock.FileLock(owner, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except (filelock.Timeout, OSError):
-        return False
-    lock.release()
-    return True
+def _sweep_if_abandoned(folder: Path, trash: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError, filelock.Timeout):
+        # Another host's lock may be invisible here, so its age decides as well.
+        if folder.name.split(".")[0] != _host() and time.time() - folder.stat().st_mtime < _FOREIGN_AGE:
+            return False
+        # A writer between making the folder and locking it loses the lock to this one, and makes another.
+        with filelock.FileLock(folder / _OWNER, timeout=0, thread_local=False):
+            files.discard(folder, trash)
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -150,6 +146,8 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: b
     entry = places.journal / key
     if entry.exists():  # left by a writer that died
         roll_forward(places, key, durable=durable)
+    if places.array("aggregated", key).exists():
+        _mark_stale(places, key, durable=durable)
     files.rename(folder, entry)
     if durable:
         files.sync_dir(places.journal)
@@ -185,8 +183,6 @@ def roll_forward(places: Places, key: str, *, durable: bool) -> None:
 def _carry_out(places: Places, key: str, intent: Intent, *, durable: bool, begun: bool) -> None:
     entry, kinds = places.journal / key, intent.kinds
     dropped = [kind for kind in reversed(KINDS) if kind not in kinds and places.array(kind, key).exists()]
-    if places.array("aggregated", key).exists():
-        _mark_stale(places, key, durable=durable)
     for kind in kinds:
         if not begun or revision_of(entry / kind) == intent.revision:
             files.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))

@@ -69,7 +69,7 @@ class FeatureStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._places = Places(self.path.absolute())
+        self._places = Places.of(self.path)
         with files.naming_the_store(self.path):
             self._spec = layout.read_root(self._places.root)
         self._reader = TrackReader(self._places, self._spec)
@@ -210,6 +210,7 @@ class FeatureStore:
         TrackNotFoundError
             If the store has no such track.
         """
+        self._choose([track_id])
         with files.naming_the_store(self.path):
             current = self._reader.current(encode_key(track_id))
         if current is None:
@@ -288,10 +289,11 @@ class FeatureStore:
                 raise self._unknown(track_id)
         return list(tracks)
 
-    def _unknown(self, track_id: str) -> TrackNotFoundError:
-        close = difflib.get_close_matches(track_id, self._catalogue().track_ids[:50_000], n=3)
-        hint = f": did you mean {', '.join(map(repr, close))}?" if close else ""
-        return TrackNotFoundError(f"the store {self.path} has no track {track_id!r}{hint}", close_matches=close)
+    def _unknown(self, track_id: object) -> TrackNotFoundError:
+        close = difflib.get_close_matches(str(track_id), self._catalogue().track_ids[:50_000], n=3)
+        hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
+        message = f"the store {self.path} has no track {track_id!r:.200}{hint}"
+        return TrackNotFoundError(message, close_matches=close)
 
     def _catalogue(self) -> _Catalogue:
         with files.naming_the_store(self.path):

@@ -67,6 +67,16 @@ def plain_index(chunks: int, chunk_bytes: int) -> bytes:
     return index + int(google_crc32c.value(index)).to_bytes(CRC_BYTES, "little")
 
 
+def require_finite(values: npt.NDArray[Any], name: str) -> None:
+    """Raise ExtractionError if a value is NaN or infinite."""
+    # Both show in the extremes.
+    if not (np.isfinite(values.max()) and np.isfinite(values.min())):
+        raise ExtractionError(
+            f"{name} holds values that are not finite as {values.dtype}: "
+            "try --no-mixed-precision and --dtype float32"
+        )
+
+
 class ShardWriter:
     """Append inner chunks to a new shard file.
 
@@ -78,10 +88,13 @@ class ShardWriter:
         How errors call what is written.
     compressor : str
         "none", "zstd" or "lz4".
+    checked : bool
+        Whether the values are known to be finite; looking at small chunks one by one is slow.
     """
 
-    def __init__(self, path: Path, name: str, compressor: str = "none") -> None:
+    def __init__(self, path: Path, name: str, *, compressor: str = "none", checked: bool = False) -> None:
         self._name = name
+        self._checked = checked
         self._compressor = compressor
         self._fd = files.create_file(path)
         self._sizes: list[int] = []
@@ -117,12 +130,8 @@ class ShardWriter:
                 f"{self._name} is longer than a store can hold ({MAX_CHUNKS} chunks of {MAX_CHUNK_BYTES} bytes): "
                 "split the track"
             )
-        # NaN and infinity show in the extremes.
-        if not (np.isfinite(chunk.max()) and np.isfinite(chunk.min())):
-            raise ExtractionError(
-                f"{self._name} holds values that are not finite as {chunk.dtype}: "
-                "try --no-mixed-precision and --dtype float32"
-            )
+        if not self._checked:
+            require_finite(chunk, self._name)
         content = chunk.reshape(-1).view(np.uint8)
         if self._compressor != "none":
             content = compress(chunk, self._compressor)

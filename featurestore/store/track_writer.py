@@ -17,7 +17,7 @@ from featurestore.spec import FeatureSpec
 from featurestore.store import files, layout, publish
 from featurestore.store.compression import bitround, compressor_of
 from featurestore.store.layout import METADATA
-from featurestore.store.shards import ShardWriter
+from featurestore.store.shards import ShardWriter, require_finite
 from featurestore.store.spool import RowSpool
 
 # Pooled segments of a track beyond this many bytes wait in a file instead of in memory.
@@ -125,7 +125,7 @@ class TrackWriter:
             if "raw" in self._kinds and block is not None:
                 self._append_raw(block)
             if self._rows is not None:
-                self._rows.append(self._stored(pooled))
+                self._rows.append(self._finite(pooled, "segments"))
         self._sum += pooled.sum(axis=0, dtype=np.float64)
         self._segments += len(pooled)
         self._starts += seconds
@@ -177,13 +177,18 @@ class TrackWriter:
         if self._rows is not None:
             self._write("segments", (self._segments, layers, dim), self._rows.columns(), common)
             self._rows.close()
-        self._write("aggregated", (layers, dim), self._stored(self._aggregated), common)
+        self._write("aggregated", (layers, dim), self._finite(self._aggregated, "aggregated"), common)
         return publish.Intent(self._kinds, revision)
 
     def _stored(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
             stored = np.ascontiguousarray(values, self._dtype)
             return bitround(stored) if self._spec.codec == "bitround" else stored
+
+    def _finite(self, values: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
+        stored = self._stored(values)
+        require_finite(stored, self._name(kind))
+        return stored
 
     def _numbers(self, values: npt.ArrayLike, kind: str) -> npt.NDArray[Any]:
         try:
@@ -207,7 +212,9 @@ class TrackWriter:
     def _new_shard(self, kind: str, ndim: int) -> ShardWriter:
         folder = self._folder / kind
         files.make_dir(folder)
-        return ShardWriter(folder / layout.shard_name(ndim), self._name(kind), self._compressor)
+        return ShardWriter(
+            folder / layout.shard_name(ndim), self._name(kind), compressor=self._compressor, checked=kind != "raw"
+        )
 
     def _write(
         self,

@@ -60,7 +60,7 @@ class StoreWriter:
         self.spec = spec
         self.overwrite = overwrite
         self.durable = durable
-        self._places = Places(self.path.absolute())
+        self._places = Places.of(self.path)
         with files.naming_the_store(self.path):
             create_or_check(self._places, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._places.locks)
@@ -103,6 +103,7 @@ class StoreWriter:
         kinds: Sequence[str] = KINDS,
         overwrite: bool | None = None,
         attributes: Mapping[str, Any] | None = None,
+        wait: float = 60.0,
     ) -> Iterator[TrackWriter]:
         """Write one track piece by piece; it is published as a whole when the block ends.
 
@@ -116,6 +117,8 @@ class StoreWriter:
             Whether a track that exists is replaced; by default, what the writer was opened with.
         attributes : mapping, optional
             JSON values that are stored with each of its arrays.
+        wait : float
+            Seconds to wait for a writer that is at work on another track that shares the lock.
 
         Yields
         ------
@@ -138,7 +141,7 @@ class StoreWriter:
         replace = self.overwrite if overwrite is None else overwrite
         with contextlib.ExitStack() as stack:
             with files.naming_the_store(self.path):
-                self._lock(stack, key)
+                self._lock(stack, key, wait)
                 if not replace and self._places.array("aggregated", key).exists():
                     raise TrackExistsError(
                         f"the store {self.path} has the track {track_id!r}: "
@@ -158,9 +161,9 @@ class StoreWriter:
                 files.discard(folder, self._places.trash)
                 raise
 
-    def _lock(self, stack: contextlib.ExitStack, key: str) -> None:
+    def _lock(self, stack: contextlib.ExitStack, key: str, wait: float) -> None:
         """Hold the lock of a track until the stack is left, with no unfinished change of the track."""
-        stack.enter_context(self._locks.holding(key))
+        stack.enter_context(self._locks.holding(key, wait=wait))
         if (self._places.journal / key).exists():
             publish.roll_forward(self._places, key, durable=self.durable)
 
@@ -209,7 +212,7 @@ class StoreWriter:
         """
         key = encode_key(track_id)
         with files.naming_the_store(self.path), contextlib.ExitStack() as stack:
-            self._lock(stack, key)
+            self._lock(stack, key, 60.0)
             if not self._places.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self._staging.folder()
