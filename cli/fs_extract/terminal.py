@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
+
 
 @dataclass
 class Voice:
@@ -188,7 +190,10 @@ def progress_bar(voice: Voice) -> Iterator[Callable[[Progress], None] | None]:
 
     tqdm.monitor_interval = 0
     layout = "{desc}: {n_fmt}/{total_fmt} tracks |{bar:20}| {elapsed}{postfix}"
-    with tqdm(total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(
+        total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False, desc="starting"
+    ) as bar:
+        shown: dict[str, Any] = {"at": 0.0, "stage": None}
 
         def show(now: Progress) -> None:
             bar.set_description_str(now.stage, refresh=False)
@@ -202,6 +207,8 @@ def progress_bar(voice: Voice) -> Iterator[Callable[[Progress], None] | None]:
             if now.failed:
                 parts.append(f"{now.failed} failed")
             bar.set_postfix_str(", ".join(parts) if now.stage == "extracting" else "", refresh=False)
-            bar.update(0)
+            if now.elapsed - shown["at"] >= _BETWEEN_DRAWINGS or now.stage != shown["stage"]:
+                shown.update(at=now.elapsed, stage=now.stage)
+                bar.refresh()
 
         yield show

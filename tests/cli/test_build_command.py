@@ -1,8 +1,12 @@
 """fs-extract build: what a user sees, and real processes that are interrupted, killed, and run side by side."""
 
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import termios
 import time
 
 import numpy as np
@@ -39,6 +43,31 @@ def test_the_result_is_on_stdout_and_a_second_run_does_nothing(run, music, tmp_p
     assert run("-q", "build", music, tmp_path / "s.zarr", "--model", model_folder).out == ""
     told = run("-v", "build", music, tmp_path / "s.zarr", "--model", model_folder, "--force")
     assert "fs-extract: a/one: 1.2 s of audio in " in told.err
+
+
+def on_a_terminal(command):
+    """What a command writes to stderr if that is a terminal of 40 lines of 120 characters."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (40, 120))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # the end of a pseudo-terminal
+            while more := os.read(ours, 4096):
+                seen += more
+    os.close(ours)
+    assert process.returncode == 0
+    return seen.decode()
+
+
+def test_there_is_a_progress_bar_on_a_terminal_only(music, tmp_path, model_folder):
+    command = [sys.executable, "-m", "fs_extract", "build", str(music), str(tmp_path / "s.zarr")]
+    command += ["--model", str(model_folder)]
+    seen = on_a_terminal(command)
+    for text in ("opening the model", "checking", "extracting: ", "/3 tracks", "x real time", "packing"):
+        assert text in seen
+    assert on_a_terminal([*command, "--no-progress"]) == ""
+    assert on_a_terminal([*command, "-q"]) == ""
 
 
 def test_options_reach_the_store(run, music, tmp_path, model_folder):

@@ -177,7 +177,7 @@ def test_rm_without_a_terminal_needs_yes(run, small_store):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize(("answer", "left"), [("n\n", 3), ("y\n", 2)])
 def test_rm_asks_on_a_terminal(small_store, answer, left):
-    command = [sys.executable, "-c", "from fs_extract.main import main; main()", "rm", str(small_store), "a/one"]
+    command = [sys.executable, "-m", "fs_extract", "rm", str(small_store), "a/one"]
     ours, theirs = os.openpty()
     try:
         os.write(ours, answer.encode())
@@ -226,7 +226,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     with StoreWriter(path, spec=FeatureSpec.for_arrays(layers=1, dim=1), durable=False) as writer:
         for number in range(40):
             writer.put(f"{number}" + "x" * 5_000, {"aggregated": np.zeros((1, 1))})
-    command = [sys.executable, "-c", "from fs_extract.main import main; main()", "ls", str(path)]
+    command = [sys.executable, "-m", "fs_extract", "ls", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
@@ -238,7 +238,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize("verbose", [False, True])
 def test_what_nobody_expected_is_one_line_and_the_whole_story_with_v(small_store, verbose):
-    command = [sys.executable, "-c", "from fs_extract.main import main; main()", "ls", str(small_store)]
+    command = [sys.executable, "-m", "fs_extract", "ls", str(small_store)]
     with open("/dev/full", "w") as full:
         done = subprocess.run([*command, *["-v"] * verbose], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
