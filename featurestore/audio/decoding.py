@@ -18,8 +18,11 @@ from featurestore.errors import AudioContentError, AudioError, AudioFormatError,
 from featurestore.windows import hop_samples, window_samples, window_starts
 
 BLOCK_SECONDS = 5
-_BLOCK_SAMPLES = 1 << 21
-"""Samples of a block, of all channels together: 8 MiB."""
+_BLOCK_SAMPLES = 1 << 20
+"""Samples of a block, of all channels together: 4 MiB."""
+
+_LOUDEST = 1e30
+"""Samples beyond are no sound either, and would overflow when they are summed up."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -75,7 +78,8 @@ def decode(path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | No
     ------
     AudioError
         As `probe`, and AudioFormatError if the file is damaged, truncated or written to meanwhile,
-        AudioTooShortError if it has less than `MIN_DURATION`, AudioContentError if a sample is NaN or infinite.
+        AudioTooShortError if it has less than `MIN_DURATION`, AudioContentError if a sample is NaN, infinite
+        or beyond 1e30.
     MissingDependencyError
         If a package that decoding or resampling needs does not import.
     SettingError
@@ -224,11 +228,12 @@ def _mono_blocks(info: AudioInfo) -> Iterator[Samples]:
     done = 0
     for block in _reader(info.path).read_blocks(info, block_frames):
         mono = _mean_of_channels(block)
-        finite = np.isfinite(mono)
-        if not finite.all():
-            first = done + int(np.argmin(finite))
+        with np.errstate(invalid="ignore"):
+            is_sound = np.abs(mono) < _LOUDEST  # not so for NaN
+        if not is_sound.all():
+            first = done + int(np.argmin(is_sound))
             raise AudioContentError(
-                f"{quoted(info.path)} holds a sample that is NaN or infinite, the first at "
+                f"{quoted(info.path)} holds a sample that is NaN, infinite or beyond {_LOUDEST:g}, the first at "
                 f"{first / info.sample_rate:.3f} s (sample {first:,}): write it again from its source"
             )
         done += len(mono)
@@ -241,9 +246,9 @@ def _mean_of_channels(block: Samples) -> Samples:
     channels = block.shape[1]
     if channels == 1:
         return block[:, 0]
-    total = block[:, 0].astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinities of both signs make NaN, which is found afterwards
+    with np.errstate(invalid="ignore"):  # of infinities of both signs, and of signalling NaN; both are found later
+        total = block[:, 0].astype(np.float64)
         for channel in range(1, channels):  # several times as fast as mean(axis=1) for few channels
             total += block[:, channel]
-    mono: Samples = (total / channels).astype(np.float32)
+        mono: Samples = (total / channels).astype(np.float32)
     return mono

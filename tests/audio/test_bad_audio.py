@@ -142,7 +142,10 @@ def test_shortness_is_found_where_no_header_tells_it(write):
     fails(path, AudioTooShortError, r"0\.500 s", at_probe=False)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+SIGNALLING_NAN = np.frombuffer(b"\x01\x00\xa0\x7f", np.float32)[0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -2e38, SIGNALLING_NAN])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_samples_that_are_no_numbers_are_told_with_their_second(write, value, channels):
     signal = np.zeros((24_000 * 9, channels), np.float32)
