@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import os
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from featurestore.errors import NotAStoreError, SpecMismatchError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.layout import HIDDEN_DIRS, METADATA, Places
+
+_ABANDONED_AGE = 3600.0  # seconds; making a store takes milliseconds
 
 
 def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: bool) -> None:
@@ -36,37 +42,66 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
             differences=differences,
         )
     if not (places.hidden / METADATA).exists():
-        # Without the marks of superseded rows the packed table cannot be trusted.
-        files.remove_tree(places.packed)
-        places.hidden.mkdir(exist_ok=True)
-        for folder in HIDDEN_DIRS:
-            (places.hidden / folder).mkdir(exist_ok=True)
-        files.write_file(places.hidden / METADATA, layout.encode(layout.hidden_document()))
+        _restore_hidden(places, durable=durable)
+    if durable:
+        # Whoever made the store may not have lived to do it.
+        files.sync_parent(root)
 
 
 def _create(root: Path, spec: FeatureSpec, *, durable: bool) -> None:
     """Make an empty store beside its place and rename it there; if another is faster, theirs stays."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    new = Places(root.parent / f".{root.name[:100]}.{uuid.uuid4().hex[:12]}")
-    try:
-        files.make_dir(new.root)
+    files.make_parents(root.parent, durable=durable)
+    with _beside(root) as new:
         files.write_file(new.root / METADATA, layout.encode(layout.root_document(spec)))
         for kind in KINDS:
             files.make_dir(new.kind(kind))
             files.write_file(new.kind(kind) / METADATA, layout.encode(layout.group_document({})))
-        files.make_dir(new.hidden)
-        files.write_file(new.hidden / METADATA, layout.encode(layout.hidden_document()))
-        for folder in HIDDEN_DIRS:
-            files.make_dir(new.hidden / folder)
+        _make_hidden(new)
         if durable:
             files.sync_tree(new.root)
-        files.rename(new.root, root)
+        try:
+            files.rename(new.root, root)
+        except OSError as error:
+            if error.errno == errno.ENOTDIR:
+                raise NotAStoreError(f"{root} is a file, not a store") from None
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def _make_hidden(places: Places) -> None:
+    files.make_dir(places.hidden)
+    for folder in HIDDEN_DIRS:
+        files.make_dir(places.hidden / folder)
+    files.write_file(places.hidden / METADATA, layout.encode(layout.hidden_document()))
+
+
+def _restore_hidden(places: Places, *, durable: bool) -> None:
+    """Make the hidden folder again that somebody removed."""
+    with _beside(places.root) as new:
+        # Without the marks of superseded rows the packed table cannot be trusted.
+        files.discard(places.packed, new.root)
+        _make_hidden(new)
         if durable:
-            files.sync_dir(root.parent)
-    except OSError as error:
-        if error.errno == errno.ENOTDIR:
-            raise NotAStoreError(f"{root} is a file, not a store") from None
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+            files.sync_tree(new.hidden)
+        files.make_parents(places.hidden, durable=durable)
+        for name in (*HIDDEN_DIRS, METADATA):  # which says that all is there
+            if not (places.hidden / name).exists():
+                files.rename(new.hidden / name, places.hidden / name)
+        if durable:
+            files.sync_dir(places.hidden)
+
+
+@contextlib.contextmanager
+def _beside(root: Path) -> Iterator[Places]:
+    """A new folder beside a store, gone at the end unless it was put somewhere else."""
+    folder, prefix = root.resolve().parent, f".{root.resolve().name[:100]}.making-"
+    for left in folder.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_AGE:
+                files.remove_tree(left)
+    new = Places(folder / (prefix + uuid.uuid4().hex[:12]))
+    files.make_dir(new.root)
+    try:
+        yield new
     finally:
         files.remove_tree(new.root)

@@ -103,7 +103,7 @@ def make_parents(path: Path, *, durable: bool) -> None:
         make_parents(path, durable=durable)
         return
     if durable:
-        sync_dir(path.parent)
+        sync_parent(path)
 
 
 def write_all(fd: int, parts: Sequence[Any]) -> None:
@@ -170,6 +170,12 @@ def sync_dir(path: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def sync_parent(path: Path) -> None:
+    """Make the entry of a folder durable that may be reached through links, if we may look at what holds it."""
+    with contextlib.suppress(PermissionError):
+        sync_dir(path.resolve().parent)
 
 
 def sync_tree(path: Path) -> None:

@@ -79,11 +79,16 @@ def list_keys(places: Places) -> set[str]:
     folder = places.kind("aggregated")
     keys = set(os.listdir(folder))
     try:
-        aside = {key for key in os.listdir(places.journal) if is_aside(places, key)}
+        moved = [
+            key
+            for key in os.listdir(places.journal)
+            if key not in keys and (places.journal / key / ("aggregated" + ASIDE)).exists()
+        ]
     except FileNotFoundError:
-        aside = set()
-    if aside:  # or in its place again in the meantime
-        keys |= aside.union(os.listdir(folder))
+        moved = []
+    if moved:  # aside for an instant, or by now in its place
+        keys |= {key for key in moved if is_aside(places, key)}
+        keys |= set(os.listdir(folder))
     return keys - {METADATA}
 
 

@@ -91,7 +91,7 @@ def sweep(places: Places) -> int:
 
 
 def _sweep_if_abandoned(folder: Path, trash: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError, filelock.Timeout):
+    with contextlib.suppress(OSError):  # what cannot be swept now waits for the next writer
         # Another host's lock may be invisible here, so its age decides as well.
         if folder.name.split(".")[0] != _host() and time.time() - folder.stat().st_mtime < _FOREIGN_AGE:
             return False
@@ -208,6 +208,12 @@ def _mark_stale(places: Places, key: str, *, durable: bool) -> None:
     files.touch(places.stale / key)
     if durable:
         files.sync_dir(places.stale)
+
+
+def is_aside(places: Places, key: str) -> bool:
+    """Whether the current `aggregated` is aside until the new one is in its place: folders were not exchanged."""
+    entry = places.journal / key
+    return (entry / "aggregated").exists() and (entry / ("aggregated" + ASIDE)).exists()
 
 
 def revision_of(array: Path) -> str | None:
