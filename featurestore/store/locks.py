@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from threading import Lock
 import filelock
 
 from featurestore.errors import TrackLockedError
+from featurestore.store import files
 
 STRIPES = 1024
 _POLL = 0.005
@@ -93,16 +93,22 @@ class TrackLocks:
                 keys = []
                 self._held[stripe] = (lock, keys)
             keys.append(key)
-            _write(path, keys)
+            try:
+                _write(path, keys)
+            except BaseException:  # an interrupt
+                self._drop(stripe, key)
+                raise
 
     def _release(self, key: str) -> None:
-        stripe = stripe_of(key)
         with self._guard:
-            lock, keys = self._held[stripe]
-            keys.remove(key)
-            if not keys:
-                del self._held[stripe]
-                lock.release()
+            self._drop(stripe_of(key), key)
+
+    def _drop(self, stripe: str, key: str) -> None:
+        lock, keys = self._held[stripe]
+        keys.remove(key)
+        if not keys:
+            del self._held[stripe]
+            lock.release()
 
 
 def _locked(key: str, *, same_track: bool) -> TrackLockedError:
@@ -119,11 +125,7 @@ def _read(path: Path) -> list[str]:
 def _write(path: Path, keys: list[str]) -> None:
     # Only a hint for others: a full disk must not turn it into a failure.
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-        try:
-            os.write(fd, " ".join(keys).encode())
-        finally:
-            os.close(fd)
+        files.replace_content(path, " ".join(keys).encode())
 
 
 @contextlib.contextmanager

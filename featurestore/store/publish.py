@@ -66,8 +66,10 @@ class StagingArea:
 
     def close(self, trash: Path) -> None:
         """Remove the folder with everything that is still in it."""
-        files.discard(self.path, trash)
-        self._owner.release()
+        try:
+            files.discard(self.path, trash)
+        finally:
+            self._owner.release()
 
 
 def _host() -> str:

@@ -65,8 +65,12 @@ class StoreWriter:
             create_or_check(self._places, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._places.locks)
             self._staging = publish.StagingArea(self._places)
-            publish.recover(self._places, self._locks)
-            publish.sweep(self._places)
+            try:
+                publish.recover(self._places, self._locks)
+                publish.sweep(self._places)
+            except BaseException:
+                self._staging.close(self._places.trash)
+                raise
         self._reader = TrackReader(self._places, spec)
 
     def __enter__(self) -> StoreWriter:
@@ -80,8 +84,10 @@ class StoreWriter:
     def close(self) -> None:
         """Finish what was decided, and remove what is staged and not published."""
         with files.naming_the_store(self.path):
-            publish.recover(self._places, self._locks)
-            self._staging.close(self._places.trash)
+            try:
+                publish.recover(self._places, self._locks)
+            finally:
+                self._staging.close(self._places.trash)
 
     def existing(self, track_id: str) -> dict[str, Any] | None:
         """Attributes of a published track, None if there is none.
@@ -158,7 +164,8 @@ class StoreWriter:
                 with files.naming_the_store(self.path):
                     publish.commit(self._places, folder, key, intent, durable=self.durable)
             except BaseException:
-                files.discard(folder, self._places.trash)
+                with contextlib.suppress(OSError):  # else it goes when the writer is closed
+                    files.discard(folder, self._places.trash)
                 raise
 
     def _lock(self, stack: contextlib.ExitStack, key: str, wait: float) -> None:
