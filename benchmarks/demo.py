@@ -13,6 +13,14 @@ from benchmarks.music import write_pieces
 HERE = Path("demo")
 AUDIO, MODEL, STORE = HERE / "audio", HERE / "random-mert", HERE / "store.zarr"
 
+NEXT = (
+    ("fs-extract build YOUR_MUSIC features.zarr", "your own audio, with the trained model from the hub"),
+    (f"fs-extract info {STORE}", "what is in a store"),
+    (f"fs-extract verify --deep {STORE}", "is every byte as it was written?"),
+    ("fs-extract build --help", "all options"),
+    ("README.md", "how it works"),
+)
+
 
 def main() -> int:
     """Run the demonstration; the exit code of the build."""
@@ -42,6 +50,7 @@ def main() -> int:
     print(f"   $ {shlex.join(command)}\n", flush=True)
     code = subprocess.call([str(Path(sys.executable).with_name(command[0])), *command[1:]])
     if code:
+        print(f"\nIf {HERE} was left by another version, remove it and try again.")
         return code
 
     say("4. Questions to the store")
@@ -49,13 +58,9 @@ def main() -> int:
 
     say(
         "5. Where to go next",
-        f"   fs-extract build YOUR_MUSIC features.zarr       your own audio, with the trained model from the hub\n"
-        f"   fs-extract info {STORE}                what is in a store\n"
-        f"   fs-extract verify --deep {STORE}       is every byte as it was written?\n"
-        f"   fs-extract build --help                         all options\n"
-        "   README.md                                       how it works\n",
+        "\n".join(f"   {command:<45}{meaning}" for command, meaning in NEXT),
     )
-    print(f"Done in {time.monotonic() - began:.0f} s. Run it again: it finds everything there.")
+    print(f"\nDone in {time.monotonic() - began:.0f} s. Run it again: it finds everything there.")
     return 0
 
 

@@ -62,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         complain(f"unexpected {type(error).__name__}: {error}")
         if not voice.verbose:
-            click.echo("This is a mistake in fs-extract. Run it with -v for the whole story.", err=True)
+            click.echo("Run it again with -v to see where; if it is a mistake of fs-extract, report it.", err=True)
         return FAILED
     return code if isinstance(code, int) else DONE
 

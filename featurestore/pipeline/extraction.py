@@ -30,6 +30,9 @@ PACK_EVERY = 256
 LOCK_PATIENCE = 600.0
 """Seconds that a track is waited for whose lock is held for another track."""
 
+_LOCK_WAIT = 0.05
+"""Seconds to wait for a lock that is held for another track before other tracks come first."""
+
 logger = logging.getLogger("featurestore")
 
 
@@ -176,7 +179,11 @@ class Extraction:
     def _extract(self, track: AudioFile, audio: TrackAudio) -> None:
         tally, began = self._tally, time.monotonic()
         with self._writer.track(
-            track.track_id, kinds=self._wanted.kinds, overwrite=True, attributes=self._attributes
+            track.track_id,
+            kinds=self._wanted.kinds,
+            overwrite=True,
+            attributes=self._attributes,
+            wait=_LOCK_WAIT,
         ) as t:
             # Asked again under the lock: another writer may have published it since the plan was made.
             if self._is_there(track):
