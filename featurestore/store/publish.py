@@ -14,6 +14,7 @@ import json
 import os
 import re
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Sequence
@@ -216,6 +217,17 @@ def is_aside(places: Places, key: str) -> bool:
     """Whether the current `aggregated` is aside until the new one is in its place: folders were not exchanged."""
     entry = places.journal / key
     return (entry / "aggregated").exists() and (entry / ("aggregated" + ASIDE)).exists()
+
+
+def is_published(places: Places, key: str) -> bool:
+    """Whether there is such a track."""
+    for _ in range(2):  # it may come to its place between two looks
+        try:
+            return stat.S_ISDIR(places.array("aggregated", key).lstat().st_mode)
+        except FileNotFoundError:
+            if is_aside(places, key):
+                return True
+    return False
 
 
 def revision_of(array: Path) -> str | None:

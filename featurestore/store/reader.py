@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import operator
 import os
-import stat
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from featurestore.store.keys import encode_key
 from featurestore.store.layout import Places
 from featurestore.store.packed import PackedTable, TableChangedError
 from featurestore.store.packing import list_keys, track_ids_of
+from featurestore.store.publish import is_published
 from featurestore.store.tracks import TrackReader
 from featurestore.store.verification import VerifyReport, verify
 from featurestore.store.views import AggregatedView, RaggedView, TrackView
@@ -101,10 +101,10 @@ class FeatureStore:
         if not isinstance(track_id, str):
             return False
         try:
-            found = self._places.array("aggregated", encode_key(track_id)).lstat()
-        except (SettingError, FileNotFoundError):
+            key = encode_key(track_id)
+        except SettingError:
             return False
-        return stat.S_ISDIR(found.st_mode)
+        return is_published(self._places, key)
 
     def aggregated(
         self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None
