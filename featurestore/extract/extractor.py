@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from featurestore.errors import (
     ExtractionError,
@@ -18,7 +19,8 @@ from featurestore.errors import (
 from featurestore.extract.batching import BatchEncoder, EncodedBatch
 from featurestore.extract.device import default_batch_size, resolve_device
 from featurestore.extract.tracks import Features, gather, publish
-from featurestore.models.encoder import Encoder
+from featurestore.models.encoder import Encoder, frame_rate, require_encoder
+from featurestore.models.engine import CpuEngine, accelerated
 from featurestore.models.load import load_model
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.windows import hop_samples, sliding_windows, window_samples
@@ -107,6 +109,7 @@ class FeatureExtractor:
             model = load_model(model, revision=revision)
         elif revision is not None:
             raise SettingError(f"revision {revision!r} is for models of the hub, not for one that is loaded")
+        require_encoder(model)
         self.layers = _checked_layers(layers, model)
         self._segment_duration, self._overlap = float(segment_duration), float(overlap)
         self._window = window_samples(segment_duration, model.sample_rate)
@@ -116,15 +119,18 @@ class FeatureExtractor:
                 f"segment_duration {segment_duration} s is {self._window} samples; {model.name} needs at "
                 f"least {model.min_samples} ({model.min_samples / model.sample_rate:.4f} s)"
             )
+        self._frame_rate = frame_rate(model, self._window)
         self.precision = "fp16" if mixed_precision and self.device.type == "cuda" else "fp32"
         self.model = model.to(self.device)
+        network = accelerated(self.model) if self.device.type == "cpu" else self.model
         self._encoder = BatchEncoder(
-            model=self.model,
+            model=network,
             device=self.device,
             batch_size=batch_size,
             layers=self.layers,
             half=self.precision == "fp16",
             oom_recovery=oom_recovery,
+            workers=torch.get_num_threads() if isinstance(network, CpuEngine) else 1,
         )
 
     @property
@@ -144,6 +150,7 @@ class FeatureExtractor:
             weights_sha256=self.model.weights_sha256,
             sample_rate=self.model.sample_rate,
             do_normalize=self.model.do_normalize,
+            frame_rate=self._frame_rate,
             segment_duration=self._segment_duration,
             overlap=self._overlap,
             resampler=RESAMPLER,

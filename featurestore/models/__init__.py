@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featurestore.models.conformance import check_encoder
     from featurestore.models.encoder import Encoder
     from featurestore.models.load import load_model
     from featurestore.models.mert import MertEncoder
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 _MODULES = {
     "Encoder": "encoder",
     "MertEncoder": "mert",
+    "check_encoder": "conformance",
     "load_model": "load",
     "save_random_checkpoint": "random_checkpoint",
 }
 
-__all__ = ["Encoder", "MertEncoder", "load_model", "save_random_checkpoint"]
+__all__ = ["Encoder", "MertEncoder", "check_encoder", "load_model", "save_random_checkpoint"]
 
 
 # Imported on first use: looking for a model on the hub must not cost the import of torch.

@@ -167,20 +167,20 @@ class Reader:
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self._values, self._source = values, source
 
-    def _get(self, key: str, default: Any) -> Any:
+    def present(self, key: str, default: Any = None) -> Any:
         value = self._values.get(key, default)
         if value is None:
             raise CheckpointError(f"{self._source} does not say {key}")
         return value
 
     def integer(self, key: str, most: int, default: int | None = None) -> int:
-        value = self._get(key, default)
+        value = self.present(key, default)
         if type(value) is not int or not 1 <= value <= most:
             raise CheckpointError(f"{self._source}: {key} must be a whole number from 1 to {most}, not {value!r}")
         return value
 
     def integers(self, key: str) -> tuple[int, ...]:
-        value = self._get(key, None)
+        value = self.present(key)
         if (
             not isinstance(value, list)
             or not 1 <= len(value) <= MOST_CONVS
@@ -192,13 +192,19 @@ class Reader:
         return tuple(value)
 
     def boolean(self, key: str, default: bool | None = None) -> bool:
-        value = self._get(key, default)
+        value = self.present(key, default)
         if type(value) is not bool:
             raise CheckpointError(f"{self._source}: {key} must be true or false, not {value!r}")
         return value
 
     def fraction(self, key: str, default: float) -> float:
-        value = self._get(key, default)
+        value = self.present(key, default)
         if type(value) not in (int, float) or not 0 < value < 1:
             raise CheckpointError(f"{self._source}: {key} must be above 0 and below 1, not {value!r}")
         return float(value)
+
+    def choice(self, key: str, names: tuple[str, ...]) -> str:
+        value = self.present(key)
+        if value not in names:
+            raise CheckpointError(f"{self._source}: {key} must be one of {', '.join(names)}, not {value!r}")
+        return str(value)

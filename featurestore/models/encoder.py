@@ -8,11 +8,19 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from featurestore.errors import SettingError
+
+_ATTRIBUTES = (
+    *("name", "revision", "weights_sha256", "sample_rate", "layers", "dim", "do_normalize", "min_samples"),
+    *("frames", "states", "hidden_states", "to"),
+)
+
 
 class Encoder(Protocol):
     """A network from mono audio to a sequence of hidden states.
 
-    Anything with these attributes and methods can be given to `featurestore.extract.FeatureExtractor`.
+    Anything with these attributes and methods can be given to `featurestore.FeatureExtractor` and to
+    `featurestore.build`; `featurestore.models.check_encoder` finds out whether it keeps the rules.
 
     Attributes
     ----------
@@ -44,7 +52,13 @@ class Encoder(Protocol):
     min_samples: int
 
     def frames(self, n_samples: int) -> int:
-        """Frames of a window of `n_samples` samples."""
+        """Frames of a window of `n_samples` samples, never fewer than of a shorter one.
+
+        Raises
+        ------
+        SettingError
+            If the model cannot hear so long a window.
+        """
         ...
 
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
@@ -70,3 +84,40 @@ class Encoder(Protocol):
     def to(self, device: torch.device) -> Self:
         """The same model on another device."""
         ...
+
+
+def require_encoder(model: object) -> None:
+    """Refuse what lacks an attribute of `Encoder`.
+
+    Raises
+    ------
+    SettingError
+        Names what is missing.
+    """
+    if missing := [name for name in _ATTRIBUTES if not hasattr(model, name)]:
+        raise SettingError(
+            f"model must be the name of a model, a folder, or an encoder; the {type(model).__name__} that was "
+            f"given has no {', '.join(missing)}"
+        )
+
+
+def frame_rate(model: Encoder, n_samples: int) -> float | None:
+    """Frames a second, from where `frames` goes up first; None if windows of `n_samples` have but one frame.
+
+    Raises
+    ------
+    SettingError
+        If the model cannot hear so long a window.
+    """
+    shortest, longest = model.min_samples, n_samples
+    first = model.frames(shortest)
+    if model.frames(longest) == first:
+        return None
+    while longest - shortest > 1:
+        middle = (shortest + longest) // 2
+        if model.frames(middle) == first:
+            shortest = middle
+        else:
+            longest = middle
+    gained = model.frames(longest) - first
+    return gained * model.sample_rate / (longest - model.min_samples)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from featurestore.errors import ModelError, SettingError
+from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models.checkpoint import load_checkpoint
+from featurestore.models.config import MODEL_TYPES
 from featurestore.models.encoder import Encoder
+from featurestore.models.families import FAMILIES
+from featurestore.models.files import CONFIG, read_json
 from featurestore.models.hub import fetch, is_hub_name
 
 
@@ -18,8 +21,9 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     ----------
     name_or_path : str or path
         A local folder in the hub's layout (config.json, preprocessor_config.json, model.safetensors or
-        pytorch_model.bin), or a name of the hub such as ``m-a-p/MERT-v1-95M``. A folder that exists comes
-        first. Code in either is never run.
+        pytorch_model.bin), or a name of the hub such as ``m-a-p/MERT-v1-95M`` or
+        ``facebook/hubert-base-ls960``: MERT, HuBERT, wav2vec 2.0, WavLM, data2vec-audio or Whisper. A folder
+        that exists comes first. Code in either is never run.
     revision : str, optional
         Branch, tag or commit of a model of the hub, by default "main". The commit that it names is recorded
         as the model's `revision`.
@@ -53,11 +57,31 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     if folder.is_dir():
         if revision is not None:
             raise SettingError(f"{name} is a local folder, which has no revision {revision!r}")
-        return load_checkpoint(folder, name=name)
+        return _load_folder(folder, name=name, revision=None)
     if folder.exists():
         raise ModelError(f"{name} is a file: give the folder that holds it together with config.json")
     # A string that only a path can be is never sent to the hub.
     if isinstance(name_or_path, os.PathLike) or not is_hub_name(name):
         raise ModelError(f"there is no folder {name}, and it is no name of the hub (owner/model) either")
     snapshot = fetch(name, revision=revision)
-    return load_checkpoint(snapshot.folder, name=name, revision=snapshot.revision)
+    return _load_folder(snapshot.folder, name=name, revision=snapshot.revision)
+
+
+def _load_folder(folder: Path, *, name: str, revision: str | None) -> Encoder:
+    """MERT and HuBERT as the native network; HuBERT that does not fit, and other families, with transformers."""
+    source = folder / CONFIG
+    kind = read_json(source).get("model_type")
+    if kind not in (*MODEL_TYPES, *FAMILIES):
+        raise CheckpointError(
+            f"{source}: model_type {kind!r} is not supported; supported are "
+            f"{', '.join(dict.fromkeys((*MODEL_TYPES, *FAMILIES)))}"
+        )
+    if kind in MODEL_TYPES:
+        try:
+            return load_checkpoint(folder, name=name, revision=revision)
+        except CheckpointError:
+            if kind not in FAMILIES:
+                raise
+    from featurestore.models.transformers_encoder import load_transformers_checkpoint
+
+    return load_transformers_checkpoint(folder, name=name, revision=revision)

@@ -187,6 +187,7 @@ def test_the_spec_says_everything(tiny, model):
         "weights_sha256": model.weights_sha256,
         "sample_rate": RATE,
         "do_normalize": True,
+        "frame_rate": 75.0,
         "segment_duration": 2.0,
         "overlap": 0.0,
         "resampler": RESAMPLER,

@@ -222,7 +222,7 @@ HOSTILE = {
     "do_stable_layer_norm": ["no", ...],
     "feat_extract_norm": ["batch", 3],
     "num_feat_extract_layers": [6],
-    "model_type": ["wav2vec2", None, ...],
+    "model_type": ["bert", None, ...],
     "hidden_act": ["relu", 5],
     "feat_extract_activation": ["swish"],
     "deepnorm": [True],
