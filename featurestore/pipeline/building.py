@@ -256,7 +256,7 @@ class _Job:
             except StoreError as error:
                 raise BuildStoppedError(
                     f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "
-                    "run the same command again when the store can be written",
+                    "set this right and run the same command again",
                     report=tally.report(),
                 ) from error
         tally.enter("done")
