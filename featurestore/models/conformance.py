@@ -62,8 +62,8 @@ class _Check:
         self._encoder = moved
         self._states()
         self._early_exit()
-        self._batches()
         self._quiet()
+        self._batches()
 
     def _require(self, holds: bool, rule: str, found: str) -> None:
         if not holds:
@@ -130,7 +130,6 @@ class _Check:
             wave = self._noise(n_samples, 2)
             before = wave.clone()
             states = list(encoder.states(wave))
-            self._require(torch.equal(wave, before), "states", "it changes the samples that it is given")
             wanted = encoder.layers + 1
             self._require(len(states) == wanted, "layers", f"there are {len(states)} states, not {wanted}")
             shape = (2, encoder.frames(n_samples), encoder.dim)
@@ -144,13 +143,14 @@ class _Check:
                     state.is_floating_point(), "states", f"state {number} is {state.dtype}, not floating point"
                 )
                 self._require(state.device.type == self._device.type, "to", f"state {number} is on {state.device}")
+            self._require(torch.equal(wave, before), "states", "it changes the samples that it is given")
             self._require(
                 all(bool(torch.isfinite(state).all()) for state in states), "states", "noise gives NaN or infinity"
             )
-            whole = encoder.hidden_states(wave)
-            self._close(whole, torch.stack(states, dim=1), "hidden_states", "it differs from the states")
             for number, again in enumerate(encoder.states(wave)):
                 self._close(again, states[number], "states", f"state {number} differs when it is computed again")
+            whole = encoder.hidden_states(wave)
+            self._close(whole, torch.stack(states, dim=1), "hidden_states", "it differs from the states")
 
     def _early_exit(self) -> None:
         encoder = self._encoder

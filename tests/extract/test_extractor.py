@@ -193,6 +193,7 @@ def test_the_spec_says_everything(tiny, model):
         "resampler": RESAMPLER,
         "precision": "fp32",
         "dtype": "float16",
+        "codec": "none",
     }
     again = FeatureExtractor(model=model, layers=[3, 1], segment_duration=2.0, overlap=0.0, batch_size=1)
     assert again.spec(dtype="float16").fingerprint == spec.fingerprint
