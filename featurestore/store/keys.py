@@ -44,6 +44,11 @@ def encode_key(track_id: str) -> str:
     return key if len(key) <= MAX_KEY_BYTES else "=h" + hashlib.sha256(raw).hexdigest()
 
 
+def is_hashed(key: str) -> bool:
+    """Whether a key is a hash, and its track's id in the attributes."""
+    return bool(_HASHED.match(key))
+
+
 def decode_key(key: str) -> str | None:
     """Track id of a key, or None where the key is a hash and the id is in the attributes.
 
@@ -54,7 +59,7 @@ def decode_key(key: str) -> str | None:
     """
     if _PLAIN.match(key) and len(key) <= MAX_KEY_BYTES and not _RESERVED.match(key):
         return key
-    if _HASHED.match(key):
+    if is_hashed(key):
         return None
     track_id = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), key.encode()).decode()
     if not track_id or encode_key(track_id) != key:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.errors import CorruptTrackError, NotAStoreError, SettingError, StoreVersionError
+from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
 from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
 from featurestore.store import files
 from featurestore.store.compression import COMPRESSORS, compressor_of, zarr_codecs
@@ -229,19 +229,50 @@ def decode(content: bytes) -> dict[str, Any]:
     return document
 
 
+def checksum(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a document as canonical JSON."""
+    try:
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 def metadata_checksum(document: Mapping[str, Any]) -> str:
-    """SHA-256 of a document as canonical JSON, without the checksum itself."""
+    """Checksum of a node's document without the checksum itself."""
     attributes = dict(document["attributes"])
     attributes["checksums"] = {k: v for k, v in attributes.get("checksums", {}).items() if k != "metadata"}
-    canonical = json.dumps({**document, "attributes": attributes}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return checksum({**document, "attributes": attributes})
+
+
+def seal(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its checksum among its attributes."""
+    sums = dict(document["attributes"].get("checksums", {}))
+    attributes = {**document["attributes"], "checksums": sums}
+    sums["metadata"] = metadata_checksum(document)
+    return {**document, "attributes": attributes}
+
+
+def check_seal(document: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the document is as it was sealed."""
+    try:
+        sound = document["attributes"]["checksums"]["metadata"] == metadata_checksum(document)
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise ValueError("the metadata fails its checksum")
 
 
 def root_document(spec: FeatureSpec) -> dict[str, Any]:
     """The store's root group."""
-    return group_document(
-        {"featurestore": {"format": FORMAT_VERSION, "spec": spec.to_dict(), "fingerprint": spec.fingerprint}}
-    )
+    own = {"format": FORMAT_VERSION, "spec": spec.to_dict(), "fingerprint": spec.fingerprint}
+    return group_document({"featurestore": {**own, "checksum": checksum(own)}})
+
+
+def structure(spec: FeatureSpec) -> dict[str, dict[str, Any]]:
+    """Documents of the nodes that every store has, by their folder."""
+    groups = {kind: group_document({}) for kind in KINDS}
+    return {"": root_document(spec), **groups, HIDDEN: hidden_document()}
 
 
 def read_root(root: Path) -> FeatureSpec:
@@ -276,9 +307,11 @@ def read_root(root: Path) -> FeatureSpec:
         )
     try:
         spec = FeatureSpec.from_dict(own["spec"])
-        if spec.fingerprint != own["fingerprint"]:
-            raise SettingError("the spec does not match its fingerprint")
-    except (SettingError, KeyError, TypeError, AttributeError) as error:
+        if spec.fingerprint != own["fingerprint"] or version < 1:
+            raise ValueError("the spec does not match its fingerprint")
+        if checksum({name: value for name, value in own.items() if name != "checksum"}) != own["checksum"]:
+            raise ValueError("it fails its checksum")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptTrackError(f"{root}: the root metadata is damaged: {error}") from None
     return spec
 

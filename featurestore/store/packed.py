@@ -7,9 +7,11 @@ one through hard links, and the two folders are exchanged.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,16 +20,18 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CorruptTrackError
+from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.spec import FeatureSpec
 from featurestore.store import files, layout
+from featurestore.store.keys import encode_key
 from featurestore.store.layout import METADATA, ArrayMetadata
 from featurestore.store.shards import CRC_BYTES, ShardReader
 
 DIMS = ("track", "layer", "feature")
 MAX_ROWS = 4096
 _MIN_ROWS = 16
-_MAX_IDS_BYTES = 2**31
+_MAX_IDS_BYTES = 2**29  # of ten million tracks
+_ATTEMPTS = 50
 
 
 class TableChangedError(Exception):
@@ -69,12 +73,17 @@ def table_documents(
     # Inline metadata of the arrays lets a reader see one whole table from one file.
     group = layout.group_document({"featurestore": own})
     group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
-    return {"": group, **arrays}
+    return {"": layout.seal(group), **arrays}
 
 
 def with_crc(content: bytes) -> bytes:
     """Content with its CRC-32C behind it."""
     return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
+
+
+def encode_layers(spec: FeatureSpec) -> bytes:
+    """Layers as the one chunk of a Zarr array."""
+    return with_crc(np.array(spec.layers, "<i8").tobytes())
 
 
 def encode_ids(track_ids: Sequence[str]) -> bytes:
@@ -88,9 +97,11 @@ def encode_ids(track_ids: Sequence[str]) -> bytes:
 
 def decode_ids(content: bytes, tracks: int) -> list[str]:
     """Track ids of a chunk; ValueError if it is damaged."""
-    body = content[:-CRC_BYTES]
-    if with_crc(body) != content or int.from_bytes(body[:4], "little") != tracks:
+    body = np.frombuffer(content, np.uint8)[:-CRC_BYTES]
+    if google_crc32c.value(body) != int.from_bytes(content[-CRC_BYTES:], "little"):
         raise ValueError("the track ids fail their checksum")
+    if int.from_bytes(content[:4], "little") != tracks or len(body) < 4 + 4 * tracks:
+        raise ValueError("the number of track ids is wrong")
     from numcodecs.vlen import VLenUTF8
 
     ids: list[str] = VLenUTF8().decode(body).tolist() if tracks else []
@@ -136,29 +147,55 @@ class PackedTable:
         CorruptTrackError
             If it is damaged.
         """
+        for _ in range(_ATTEMPTS):
+            try:
+                fd = files.open_dir("packed", dir_fd=root)
+            except FileNotFoundError:
+                return None
+            except NotADirectoryError as error:
+                raise _damaged(error) from None
+            try:
+                return cls._opened(fd, spec)
+            except (ValueError, KeyError, TypeError) as error:
+                raise _damaged(error) from None
+            except OSError as error:
+                if not _is_missing(error):
+                    raise
+                if _is_current(fd, root):
+                    raise _damaged(error) from None
+            finally:
+                os.close(fd)
+        raise _damaged("it is packed again and again")
+
+    @classmethod
+    def _opened(cls, fd: int, spec: FeatureSpec) -> PackedTable:
+        own = _own(fd)
+        if own["fingerprint"] != spec.fingerprint:
+            raise ValueError("features of another spec")
+        features = ArrayMetadata.from_document(_document(fd, "features"))
+        tracks, rows = features.shape[0], features.shard_shape[0]
+        if features != features_metadata(tracks, rows, spec):
+            raise ValueError("not the metadata of a packed table of this spec")
+        ids = decode_ids(_read(fd, "track_id", "c.0", _MAX_IDS_BYTES), tracks)
+        if len(ids) != tracks:
+            raise ValueError("the number of track ids is wrong")
+        return cls(ids, own["generation"], own["stamp"], features)
+
+    def keys(self) -> list[str]:
+        """Key of each row's track.
+
+        Raises
+        ------
+        CorruptTrackError
+            If one is no track id, or occurs twice.
+        """
         try:
-            fd = files.open_dir("packed", dir_fd=root)
-        except FileNotFoundError:
-            return None
-        try:
-            own = _own(fd)
-            if own["fingerprint"] != spec.fingerprint:
-                raise ValueError("features of another spec")
-            document = layout.decode(
-                files.read_file(f"features/{METADATA}", dir_fd=fd, limit=layout.MAX_METADATA_BYTES)
-            )
-            features = ArrayMetadata.from_document(document)
-            tracks, rows = features.shape[0], features.shard_shape[0]
-            if features != features_metadata(tracks, rows, spec):
-                raise ValueError("not the metadata of a packed table of this spec")
-            ids = decode_ids(files.read_file("track_id/c.0", dir_fd=fd, limit=_MAX_IDS_BYTES), tracks)
-            if len(ids) != tracks:
-                raise ValueError("the number of track ids is wrong")
-            return cls(ids, own["generation"], own["stamp"], features)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            keys = list(map(encode_key, self.track_ids))
+        except SettingError as error:
             raise _damaged(error) from None
-        finally:
-            os.close(fd)
+        if len(set(keys)) != len(keys):
+            raise _damaged("a track id occurs twice")
+        return keys
 
     def read(self, root: int, rows: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:
         """Some rows of some layers (by position).
@@ -176,13 +213,7 @@ class PackedTable:
         """
         dim = self.features.shape[2]
         out = np.empty((len(rows), len(layers), dim), self.features.dtype)
-        try:
-            fd = files.open_dir("packed", dir_fd=root)
-        except FileNotFoundError:
-            raise TableChangedError from None
-        try:
-            if _own(fd)["generation"] != self.generation:
-                raise TableChangedError
+        with self._opened_again(root) as fd:
             shards = rows // self.rows_per_shard
             for shard in np.unique(shards):
                 where = np.flatnonzero(shards == shard)
@@ -190,11 +221,45 @@ class PackedTable:
                 with self._open_shard(fd, int(shard)) as chunks:
                     for column, layer in enumerate(layers):
                         self._fill(chunks, layer, out[:, column], where, within)
+        return out
+
+    def check(self, root: int, spec: FeatureSpec, *, deep: bool) -> None:
+        """Raise as `read` does unless all files are there and, if `deep`, what no query reads is sound."""
+        with self._opened_again(root) as fd:
+            for shard in range(self.shards):
+                self._open_shard(fd, shard).close()
+            if deep:
+                documents = table_documents(self.track_ids, self.rows_per_shard, spec, _own(fd))
+                for name, document in documents.items():
+                    if _document(fd, name) != document:
+                        raise ValueError(f"{name}/{METADATA} is not what was written")
+                if _read(fd, "layer", "c.0", layout.MAX_METADATA_BYTES) != encode_layers(spec):
+                    raise ValueError("the layers are not those of the store")
+
+    @contextlib.contextmanager
+    def _opened_again(self, root: int) -> Iterator[int]:
+        """The folder of this state of the table."""
+        try:
+            fd = files.open_dir("packed", dir_fd=root)
+        except FileNotFoundError:
+            raise TableChangedError from None
+        except NotADirectoryError as error:
+            raise _damaged(error) from None
+        try:
+            if _own(fd)["generation"] != self.generation:
+                raise TableChangedError
+            yield fd
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(error) from None
+        except OSError as error:
+            if not _is_missing(error):
+                raise
+            # Either the table was packed again and this state is being discarded, or a file is missing.
+            if _is_current(fd, root):
+                raise _damaged(error) from None
+            raise TableChangedError from None
         finally:
             os.close(fd)
-        return out
 
     def _fill(
         self,
@@ -214,11 +279,11 @@ class PackedTable:
 
     def _open_shard(self, fd: int, shard: int) -> ShardReader:
         name = layout.shard_name(3, shard)
+        folder = files.open_dir("features", dir_fd=fd)
         try:
-            data = os.open(f"features/{name}", files.READ, dir_fd=fd)
-        except FileNotFoundError:
-            # Either the table was packed again and this state is being discarded, or a shard is missing.
-            raise TableChangedError from None
+            data = os.open(name, files.READ, dir_fd=folder)
+        finally:
+            os.close(folder)
         try:
             return ShardReader(data, self.features, f"packed/features/{name}")
         except BaseException:
@@ -234,8 +299,36 @@ def _damaged(error: object) -> CorruptTrackError:
     return CorruptTrackError(f"packed: {error}; build the table again with `fs-extract pack`")
 
 
+def _is_missing(error: OSError) -> bool:
+    """Whether a file is missing, or not a file but a link."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+def _is_current(fd: int, root: int) -> bool:
+    """Whether an open folder is the table's still."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat("packed", dir_fd=root, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _read(fd: int, folder: str, name: str, limit: int) -> bytes:
+    if not folder:
+        return files.read_file(name, dir_fd=fd, limit=limit)
+    below = files.open_dir(folder, dir_fd=fd)
+    try:
+        return files.read_file(name, dir_fd=below, limit=limit)
+    finally:
+        os.close(below)
+
+
+def _document(fd: int, folder: str) -> dict[str, Any]:
+    return layout.decode(_read(fd, folder, METADATA, layout.MAX_METADATA_BYTES))
+
+
 def _own(fd: int) -> dict[str, Any]:
-    document = layout.decode(files.read_file(METADATA, dir_fd=fd, limit=layout.MAX_METADATA_BYTES))
+    document = _document(fd, "")
+    layout.check_seal(document)
     own = document["attributes"]["featurestore"]
     if not isinstance(own["generation"], str) or not isinstance(own["stamp"], int | None):
         raise ValueError("impossible generation or stamp")

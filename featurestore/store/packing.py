@@ -17,16 +17,16 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
 from featurestore.store import files, layout
-from featurestore.store.keys import decode_key, encode_key
+from featurestore.store.keys import decode_key, encode_key, is_hashed
 from featurestore.store.layout import METADATA, Places
 from featurestore.store.locks import TrackLocks, exclusive
 from featurestore.store.packed import (
     PackedTable,
     TableChangedError,
     encode_ids,
+    encode_layers,
     rows_per_shard,
     table_documents,
-    with_crc,
 )
 from featurestore.store.publish import ASIDE, StagingArea, is_aside
 from featurestore.store.shards import ShardWriter
@@ -93,7 +93,7 @@ def list_keys(places: Places) -> set[str]:
 
 
 def track_ids_of(reader: TrackReader, keys: Iterable[str]) -> dict[str, str]:
-    """Track id of each key; what is no key of a track is left out."""
+    """Track id of each key; what is no key of a track, or of one whose id is lost, is left out."""
     found = {}
     for key in keys:
         try:
@@ -101,10 +101,13 @@ def track_ids_of(reader: TrackReader, keys: Iterable[str]) -> dict[str, str]:
         except ValueError:
             continue
         if track_id is None:
-            current = reader.current(key)
-            track_id = None if current is None else current.attributes.get("track_id")
-            if not isinstance(track_id, str) or encode_key(track_id) != key:
+            try:
+                current = reader.current(key)
+            except CorruptTrackError:
                 continue
+            if current is None:
+                continue
+            track_id = str(current.attributes["track_id"])
         found[key] = track_id
     return found
 
@@ -144,17 +147,21 @@ class _Packing:
         # Marks first: a track that is superseded from now on is marked again.
         self.marks = set(os.listdir(self.places.stale))
         stamp = _stamp(self.places.kind("aggregated"))
-        keys = list_keys(self.places) - self.damaged
+        listed = list_keys(self.places)
+        keys = listed - self.damaged
         old = None if anew else self._old()
         self.stale = set(track_ids_of(self.reader, self.marks & keys).values())
         if old is None:
             kept: list[str] = []
             known: set[str] = set()
         else:
-            encoded = [encode_key(track_id) for track_id in old.track_ids]
+            encoded = old.keys()
             kept = [track_id for track_id, key in zip(old.track_ids, encoded, strict=True) if key in keys]
             known = set(encoded)
-        self.ids = kept + sorted(track_ids_of(self.reader, keys - known).values())
+        fresh = track_ids_of(self.reader, keys - known)
+        self.ids = kept + sorted(fresh.values())
+        if self.damaged & listed or any(map(is_hashed, keys - known - fresh.keys())):
+            stamp = None  # what is left out must not be forgotten
         if old is not None and self.ids == old.track_ids and not self.stale & old.rows.keys():
             if stamp != old.stamp:
                 self._write_group(self.folder, old.rows_per_shard, old.generation, stamp)
@@ -167,7 +174,7 @@ class _Packing:
         rows = rows_per_shard(len(self.ids))
         self._write_features(new, old, rows)
         self._write_array(new / "track_id", encode_ids(self.ids))
-        self._write_array(new / "layer", with_crc(np.array(self.spec.layers, "<i8").tobytes()))
+        self._write_array(new / "layer", encode_layers(self.spec))
         self._write_group(new, rows, uuid.uuid4().hex, stamp)
         if self.durable:
             files.sync_tree(new)
@@ -178,7 +185,10 @@ class _Packing:
     def _old(self) -> PackedTable | None:
         root = files.open_root(self.places.root)
         try:
-            return PackedTable.open(root, self.spec)
+            table = PackedTable.open(root, self.spec)
+            if table is not None:
+                table.check(root, self.spec, deep=False)
+            return table
         finally:
             os.close(root)
 

@@ -190,6 +190,10 @@ class ShardReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
     def _damaged(self, what: str) -> CorruptTrackError:

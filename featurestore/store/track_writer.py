@@ -234,6 +234,5 @@ class TrackWriter:
     def _describe(self, kind: str, shape: tuple[int, ...], common: Mapping[str, Any], checksum: str) -> None:
         attributes = {**common, "checksums": {"chunks": checksum}}
         metadata = layout.track_metadata(kind, shape, self._spec, attributes)
-        document = metadata.document()
-        document["attributes"]["checksums"]["metadata"] = layout.metadata_checksum(document)
+        document = layout.seal(metadata.document())
         files.write_file(self._folder / kind / METADATA, layout.encode(document))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,16 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
-from featurestore.spec import FeatureSpec
+from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.keys import encode_key
 from featurestore.store.layout import HIDDEN, METADATA, ArrayMetadata, Places
 from featurestore.store.publish import ASIDE
 from featurestore.store.shards import CRC_BYTES, ShardReader, plain_index
 
-# A reader between two steps of a swap looks again; a swap takes milliseconds.
+# A reader between two steps of a swap looks again.
 _ATTEMPTS = 50
-_PAUSE = 0.01
 _AGGREGATED_SHARD = layout.shard_name(2)
 
 
@@ -83,15 +82,18 @@ class TrackReader:
             return layout.decode(files.read_file(METADATA, dir_fd=fd, limit=layout.MAX_METADATA_BYTES))
         except ValueError as error:
             raise _corrupt(name, str(error)) from None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise _corrupt(name, "the metadata is a link") from None
 
-    def _checked(self, document: dict[str, Any], kind: str, name: str) -> ArrayMetadata:
+    def _checked(self, document: dict[str, Any], kind: str, key: str, name: str) -> ArrayMetadata:
         try:
             metadata = ArrayMetadata.from_document(document)
             layout.check_track_metadata(metadata, kind, self.spec)
-            attributes = metadata.attributes
-            if not isinstance(attributes["revision"], str) or not isinstance(attributes["kinds"], list):
-                raise ValueError("impossible revision or kinds")
-            if attributes["fingerprint"] != self.spec.fingerprint:
+            layout.check_seal(document)
+            check_attributes(metadata, kind, key)
+            if metadata.attributes["fingerprint"] != self.spec.fingerprint:
                 raise ValueError("features of another spec")
         except KeyError as error:
             raise _corrupt(name, f"no {error} in the attributes") from None
@@ -99,29 +101,39 @@ class TrackReader:
             raise _corrupt(name, str(error)) from None
         return metadata
 
-    def _at(self, kind: str, *parts: str) -> ArrayMetadata | None:
-        """Metadata of the array in a folder, None if there is none."""
+    def _at(self, key: str, *parts: str) -> ArrayMetadata | None:
+        """Metadata of the `aggregated` in a folder, None if there is none."""
+        name = "/".join(parts)
         try:
             fd = self._open_dir(*parts)
             try:
-                return self._checked(self._document(fd, "/".join(parts)), kind, "/".join(parts))
+                return self._checked(self._document(fd, name), "aggregated", key, name)
             finally:
                 os.close(fd)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            raise _corrupt("/".join(parts), "not a folder, or a link") from None
+            raise _corrupt(name, "not a folder, or a link") from None
 
     def current(self, key: str) -> ArrayMetadata | None:
-        """Metadata of `aggregated` of the current revision, None if there is no such track."""
-        for _ in range(2):  # it may move from the journal to its place between two looks
-            found = self._at("aggregated", "aggregated", key)
+        """Metadata of `aggregated` of the current revision, None if there is no such track.
+
+        Raises
+        ------
+        CorruptTrackError
+            If it is damaged.
+        """
+        for attempt in range(_ATTEMPTS):
+            found = self._at(key, "aggregated", key)
             if found is None and (self.places.journal / key / "aggregated").exists():
                 # Where folders cannot be exchanged, the old one is aside until the new one is in its place.
-                found = self._at("aggregated", HIDDEN, "journal", key, "aggregated" + ASIDE)
+                found = self._at(key, HIDDEN, "journal", key, "aggregated" + ASIDE)
             if found is not None:
                 return found
-        return None
+            # It may move from the journal to its place between two looks.
+            if attempt and not os.path.lexists(self.places.array("aggregated", key)):
+                return None
+        raise _corrupt(f"aggregated/{key}", "no metadata")
 
     def open(self, kind: str, key: str, track_id: str) -> OpenArray:
         """Open one kind of the current revision of a track.
@@ -133,29 +145,26 @@ class TrackReader:
         CorruptTrackError
             If its files are damaged.
         """
+        lost = None
         for attempt in range(_ATTEMPTS):
-            if attempt > 2:
-                time.sleep(_PAUSE)
-            if kind == "aggregated":  # itself says which revision is current
-                revision = None
-            else:
+            revision = None
+            if attempt or kind != "aggregated":  # which itself says what is current
                 current = self.current(key)
                 if current is None:
-                    break
-                revision = current.attributes["revision"]
+                    raise TrackNotFoundError(f"the store has no track {track_id!r}")
                 if kind not in current.attributes["kinds"]:
                     raise TrackNotFoundError(
                         f"the store has no {kind} of {track_id!r}, only "
                         f"{', '.join(current.attributes['kinds'])}: build again with a higher feature level"
                     )
+                revision = current.attributes["revision"]
             found = self._open_revision(kind, key, revision)
             if found is not None:
                 return found
-            if kind == "aggregated" and self.current(key) is None:
-                break
-        else:
-            raise _corrupt(f"{kind}/{key}", f"the {kind} of track {track_id!r} is missing")
-        raise TrackNotFoundError(f"the store has no track {track_id!r}")
+            if revision is not None and revision == lost:
+                break  # whatever a writer does, the files of the current revision are somewhere
+            lost = revision
+        raise _corrupt(f"{kind}/{key}", "the array is missing")
 
     def _open_revision(self, kind: str, key: str, revision: str | None) -> OpenArray | None:
         journal = (HIDDEN, "journal", key)
@@ -172,7 +181,7 @@ class TrackReader:
                 raise _corrupt(name, "not a folder, or a link") from None
             try:
                 document = self._document(fd, name)
-                metadata = self._checked(document, kind, name)
+                metadata = self._checked(document, kind, key, name)
                 if revision is not None and metadata.attributes["revision"] != revision:
                     continue
                 data = os.open(layout.shard_name(len(metadata.shape)), files.READ, dir_fd=fd)
@@ -260,6 +269,22 @@ class TrackReader:
         if len(array.metadata.shape) == 3:
             return chunks.read(positions)[:, :, 0].swapaxes(0, 1)
         return chunks.read(positions)[:, 0]
+
+
+def check_attributes(metadata: ArrayMetadata, kind: str, key: str) -> None:
+    """Raise ValueError unless the attributes are those of a kind of the track with a key."""
+    attributes = metadata.attributes
+    track_id, kinds, starts = attributes["track_id"], attributes["kinds"], attributes["starts"]
+    if not isinstance(track_id, str) or encode_key(track_id) != key:
+        raise ValueError(f"it says that it is the track {track_id!r:.200}")
+    if not isinstance(attributes["revision"], str) or not isinstance(kinds, list) or kind not in kinds:
+        raise ValueError("impossible revision or kinds")
+    if "aggregated" not in kinds or kinds != [known for known in KINDS if known in kinds]:
+        raise ValueError(f"impossible kinds {kinds!r:.200}")
+    if not isinstance(starts, list) or not all(type(start) is float and math.isfinite(start) for start in starts):
+        raise ValueError("impossible starts")
+    if kind != "aggregated" and len(starts) not in (0, metadata.shape[0]):
+        raise ValueError(f"{len(starts)} starts for {metadata.shape[0]} segments")
 
 
 def _corrupt(name: str, what: str) -> CorruptTrackError:

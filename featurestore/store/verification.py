@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
-from featurestore.spec import KINDS
+from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.keys import decode_key, encode_key
-from featurestore.store.layout import METADATA
+from featurestore.store.layout import METADATA, Places
 from featurestore.store.packed import PackedTable, TableChangedError
+from featurestore.store.packing import list_keys
 from featurestore.store.tracks import OpenArray, TrackReader
 
 _COMPARE_BYTES = 64 * 2**20
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Problem:
     Attributes
     ----------
     what : str
-        "track" (damaged: extract it again), "orphan" (files of no published track) or "packed" (the table is
-        damaged or disagrees with the tracks: pack again).
+        "track" (damaged: extract it again), "orphan" (files of no published track), "packed" (the table is
+        damaged or disagrees with the tracks: pack again) or "structure" (metadata of the store itself).
     key : str
-        Folder of the track, "" for the table.
+        Folder of the track, "" for the table and the store itself.
     track_id : str or None
         The track, where it is known.
     message : str
@@ -107,13 +109,14 @@ class _Check:
 
     def run(self) -> VerifyReport:
         begun = time.monotonic()
+        self._structure()
         keys = {kind: self._keys(kind) for kind in KINDS}
         sound = [key for key in sorted(keys["aggregated"]) if self._track(key)]
         for kind in KINDS[:-1]:
             for key in sorted(keys[kind] - keys["aggregated"]):
                 if not (self.places.journal / key).exists() and self.reader.current(key) is None:
                     self._add("orphan", key, f"{kind}/{key} belongs to no published track")
-        packed = self._packed(set(sound), keys["aggregated"])
+        packed = self._packed(set(sound))
         return VerifyReport(
             tracks=len(keys["aggregated"]),
             arrays=self.arrays,
@@ -125,11 +128,14 @@ class _Check:
             problems=tuple(self.problems),
         )
 
+    def _structure(self) -> None:
+        for folder in damaged_structure(self.places, self.reader.spec):
+            self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
+
     def _keys(self, kind: str) -> set[str]:
         try:
             return {name for name in os.listdir(self.places.kind(kind)) if name != METADATA}
         except FileNotFoundError:
-            self._add("orphan", "", f"the group {kind} is missing")
             return set()
 
     def _entries(self) -> list[str]:
@@ -158,13 +164,10 @@ class _Check:
             current = self.reader.current(key)
             if current is None:  # removed since it was listed
                 return False
-            track_id = current.attributes.get("track_id")
-            if not isinstance(track_id, str) or encode_key(track_id) != key:
-                raise CorruptTrackError(f"aggregated/{key} says that it is the track {track_id!r}")
+            track_id = str(current.attributes["track_id"])
             for kind in current.attributes["kinds"]:
                 with self.reader.open(kind, key, track_id) as array:
                     self.arrays += 1
-                    self._same_segments(array, key)
                     if self.deep:
                         self._array(array, f"{kind}/{key}")
             for kind in set(KINDS) - set(current.attributes["kinds"]):
@@ -176,18 +179,8 @@ class _Check:
             self._add("track", key, str(error), known)
         return len(self.problems) == before
 
-    def _same_segments(self, array: OpenArray, key: str) -> None:
-        starts = array.metadata.attributes.get("starts", [])
-        if starts and len(array.metadata.shape) > 2 and len(starts) != array.metadata.shape[0]:
-            raise CorruptTrackError(f"{key}: {len(starts)} starts for {array.metadata.shape[0]} segments")
-
     def _array(self, array: OpenArray, name: str) -> None:
-        checksums = array.metadata.attributes.get("checksums")
-        if not isinstance(checksums, dict) or checksums.get("metadata") != layout.metadata_checksum(
-            array.document
-        ):
-            raise CorruptTrackError(f"{name}: the metadata fails its checksum")
-        if checksums.get("chunks") != array.shard.checksums():
+        if array.metadata.attributes["checksums"].get("chunks") != array.shard.checksums():
             raise CorruptTrackError(f"{name}: the chunks are not those that were written")
         for position in range(array.shard.chunks):
             chunk = array.shard.read([position])
@@ -195,50 +188,74 @@ class _Check:
             if not np.isfinite(chunk).all():
                 raise CorruptTrackError(f"{name}: chunk {position} holds values that are not finite")
 
-    def _packed(self, sound: set[str], keys: set[str]) -> int:
-        root = files.open_root(self.places.root)
-        try:
-            table = PackedTable.open(root, self.reader.spec)
-            if table is None:
+    def _packed(self, sound: set[str]) -> int:
+        for _ in range(_ATTEMPTS):
+            root = files.open_root(self.places.root)
+            found = len(self.problems)
+            try:
+                return self._table(root, sound)
+            except (TableChangedError, TrackNotFoundError):
+                del self.problems[found:]  # it was packed, or a track removed, meanwhile
+            except CorruptTrackError as error:
+                self._add("packed", "", str(error))
                 return 0
-            if len(table.rows) != len(table.track_ids):
-                raise CorruptTrackError("packed: a track id occurs twice")
-            marks = set(os.listdir(self.places.stale)) if self.places.stale.exists() else set()
-            for row, track_id in enumerate(table.track_ids):
-                key = encode_key(track_id)
-                if key in marks:
-                    continue
-                if key not in keys:
-                    self._add("packed", "", f"row {row} is of a track that the store does not have", track_id)
-            if self.deep:
-                usable = [t for t in table.track_ids if encode_key(t) in sound - marks]
-                self._packed_rows(root, table, usable)
-            return len(table.track_ids)
-        except (TableChangedError, TrackNotFoundError):
-            self._add("packed", "", "a shard of the table is missing, or the store changed meanwhile")
-        except CorruptTrackError as error:
-            self._add("packed", "", str(error))
-        finally:
-            os.close(root)
+            finally:
+                os.close(root)
+        self._add("packed", "", "the store changes too fast to compare the table with it")
         return 0
 
-    def _packed_rows(self, root: int, table: PackedTable, track_ids: list[str]) -> None:
-        """Compare rows of the table with their tracks, some layers of a shard at a time."""
+    def _table(self, root: int, sound: set[str]) -> int:
+        table = PackedTable.open(root, self.reader.spec)
+        if table is None:
+            return 0
+        keys = table.keys()
+        table.check(root, self.reader.spec, deep=self.deep)
+        present = list_keys(self.places)
+        differing = self._different_rows(root, table, sound) if self.deep else set()
+        # Marks last: a row that was superseded meanwhile has one by now.
+        marks = set(os.listdir(self.places.stale)) if self.places.stale.exists() else set()
+        for row, (key, track_id) in enumerate(zip(keys, table.track_ids, strict=True)):
+            if key in marks:
+                continue
+            if key not in present:
+                self._add("packed", "", f"row {row} is of a track that the store does not have", track_id)
+            elif row in differing:
+                self._add("packed", "", f"row {row} differs from the track", track_id)
+        return len(keys)
+
+    def _different_rows(self, root: int, table: PackedTable, sound: set[str]) -> set[int]:
+        """Rows of the table that differ from their tracks, where these are sound."""
         spec = self.reader.spec
-        rows = table.rows_per_shard
-        step = max(1, _COMPARE_BYTES // (rows * spec.dim * 4))
-        for first in range(0, len(table.track_ids), rows):
-            wanted = set(table.track_ids[first : first + rows]).intersection(track_ids)
-            ids = [t for t in table.track_ids[first : first + rows] if t in wanted]
-            numbers = np.array([table.rows[t] for t in ids], np.int64)
-            different: set[str] = set()
+        size = table.rows_per_shard
+        step = max(1, _COMPARE_BYTES // (size * spec.dim * 4))
+        different: set[int] = set()
+        for first in range(0, len(table.track_ids), size):
+            shard = range(first, min(first + size, len(table.track_ids)))
+            rows = [row for row in shard if encode_key(table.track_ids[row]) in sound]
+            ids = [table.track_ids[row] for row in rows]
             for layer in range(0, len(spec.layers), step):
                 layers = range(len(spec.layers))[layer : layer + step]
-                stored = table.read(root, numbers, layers)
+                stored = table.read(root, np.array(rows, np.int64), layers)
                 self.bytes += stored.nbytes
                 own = self.reader.read_rows(ids, layers)
-                different |= {
-                    t for t, row, block in zip(ids, stored, own, strict=True) if row.tobytes() != block.tobytes()
-                }
-            for track_id in sorted(different):
-                self._add("packed", "", f"row {table.rows[track_id]} differs from the track", track_id)
+                different.update(
+                    row for row, a, b in zip(rows, stored, own, strict=True) if a.tobytes() != b.tobytes()
+                )
+        return different
+
+
+def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
+    """Folders whose metadata, the same in every store of a spec, is not as it should be."""
+    damaged = []
+    for folder, expected in layout.structure(spec).items():
+        try:
+            content = files.read_file(places.root / folder / METADATA, limit=layout.MAX_METADATA_BYTES)
+            document = layout.decode(content)
+            own = expected["attributes"]
+            # What others have added to the attributes is theirs.
+            document["attributes"] = {k: v for k, v in document["attributes"].items() if k in own}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            document = {}
+        if document != expected:
+            damaged.append(folder)
+    return damaged

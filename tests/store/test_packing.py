@@ -1,0 +1,295 @@
+"""The packed table: complete, in order, rows that never move, and only what changed is written."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import SPEC, features, place_aggregated, write_store
+
+from featurestore import FeatureSpec, FeatureStore, StoreWriter
+from featurestore.errors import CorruptTrackError
+from featurestore.store import packed, packing, reader
+from featurestore.store.packed import rows_per_shard
+
+
+def table(path):
+    """The table as any reader of Zarr sees it: values and ids."""
+    import zarr
+
+    group = zarr.open_group(path / "packed", mode="r")
+    assert group["layer"][:].tolist() == list(FeatureStore(path).spec.layers)
+    return group["features"][:], group["track_id"][:].tolist()
+
+
+def shards(path):
+    """Inode of each shard of the table."""
+    return {p.name: p.stat().st_ino for p in (path / "packed" / "features").glob("c.*")}
+
+
+def assert_complete(path, expected):
+    """Table and queries hold exactly these aggregated features."""
+    store = FeatureStore(path)
+    values, ids = table(path)
+    assert sorted(ids) == sorted(expected)
+    assert ids == store.track_ids
+    assert np.array_equal(values, np.reshape([expected[t] for t in ids], values.shape))
+    assert np.array_equal(store.aggregated(), values)
+    assert store.verify(deep=True).problems == ()
+
+
+def aggregated(seed):
+    return features(seed, kinds=["aggregated"])
+
+
+@given(tracks=st.integers(0, 1_000_000))
+def test_shards_are_at_least_half_full_while_there_is_one(tracks):
+    rows = rows_per_shard(tracks)
+    assert rows in {2**n for n in range(4, 13)}
+    assert rows == 4096 or (tracks <= rows and (rows == 16 or tracks > rows // 2))
+
+
+def test_rows_never_move_and_new_ones_are_sorted(writer, path):
+    expected = {}
+    order = []
+    for batch in (["m", "b"], ["z", "a"], ["c", "0"], ["Z", "y" * 300]):
+        for track_id in batch:
+            writer.put(track_id, aggregated(len(expected)))
+            expected[track_id] = aggregated(len(expected))["aggregated"]
+        assert writer.pack()
+        order += sorted(batch)
+        assert FeatureStore(path).track_ids == order
+        assert_complete(path, expected)
+
+
+def test_replaced_tracks_keep_their_row_and_removed_ones_lose_it(writer, path):
+    expected = {t: aggregated(i)["aggregated"] for i, t in enumerate("dcba")}
+    for i, t in enumerate("dcba"):
+        writer.put(t, aggregated(i))
+    writer.pack()
+    writer.put("b", aggregated(9), overwrite=True)
+    writer.remove("c")
+    expected["b"] = aggregated(9)["aggregated"]
+    del expected["c"]
+    store = FeatureStore(path)
+    assert store.track_ids == ["a", "b", "d"]
+    assert np.array_equal(store.aggregated(), [expected[t] for t in "abd"])
+    writer.pack()
+    assert store.track_ids == ["a", "b", "d"]
+    assert_complete(path, expected)
+    writer.put("c", aggregated(5))
+    writer.pack()
+    assert store.track_ids == ["a", "b", "d", "c"]
+    assert list((path / ".featurestore" / "stale").iterdir()) == []
+
+
+def test_the_table_is_empty_when_all_tracks_are_removed(writer, path):
+    writer.put("a", aggregated(0))
+    writer.pack()
+    writer.remove("a")
+    assert FeatureStore(path).track_ids == []
+    writer.pack()
+    assert_complete(path, {})
+    writer.put("a", aggregated(1))
+    writer.pack()
+    assert_complete(path, aggregated(1) and {"a": aggregated(1)["aggregated"]})
+
+
+@pytest.mark.parametrize("limit", [32, 64])
+def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit):
+    monkeypatch.setattr(packed, "MAX_ROWS", limit)
+    monkeypatch.setattr(reader, "_FEW", 1)
+    expected = {}
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        for number in range(3 * limit + 5):
+            writer.put(f"{number:03}", aggregated(number))
+            expected[f"{number:03}"] = aggregated(number)["aggregated"]
+        writer.pack()
+        before = shards(path)
+        assert len(before) == 4
+        held = os.open(path / "packed" / "features" / "c.0.0.0", os.O_RDONLY)
+        writer.put("999", aggregated(999))
+        expected["999"] = aggregated(999)["aggregated"]
+        writer.pack()
+        after = shards(path)
+        os.close(held)
+        assert {n for n in after if after[n] == before.get(n)} == {"c.0.0.0", "c.1.0.0", "c.2.0.0"}
+        assert_complete(path, expected)
+        writer.put("040", aggregated(1040), overwrite=True)
+        expected["040"] = aggregated(1040)["aggregated"]
+        writer.pack()
+        again = shards(path)
+        assert {n for n in again if again[n] != after[n]} == {f"c.{40 // limit}.0.0"}
+        assert_complete(path, expected)
+        writer.remove(f"{2 * limit:03}")
+        del expected[f"{2 * limit:03}"]
+        writer.pack()
+        last = shards(path)
+        assert {n for n in last if last[n] == again[n]} == {"c.0.0.0", "c.1.0.0"}
+        assert_complete(path, expected)
+
+
+def test_packing_again_writes_no_features(writer, path):
+    writer.put("a", aggregated(0))
+    writer.pack()
+    before = {p: p.stat().st_ino for p in (path / "packed").rglob("*")}
+    writer.pack()
+    after = {p: p.stat().st_ino for p in (path / "packed").rglob("*")}
+    assert set(before) == set(after)
+    # Which says that the table holds every track.
+    assert {p.name for p in before if before[p] != after[p]} <= {"zarr.json"}
+
+
+def test_a_query_of_packed_tracks_lists_no_folder(writer, path, monkeypatch):
+    for number in range(5):
+        writer.put(str(number), aggregated(number))
+    writer.pack()
+
+    def listing(places):
+        raise AssertionError("the folder was listed")
+
+    monkeypatch.setattr(reader, "list_keys", listing)
+    store = FeatureStore(path)
+    assert len(store) == 5
+    monkeypatch.setattr(reader, "_FEW", 1)
+    assert np.array_equal(store.aggregated(layer=1), [aggregated(n)["aggregated"][1] for n in range(5)])
+
+
+def test_thousands_of_tracks_in_several_shards(tmp_path):
+    spec = FeatureSpec.for_arrays(layers=2, dim=4)
+    values = np.arange(5_000 * 8, dtype=np.float32).reshape(5_000, 2, 4)
+    path = tmp_path / "store.zarr"
+    with StoreWriter(path, spec=spec, durable=False) as writer:
+        for first, end in [(0, 10), (10, 4_096), (4_096, 4_097), (4_097, 5_000)]:
+            place_aggregated(path, {f"{n:05}": values[n] for n in range(first, end)}, spec)
+            writer.pack()
+    store = FeatureStore(path)
+    assert len(shards(path)) == 2
+    assert np.array_equal(store.aggregated(), values)
+    assert np.array_equal(store.aggregated(layer=1), values[:, 1])
+    some = [4_999, 0, 4_096, 4_095, 1, 1]
+    assert np.array_equal(store.aggregated(tracks=[f"{n:05}" for n in some]), values[some])
+    assert np.array_equal(store.aggregated(layer=0)[4_000:4_200], values[4_000:4_200, 0])
+    assert np.array_equal(store.aggregated()[::-7], values[::-7])
+    assert np.array_equal(table(path)[0], values)
+    assert store.verify(deep=True).ok
+
+
+def test_rows_are_the_same_when_they_wait_in_a_file(path, monkeypatch):
+    monkeypatch.setattr(packing, "_SPOOL_BYTES", 100)
+    write_store(path, {str(n): aggregated(n) for n in range(20)}, pack=True)
+    assert_complete(path, {str(n): aggregated(n)["aggregated"] for n in range(20)})
+
+
+def damage_ids(path):
+    file = path / "packed" / "track_id" / "c.0"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def damage_metadata(path):
+    file = path / "packed" / "features" / "zarr.json"
+    file.write_text(file.read_text().replace("float32", "float64"))
+
+
+def change_group(**changes):
+    def damage(path):
+        file = path / "packed" / "zarr.json"
+        document = json.loads(file.read_text())
+        document["attributes"]["featurestore"].update(changes)
+        file.write_text(json.dumps(document))
+
+    return damage
+
+
+def remove_file(name):
+    return lambda path: (path / "packed" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(damage_ids, damage_metadata, change_group(fingerprint="x"), change_group(generation=5)),
+        *(change_group(stamp="x"), change_group(stamp=[1]), remove_file("zarr.json")),
+        *(remove_file("features/zarr.json"), remove_file("track_id/c.0"), remove_file("features/c.0.0.0")),
+    ],
+)
+def test_a_damaged_table_is_reported_and_built_anew(path, damage):
+    write_store(path, {t: aggregated(i) for i, t in enumerate("abc")}, pack=True)
+    damage(path)
+    report = FeatureStore(path).verify()
+    assert [p.what for p in report.problems] == ["packed"]
+    with pytest.raises(CorruptTrackError, match=r"packed.*pack"):
+        np.asarray(FeatureStore(path).aggregated())
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        writer.put("d", aggregated(3))
+        writer.pack()
+    assert_complete(path, {t: aggregated(i)["aggregated"] for i, t in enumerate("abcd")})
+
+
+def test_damaged_tracks_do_not_keep_others_from_being_packed(path):
+    write_store(path, {t: aggregated(i) for i, t in enumerate("abcdef")})
+    for track_id in "bd":
+        (path / "aggregated" / track_id / "c.0.0").write_bytes(b"x")
+    (path / "aggregated" / "e" / "c.0.0").unlink()
+    (path / "aggregated" / "f" / "zarr.json").unlink()
+    (path / "aggregated" / "empty").mkdir()
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        assert writer.pack()
+    values, ids = table(path)
+    assert ids == ["a", "c"]
+    assert np.array_equal(values, [aggregated(i)["aggregated"] for i in (0, 2)])
+    store = FeatureStore(path)
+    assert store.track_ids == ["a", "c", "b", "d", "e", "empty", "f"]
+    assert {p.key for p in store.verify().problems} == {"b", "d", "e", "empty", "f"}
+    for track_id in ("b", "d", "e", "empty"):
+        with pytest.raises(CorruptTrackError, match=track_id):
+            np.asarray(store.aggregated(tracks=[track_id]))
+    # Its numbers are sound and where they belong.
+    assert np.array_equal(store.aggregated(tracks=["f"]), [aggregated(5)["aggregated"]])
+    with pytest.raises(CorruptTrackError, match="f: no metadata"):
+        store.provenance("f")
+
+
+def test_a_damaged_track_with_a_hashed_key_leaves_the_others_alone(path):
+    long = "x" * 500
+    write_store(path, {long: aggregated(0), "a": aggregated(1)})
+    (folder,) = (p for p in (path / "aggregated").iterdir() if p.name.startswith("=h"))
+    content = (folder / "zarr.json").read_text()
+    (folder / "zarr.json").write_text(content[:-1])
+    store = FeatureStore(path)
+    assert store.track_ids == ["a"]
+    assert [p.key for p in store.verify().problems] == [folder.name]
+    store.pack()
+    assert table(path)[1] == ["a"]
+    with pytest.raises(CorruptTrackError):
+        store.provenance(long)
+    (folder / "zarr.json").write_text(content)
+    assert set(FeatureStore(path).track_ids) == {"a", long}
+
+
+def test_one_writer_packs_at_a_time(path):
+    import filelock
+
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        writer.put("a", aggregated(0))
+        with filelock.FileLock(path / ".featurestore" / "locks" / "pack.lock"):
+            assert not writer.pack()
+            assert not writer.pack(wait=0.05)
+        assert writer.pack()
+    assert table(path)[1] == ["a"]
+
+
+def test_a_table_without_marks_of_superseded_rows_is_not_trusted(path):
+    """The folder of hidden files may be lost when a store is copied."""
+    import shutil
+
+    write_store(path, {"a": aggregated(0), "b": aggregated(1)}, pack=True)
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        writer.put("a", aggregated(5), overwrite=True)
+    shutil.rmtree(path / ".featurestore")
+    expected = {"a": aggregated(5)["aggregated"], "b": aggregated(1)["aggregated"]}
+    assert np.array_equal(FeatureStore(path).aggregated(), [expected["a"], expected["b"]])
+    FeatureStore(path).pack()
+    assert_complete(path, expected)
