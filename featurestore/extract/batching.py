@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
 from featurestore.extract.transfer import Transfer, transfer_for
+from featurestore.extract.workers import single_core_threads
 from featurestore.models.encoder import Encoder
 
 
@@ -83,6 +87,9 @@ class BatchEncoder:
         Halve a batch that does not fit into memory, down to 1.
     transfer : Transfer, optional
         By default the fastest of the device.
+    workers : int
+        Batches that are encoded at a time, each by one core; for the CPU and a model that several threads can
+        use. A track with too few windows for them is encoded with all cores together.
 
     Attributes
     ----------
@@ -100,12 +107,15 @@ class BatchEncoder:
         half: bool = False,
         oom_recovery: bool = True,
         transfer: Transfer | None = None,
+        workers: int = 1,
     ) -> None:
         self.batch_size = batch_size
         self._model, self._device = model, device
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
         self._half, self._oom_recovery = half, oom_recovery
         self._transfer = transfer_for(device) if transfer is None else transfer
+        self._workers = workers
+        self._pool: ThreadPoolExecutor | None = None
 
     def encode(
         self, windows: Iterable[tuple[int, npt.NDArray[np.float32]]], *, raw: bool
@@ -135,19 +145,71 @@ class BatchEncoder:
         """
         source = iter(windows)
         queue: deque[_Batch] = deque()
-        while queue or self._draw(source, queue):
+        if self._workers > 1:
+            self._draw(source, queue, self._workers * self.batch_size)
+        if queue and len(queue[0].starts) > self._workers // 2:
+            yield from self._by_workers(source, queue, raw=raw)
+        else:
+            yield from self._in_turn(source, queue, raw=raw)
+
+    def _in_turn(
+        self, source: Iterator[tuple[int, npt.NDArray[np.float32]]], queue: deque[_Batch], *, raw: bool
+    ) -> Iterator[EncodedBatch]:
+        """Encode one batch after the other: first those of the queue, then those that are drawn."""
+        while queue or self._draw(source, queue, self.batch_size):
             batch = queue.popleft()
-            pending = self._launch(batch, raw=raw) if len(batch.starts) <= self.batch_size else None
+            pending = None
+            if len(batch.starts) <= self.batch_size:
+                pending = self._fitting(batch, partial(self._encode, batch, raw=raw))
             if pending is None:
                 queue.extendleft(reversed(batch.split(self.batch_size)))
                 continue
             if not queue and self._transfer.overlaps:
-                self._draw(source, queue)
+                self._draw(source, queue, self.batch_size)
             yield self._finish(pending)
 
-    def _draw(self, source: Iterator[tuple[int, npt.NDArray[np.float32]]], queue: deque[_Batch]) -> bool:
-        """Put the next windows into the queue, already on the device if they fit."""
-        drawn = list(islice(source, self.batch_size))
+    def _by_workers(
+        self, source: Iterator[tuple[int, npt.NDArray[np.float32]]], drawn: deque[_Batch], *, raw: bool
+    ) -> Iterator[EncodedBatch]:
+        """Deal batches to the workers, and give their results in order."""
+        if self._pool is None:
+            self._pool = single_core_threads(self._workers)
+        stop = threading.Event()
+        dealt: deque[_Batch] = deque()
+        running: deque[tuple[_Batch, Future[_Pending]]] = deque()
+        try:
+            while True:
+                # One batch waits, so that no worker has to until the results of another are written.
+                while len(running) <= self._workers:
+                    if not dealt and (drawn or self._draw(source, drawn, self._workers * self.batch_size)):
+                        windows = drawn.popleft()
+                        # The last windows of a track in equal parts.
+                        share = -(-len(windows.starts) // self._workers)
+                        dealt.extend(windows.split(min(share, self.batch_size)))
+                    if not dealt:
+                        break
+                    batch = dealt.popleft()
+                    running.append((batch, self._pool.submit(self._encode, batch, raw=raw, stop=stop)))
+                if not running:
+                    return
+                batch, future = running.popleft()
+                pending = self._fitting(batch, future.result)
+                if pending is not None:
+                    yield self._finish(pending)
+                    continue
+                del future  # it holds the tensors that filled the memory
+                wait([future for _, future in running])
+                yield from self._in_turn(iter(()), deque([batch]), raw=raw)
+        finally:
+            stop.set()
+            for _, future in running:
+                future.cancel()
+
+    def _draw(
+        self, source: Iterator[tuple[int, npt.NDArray[np.float32]]], queue: deque[_Batch], most: int
+    ) -> bool:
+        """Put the next windows, at most so many, into the queue, already on the device if they fit."""
+        drawn = list(islice(source, most))
         if not drawn:
             return False
         starts = [start for start, _ in drawn]
@@ -164,10 +226,10 @@ class BatchEncoder:
         queue.append(_Batch(starts=starts, windows=windows, wave=wave))
         return True
 
-    def _launch(self, batch: _Batch, *, raw: bool) -> _Pending | None:
-        """Start to encode a batch; None if it does not fit and `batch_size` has been reduced."""
+    def _fitting(self, batch: _Batch, encode: Callable[[], _Pending]) -> _Pending | None:
+        """What `encode` gives of a batch; None if that does not fit and `batch_size` has been reduced."""
         try:
-            return self._encode(batch, raw=raw)
+            return encode()
         except (torch.OutOfMemoryError, MemoryError) as error:
             reason = str(error)
         except RuntimeError as error:
@@ -181,7 +243,7 @@ class BatchEncoder:
             torch.mps.empty_cache()
         size = len(batch.starts)
         if size > 1 and self._oom_recovery:
-            self.batch_size = size // 2
+            self.batch_size = min(self.batch_size, size // 2)
             return None
         advice = (
             "shorten segment_duration or choose a device with more memory"
@@ -193,7 +255,8 @@ class BatchEncoder:
             f"at a time: {advice} ({reason.split(chr(10), 1)[0]})"
         )
 
-    def _encode(self, batch: _Batch, *, raw: bool) -> _Pending:
+    def _encode(self, batch: _Batch, *, raw: bool, stop: threading.Event | None = None) -> _Pending:
+        """Encode a batch. That nobody waits for it any more ends it at the next layer."""
         transfer, slots = self._transfer, self._slots
         pooled: list[Tensor] = []
         frames: Tensor | None = None
@@ -211,6 +274,8 @@ class BatchEncoder:
                             transfer.receive(result, frames[window, slots[layer]])
                 if layer == last:
                     break
+                if stop is not None and stop.is_set():
+                    raise CancelledError
             if len(pooled) != len(slots):
                 raise ModelError(f"{self._model.name} gave fewer hidden states than its `layers` promises")
             means = torch.stack(pooled, dim=1)

@@ -201,6 +201,28 @@ class MertEncoder(nn.Module):
             n_samples = (n_samples - kernel) // stride + 1
         return n_samples
 
+    def prepared(self, wave: Tensor, last: int | None) -> tuple[Tensor, int]:
+        """Arguments of `states` checked, the wave normalised if the model wants it.
+
+        Raises
+        ------
+        SettingError
+            As `states`.
+        """
+        last = self.layers if last is None else last
+        if not 0 <= last <= self.layers:
+            raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
+        if wave.ndim != 2 or wave.shape[1] < self.min_samples:
+            raise SettingError(
+                f"wave must be [windows, samples] of at least {self.min_samples} samples, "
+                f"not of shape {tuple(wave.shape)}"
+            )
+        wave = wave.float()
+        if self.do_normalize:
+            variance, mean = torch.var_mean(wave, dim=1, correction=0, keepdim=True)
+            wave = (wave - mean) / torch.sqrt(variance + NORMALIZE_EPS)
+        return wave, last
+
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
         """Hidden states 0 to `last`, one after the other as they are computed.
@@ -225,18 +247,7 @@ class MertEncoder(nn.Module):
         SettingError
             If `wave` has another shape or is too short, or there is no state `last`.
         """
-        last = self.layers if last is None else last
-        if not 0 <= last <= self.layers:
-            raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
-        if wave.ndim != 2 or wave.shape[1] < self.min_samples:
-            raise SettingError(
-                f"wave must be [windows, samples] of at least {self.min_samples} samples, "
-                f"not of shape {tuple(wave.shape)}"
-            )
-        wave = wave.float()
-        if self.do_normalize:
-            variance, mean = torch.var_mean(wave, dim=1, correction=0, keepdim=True)
-            wave = (wave - mean) / torch.sqrt(variance + NORMALIZE_EPS)
+        wave, last = self.prepared(wave, last)
         x: Tensor = self.feature_projection(self.feature_extractor(wave))
         x = x + self.encoder.pos_conv_embed(x)
         if not self.config.do_stable_layer_norm:
