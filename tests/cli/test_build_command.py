@@ -60,11 +60,12 @@ def on_a_terminal(command):
     return seen.decode()
 
 
-def test_there_is_a_progress_bar_on_a_terminal_only(music, tmp_path, model_folder):
+def test_there_is_a_progress_bar_on_a_terminal_only(music, tmp_path, clip, model_folder):
+    clip(music / "long.wav", 60, rate=8_000)
     command = [sys.executable, "-m", "fs_extract", "build", str(music), str(tmp_path / "s.zarr")]
     command += ["--model", str(model_folder)]
     seen = on_a_terminal(command)
-    for text in ("opening the model", "checking", "extracting: ", "/3 tracks", "x real time", "packing"):
+    for text in ("opening the model", "checking", "extracting: ", "/4 tracks", "x real time", "packing"):
         assert text in seen
     assert on_a_terminal([*command, "--no-progress"]) == ""
     assert on_a_terminal([*command, "-q"]) == ""
