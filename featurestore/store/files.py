@@ -61,6 +61,14 @@ def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
     return os.open(path, _OPEN_DIR, dir_fd=dir_fd)
 
 
+def is_dir(path: Path) -> bool:
+    """Whether there is a folder, and not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> bytes:
     """Content of a regular file of at most `limit` bytes; links are not followed.
 
@@ -69,7 +77,12 @@ def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> byt
     ValueError
         If it is larger, or not a regular file.
     """
-    fd = os.open(path, READ, dir_fd=dir_fd)
+    try:
+        fd = os.open(path, READ, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(f"{path} is a link") from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
@@ -133,12 +146,12 @@ def write_file(path: Path, content: bytes) -> None:
 
 def touch(path: Path) -> None:
     """Make sure that a file exists; its content is kept."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666))
 
 
 def replace_content(path: Path, content: bytes) -> None:
     """Write a file anew that exists."""
-    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         write_all(fd, [content])
     finally:

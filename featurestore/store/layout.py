@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 METADATA = "zarr.json"
 HIDDEN = ".featurestore"
 HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
+QUARANTINE = "quarantine"
 MAX_METADATA_BYTES = 16 * 2**20
 _MAX_AXIS = 2**40
 _CRC = {"name": "crc32c"}

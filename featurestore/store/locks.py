@@ -20,6 +20,7 @@ from featurestore.errors import TrackLockedError
 from featurestore.store import files
 
 STRIPES = 1024
+_MAX_BYTES = 2**20
 _POLL = 0.005
 
 
@@ -117,8 +118,8 @@ def _locked(key: str, *, same_track: bool) -> TrackLockedError:
 
 def _read(path: Path) -> list[str]:
     try:
-        return path.read_text().split()
-    except OSError:
+        return files.read_file(path, limit=_MAX_BYTES).decode().split()
+    except (OSError, ValueError):
         return []
 
 

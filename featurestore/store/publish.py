@@ -49,15 +49,11 @@ class StagingArea:
             self.path = places.staging / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
             files.make_dir(self.path)
             self._owner = filelock.FileLock(self.path / _OWNER, thread_local=False)
-            try:
+            # Another writer may have taken the folder for abandoned before the lock was there.
+            with contextlib.suppress(FileNotFoundError, filelock.Timeout):
                 self._owner.acquire(timeout=0)
                 if (self.path / _OWNER).exists():
                     return
-            except (FileNotFoundError, filelock.Timeout):
-                pass  # taken for abandoned by another writer before the lock was there: it sweeps it away
-            except BaseException:
-                files.discard(self.path, places.trash)
-                raise
 
     def folder(self) -> Path:
         """A new, empty folder to stage a change in."""
@@ -94,6 +90,8 @@ def sweep(places: Places) -> int:
 
 
 def _sweep_if_abandoned(folder: Path, trash: Path) -> bool:
+    if not files.is_dir(folder):  # a link may lead anywhere
+        return False
     with contextlib.suppress(OSError):  # what cannot be swept now waits for the next writer
         # Another host's lock may be invisible here, so its age decides as well.
         if folder.name.split(".")[0] != _host() and time.time() - folder.stat().st_mtime < _FOREIGN_AGE:
@@ -176,7 +174,7 @@ def recover(places: Places, locks: TrackLocks) -> int:
 def roll_forward(places: Places, key: str, *, durable: bool) -> None:
     """Carry out the change in the journal, from wherever it stopped; the caller holds the track's lock."""
     entry = places.journal / key
-    intent = Intent.read(entry)
+    intent = Intent.read(entry) if files.is_dir(entry) else None
     if intent is not None:
         _carry_out(places, key, intent, durable=durable, begun=True)
     else:  # no change of ours, or one that was finished: nothing of it is needed

@@ -11,7 +11,7 @@ from pathlib import Path
 from featurestore.errors import TrackLockedError
 from featurestore.spec import KINDS
 from featurestore.store import files
-from featurestore.store.layout import Places
+from featurestore.store.layout import QUARANTINE, Places
 from featurestore.store.locks import TrackLocks
 from featurestore.store.verification import Problem
 
@@ -35,7 +35,7 @@ def quarantine(places: Places, locks: TrackLocks, problems: Iterable[Problem]) -
 
 
 def _put_aside(places: Places, key: str, kinds: list[str]) -> Path:
-    quarantined = places.hidden / "quarantine"
+    quarantined = places.hidden / QUARANTINE
     if not quarantined.exists():
         with contextlib.suppress(FileExistsError):
             files.make_dir(quarantined)

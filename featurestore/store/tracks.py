@@ -82,10 +82,6 @@ class TrackReader:
             return layout.decode(files.read_file(METADATA, dir_fd=fd, limit=layout.MAX_METADATA_BYTES))
         except ValueError as error:
             raise _corrupt(name, str(error)) from None
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise _corrupt(name, "the metadata is a link") from None
 
     def _checked(self, document: dict[str, Any], kind: str, key: str, name: str) -> ArrayMetadata:
         try:

@@ -249,6 +249,8 @@ def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
     damaged = []
     for folder, expected in layout.structure(spec).items():
         try:
+            if not files.is_dir(places.root / folder):
+                raise NotADirectoryError
             content = files.read_file(places.root / folder / METADATA, limit=layout.MAX_METADATA_BYTES)
             document = layout.decode(content)
             own = expected["attributes"]
