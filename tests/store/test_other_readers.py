@@ -49,11 +49,7 @@ def test_zarr_reads_what_was_written(path):
             )
             array = zarr.open_array(path, path=f"{kind}/{key}", mode="r")
             assert array[...].tobytes() == values.tobytes()
-            assert array.metadata.dimension_names == store.raw("é").dims[:0] + (
-                {"raw": ("segment", "layer", "frame", "feature"), "segments": ("segment", "layer", "feature")}.get(
-                    kind, ("layer", "feature")
-                )
-            )
+            assert array.metadata.dimension_names == DIMS[kind]
 
 
 @pytest.mark.parametrize("options", [{}, {"group": "packed", "consolidated": False}])
