@@ -91,6 +91,13 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     show_default=True,
     help="Type of the stored numbers.",
 )
+@click.option(
+    "--codec",
+    type=click.Choice(["none", "zstd", "lz4", "bitround"]),
+    default="none",
+    show_default=True,
+    help="Compress what is stored; bitround also rounds it to 10 bits of mantissa.",
+)
 @click.option("--force", is_flag=True, help="Extract again what is there.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tracks of the source.")

@@ -138,8 +138,8 @@ class FeatureExtractor:
         """Windows that are encoded together by now, after halvings."""
         return self._encoder.batch_size
 
-    def spec(self, dtype: str = "float32") -> FeatureSpec:
-        """Everything that identifies this extractor's features in a store of this dtype."""
+    def spec(self, dtype: str = "float32", codec: str = "none") -> FeatureSpec:
+        """Everything that identifies this extractor's features in a store of this dtype and codec."""
         from featurestore.audio import RESAMPLER
 
         return FeatureSpec(
@@ -156,6 +156,7 @@ class FeatureExtractor:
             resampler=RESAMPLER,
             precision=self.precision,
             dtype=dtype,
+            codec=codec,
         )
 
     def encode(self, blocks: Iterable[npt.NDArray[np.float32]], *, raw: bool) -> Iterator[EncodedBatch]:
@@ -289,7 +290,7 @@ class FeatureExtractor:
         dataset : str, optional
             Prefix of the track ids.
         **options
-            As for `featurestore.build`: dtype, limit, fail_fast, dry_run, id_from, progress.
+            As for `featurestore.build`: dtype, codec, limit, fail_fast, dry_run, id_from, progress.
 
         Returns
         -------

@@ -24,7 +24,7 @@ from featurestore.pipeline.extraction import Extraction
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import TrackPlan, Wanted, bytes_needed, check_room, free_bytes, plan_tracks
 from featurestore.pipeline.report import BuildReport, Progress, Tally
-from featurestore.spec import DTYPES, FeatureSpec, kinds_of_level
+from featurestore.spec import FeatureSpec, kinds_of_level
 from featurestore.store import FeatureStore, StoreWriter
 from featurestore.store.files import naming_the_store
 from featurestore.windows import hop_samples, window_samples
@@ -53,6 +53,7 @@ def build(
     segment_duration: float = 5.0,
     overlap: float = 0.5,
     dtype: str = "float32",
+    codec: str = "none",
     force: bool = False,
     dry_run: bool = False,
     limit: int | None = None,
@@ -97,6 +98,8 @@ def build(
         Share of a window that the next one repeats, in [0, 1).
     dtype : {"float32", "float16"}
         Type of the stored numbers.
+    codec : {"none", "zstd", "lz4", "bitround"}
+        How they are compressed; "bitround" rounds them to 10 bits of mantissa first.
     force : bool
         Extract again what is there.
     dry_run : bool
@@ -141,6 +144,7 @@ def build(
         kinds=kinds_of_level(feature_level),
         workers=workers,
         dtype=dtype,
+        codec=codec,
         force=force,
         dry_run=dry_run,
         fail_fast=fail_fast,
@@ -151,8 +155,7 @@ def build(
         hop_samples(window_samples(segment_duration, 1_000_000), overlap)
     _check("workers", workers)
     _check("limit", limit)
-    if dtype not in DTYPES:
-        raise SettingError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype, codec=codec)  # refuses what no store can have
     tally = Tally(listener=progress)
     tally.facts.update(dry_run=dry_run, store=str(store), feature_level=feature_level)
     with Interrupts() as interrupts:
@@ -188,6 +191,7 @@ class _Job:
     kinds: tuple[str, ...]
     workers: int
     dtype: str
+    codec: str
     force: bool
     dry_run: bool
     fail_fast: bool
@@ -202,7 +206,7 @@ class _Job:
         tally: Tally,
     ) -> None:
         """Plan, and unless it is a dry run, extract and pack."""
-        spec = extractor.spec(dtype=self.dtype)
+        spec = extractor.spec(dtype=self.dtype, codec=self.codec)
         wanted = Wanted(spec=spec, kinds=self.kinds, force=self.force)
         tally.facts.update(
             model=spec.model, revision=spec.revision, device=str(extractor.device), fingerprint=spec.fingerprint
