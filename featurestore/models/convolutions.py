@@ -13,6 +13,20 @@ CHUNK = 1024
 """Frames that a convolution gives at a time: 2 MB of 512 channels."""
 
 
+class Room:
+    """Memory that is used again and again: to be given new memory costs more than what is computed in it."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, width: int) -> Tensor:
+        """A matrix [rows, width] of anything, which lasts until the name is taken again."""
+        block = self._blocks.get(name)
+        if block is None or block.numel() < rows * width:
+            block = self._blocks[name] = torch.empty(rows * width)
+        return block[: rows * width].view(rows, width)
+
+
 class SampleConvs:
     """The convolutions over the samples with their norms and GELUs.
 
@@ -23,43 +37,38 @@ class SampleConvs:
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
-        convs = [_Conv(layer) for layer in layers]
-        self._first, self._others = convs[0], convs[1:]
+        self._first, *self._others = (_Conv(layer) for layer in layers)
 
     def __call__(self, wave: Tensor) -> Tensor:
         """From wave [windows, samples] to frames [windows, frames, channels]."""
-        lengths = [wave.shape[1]]
+        length = wave.shape[1]
         for conv in (self._first, *self._others):
-            lengths.append((lengths[-1] - conv.kernel) // conv.stride + 1)
-        # Memory that is new costs more than what is computed in it: every window uses the same.
-        room = [wave.new_empty(n, conv.channels) for n, conv in zip(lengths[2:-1], self._others, strict=False)]
-        out = wave.new_empty(len(wave), lengths[-1], (self._others or [self._first])[-1].channels)
+            length = conv.frames(length)
+        room = Room()
+        out = wave.new_empty(len(wave), length, conv.channels)
         for samples, into in zip(wave, out, strict=True):
-            self._window(samples, [*room, into])
+            self._window(samples, into, room)
         return out
 
-    def _window(self, samples: Tensor, outs: list[Tensor]) -> None:
-        """Frames of one window; `outs` are what all convolutions but the first give."""
+    def _window(self, samples: Tensor, out: Tensor, room: Room) -> None:
+        """Convolve the samples of one window into out [frames, channels]."""
         first = self._first
         taps, weight = first.unfolded(samples)
+        x = out if not self._others else taps
         if not self._others:
-            first.finished(torch.mm(taps, weight, out=outs[0]))
-            return
-        second = self._others[0]
-        piece = taps.new_empty(min(len(taps), (CHUNK - 1) * second.stride + second.kernel), first.channels)
-        x = piece
-        for conv, out in zip(self._others, outs, strict=True):
-            for begin in range(0, len(out), CHUNK):
-                rows = out[begin : begin + CHUNK]
-                start = begin * conv.stride
-                stop = start + (len(rows) - 1) * conv.stride + conv.kernel
-                if conv is second:
+            first.finished(torch.mm(taps, weight, out=out))
+        for number, conv in enumerate(self._others, 1):
+            rows = conv.frames(len(x))
+            y = out if number == len(self._others) else room.take(f"frames {number}", rows, conv.channels)
+            for begin in range(0, rows, CHUNK):
+                piece = y[begin : begin + CHUNK]
+                inputs = x[begin * conv.stride :][: (len(piece) - 1) * conv.stride + conv.kernel]
+                if number == 1:
                     # What the first convolution gives is the largest array by far; it is never there as a whole.
-                    x = first.finished(torch.mm(taps[start:stop], weight, out=piece[: stop - start]))
-                    conv.into(x, rows)
-                else:
-                    conv.into(x[start:stop], rows)
-            x = out
+                    given = room.take("first", len(inputs), first.channels)
+                    inputs = first.finished(torch.mm(inputs, weight, out=given))
+                conv.into(inputs, piece)
+            x = y
 
 
 class _Conv:
@@ -71,6 +80,10 @@ class _Conv:
         (self.kernel,), (self.stride,), self.channels = conv.kernel_size, conv.stride, conv.out_channels
         self._weight = conv.weight.permute(2, 1, 0).flatten(0, 1).contiguous()  # [kernel * channels in, channels]
         self._bias = conv.bias
+
+    def frames(self, length: int) -> int:
+        """Frames that so many frames or samples give."""
+        return (length - self.kernel) // self.stride + 1
 
     def unfolded(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Taps [frames, kernel + 1] of the first convolution and weights [kernel + 1, channels], the last: bias.
@@ -98,17 +111,17 @@ class _Conv:
 
     def into(self, x: Tensor, out: Tensor) -> None:
         """Convolve frames x [frames in, channels in] into out [frames, channels]."""
-        channels = x.shape[1]
-        for tap in range(0, self.kernel, self.stride):
-            # Taps of one stride are neighbours in memory, so that frames are rows of a matrix as they lie there.
-            first, last = tap * channels, min(tap + self.stride, self.kernel) * channels
-            rows = x.as_strided((len(out), last - first), (self.stride * channels, 1), x.storage_offset() + first)
-            if tap:
-                out.addmm_(rows, self._weight[first:last])
-            elif self._bias is None:
-                torch.mm(rows, self._weight[:last], out=out)
+        step = self.stride * x.shape[1]
+        for begin in range(0, len(self._weight), step):
+            # Taps of one stride are neighbours in memory: frames are rows of a matrix as they lie there.
+            weight = self._weight[begin : begin + step]
+            rows = x.as_strided((len(out), len(weight)), (step, 1), x.storage_offset() + begin)
+            if begin:
+                out.addmm_(rows, weight)
             else:
-                torch.addmm(self._bias, rows, self._weight[:last], out=out)
+                torch.mm(rows, weight, out=out)
+        if self._bias is not None:
+            out += self._bias
         self.finished(out)
 
     def finished(self, x: Tensor) -> Tensor:

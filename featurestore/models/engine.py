@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featurestore.models.convolutions import PositionalConv, SampleConvs, gelu_
+from featurestore.models.convolutions import PositionalConv, Room, SampleConvs, gelu_
 from featurestore.models.encoder import Encoder
 from featurestore.models.mert import MertEncoder
 
@@ -92,7 +92,7 @@ class CpuEngine:
         if not pre_norm:
             x = norm(x)
         yield x
-        room: _Room = {}
+        room = Room()
         for number, block in enumerate(self._blocks[:last], 1):
             x = block(x, room)
             if pre_norm and number == self.layers:
@@ -122,12 +122,12 @@ class _Block:
         self._heads: int = attention.heads
         self._pre_norm: bool = layer.pre_norm
         self._norms: tuple[nn.LayerNorm, nn.LayerNorm] = layer.layer_norm, layer.final_layer_norm
-        self._qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._qkv = _joined(attention)
         self._out: nn.Linear = attention.out_proj
         self._up: nn.Linear = feed_forward.intermediate_dense
         self._down: nn.Linear = feed_forward.output_dense
 
-    def __call__(self, x: Tensor, room: _Room) -> Tensor:
+    def __call__(self, x: Tensor, room: Room) -> Tensor:
         first, second = self._norms
         if self._pre_norm:
             x = self._attended(first(x), x, room)
@@ -136,39 +136,38 @@ class _Block:
         out: Tensor = second(self._fed_forward(x, x, room))
         return out
 
-    def _attended(self, x: Tensor, residual: Tensor, room: _Room) -> Tensor:
+    def _attended(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
         windows, frames, dim = x.shape
-        qkv = _dense(x, *self._qkv, room).view(windows, frames, 3, self._heads, dim // self._heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        rows = x.view(-1, dim)
+        weight, query_bias, out_bias = self._qkv
+        qkv = torch.mm(rows, weight.T, out=room.take("qkv", len(rows), len(weight)))
+        qkv[:, :dim] += query_bias
+        query, key, value = qkv.view(windows, frames, 3, self._heads, dim // self._heads).permute(2, 0, 3, 1, 4)
         heads = F.scaled_dot_product_attention(query, key, value)
-        return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out)
+        return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out.weight, out_bias)
 
-    def _fed_forward(self, x: Tensor, residual: Tensor, room: _Room) -> Tensor:
-        return _added(residual, gelu_(_dense(x, self._up.weight, self._up.bias, room)), self._down)
-
-
-_Room = dict[int, Tensor]
-"""Memory of what is wide, by its width: what one layer has used serves the next."""
+    def _fed_forward(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
+        rows, up, down = x.view(-1, x.shape[-1]), self._up, self._down
+        inner = torch.addmm(up.bias, rows, up.weight.T, out=room.take("inner", len(rows), up.out_features))
+        return _added(residual, gelu_(inner), down.weight, down.bias)
 
 
-def _dense(x: Tensor, weight: Tensor, bias: Tensor, room: _Room) -> Tensor:
-    """A dense layer of x [windows, frames, dim] into memory that is used again, [windows * frames, width]."""
-    rows, width = x.flatten(0, 1), len(weight)
-    if width not in room:
-        room[width] = rows.new_empty(len(rows), width)
-    return torch.addmm(bias, rows, weight.T, out=room[width])
-
-
-def _added(residual: Tensor, x: Tensor, layer: nn.Linear) -> Tensor:
+def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Residual [windows, frames, dim] plus a dense layer of x [windows * frames, width]."""
-    out = residual + layer.bias
-    out.flatten(0, 1).addmm_(x, layer.weight.T)
+    out = residual + bias
+    out.view(-1, len(weight)).addmm_(x, weight.T)
     return out
 
 
-def _joined(*layers: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weights and biases of several dense layers as those of one, which become views of it: no memory is added."""
-    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-    for layer, part, offset in zip(layers, weight.chunk(len(layers)), bias.chunk(len(layers)), strict=True):
-        layer.weight.data, layer.bias.data = part, offset
-    return weight, bias
+def _joined(attention: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of queries, keys and values as one matrix, of which the model's become views: no memory is added.
+
+    Also the biases that are needed besides: of the queries and of the output. That of the keys adds the same to
+    all that a softmax compares, and that of the values passes through it, as its weights sum to one.
+    """
+    layers: list[nn.Linear] = [attention.q_proj, attention.k_proj, attention.v_proj]
+    weight = torch.cat([layer.weight for layer in layers])
+    for layer, part in zip(layers, weight.chunk(3), strict=True):
+        layer.weight.data = part
+    bias = attention.out_proj.bias + attention.out_proj.weight @ attention.v_proj.bias
+    return weight, attention.q_proj.bias, bias

@@ -229,9 +229,9 @@ def test_there_is_no_gradient(fast):
 def test_an_engine_that_differs_is_not_used(plain, monkeypatch, caplog):
     fold = engine._joined
 
-    def wrong(*layers):
-        weight, bias = fold(*layers)
-        return weight * 1.001, bias
+    def wrong(attention):
+        weight, *biases = fold(attention)
+        return weight * 1.01, *biases
 
     monkeypatch.setattr(engine, "_joined", wrong)
     with caplog.at_level(logging.WARNING, logger="featurestore"):
