@@ -15,7 +15,7 @@ KEEP_BITS = 10
 
 # Blosc stores what does not shrink as it is, behind a header of 16 bytes.
 OVERHEAD = 16
-_LEVEL = 5
+_LEVEL = 3
 
 
 def compressor_of(codec: str) -> str:
@@ -31,7 +31,7 @@ def zarr_codecs(compressor: str, itemsize: int) -> list[Mapping[str, Any]]:
         "typesize": itemsize,
         "cname": compressor,
         "clevel": _LEVEL,
-        "shuffle": "shuffle",
+        "shuffle": "bitshuffle",
         "blocksize": 0,
     }
     return [{"name": "blosc", "configuration": configuration}]
@@ -39,9 +39,9 @@ def zarr_codecs(compressor: str, itemsize: int) -> list[Mapping[str, Any]]:
 
 def compress(chunk: npt.NDArray[Any], compressor: str) -> npt.NDArray[np.uint8]:
     """Bytes of a C-contiguous chunk."""
-    from numcodecs.blosc import SHUFFLE, Blosc
+    from numcodecs.blosc import BITSHUFFLE, Blosc
 
-    content = Blosc(cname=compressor, clevel=_LEVEL, shuffle=SHUFFLE).encode(chunk)
+    content = Blosc(cname=compressor, clevel=_LEVEL, shuffle=BITSHUFFLE).encode(chunk)
     return np.frombuffer(content, np.uint8)
 
 

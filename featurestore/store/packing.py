@@ -225,7 +225,7 @@ class _Packing:
         kept = {row for row, _ in moved}
         read = [row for row in range(len(ids)) if row not in kept]
         spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
-        shard = ShardWriter(path, "the packed table", checked=True)
+        shard = ShardWriter(path, "the packed table")
         root = files.open_root(self.places.root)
         try:
             for row in read:

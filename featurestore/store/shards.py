@@ -12,7 +12,7 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CorruptTrackError, ExtractionError, SettingError
+from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import files
 from featurestore.store.compression import OVERHEAD, compress, decompress
 from featurestore.store.layout import ArrayMetadata
@@ -67,14 +67,7 @@ def plain_index(chunks: int, chunk_bytes: int) -> bytes:
     return index + int(google_crc32c.value(index)).to_bytes(CRC_BYTES, "little")
 
 
-def require_finite(values: npt.NDArray[Any], name: str) -> None:
-    """Raise ExtractionError if a value is NaN or infinite."""
-    # Both show in the extremes.
-    if not (np.isfinite(values.max()) and np.isfinite(values.min())):
-        raise ExtractionError(
-            f"{name} holds values that are not finite as {values.dtype}: "
-            "try --no-mixed-precision and --dtype float32"
-        )
+Prepare = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 class ShardWriter:
@@ -88,13 +81,13 @@ class ShardWriter:
         How errors call what is written.
     compressor : str
         "none", "zstd" or "lz4".
-    checked : bool
-        Whether the values are known to be finite; looking at small chunks one by one is slow.
+    prepare : callable, optional
+        Applied to each chunk first; gives it in the stored type.
     """
 
-    def __init__(self, path: Path, name: str, *, compressor: str = "none", checked: bool = False) -> None:
+    def __init__(self, path: Path, name: str, *, compressor: str = "none", prepare: Prepare | None = None) -> None:
         self._name = name
-        self._checked = checked
+        self._prepare = prepare
         self._compressor = compressor
         self._fd = files.create_file(path)
         self._sizes: list[int] = []
@@ -105,8 +98,6 @@ class ShardWriter:
 
         Raises
         ------
-        ExtractionError
-            If a value is not finite.
         SettingError
             If there are more chunks, or larger ones, than a reader accepts.
         """
@@ -130,8 +121,8 @@ class ShardWriter:
                 f"{self._name} is longer than a store can hold ({MAX_CHUNKS} chunks of {MAX_CHUNK_BYTES} bytes): "
                 "split the track"
             )
-        if not self._checked:
-            require_finite(chunk, self._name)
+        if self._prepare is not None:
+            chunk = self._prepare(chunk)
         content = chunk.reshape(-1).view(np.uint8)
         if self._compressor != "none":
             content = compress(chunk, self._compressor)

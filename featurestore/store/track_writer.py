@@ -6,18 +6,19 @@ import json
 import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import SettingError, StoreError
+from featurestore.errors import ExtractionError, SettingError, StoreError
 from featurestore.spec import FeatureSpec
 from featurestore.store import files, layout, publish
 from featurestore.store.compression import bitround, compressor_of
 from featurestore.store.layout import METADATA
-from featurestore.store.shards import ShardWriter, require_finite
+from featurestore.store.shards import ShardWriter
 from featurestore.store.spool import RowSpool
 
 # Pooled segments of a track beyond this many bytes wait in a file instead of in memory.
@@ -50,7 +51,6 @@ class TrackWriter:
         self._spec = spec
         self._kinds = kinds
         self._dtype = np.dtype(spec.dtype).newbyteorder("<")
-        self._compressor = compressor_of(spec.codec)
         self._frames = 0
         self._segments = 0
         self._starts: list[float] = []
@@ -125,7 +125,7 @@ class TrackWriter:
             if "raw" in self._kinds and block is not None:
                 self._append_raw(block)
             if self._rows is not None:
-                self._rows.append(self._finite(pooled, "segments"))
+                self._rows.append(self._as_stored("segments", pooled))
         self._sum += pooled.sum(axis=0, dtype=np.float64)
         self._segments += len(pooled)
         self._starts += seconds
@@ -139,8 +139,7 @@ class TrackWriter:
         if self._raw is None:
             self._raw = self._new_shard("raw", 4)
         self._frames = block.shape[2]
-        stored = self._stored(block)
-        self._raw.append(stored.reshape(-1, *stored.shape[2:]))
+        self._raw.append(block.reshape(-1, *block.shape[2:]))
 
     def set_aggregated(self, aggregated: npt.ArrayLike) -> None:
         """Store this instead of the mean of the segments: array_like, shape (layers, dim)."""
@@ -177,18 +176,8 @@ class TrackWriter:
         if self._rows is not None:
             self._write("segments", (self._segments, layers, dim), self._rows.columns(), common)
             self._rows.close()
-        self._write("aggregated", (layers, dim), self._finite(self._aggregated, "aggregated"), common)
+        self._write("aggregated", (layers, dim), self._as_stored("aggregated", self._aggregated), common)
         return publish.Intent(self._kinds, revision)
-
-    def _stored(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
-            stored = np.ascontiguousarray(values, self._dtype)
-            return bitround(stored) if self._spec.codec == "bitround" else stored
-
-    def _finite(self, values: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
-        stored = self._stored(values)
-        require_finite(stored, self._name(kind))
-        return stored
 
     def _numbers(self, values: npt.ArrayLike, kind: str) -> npt.NDArray[Any]:
         try:
@@ -212,9 +201,23 @@ class TrackWriter:
     def _new_shard(self, kind: str, ndim: int) -> ShardWriter:
         folder = self._folder / kind
         files.make_dir(folder)
-        return ShardWriter(
-            folder / layout.shard_name(ndim), self._name(kind), compressor=self._compressor, checked=kind != "raw"
-        )
+        # Raw is made ready chunk by chunk, beside the writing; the rest is small and ready.
+        prepare = partial(self._as_stored, kind) if kind == "raw" else None
+        path = folder / layout.shard_name(ndim)
+        return ShardWriter(path, self._name(kind), compressor=compressor_of(self._spec.codec), prepare=prepare)
+
+    def _as_stored(self, kind: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Values in the stored type, C-contiguous, little-endian and finite."""
+        rounded = self._spec.codec == "bitround"
+        limit = float(np.finfo(self._dtype).max) * (0.999 if rounded else 1)  # rounding may not reach infinity
+        # NaN and infinity show in the extremes.
+        if not (values.max() <= limit and values.min() >= -limit):
+            raise ExtractionError(
+                f"{self._name(kind)} holds values that are not finite as {self._dtype}: "
+                "try --no-mixed-precision and --dtype float32"
+            )
+        stored = np.ascontiguousarray(values, self._dtype)
+        return bitround(stored) if rounded else stored
 
     def _write(
         self,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore import FeatureSpec
-from featurestore.errors import CorruptTrackError, ExtractionError
+from featurestore.errors import CorruptTrackError
 from featurestore.store import files
 from featurestore.store.layout import METADATA, ArrayMetadata, encode, shard_name, track_metadata
 from featurestore.store.shards import ShardReader, ShardWriter, shard_bytes
@@ -128,14 +128,6 @@ def test_shards_larger_than_a_batch_are_whole(tmp_path):
     metadata = write(tmp_path / "array", array, batches=5)
     assert read(tmp_path / "array", metadata).tobytes() == array.tobytes()
     assert read_with_tensorstore(tmp_path / "array").tobytes() == array.tobytes()
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_values_that_are_not_finite_are_refused(tmp_path, value):
-    shard = ShardWriter(tmp_path / "c.0.0", "segments of track 'a'")
-    with pytest.raises(ExtractionError, match="segments of track 'a'"):
-        shard.append([np.zeros((1, 4), "float32"), np.array([[0, value, 1, 2]], "float32")])
-    shard.close()
 
 
 def tampered(content, index):
