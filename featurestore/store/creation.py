@@ -6,8 +6,6 @@ import contextlib
 import errno
 import glob
 import os
-import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +13,7 @@ from featurestore.errors import NotAStoreError, SpecMismatchError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.layout import HIDDEN_DIRS, METADATA, QUARANTINE, Places
-
-_ABANDONED_AGE = 3600.0  # seconds; making a store takes milliseconds
+from featurestore.store.staging import StagingArea, claiming
 
 
 def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: bool) -> None:
@@ -70,13 +67,18 @@ def _create(root: Path, spec: FeatureSpec, *, durable: bool) -> None:
         _make_hidden(new)
         if durable:
             files.sync_tree(new.root)
-        try:
-            files.rename(new.root, root)
-        except OSError as error:
-            if error.errno == errno.ENOTDIR:
-                raise NotAStoreError(f"{root} is a file, not a store") from None
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        _put(new.root, root)
+
+
+def _put(source: Path, target: Path) -> None:
+    """Rename, unless another writer was faster."""
+    try:
+        files.rename(source, target)
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            raise NotAStoreError(f"{target} is a file, not a folder of a store") from None
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def _make_hidden(places: Places) -> None:
@@ -97,22 +99,22 @@ def _restore_hidden(places: Places, *, durable: bool) -> None:
         files.make_parents(places.hidden, durable=durable)
         for name in (*HIDDEN_DIRS, METADATA):  # which says that all is there
             if not (places.hidden / name).exists():
-                files.rename(new.hidden / name, places.hidden / name)
+                _put(new.hidden / name, places.hidden / name)
         if durable:
             files.sync_dir(places.hidden)
 
 
 @contextlib.contextmanager
 def _beside(root: Path) -> Iterator[Places]:
-    """A new folder beside a store, gone at the end unless it was put somewhere else."""
-    folder, prefix = root.resolve().parent, f".{root.resolve().name[:100]}.making-"
-    for left in folder.glob(f"{glob.escape(prefix)}*"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > _ABANDONED_AGE:
+    """A new folder beside a store, gone at the end with what was not put somewhere else."""
+    root = root.resolve()
+    prefix = f".{root.name[:100]}.making-"
+    for left in root.parent.glob(f"{glob.escape(prefix)}*"):
+        with claiming(left, prefix) as claimed:
+            if claimed:
                 files.remove_tree(left)
-    new = Places(folder / (prefix + uuid.uuid4().hex[:12]))
-    files.make_dir(new.root)
+    area = StagingArea(root.parent, prefix)
     try:
-        yield new
+        yield Places(area.folder())
     finally:
-        files.remove_tree(new.root)
+        area.close()

@@ -28,9 +28,10 @@ from featurestore.store.packed import (
     rows_per_shard,
     table_documents,
 )
-from featurestore.store.publish import ASIDE, StagingArea, is_aside
+from featurestore.store.publish import ASIDE, is_aside
 from featurestore.store.shards import ShardWriter
 from featurestore.store.spool import RowSpool
+from featurestore.store.staging import StagingArea
 from featurestore.store.tracks import TrackReader
 
 _SPOOL_BYTES = 64 * 2**20

@@ -11,17 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
-import socket
 import stat
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import filelock
 
 from featurestore.errors import TrackLockedError
 from featurestore.spec import KINDS
@@ -31,76 +24,6 @@ from featurestore.store.locks import TrackLocks
 
 INTENT = "intent.json"
 ASIDE = ".old"
-_OWNER = "owner.lock"
-_FOREIGN_AGE = 24 * 3600.0  # seconds after which staging of another host counts as abandoned
-
-
-class StagingArea:
-    """A writer's folder in the staging area, with a lock that says that its owner lives.
-
-    Parameters
-    ----------
-    places : Places
-        Of the store.
-    """
-
-    def __init__(self, places: Places) -> None:
-        while True:
-            self.path = places.staging / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
-            files.make_dir(self.path)
-            self._owner = filelock.FileLock(self.path / _OWNER, thread_local=False)
-            # Another writer may have taken the folder for abandoned before the lock was there.
-            with contextlib.suppress(FileNotFoundError, filelock.Timeout):
-                self._owner.acquire(timeout=0)
-                if (self.path / _OWNER).exists():
-                    return
-
-    def folder(self) -> Path:
-        """A new, empty folder to stage a change in."""
-        path = self.path / uuid.uuid4().hex[:12]
-        files.make_dir(path)
-        return path
-
-    def close(self, trash: Path) -> None:
-        """Remove the folder with everything that is still in it."""
-        try:
-            files.discard(self.path, trash)
-        finally:
-            self._owner.release()
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64]
-
-
-def sweep(places: Places) -> int:
-    """Remove what dead writers left in the staging area and the trash.
-
-    Returns
-    -------
-    int
-        Number of staging folders removed.
-    """
-    swept = 0
-    for folder in places.staging.iterdir():
-        swept += _sweep_if_abandoned(folder, places.trash)
-    for folder in places.trash.iterdir():
-        files.remove_tree(folder)
-    return swept
-
-
-def _sweep_if_abandoned(folder: Path, trash: Path) -> bool:
-    if not files.is_dir(folder):  # a link may lead anywhere
-        return False
-    with contextlib.suppress(OSError):  # what cannot be swept now waits for the next writer
-        # Another host's lock may be invisible here, so its age decides as well.
-        if folder.name.split(".")[0] != _host() and time.time() - folder.stat().st_mtime < _FOREIGN_AGE:
-            return False
-        # A writer between making the folder and locking it loses the lock to this one, and makes another.
-        with filelock.FileLock(folder / _OWNER, timeout=0, thread_local=False):
-            files.discard(folder, trash)
-            return True
-    return False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from featurestore.store.layout import Places
 from featurestore.store.locks import TrackLocks
 from featurestore.store.packing import pack
 from featurestore.store.repair import quarantine
+from featurestore.store.staging import StagingArea, sweep
 from featurestore.store.track_writer import TrackWriter
 from featurestore.store.tracks import TrackReader
 from featurestore.store.verification import VerifyReport, verify
@@ -64,10 +65,10 @@ class StoreWriter:
         with files.naming_the_store(self.path):
             create_or_check(self._places, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._places.locks)
-            self._staging = publish.StagingArea(self._places)
+            self._staging = StagingArea(self._places.staging)
             try:
                 publish.recover(self._places, self._locks)
-                publish.sweep(self._places)
+                sweep(self._places)
             except BaseException:
                 self._staging.close(self._places.trash)
                 raise
