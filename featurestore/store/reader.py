@@ -329,8 +329,10 @@ class FeatureStore:
         present = set(by_key.values())
         packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
         rest = sorted(present.difference(packed))
-        direct = frozenset(by_key[key] for key in marks & by_key.keys())
-        return _Catalogue(packed + rest, table, direct, signature)
+        direct = {by_key[key] for key in marks & by_key.keys()}
+        if table is not None:
+            direct |= set(table.track_ids).difference(packed)  # removed since
+        return _Catalogue(packed + rest, table, frozenset(direct), signature)
 
     def _table(self) -> PackedTable | None:
         root = files.open_root(self._places.root)

@@ -1,0 +1,270 @@
+"""Whatever writers and readers do, and whenever writers die, a store holds what a plain dict would hold."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from samples import SPEC, assert_same, features, read_all
+
+from featurestore import FeatureStore, StoreWriter
+from featurestore.errors import StoreError, TrackExistsError, TrackLockedError, TrackNotFoundError
+from featurestore.spec import KINDS
+from featurestore.store import files
+from featurestore.store.keys import encode_key
+from featurestore.store.locks import stripe_of
+
+IDS = ["a", "B/ü", "x" * 220, "c", "..", "zarr.json"]
+assert len({stripe_of(encode_key(track_id)) for track_id in IDS}) == len(IDS)
+
+tracks = st.sampled_from(IDS)
+writers = st.integers(0, 1)
+contents = st.builds(
+    features,
+    st.integers(0, 2**20),
+    segments=st.integers(1, 4),
+    kinds=st.sets(st.sampled_from(KINDS), min_size=1),
+)
+STEPS = {"default": (25, 20), "ci": (100, 40), "nightly": (2_000, 60)}
+EXAMPLES, LENGTH = STEPS[os.environ.get("HYPOTHESIS_PROFILE", "default")]
+
+
+class Exits:
+    """Ends the process at the n-th step by which a store changes."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def __call__(self, function):
+        def call(*args, **options):
+            self.left -= 1
+            if self.left < 0:
+                os._exit(0)
+            return function(*args, **options)
+
+        return call
+
+
+def whole(arrays):
+    """What a store holds of arrays that were put: aggregated always."""
+    if "aggregated" in arrays:
+        return arrays
+    pooled = arrays["segments"] if "segments" in arrays else arrays["raw"].mean(axis=2, dtype=np.float64)
+    return {**arrays, "aggregated": pooled.mean(axis=0, dtype=np.float64).astype(np.float32)}
+
+
+class StoreMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="model-"))
+        self.path = self.folder / "store.zarr"
+        self.writers = [self.open(), self.open()]
+        self.readers = [FeatureStore(self.path)]
+        self.model = {}
+        self.packed = []  # ids in the order of the table
+        self.begun = {}  # track in progress -> (stack, writer of the track, batches so far)
+        self.held = []  # (view, ids, layers) of aggregated
+
+    def open(self):
+        return StoreWriter(self.path, spec=SPEC, durable=False)
+
+    def teardown(self):
+        for stack, _, _ in self.begun.values():
+            with contextlib.suppress(StoreError):
+                stack.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        for writer in self.writers:
+            writer.close()
+        self.open().close()  # sweeps away what the dead left
+        for name in ("staging", "journal", "trash"):
+            assert list((self.path / ".featurestore" / name).iterdir()) == []
+        shutil.rmtree(self.folder)
+
+    def expected_order(self):
+        kept = [track_id for track_id in self.packed if track_id in self.model]
+        return kept + sorted(set(self.model).difference(kept))
+
+    @initialize(arrays=contents)
+    def begin_with_a_track(self, arrays):
+        self.writers[0].put("a", arrays)
+        self.model["a"] = whole(arrays)
+
+    @rule(writer=writers, track_id=tracks, arrays=contents, overwrite=st.booleans())
+    def put(self, writer, track_id, arrays, overwrite):
+        try:
+            self.writers[writer].put(track_id, arrays, overwrite=overwrite)
+        except TrackLockedError:
+            assert track_id in self.begun
+        except TrackExistsError:
+            assert track_id in self.model
+            assert not overwrite
+        else:
+            assert track_id not in self.begun
+            assert overwrite or track_id not in self.model
+            self.model[track_id] = whole(arrays)
+
+    @rule(writer=writers, track_id=tracks)
+    def remove(self, writer, track_id):
+        try:
+            self.writers[writer].remove(track_id)
+        except TrackLockedError:
+            assert track_id in self.begun
+        except TrackNotFoundError:
+            assert track_id not in self.model
+        else:
+            del self.model[track_id]
+
+    @rule(writer=writers)
+    def pack(self, writer):
+        self.packed = self.expected_order()
+        assert self.writers[writer].pack()
+
+    @rule(writer=writers, track_id=tracks, kinds=st.sets(st.sampled_from(KINDS)))
+    def begin_a_track(self, writer, track_id, kinds):
+        stack = contextlib.ExitStack()
+        try:
+            track = stack.enter_context(self.writers[writer].track(track_id, kinds=tuple(kinds), overwrite=True))
+        except TrackLockedError:
+            assert track_id in self.begun
+        else:
+            self.begun[track_id] = (stack, track, {"kinds": kinds, "raw": []})
+
+    @precondition(lambda self: self.begun)
+    @rule(data=st.data(), seed=st.integers(0, 2**20), segments=st.integers(1, 3))
+    def append(self, data, seed, segments):
+        _, track, state = self.begun[data.draw(st.sampled_from(sorted(self.begun)))]
+        block = features(seed, segments=segments)["raw"]
+        track.append(raw=block)
+        state["raw"].append(block)
+
+    @precondition(lambda self: any(state["raw"] for _, _, state in self.begun.values()))
+    @rule(data=st.data())
+    def finish_a_track(self, data):
+        ready = sorted(track_id for track_id, (_, _, state) in self.begun.items() if state["raw"])
+        track_id = data.draw(st.sampled_from(ready))
+        stack, _, state = self.begun.pop(track_id)
+        stack.close()
+        raw = np.concatenate(state["raw"])
+        pooled = raw.mean(axis=2, dtype=np.float64)
+        arrays = {"raw": raw, "segments": pooled.astype(np.float32)}
+        arrays["aggregated"] = pooled.mean(axis=0).astype(np.float32)
+        self.model[track_id] = {kind: arrays[kind] for kind in {*state["kinds"], "aggregated"}}
+
+    @precondition(lambda self: self.begun)
+    @rule(data=st.data())
+    def give_up_a_track(self, data):
+        stack, _, _ = self.begun.pop(data.draw(st.sampled_from(sorted(self.begun))))
+        with contextlib.suppress(KeyboardInterrupt), stack:
+            raise KeyboardInterrupt
+
+    @rule(track_id=tracks, arrays=contents, appended=st.booleans())
+    def die_in_the_middle_of_a_track(self, track_id, arrays, appended):
+        self.in_child(lambda writer: self.abandon(writer, track_id, arrays if appended else {}))
+
+    def abandon(self, writer, track_id, arrays):
+        with writer.track(track_id, kinds=["segments"], overwrite=True) as track:
+            if "segments" in arrays:
+                track.append(segments=arrays["segments"])
+            os._exit(0)
+
+    @rule(
+        track_id=tracks,
+        arrays=contents,
+        change=st.sampled_from(["put", "remove", "pack"]),
+        step=st.integers(0, 25),
+    )
+    def die_in_the_middle_of_a_change(self, track_id, arrays, change, step):
+        if track_id in self.begun:
+            return
+
+        def work(writer):
+            steps = Exits(step)
+            for name in ("make_dir", "rename", "unlink", "write_file", "exchange", "link_or_copy", "touch"):
+                setattr(files, name, steps(getattr(files, name)))
+            with contextlib.suppress(TrackNotFoundError):
+                if change == "put":
+                    writer.put(track_id, arrays, overwrite=True)
+                elif change == "remove":
+                    writer.remove(track_id)
+                else:
+                    writer.pack()
+
+        self.in_child(work)
+        self.open().close()  # repairs
+        store = FeatureStore(self.path)
+        if change == "pack":
+            table = store._table()
+            found = [] if table is None else table.track_ids
+            assert found in (self.packed, self.expected_order())
+            self.packed = found
+        elif track_id not in store:
+            assert change == "remove" or track_id not in self.model
+            self.model.pop(track_id, None)
+        else:
+            found = read_all(store, track_id)
+            candidates = [self.model.get(track_id), whole(arrays) if change == "put" else None]
+            same = [c for c in candidates if c is not None and set(c) == set(found)]
+            same = [c for c in same if all(np.array_equal(c[kind], found[kind]) for kind in c)]
+            assert same, "neither the old revision nor the new one"
+            self.model[track_id] = same[-1]
+
+    def in_child(self, work):
+        pid = os.fork()
+        if not pid:
+            try:
+                work(self.open())
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+    @rule(writer=writers)
+    def open_a_writer_anew(self, writer):
+        if not self.begun:
+            self.writers[writer].close()
+            self.writers[writer] = self.open()
+
+    @rule()
+    def open_a_reader(self):
+        self.readers = [*self.readers[-2:], FeatureStore(self.path)]
+
+    @rule(data=st.data(), layer=st.sampled_from([None, 1, [2, 0]]))
+    def hold_a_view(self, data, layer):
+        store = data.draw(st.sampled_from(self.readers))
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.model)), max_size=8)) if self.model else []
+        self.held = [*self.held[-3:], (store.aggregated(layer=layer, tracks=ids), ids, layer)]
+
+    @invariant()
+    def views_that_are_held_answer_with_what_is_there_now(self):
+        for view, ids, layer in self.held:
+            if set(ids) <= set(self.model):
+                rows = np.array([self.model[t]["aggregated"] for t in ids], np.float32).reshape(-1, 3, 4)
+                assert np.array_equal(view, rows if layer is None else rows[:, layer])
+            else:
+                with contextlib.suppress(TrackNotFoundError):
+                    np.asarray(view)
+                    raise AssertionError("a track that was removed was read")
+
+    @invariant()
+    def every_reader_sees_what_the_dict_holds(self):
+        order = self.expected_order()
+        for store in self.readers:
+            assert store.track_ids == order
+            assert len(store) == len(order)
+        store = self.readers[0]
+        for track_id in IDS:
+            assert (track_id in store) == (track_id in self.model)
+        for track_id, arrays in self.model.items():
+            assert_same(read_all(store, track_id), arrays)
+        rows = np.array([self.model[t]["aggregated"] for t in order], np.float32).reshape(-1, 3, 4)
+        assert np.array_equal(store.aggregated(), rows)
+        report = store.verify(deep=True)
+        assert report.problems == ()
+        assert report.tracks == len(self.model)
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(max_examples=EXAMPLES, stateful_step_count=LENGTH)
