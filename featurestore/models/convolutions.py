@@ -39,12 +39,11 @@ class SampleConvs:
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         self._first, *self._others = (_Conv(layer) for layer in layers)
 
-    def __call__(self, wave: Tensor) -> Tensor:
+    def __call__(self, wave: Tensor, room: Room) -> Tensor:
         """From wave [windows, samples] to frames [windows, frames, channels]."""
         length = wave.shape[1]
         for conv in (self._first, *self._others):
             length = conv.frames(length)
-        room = Room()
         out = wave.new_empty(len(wave), length, conv.channels)
         for samples, into in zip(wave, out, strict=True):
             self._window(samples, into, room)
@@ -59,7 +58,9 @@ class SampleConvs:
             first.finished(torch.mm(taps, weight, out=out))
         for number, conv in enumerate(self._others, 1):
             rows = conv.frames(len(x))
-            y = out if number == len(self._others) else room.take(f"frames {number}", rows, conv.channels)
+            # What comes from one and goes into the other changes places with every convolution.
+            name = "large" if number % 2 else "medium"
+            y = out if number == len(self._others) else room.take(name, rows, conv.channels)
             for begin in range(0, rows, CHUNK):
                 piece = y[begin : begin + CHUNK]
                 inputs = x[begin * conv.stride :][: (len(piece) - 1) * conv.stride + conv.kernel]

@@ -86,13 +86,13 @@ class CpuEngine:
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
         """Hidden states 0 to `last`, one after the other: those of `MertEncoder.states` up to rounding."""
         wave, last = self.model.prepared(wave, last)
+        room = Room()
         pre_norm, norm = self.model.config.do_stable_layer_norm, self.model.encoder.layer_norm
-        x = self.model.feature_projection(self._convs(wave))
+        x = self.model.feature_projection(self._convs(wave, room))
         x = x + self._position(x)
         if not pre_norm:
             x = norm(x)
         yield x
-        room = Room()
         for number, block in enumerate(self._blocks[:last], 1):
             x = block(x, room)
             if pre_norm and number == self.layers:
@@ -115,15 +115,17 @@ class CpuEngine:
 
 
 class _Block:
-    """One transformer layer: queries, keys and values by one product, sums and GELU in place."""
+    """One transformer layer: sums and GELU in place, what is large in memory that is used again."""
 
     def __init__(self, layer: Any) -> None:
         attention, feed_forward = layer.attention, layer.feed_forward
         self._heads: int = attention.heads
         self._pre_norm: bool = layer.pre_norm
         self._norms: tuple[nn.LayerNorm, nn.LayerNorm] = layer.layer_norm, layer.final_layer_norm
-        self._qkv = _joined(attention)
+        self._query: nn.Linear = attention.q_proj
+        self._key_value: tuple[nn.Linear, nn.Linear] = attention.k_proj, attention.v_proj
         self._out: nn.Linear = attention.out_proj
+        self._out_bias = _out_bias(self._out, attention.v_proj)
         self._up: nn.Linear = feed_forward.intermediate_dense
         self._down: nn.Linear = feed_forward.output_dense
 
@@ -139,16 +141,21 @@ class _Block:
     def _attended(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
         windows, frames, dim = x.shape
         rows = x.view(-1, dim)
-        weight, query_bias, out_bias = self._qkv
-        qkv = torch.mm(rows, weight.T, out=room.take("qkv", len(rows), len(weight)))
-        qkv[:, :dim] += query_bias
-        query, key, value = qkv.view(windows, frames, 3, self._heads, dim // self._heads).permute(2, 0, 3, 1, 4)
+        qkv = [
+            torch.addmm(self._query.bias, rows, self._query.weight.T, out=room.take("query", len(rows), dim)),
+            *(
+                torch.mm(rows, layer.weight.T, out=room.take(name, len(rows), dim))
+                for name, layer in zip(("medium", "value"), self._key_value, strict=True)
+            ),
+        ]
+        shape = (windows, frames, self._heads, dim // self._heads)
+        query, key, value = (part.view(shape).transpose(1, 2) for part in qkv)
         heads = F.scaled_dot_product_attention(query, key, value)
-        return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out.weight, out_bias)
+        return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out.weight, self._out_bias)
 
     def _fed_forward(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
         rows, up, down = x.view(-1, x.shape[-1]), self._up, self._down
-        inner = torch.addmm(up.bias, rows, up.weight.T, out=room.take("inner", len(rows), up.out_features))
+        inner = torch.addmm(up.bias, rows, up.weight.T, out=room.take("large", len(rows), up.out_features))
         return _added(residual, gelu_(inner), down.weight, down.bias)
 
 
@@ -159,15 +166,9 @@ def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-def _joined(attention: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of queries, keys and values as one matrix, of which the model's become views: no memory is added.
+def _out_bias(out: nn.Linear, value: nn.Linear) -> Tensor:
+    """The bias of the output, and of the values, which passes through a softmax, as its weights sum to one.
 
-    Also the biases that are needed besides: of the queries and of the output. That of the keys adds the same to
-    all that a softmax compares, and that of the values passes through it, as its weights sum to one.
+    The bias of the keys adds the same to all that a softmax compares: it is needed nowhere.
     """
-    layers: list[nn.Linear] = [attention.q_proj, attention.k_proj, attention.v_proj]
-    weight = torch.cat([layer.weight for layer in layers])
-    for layer, part in zip(layers, weight.chunk(3), strict=True):
-        layer.weight.data = part
-    bias = attention.out_proj.bias + attention.out_proj.weight @ attention.v_proj.bias
-    return weight, attention.q_proj.bias, bias
+    return out.bias + out.weight @ value.bias

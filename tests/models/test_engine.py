@@ -214,12 +214,10 @@ def test_the_model_stays_itself(plain):
     assert all(torch.equal(x, y) for x, y in zip(model.parameters(), plain.parameters(), strict=True))
 
 
-def test_joined_weights_take_no_more_memory(plain):
+def test_dense_weights_are_shared_with_the_model(plain):
     model = copy.deepcopy(plain)
-    CpuEngine(model)
-    attention = model.encoder.layers[0].attention
-    storages = {layer.weight.untyped_storage().data_ptr() for layer in (attention.q_proj, attention.v_proj)}
-    assert len(storages) == 1
+    block = CpuEngine(model)._blocks[0]
+    assert block._query.weight is model.encoder.layers[0].attention.q_proj.weight
 
 
 def test_there_is_no_gradient(fast):
@@ -227,13 +225,7 @@ def test_there_is_no_gradient(fast):
 
 
 def test_an_engine_that_differs_is_not_used(plain, monkeypatch, caplog):
-    fold = engine._joined
-
-    def wrong(attention):
-        weight, *biases = fold(attention)
-        return weight * 1.01, *biases
-
-    monkeypatch.setattr(engine, "_joined", wrong)
+    monkeypatch.setattr(engine, "_out_bias", lambda out, value: out.bias)
     with caplog.at_level(logging.WARNING, logger="featurestore"):
         assert accelerated(plain) is plain
     assert "plain one is used" in caplog.text
