@@ -292,7 +292,7 @@ def read_root(root: Path) -> FeatureSpec:
         content = files.read_file(root / METADATA, limit=MAX_METADATA_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
-        raise NotAStoreError(f"{root} {what}: make a store with `fs-extract build SOURCE {root}`") from None
+        raise NotAStoreError(f"{root} {what}: give the folder of a store, or build one in a new place") from None
     except ValueError as error:
         raise NotAStoreError(f"{root} holds no feature store: {error}") from None
     try:
