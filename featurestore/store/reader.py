@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import difflib
 import operator
-import os
-import time
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CorruptTrackError, SettingError, StoreError, TrackNotFoundError
+from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
+from featurestore.store.catalogue import Catalogue, Known
 from featurestore.store.keys import encode_key
 from featurestore.store.layout import Places
-from featurestore.store.packed import PackedTable, TableChangedError
-from featurestore.store.packing import list_keys, track_ids_of
 from featurestore.store.publish import is_published
 from featurestore.store.tracks import TrackReader
 from featurestore.store.verification import VerifyReport, verify
-from featurestore.store.views import AggregatedView, RaggedView, TrackView
+from featurestore.store.views import AggregatedView, Described, RaggedView, ReplacedError, TrackView
 from featurestore.store.writer import StoreWriter
-
-_ATTEMPTS = 20
-# A folder's time of change tells nothing about changes within the clock's tick: wait until it is over.
-_SETTLED_NS = 2_000_000_000
-# Fewer rows of a shard than this share of it are read from their tracks.
-_FEW = 64
-
-
-@dataclass(frozen=True)
-class _Catalogue:
-    """Which tracks there are and where their aggregated features are."""
-
-    track_ids: list[str]
-    table: PackedTable | None
-    direct: frozenset[str]  # tracks of the table whose row must not be used
-    signature: tuple[Any, ...] | None
 
 
 class FeatureStore:
@@ -73,10 +53,7 @@ class FeatureStore:
         with files.naming_the_store(self.path):
             self._spec = layout.read_root(self._places.root)
         self._reader = TrackReader(self._places, self._spec)
-        self._cached: _Catalogue | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cached": None}
+        self._catalogue = Catalogue(self._reader)
 
     def __repr__(self) -> str:
         return f"<FeatureStore {str(self.path)!r}>"
@@ -89,10 +66,10 @@ class FeatureStore:
     @property
     def track_ids(self) -> list[str]:
         """Ids of all tracks: in the order of the packed table, then the others by id."""
-        return list(self._catalogue().track_ids)
+        return list(self._known().track_ids)
 
     def __len__(self) -> int:
-        return len(self._catalogue().track_ids)
+        return len(self._known().track_ids)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.track_ids)
@@ -219,12 +196,12 @@ class FeatureStore:
 
     def info(self) -> dict[str, Any]:
         """Summary of the store: path, format, tracks, packed tracks, spec and fingerprint."""
-        catalogue = self._catalogue()
-        packed = 0 if catalogue.table is None else len(catalogue.table.rows.keys() - catalogue.direct)
+        known = self._known()
+        packed = 0 if known.table is None else len(known.table.rows.keys() - known.direct)
         return {
             "path": str(self.path),
             "format": layout.FORMAT_VERSION,
-            "tracks": len(catalogue.track_ids),
+            "tracks": len(known.track_ids),
             "packed": packed,
             "fingerprint": self._spec.fingerprint,
             "spec": self._spec.to_dict(),
@@ -255,7 +232,11 @@ class FeatureStore:
         with StoreWriter(self.path, spec=self._spec) as writer:
             writer.remove(track_id)
 
-    # What views and the catalogue are made of.
+    # What views are made of.
+
+    def _known(self) -> Known:
+        with files.naming_the_store(self.path):
+            return self._catalogue.known()
 
     def _resolve_layers(self, layer: int | Sequence[int] | None) -> tuple[tuple[int, ...], list[int], bool]:
         """Layers, their positions in the store, and whether the layer dimension is dropped."""
@@ -279,132 +260,63 @@ class FeatureStore:
 
     def _choose(self, tracks: Sequence[str] | None) -> list[str]:
         if tracks is None:
-            return self._catalogue().track_ids
+            return self._known().track_ids
         if isinstance(tracks, str):
             raise SettingError(f"tracks is a sequence of track ids, not one: [{tracks!r}]")
         # Looking at each folder is cheaper than listing them all only for a few.
-        known: Container[str] = self if len(tracks) < 100 else set(self._catalogue().track_ids)
+        known: Container[str] = self if len(tracks) < 100 else set(self._known().track_ids)
         for track_id in tracks:
             if track_id not in known:
                 raise self._unknown(track_id)
         return list(tracks)
 
     def _unknown(self, track_id: object) -> TrackNotFoundError:
-        close = difflib.get_close_matches(str(track_id), self._catalogue().track_ids[:50_000], n=3)
+        close = difflib.get_close_matches(str(track_id), self._known().track_ids[:50_000], n=3)
         hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
         message = f"the store {self.path} has no track {track_id!r:.200}{hint}"
         return TrackNotFoundError(message, close_matches=close)
 
-    def _catalogue(self) -> _Catalogue:
-        with files.naming_the_store(self.path):
-            signature = self._signature()
-            cached = self._cached
-            if cached is None or signature is None or cached.signature != signature:
-                cached = self._cached = self._load(signature)
-            return cached
-
-    def _signature(self) -> tuple[Any, ...] | None:
-        """Changes whenever the catalogue does; None while it cannot be told."""
-        try:
-            aggregated = self._places.kind("aggregated").stat().st_mtime_ns
-            stale = self._places.stale.stat().st_mtime_ns
-            packed = self._places.packed.stat()
-        except FileNotFoundError:
-            return None
-        if abs(time.time_ns() - max(aggregated, stale)) < _SETTLED_NS:
-            return None
-        return aggregated, stale, packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns
-
-    def _load(self, signature: tuple[Any, ...] | None) -> _Catalogue:
-        try:
-            marks = set(os.listdir(self._places.stale))
-        except FileNotFoundError:
-            table, marks = None, set()  # nothing says which rows of the table are superseded
-        else:
-            table = self._table()
-        folder = self._places.kind("aggregated")
-        if table is not None and not marks and folder.stat().st_mtime_ns == table.stamp:
-            return _Catalogue(table.track_ids, table, frozenset(), signature)
-        by_key = track_ids_of(self._reader, list_keys(self._places))
-        present = set(by_key.values())
-        packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
-        rest = sorted(present.difference(packed))
-        direct = {by_key[key] for key in marks & by_key.keys()}
-        if table is not None:
-            direct |= set(table.track_ids).difference(packed)  # removed since
-        return _Catalogue(packed + rest, table, frozenset(direct), signature)
-
-    def _table(self) -> PackedTable | None:
-        root = files.open_root(self._places.root)
-        try:
-            return PackedTable.open(root, self._spec)
-        finally:
-            os.close(root)
-
     def _read_aggregated(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         with files.naming_the_store(self.path):
-            for _ in range(_ATTEMPTS):
-                catalogue = self._catalogue()
-                try:
-                    return self._gather(catalogue, ids, positions)
-                except TableChangedError:
-                    self._cached = None
-        raise CorruptTrackError(f"{self.path}: the packed table is incomplete: run `fs-extract pack`")
+            return self._catalogue.read(ids, positions)
 
-    def _gather(self, catalogue: _Catalogue, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
-        table = catalogue.table
-        if table is None:
-            rows = np.full(len(ids), -1, np.int64)
-        elif ids is catalogue.track_ids and ids is table.track_ids:
-            rows = np.arange(len(ids), dtype=np.int64)
-        else:
-            known, direct = table.rows, catalogue.direct
-            rows = np.array([-1 if t in direct else known.get(t, -1) for t in ids], np.int64)
-        if table is not None and len(ids):
-            shards, counts = np.unique(rows // table.rows_per_shard, return_counts=True)
-            few = shards[(counts * _FEW < table.rows_per_shard) & (shards >= 0)]
-            rows[np.isin(rows // table.rows_per_shard, few)] = -1
-        packed = np.flatnonzero(rows >= 0)
-        root = files.open_root(self._places.root)
-        try:
-            if table is not None and len(packed) == len(ids) and len(ids):
-                return table.read(root, rows, positions)
-            out = np.empty((len(ids), len(positions), self._spec.dim), np.dtype(self._spec.dtype))
-            if table is not None and len(packed):
-                out[packed] = table.read(root, rows[packed], positions)
-        finally:
-            os.close(root)
-        unpacked = np.flatnonzero(rows < 0).tolist()
-        out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
-        return out
+    def _require(self, kind: str, track_id: str) -> None:
+        """Raise TrackNotFoundError unless there is this kind of a track."""
+        if not self.has(track_id, (kind,)):
+            known = ", ".join(self.provenance(track_id)["kinds"])  # or no such track
+            raise TrackNotFoundError(
+                f"the store has no {kind} of {track_id!r:.200}, only {known}: "
+                "build again with a higher feature level"
+            )
 
-    def _describe(self, kind: str, track_id: str) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
-        """Shape of an array of a track, and where its segments start, seconds."""
+    def _describe(self, kind: str, track_id: str) -> Described:
         with (
             files.naming_the_store(self.path),
             self._reader.open(kind, encode_key(track_id), track_id) as array,
         ):
-            return array.metadata.shape, np.asarray(array.metadata.attributes.get("starts", []), np.float64)
+            return array.metadata.shape, array.starts
 
     def _read_track(
         self,
         kind: str,
         track_id: str,
-        shape: tuple[int, ...],
+        shape: tuple[int, ...] | None,
         rows: npt.NDArray[np.int64] | None,
         positions: Sequence[int],
-    ) -> npt.NDArray[Any]:
+    ) -> tuple[npt.NDArray[Any], Described]:
+        """Segments (all if None) of layers by position of an array that must have a shape (any if None)."""
         with (
             files.naming_the_store(self.path),
             self._reader.open(kind, encode_key(track_id), track_id) as array,
         ):
-            if array.metadata.shape != shape:
-                raise StoreError(
-                    f"{kind} of track {track_id!r} was replaced by another of the shape {array.metadata.shape}: "
-                    "ask the store for a new view"
+            described = array.metadata.shape, array.starts
+            if shape not in (None, array.metadata.shape):
+                raise ReplacedError(
+                    f"{kind} of track {track_id!r:.200} was replaced by another of the shape "
+                    f"{array.metadata.shape}: ask the store for a new view"
                 )
             if kind == "raw":
                 segments = None if rows is None else rows.tolist()
-                return self._reader.read(array, layers=positions, segments=segments)
+                return self._reader.read(array, layers=positions, segments=segments), described
             block = self._reader.read(array, layers=positions)
-            return block if rows is None else block[rows]
+            return (block if rows is None else block[rows]), described

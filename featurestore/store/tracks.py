@@ -48,6 +48,11 @@ class OpenArray:
     def revision(self) -> str:
         return str(self.metadata.attributes["revision"])
 
+    @property
+    def starts(self) -> npt.NDArray[np.float64]:
+        """Where its segments start, seconds; empty if the store was not told."""
+        return np.array(self.metadata.attributes["starts"], np.float64)
+
 
 class TrackReader:
     """Reads the tracks of one store. Holds no file open.

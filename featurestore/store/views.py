@@ -10,12 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.errors import StoreError
+
 if TYPE_CHECKING:
     import dask.array
     import torch
     import xarray
 
     from featurestore.store.reader import FeatureStore
+
+
+Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
+"""Shape of an array of a track, and where its segments start, seconds."""
+
+
+class ReplacedError(StoreError):
+    """A track was replaced by one of another shape since a view told its own."""
 
 
 class View(ABC):
@@ -82,6 +92,16 @@ class View(ABC):
         return self.to_numpy().astype(dtype or self.dtype, copy=False)
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        told = "_described" in self.__dict__
+        while True:
+            try:
+                return self._indexed(index)
+            except ReplacedError:
+                if told:
+                    raise
+                del self.__dict__["_described"]  # nobody has seen the shape: it may be another
+
+    def _indexed(self, index: Any) -> npt.NDArray[Any]:
         axes = self._full_index(index)
         if axes is None:  # newaxis, masks over several dimensions and the like: numpy knows how
             np.broadcast_to(np.empty((), bool), self.shape)[index]  # refused before anything is read
@@ -193,25 +213,32 @@ class TrackView(View):
         self._kind = kind
         inner = ("frame", "feature") if kind == "raw" else ("feature",)
         self.dims = ("segment", *(() if self._drop else ("layer",)), *inner)
-        self._stored_shape, self._starts = store._describe(kind, track_id)
+        store._require(kind, track_id)
+
+    @cached_property
+    def _described(self) -> Described:
+        return self._store._describe(self._kind, self.track_id)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        segments, _, *inner = self._stored_shape
+        segments, _, *inner = self._described[0]
         return (segments, *(() if self._drop else (len(self.layers),)), *inner)
 
     @property
     def starts(self) -> npt.NDArray[np.float64]:
         """Where the segments start in the track, seconds; empty if the store was not told."""
-        return self._starts
+        return self._described[1]
 
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
-        starts = {"segment": self._starts} if len(self._starts) else {}
+        starts = {"segment": self.starts} if len(self.starts) else {}
         return {**starts, **_layer_coords(self)}
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
-        return self._store._read_track(self._kind, self.track_id, self._stored_shape, rows, positions)
+        told: Described | None = self.__dict__.get("_described")
+        block, described = self._store._read_track(self._kind, self.track_id, told and told[0], rows, positions)
+        self.__dict__.setdefault("_described", described)
+        return block
 
 
 class RaggedView(View):
@@ -226,10 +253,10 @@ class RaggedView(View):
         self.dims = ("row", "feature") if self._drop else ("row", "layer", "feature")
 
     @cached_property
-    def _described(self) -> list[tuple[tuple[int, ...], npt.NDArray[np.float64]]]:
+    def _described(self) -> list[Described]:
         return [self._store._describe("segments", track_id) for track_id in self._ids]
 
-    @cached_property
+    @property
     def _counts(self) -> npt.NDArray[np.int64]:
         return np.array([shape[0] for shape, _ in self._described], np.int64)
 
@@ -238,12 +265,12 @@ class RaggedView(View):
         """The tracks, in order."""
         return list(self._ids)
 
-    @cached_property
+    @property
     def row_tracks(self) -> npt.NDArray[Any]:
         """Track id of each row."""
         return np.repeat(np.array(self._ids, dtype=object), self._counts)
 
-    @cached_property
+    @property
     def row_starts(self) -> npt.NDArray[np.float64]:
         """Where each row's segment starts in its track, seconds; NaN where the store was not told."""
         parts = [
@@ -261,6 +288,8 @@ class RaggedView(View):
         return _layer_coords(self)
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
+        if rows is None and "_described" not in self.__dict__:
+            return self._read_all(positions)
         ends = np.cumsum(self._counts)
         wanted = np.arange(self.shape[0], dtype=np.int64) if rows is None else rows
         out = np.empty((len(wanted), len(positions), self._store.spec.dim), self.dtype)
@@ -268,13 +297,29 @@ class RaggedView(View):
         for track in np.unique(tracks):
             where = np.flatnonzero(tracks == track) if rows is not None else None
             first = ends[track] - self._counts[track]
-            block = self._store._read_track(
-                "segments", self._ids[track], self._described[track][0], None, positions
-            )
+            shape = self._described[track][0]
+            block, _ = self._store._read_track("segments", self._ids[track], shape, None, positions)
             if where is None:
                 out[first : ends[track]] = block
             else:
                 out[where] = block[wanted[where] - first]
+        return out
+
+    def _read_all(self, positions: Sequence[int]) -> npt.NDArray[Any]:
+        """Everything and its description, in one look at each track."""
+        blocks: list[Any] = []
+        described = []
+        for track_id in self._ids:
+            block, shape_and_starts = self._store._read_track("segments", track_id, None, None, positions)
+            blocks.append(block)
+            described.append(shape_and_starts)
+        self.__dict__["_described"] = described
+        out = np.empty((int(self._counts.sum()), len(positions), self._store.spec.dim), self.dtype)
+        first = 0
+        for i, block in enumerate(blocks):
+            out[first : first + len(block)] = block
+            first += len(block)
+            blocks[i] = None  # so that there is never twice as much
         return out
 
 

@@ -197,7 +197,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.open().close()  # repairs
         store = FeatureStore(self.path)
         if change == "pack":
-            table = store._table()
+            table = store._catalogue.known().table
             found = [] if table is None else table.track_ids
             assert found in (self.packed, self.expected_order())
             self.packed = found

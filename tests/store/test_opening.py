@@ -214,7 +214,7 @@ def test_a_store_that_may_not_be_read_says_so(as_nobody):
         with pytest.raises(StoreAccessError, match="permission denied"):
             np.asarray(store.aggregated())
         with pytest.raises(StoreAccessError, match="permission denied"):
-            store.raw("b")
+            np.asarray(store.raw("b"))
         assert np.array_equal(store.segments("b"), features(1)["segments"])
 
     run(work)

@@ -11,7 +11,7 @@ from samples import SPEC, features, place_aggregated, write_store
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
-from featurestore.store import packed, packing, reader
+from featurestore.store import catalogue, packed, packing
 from featurestore.store.packed import rows_per_shard
 
 
@@ -100,7 +100,7 @@ def test_the_table_is_empty_when_all_tracks_are_removed(writer, path):
 @pytest.mark.parametrize("limit", [32, 64])
 def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit):
     monkeypatch.setattr(packed, "MAX_ROWS", limit)
-    monkeypatch.setattr(reader, "_FEW", 1)
+    monkeypatch.setattr(catalogue, "_FEW", 1)
     expected = {}
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
         for number in range(3 * limit + 5):
@@ -150,10 +150,10 @@ def test_a_query_of_packed_tracks_lists_no_folder(writer, path, monkeypatch):
     def listing(places):
         raise AssertionError("the folder was listed")
 
-    monkeypatch.setattr(reader, "list_keys", listing)
+    monkeypatch.setattr(catalogue, "list_keys", listing)
     store = FeatureStore(path)
     assert len(store) == 5
-    monkeypatch.setattr(reader, "_FEW", 1)
+    monkeypatch.setattr(catalogue, "_FEW", 1)
     assert np.array_equal(store.aggregated(layer=1), [aggregated(n)["aggregated"][1] for n in range(5)])
 
 

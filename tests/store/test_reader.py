@@ -9,7 +9,7 @@ import pytest
 from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
-from featurestore.errors import SettingError, TrackLockedError, TrackNotFoundError
+from featurestore.errors import SettingError, StoreError, TrackLockedError, TrackNotFoundError
 from featurestore.spec import KINDS
 
 TRACKS = {"b": features(0), "a/x": features(1, segments=3), "é": features(2, kinds=["segments", "aggregated"])}
@@ -208,18 +208,22 @@ def test_a_view_answers_after_the_table_was_packed_anew(store):
     assert np.array_equal(everything, [TRACKS[t]["aggregated"][1] for t in ("a/x", "b", "é")])
 
 
-def test_a_view_of_a_track_that_was_replaced_by_a_longer_one_says_so(store):
-    from featurestore.errors import StoreError
-
-    view = store.segments("b")
-    ragged = store.segments(layer=1)
-    assert ragged.shape == (7, 4)
+def test_a_view_that_told_its_shape_keeps_to_it(store):
+    told = [store.segments("b"), store.segments(layer=1), store.raw("b", layer=0)]
+    assert [view.shape for view in told] == [(2, 3, 4), (7, 4), (2, 4, 4)]
+    silent = [store.segments("b"), store.segments("b", layer=[0]), store.segments(layer=1), store.raw("b")]
     with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
         writer.put("b", features(9, segments=4), overwrite=True)
-    for old in (view, ragged):
-        with pytest.raises(StoreError, match="replaced"):
-            np.asarray(old)
-    assert np.array_equal(store.segments("b"), features(9, segments=4)["segments"])
+    for view in told:
+        for read in (np.asarray, lambda view: view[0]):
+            with pytest.raises(StoreError, match="'b' was replaced by another of the shape"):
+                read(view)
+    new = features(9, segments=4)
+    assert np.array_equal(silent[0], new["segments"])
+    assert np.array_equal(silent[1][-1], new["segments"][-1, [0]])
+    assert np.asarray(silent[2]).shape == silent[2].shape == (9, 4)
+    assert silent[2].row_tracks.tolist() == ["a/x"] * 3 + ["b"] * 4 + ["é"] * 2
+    assert np.array_equal(silent[3], new["raw"])
 
 
 def test_removing_and_packing_through_the_store(store):

@@ -1,0 +1,156 @@
+"""Which tracks there are and where their aggregated features are, and reading these."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import CorruptTrackError
+from featurestore.store import files
+from featurestore.store.packed import PackedTable, TableChangedError
+from featurestore.store.packing import list_keys, track_ids_of
+from featurestore.store.tracks import TrackReader
+
+_ATTEMPTS = 20
+# A folder's time of change tells nothing about changes within the clock's tick: wait until it is over.
+_SETTLED_NS = 2_000_000_000
+# Fewer rows of a shard than this share of it are read from their tracks.
+_FEW = 64
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a store at one moment.
+
+    Parameters
+    ----------
+    track_ids : list of str
+        All tracks: in the order of the packed table, then the others by id.
+    table : PackedTable, optional
+        The table, if there is one and it can be trusted.
+    direct : frozenset of str
+        Tracks of the table whose row must not be used.
+    signature : tuple, optional
+        As long as the store has it, nothing of this changes.
+    """
+
+    track_ids: list[str]
+    table: PackedTable | None
+    direct: frozenset[str]
+    signature: tuple[Any, ...] | None
+
+
+class Catalogue:
+    """The tracks of a store, looked up again when it changes. Holds no file open.
+
+    Parameters
+    ----------
+    reader : TrackReader
+        Of the store.
+    """
+
+    def __init__(self, reader: TrackReader) -> None:
+        self._reader = reader
+        self._places = reader.places
+        self._cached: Known | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cached": None}
+
+    def known(self) -> Known:
+        """What is known now."""
+        signature = self._signature()
+        cached = self._cached
+        if cached is None or signature is None or cached.signature != signature:
+            cached = self._cached = self._load(signature)
+        return cached
+
+    def _signature(self) -> tuple[Any, ...] | None:
+        """Changes whenever the catalogue does; None while it cannot be told."""
+        try:
+            aggregated = self._places.kind("aggregated").stat().st_mtime_ns
+            stale = self._places.stale.stat().st_mtime_ns
+            packed = self._places.packed.stat()
+        except FileNotFoundError:
+            return None
+        if abs(time.time_ns() - max(aggregated, stale)) < _SETTLED_NS:
+            return None
+        return aggregated, stale, packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns
+
+    def _load(self, signature: tuple[Any, ...] | None) -> Known:
+        try:
+            marks = set(os.listdir(self._places.stale))
+        except FileNotFoundError:
+            table, marks = None, set()  # nothing says which rows of the table are superseded
+        else:
+            table = self._table()
+        folder = self._places.kind("aggregated")
+        if table is not None and not marks and folder.stat().st_mtime_ns == table.stamp:
+            return Known(table.track_ids, table, frozenset(), signature)
+        by_key = track_ids_of(self._reader, list_keys(self._places))
+        present = set(by_key.values())
+        packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
+        rest = sorted(present.difference(packed))
+        direct = {by_key[key] for key in marks & by_key.keys()}
+        if table is not None:
+            direct |= set(table.track_ids).difference(packed)  # removed since
+        return Known(packed + rest, table, frozenset(direct), signature)
+
+    def _table(self) -> PackedTable | None:
+        root = files.open_root(self._places.root)
+        try:
+            return PackedTable.open(root, self._reader.spec)
+        finally:
+            os.close(root)
+
+    def read(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
+        """Layers (by position) of `aggregated` of some tracks.
+
+        Returns
+        -------
+        ndarray, shape (tracks, layers, dim)
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            If a track is gone or damaged, or the packed table is.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._gather(self.known(), ids, positions)
+            except TableChangedError:
+                self._cached = None
+        raise CorruptTrackError("the packed table is incomplete: build it again with `fs-extract pack`")
+
+    def _gather(self, known: Known, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
+        table = known.table
+        if table is None:
+            rows = np.full(len(ids), -1, np.int64)
+        elif ids is known.track_ids and ids is table.track_ids:
+            rows = np.arange(len(ids), dtype=np.int64)
+        else:
+            numbers, direct = table.rows, known.direct
+            rows = np.array([-1 if t in direct else numbers.get(t, -1) for t in ids], np.int64)
+        if table is not None and len(ids):
+            shards, counts = np.unique(rows // table.rows_per_shard, return_counts=True)
+            few = shards[(counts * _FEW < table.rows_per_shard) & (shards >= 0)]
+            rows[np.isin(rows // table.rows_per_shard, few)] = -1
+        packed = np.flatnonzero(rows >= 0)
+        root = files.open_root(self._places.root)
+        try:
+            if table is not None and len(packed) == len(ids) and len(ids):
+                return table.read(root, rows, positions)
+            out = np.empty((len(ids), len(positions), self._reader.spec.dim), np.dtype(self._reader.spec.dtype))
+            if table is not None and len(packed):
+                out[packed] = table.read(root, rows[packed], positions)
+        finally:
+            os.close(root)
+        unpacked = np.flatnonzero(rows < 0).tolist()
+        out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
+        return out
