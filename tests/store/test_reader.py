@@ -215,7 +215,7 @@ def test_a_view_that_told_its_shape_keeps_to_it(store):
     with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
         writer.put("b", features(9, segments=4), overwrite=True)
     for view in told:
-        for read in (np.asarray, lambda view: view[0]):
+        for read in (np.asarray, lambda view: view[len(view) // 2]):
             with pytest.raises(StoreError, match="'b' was replaced by another of the shape"):
                 read(view)
     new = features(9, segments=4)
