@@ -214,6 +214,7 @@ class _Check:
         differing = self._different_rows(root, table, sound) if self.deep else set()
         # Marks last: a row that was superseded meanwhile has one by now.
         marks = set(os.listdir(self.places.stale)) if self.places.stale.exists() else set()
+        table.check(root, self.reader.spec, deep=False)  # unless the table was packed anew, which removes it
         for row, (key, track_id) in enumerate(zip(keys, table.track_ids, strict=True)):
             if key in marks:
                 continue

@@ -1,0 +1,214 @@
+"""Writers and readers of one store at the same time: what each may see, and what it saw.
+
+Every number of a track tells the track and the revision: raw, segments and aggregated are 100,000 times the
+number of the track plus the revision, so that anything torn or mixed shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore import FeatureSpec, FeatureStore, StoreWriter
+from featurestore.errors import TrackLockedError
+
+SPEC = FeatureSpec.for_arrays(layers=3, dim=8)
+TRACKS = 24  # that exist from the beginning
+STEADY = TRACKS // 2  # whose number of segments never changes
+FRAMES = 4
+_STEP = 100_000
+SECONDS = float(os.environ.get("FEATURESTORE_STRESS_SECONDS", "4"))
+
+Seen = Counter[str]
+
+
+def track_id(number: int) -> str:
+    return f"{number:05}"
+
+
+def arrays(number: int, revision: int) -> dict[str, np.ndarray]:
+    segments = 3 if number < STEADY else 1 + (number + revision) % 4
+    value = np.float32(number * _STEP + revision)
+    return {"raw": np.full((segments, len(SPEC.layers), FRAMES, SPEC.dim), value)}
+
+
+def make(path: Path) -> None:
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        for number in range(TRACKS):
+            put(writer, number, 0)
+        writer.pack()
+
+
+def put(writer: StoreWriter, number: int, revision: int) -> None:
+    given = arrays(number, revision)
+    given["segments"] = given["raw"].mean(axis=2)
+    with contextlib.suppress(TrackLockedError):
+        writer.put(track_id(number), given, overwrite=True)
+
+
+def whole(values: np.ndarray, number: int) -> bool:
+    """Whether all values are of one revision of a track."""
+    values = np.asarray(values)
+    return bool(values.size and (values == values.flat[0]).all() and values.flat[0] // _STEP == number)
+
+
+def run(path: Path, writers: list[Callable[..., None]], readers: list[Callable[..., Seen]]) -> list[Seen]:
+    """What each reader saw while the writers worked, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    stop, results = context.Event(), context.Queue()
+    processes = [
+        context.Process(target=_guard, args=(work, path, stop, results, i, i < len(writers)))
+        for i, work in enumerate([*writers, *readers])
+    ]
+    for process in processes:
+        process.start()
+    time.sleep(SECONDS)
+    stop.set()
+    found = dict(results.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    for i in range(len(writers)):
+        assert not found[i], f"writer {i}: {found[i]}"
+    return [found[i + len(writers)] for i in range(len(readers))]
+
+
+def _guard(work: Any, path: Path, stop: Any, results: Any, number: int, writes: bool) -> None:
+    seen: Seen = Counter()
+    random.seed(number)
+    try:
+        while not stop.is_set():
+            if writes:
+                work(path, stop)
+            else:
+                work(path, stop, seen)
+    except BaseException as error:
+        seen[f"{type(error).__name__}: {error}"] += 1
+    results.put((number, seen))
+
+
+def overwrite(path: Path, stop: Any) -> None:
+    """Replaces tracks, and packs now and then."""
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        for revision in range(1, _STEP):
+            for number in random.sample(range(TRACKS), 6):
+                put(writer, number, revision)
+                if stop.is_set():
+                    return
+            if revision % 3 == 0:
+                writer.pack(wait=5)
+
+
+def append(path: Path, stop: Any) -> None:
+    """Adds tracks, and packs after each few."""
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        for number in range(TRACKS, _STEP):
+            put(writer, number, 0)
+            if number % 5 == 0:
+                writer.pack(wait=5)
+            if stop.is_set():
+                return
+            time.sleep(0.005)
+
+
+def read_anew(path: Path, stop: Any, seen: Seen) -> None:
+    """Opens a store again and again, and reads everything of some tracks."""
+    store = FeatureStore(path)
+    number = random.randrange(TRACKS)
+    check_track(store, number, seen)
+    check_table(store, seen)
+
+
+def read_held(path: Path, stop: Any, seen: Seen) -> None:
+    """Holds a store and views of it."""
+    store = FeatureStore(path)
+    views = {n: (store.raw(track_id(n)), store.segments(track_id(n), layer=1)) for n in range(STEADY)}
+    for raw, segments in views.values():
+        assert raw.shape[0] == segments.shape[0]
+    some = store.aggregated(tracks=[track_id(n) for n in range(TRACKS)])
+    while not stop.is_set():
+        number = random.randrange(TRACKS)
+        check_track(store, number, seen)
+        check_table(store, seen)
+        for view in views[number % STEADY]:
+            seen["ok" if whole(view, number % STEADY) else "torn view"] += 1
+            seen["ok" if whole(view[1], number % STEADY) else "torn part of a view"] += 1
+        rows = np.asarray(some)
+        seen["ok" if all(whole(row, n) for n, row in enumerate(rows)) else "torn row"] += 1
+
+
+def check_track(store: FeatureStore, number: int, seen: Seen) -> None:
+    name = track_id(number)
+    for view in (store.raw(name), store.segments(name), store.aggregated(tracks=[name])):
+        seen["ok" if whole(view, number) else f"torn {view.dims}"] += 1
+    assert store.has(name, kinds=("raw", "segments", "aggregated"))
+    assert store.provenance(name)["track_id"] == name
+
+
+def check_table(store: FeatureStore, seen: Seen) -> None:
+    ids = store.track_ids
+    seen["ok" if len(ids) >= TRACKS and len(set(ids)) == len(ids) else "tracks are missing"] += 1
+    view = store.aggregated()
+    rows = np.asarray(view)
+    fine = all(whole(row, int(name)) for name, row in zip(view.track_ids, rows, strict=True))
+    seen["ok" if fine else "torn row of all"] += 1
+    ragged = store.segments(layer=2, tracks=[track_id(n) for n in range(TRACKS)])
+    values = np.asarray(ragged)
+    starts = np.flatnonzero(np.r_[True, ragged.row_tracks[1:] != ragged.row_tracks[:-1]])
+    parts = np.split(values, starts[1:])
+    seen["ok" if all(whole(part, n) for n, part in enumerate(parts)) else "torn segments"] += 1
+
+
+def verify_meanwhile(path: Path, stop: Any, seen: Seen) -> None:
+    report = FeatureStore(path).verify(deep=random.random() < 0.5)
+    seen["ok" if report.ok else f"false alarm: {[p.message for p in report.problems]}"] += 1
+
+
+def read_with_zarr(path: Path, stop: Any, seen: Seen) -> None:
+    """Reads one track with zarr-python, which opens metadata and numbers one after the other."""
+    import zarr
+
+    number = random.randrange(TRACKS)
+    folder = path / random.choice(["raw", "segments", "aggregated"]) / track_id(number)
+    try:
+        array = zarr.open_array(folder, mode="r")
+    except Exception as error:
+        seen[f"not opened: {type(error).__name__}"] += 1
+        return
+    try:
+        values = array[...]
+    except Exception as error:
+        seen[f"not read: {type(error).__name__}"] += 1
+        return
+    again = zarr.open_array(folder, mode="r").attrs["revision"] == array.attrs["revision"]
+    sound = whole(values, number)
+    if again:
+        seen["same revision before and after: " + ("whole" if sound else "torn")] += 1
+    else:
+        seen["another revision after: " + ("whole" if sound else "torn")] += 1
+
+
+def read_with_xarray(path: Path, stop: Any, seen: Seen) -> None:
+    """Opens the packed table with xarray and reads all of it."""
+    import xarray as xr
+
+    try:
+        dataset = xr.open_zarr(path / "packed")
+    except Exception as error:
+        seen[f"not opened: {type(error).__name__}"] += 1
+        return
+    try:
+        ids, rows = dataset.track_id.values, dataset.features.values
+    except Exception as error:
+        seen[f"not read: {type(error).__name__}"] += 1
+        return
+    fine = all(whole(row, int(name)) for name, row in zip(ids, rows, strict=True))
+    seen["ok" if fine else "torn row"] += 1
