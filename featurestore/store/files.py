@@ -23,7 +23,9 @@ from featurestore.errors import FeatureStoreError, StoreAccessError
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How files of a store are opened: no link is followed, and a pipe does not wait."""
 
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""The same for folders."""
+
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _COPY_BYTES = 2**24
@@ -58,7 +60,7 @@ def open_root(path: Path) -> int:
 
 def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
     """Open a folder without following a link; the caller closes the descriptor."""
-    return os.open(path, _OPEN_DIR, dir_fd=dir_fd)
+    return os.open(path, OPEN_DIR, dir_fd=dir_fd)
 
 
 def is_dir(path: Path) -> bool:

@@ -12,6 +12,7 @@ import errno
 import math
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,7 @@ from featurestore.spec import FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.keys import encode_key
 from featurestore.store.layout import METADATA, ArrayMetadata
-from featurestore.store.shards import CRC_BYTES, ShardReader
+from featurestore.store.shards import CRC_BYTES, THREADS, ShardReader
 
 DIMS = ("track", "layer", "feature")
 MAX_ROWS = 4096
@@ -215,12 +216,22 @@ class PackedTable:
         out = np.empty((len(rows), len(layers), dim), self.features.dtype)
         with self._opened_again(root) as fd:
             shards = rows // self.rows_per_shard
-            for shard in np.unique(shards):
+
+            def fill(shard: int) -> None:
                 where = np.flatnonzero(shards == shard)
                 within = rows[where] - shard * self.rows_per_shard
-                with self._open_shard(fd, int(shard)) as chunks:
+                with self._open_shard(fd, shard) as chunks:
                     for column, layer in enumerate(layers):
                         self._fill(chunks, layer, out[:, column], where, within)
+
+            wanted = np.unique(shards).tolist()
+            if len(wanted) < 2:
+                for shard in wanted:
+                    fill(shard)
+            else:  # reading and checksums release the interpreter
+                with ThreadPoolExecutor(min(THREADS, len(wanted))) as pool:
+                    for _ in pool.map(fill, wanted):
+                        pass
         return out
 
     def check(self, root: int, spec: FeatureSpec, *, deep: bool) -> None:

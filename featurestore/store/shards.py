@@ -37,7 +37,7 @@ MAX_CHUNK_BYTES = 2**30
 
 # Beyond this many bytes a second thread pays: reading, writing and checksums all release the interpreter.
 _LARGE = 4 * 2**20
-_THREADS = 4
+THREADS = 4
 _BATCH = 64 * 2**20
 
 
@@ -243,7 +243,7 @@ class ShardReader:
             for position, chunk in jobs:
                 self.read_into(position, chunk)
         else:
-            with ThreadPoolExecutor(min(_THREADS, len(jobs))) as pool:
+            with ThreadPoolExecutor(min(THREADS, len(jobs))) as pool:
                 for _ in pool.map(lambda job: self.read_into(*job), jobs):
                     pass
         return out

@@ -214,43 +214,45 @@ class TrackReader:
             As `open`.
         """
         out = np.empty((len(track_ids), len(layers), self.spec.dim), self.spec.dtype)
+        plain = self.spec.codec == "none" and sys.byteorder == "little"
+        size = self.spec.dim * out.itemsize + CRC_BYTES
+        places = [layer * size for layer in layers]
+        crc = bytearray(CRC_BYTES)
         folder = self._open_dir("aggregated")
         try:
             for block, track_id in zip(out, track_ids, strict=True):
                 key = encode_key(track_id)
-                if not self._read_row(folder, key, layers, block):
+                if not (plain and self._read_row(folder, key, places, block, crc)):
                     with self.open("aggregated", key, track_id) as array:
                         block[...] = self.read(array, layers=layers)
         finally:
             os.close(folder)
         return out
 
-    def _read_row(self, folder: int, key: str, layers: Sequence[int], block: npt.NDArray[Any]) -> bool:
+    def _read_row(
+        self, folder: int, key: str, places: Sequence[int], block: npt.NDArray[Any], crc: bytearray
+    ) -> bool:
         """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
-        if self.spec.codec != "none":
-            return False
-        crc = bytearray(CRC_BYTES)
         size = block.shape[1] * block.itemsize + CRC_BYTES
-        fd = -1
         try:
-            track = files.open_dir(key, dir_fd=folder)
+            track = os.open(key, files.OPEN_DIR, dir_fd=folder)
             try:
                 fd = os.open(_AGGREGATED_SHARD, files.READ, dir_fd=track)
             finally:
                 os.close(track)
-            if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
-                return False
-            for row, layer in zip(block, layers, strict=True):
-                if os.preadv(fd, (row.data, crc), layer * size) != size:
+            try:
+                if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
                     return False
-                if google_crc32c.value(row) != int.from_bytes(crc, "little"):
-                    return False
+                for row, place in zip(block, places, strict=True):
+                    if os.preadv(fd, (row.data, crc), place) != size:
+                        return False
+                    if google_crc32c.value(row) != int.from_bytes(crc, "little"):
+                        return False
+            finally:
+                os.close(fd)
         except OSError:
             return False
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        return sys.byteorder == "little"
+        return True
 
     def read(
         self,
