@@ -9,14 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from featurestore.errors import TrackLockedError
-from featurestore.spec import KINDS
-from featurestore.store import files
-from featurestore.store.layout import QUARANTINE, Places
+from featurestore.spec import FeatureSpec
+from featurestore.store import files, layout
+from featurestore.store.layout import METADATA, QUARANTINE, Places
 from featurestore.store.locks import TrackLocks
-from featurestore.store.verification import Problem
+from featurestore.store.tracks import TrackReader
+from featurestore.store.verification import Problem, damaged_kinds, damaged_structure
+
+_LONGEST_NAME = 200
 
 
-def quarantine(places: Places, locks: TrackLocks, problems: Iterable[Problem]) -> list[Path]:
+def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Problem], *, deep: bool) -> list[Path]:
     """Move the folders of damaged tracks and orphans to ``.featurestore/quarantine``.
 
     Returns
@@ -25,12 +28,12 @@ def quarantine(places: Places, locks: TrackLocks, problems: Iterable[Problem]) -
         Where they are now, one folder per track; a track that a writer is at work on is left alone.
     """
     moved = []
-    for key in sorted({problem.key for problem in problems if problem.what != "packed" and problem.key}):
+    for key in sorted({problem.key for problem in problems if problem.key}):
         with contextlib.suppress(TrackLockedError), locks.holding(key):
-            # Aggregated first: without it there is no such track.
-            arrays = [kind for kind in reversed(KINDS) if os.path.lexists(places.array(kind, key))]
-            if arrays:
-                moved.append(_put_aside(places, key, arrays))
+            # Looked at again: it may have been written anew since it was found to be damaged.
+            kinds = damaged_kinds(reader, key, deep=deep)
+            if kinds:
+                moved.append(_put_aside(reader.places, key, kinds))
     return moved
 
 
@@ -39,11 +42,30 @@ def _put_aside(places: Places, key: str, kinds: list[str]) -> Path:
     if not quarantined.exists():
         with contextlib.suppress(FileExistsError):
             files.make_dir(quarantined)
-    folder = quarantined / f"{key}.{uuid.uuid4().hex[:12]}"
+    name = os.fsdecode(os.fsencode(key)[:_LONGEST_NAME])
+    folder = quarantined / f"{name}.{uuid.uuid4().hex[:12]}"
     files.make_dir(folder)
-    files.touch(places.stale / key)
+    if "aggregated" in kinds:
+        files.touch(places.stale / key)
     for kind in kinds:
         files.rename(places.array(kind, key), folder / kind)
     for changed in [folder, quarantined, places.stale, *map(places.kind, kinds)]:
         files.sync_dir(changed)
     return folder
+
+
+def restore_structure(places: Places, spec: FeatureSpec, staged: Path) -> None:
+    """Write the metadata anew that is the same in every store of a spec; `staged` is an empty folder."""
+    for number, folder in enumerate(damaged_structure(places, spec)):
+        document = layout.structure(spec)[folder]
+        place = places.root / folder
+        if not os.path.lexists(place):
+            files.make_dir(place)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = layout.decode(files.read_file(place / METADATA, limit=layout.MAX_METADATA_BYTES))
+            # What others have added to the attributes is theirs.
+            document["attributes"] = {**found["attributes"], **document["attributes"]}
+        files.write_file(staged / str(number), layout.encode(document))
+        files.sync_file(staged / str(number))
+        files.rename(staged / str(number), place / METADATA)
+        files.sync_dir(place)

@@ -98,6 +98,24 @@ def verify(reader: TrackReader, *, deep: bool) -> VerifyReport:
     return _Check(reader, deep=deep).run()
 
 
+def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
+    """Kinds below a key that are in the way of a sound store, aggregated first; the caller holds its lock."""
+    places = reader.places
+    present = [kind for kind in reversed(KINDS) if os.path.lexists(places.array(kind, key))]
+    if (places.journal / key).exists():  # a change to be finished
+        return []
+    if "aggregated" not in present:
+        return present
+    check = _Check(reader, deep=deep)
+    check.track(key)
+    if not check.problems:
+        return []
+    if any(problem.what == "track" or problem.track_id is None for problem in check.problems):
+        return present
+    current = reader.current(key)
+    return [] if current is None else [kind for kind in present if kind not in current.attributes["kinds"]]
+
+
 class _Check:
     def __init__(self, reader: TrackReader, *, deep: bool) -> None:
         self.reader = reader
@@ -111,7 +129,7 @@ class _Check:
         begun = time.monotonic()
         self._structure()
         keys = {kind: self._keys(kind) for kind in KINDS}
-        sound = [key for key in sorted(keys["aggregated"]) if self._track(key)]
+        sound = [key for key in sorted(keys["aggregated"]) if self.track(key)]
         for kind in KINDS[:-1]:
             for key in sorted(keys[kind] - keys["aggregated"]):
                 if not (self.places.journal / key).exists() and self.reader.current(key) is None:
@@ -152,7 +170,7 @@ class _Check:
                 track_id = None
         self.problems.append(Problem(what, key, track_id, message))
 
-    def _track(self, key: str) -> bool:
+    def track(self, key: str) -> bool:
         """Check one track; whether it is sound."""
         try:
             known = decode_key(key)

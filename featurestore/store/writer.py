@@ -19,7 +19,7 @@ from featurestore.store.keys import encode_key
 from featurestore.store.layout import Places
 from featurestore.store.locks import TrackLocks
 from featurestore.store.packing import pack
-from featurestore.store.repair import quarantine
+from featurestore.store.repair import quarantine, restore_structure
 from featurestore.store.staging import StagingArea, sweep
 from featurestore.store.track_writer import TrackWriter
 from featurestore.store.tracks import TrackReader
@@ -244,8 +244,11 @@ class StoreWriter:
         """
         with files.naming_the_store(self.path):
             report = verify(self._reader, deep=deep)
-            moved = quarantine(self._places, self._locks, report.problems)
-            wrong = any(problem.what == "packed" for problem in report.problems)
+            found = {problem.what for problem in report.problems}
+            if "structure" in found:
+                restore_structure(self._places, self.spec, self._staging.folder())
+            moved = quarantine(self._reader, self._locks, report.problems, deep=deep)
+            wrong = "packed" in found
             if moved or wrong:
                 pack(self._reader, self._staging, self._locks, wait=600, durable=self.durable, anew=wrong)
         return report, moved

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from samples import SPEC, features, read_all, write_store
+from samples import SPEC, features, read_all
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError

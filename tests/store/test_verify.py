@@ -1,0 +1,194 @@
+"""Verify finds what is wrong and says what it is; repair leaves a sound store and deletes nothing."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from samples import SPEC, assert_same, features, read_all, write_store
+
+from featurestore import FeatureStore, StoreWriter
+
+LONG = "x" * 300
+TRACKS = {name: features(seed) for seed, name in enumerate(["a", "b", LONG])}
+
+
+@pytest.fixture
+def store(path):
+    return write_store(path, TRACKS, pack=True)
+
+
+def found(store, *, deep=False):
+    return {(p.what, p.track_id or p.key) for p in store.verify(deep=deep).problems}
+
+
+def test_a_sound_store_has_no_problems(store):
+    for deep in (False, True):
+        report = store.verify(deep=deep)
+        assert report.ok
+        assert (report.tracks, report.arrays, report.packed, report.unfinished) == (3, 9, 3, 0)
+        assert (report.bytes_read > 0) == deep
+        assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
+        assert report.to_dict()["ok"]
+
+
+def remove(name):
+    def damage(path):
+        place = path / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+    return damage
+
+
+def move(name, to):
+    return lambda path: (path / name).rename(path / to)
+
+
+def link(name, to):
+    def damage(path):
+        (path / name).rename(path.parent / "elsewhere")
+        (path / name).symlink_to(path.parent / "elsewhere" if to is None else to)
+
+    return damage
+
+
+QUICK = {
+    "no shard": (remove("raw/a/c.0.0.0.0"), {("track", "a")}),
+    "no metadata": (remove("segments/a/zarr.json"), {("track", "a")}),
+    "no folder": (remove("raw/a"), {("track", "a")}),
+    "no aggregated": (remove("aggregated/a/c.0.0"), {("track", "a")}),
+    "no metadata of aggregated": (remove("aggregated/a/zarr.json"), {("track", "a")}),
+    "cut short": (lambda path: (path / "raw/a/c.0.0.0.0").write_bytes(b"x" * 50), {("track", "a")}),
+    "of another track": (move("segments/a", "segments/c"), {("track", "a"), ("orphan", "c")}),
+    "under another key": (
+        move("aggregated/a", "aggregated/c"),
+        {("track", "c"), ("orphan", "a"), ("packed", "a")},
+    ),
+    "linked folder": (link("raw/a", None), {("track", "a")}),
+    "linked shard": (link("raw/a/c.0.0.0.0", None), {("track", "a")}),
+    "linked metadata": (link("raw/a/zarr.json", None), {("track", "a")}),
+    "a file instead": (lambda path: (path / "aggregated/d").touch(), {("track", "d")}),
+    "no key": (lambda path: (path / "aggregated/D").mkdir(), {("orphan", "D")}),
+    "an empty folder": (lambda path: (path / "aggregated/d").mkdir(), {("track", "d")}),
+    "an orphan": (lambda path: (path / "raw/d").mkdir(), {("orphan", "d")}),
+    "a group is gone": (remove("raw/zarr.json"), {("structure", "")}),
+    "no table shard": (remove("packed/features/c.0.0.0"), {("packed", "")}),
+    "no table ids": (remove("packed/track_id"), {("packed", "")}),
+    "linked table": (link("packed", None), {("packed", "")}),
+}
+
+
+@pytest.mark.parametrize("damage", QUICK)
+def test_what_is_missing_or_in_the_wrong_place_is_found_quickly(store, damage):
+    work, expected = QUICK[damage]
+    work(store.path)
+    assert found(store) == expected
+    assert found(store, deep=True) == expected
+    report = store.verify()
+    assert not report.ok
+    assert all(problem.message for problem in report.problems)
+
+
+def change_value(path):
+    """A number that a reader takes for good: everything that can be checked without the track fits."""
+    import zarr
+
+    zarr.open_array(path / "aggregated" / "a", mode="r+")[0, 0] = 7
+
+
+def not_finite(path):
+    import zarr
+
+    zarr.open_array(path / "segments" / "a", mode="r+")[0, 0, 0] = np.nan
+
+
+def stale_row(path):
+    """A row of the table that is not the track's, and no mark that says so."""
+    with StoreWriter(path, spec=SPEC) as writer:
+        writer.put("a", features(9), overwrite=True)
+    for mark in (path / ".featurestore" / "stale").iterdir():
+        mark.unlink()
+
+
+DEEP = {
+    "a changed number": (change_value, {("track", "a")}),
+    "a value that is not finite": (not_finite, {("track", "a")}),
+    "a stale row": (stale_row, {("packed", "a")}),
+}
+
+
+@pytest.mark.parametrize("damage", DEEP)
+def test_what_only_shows_in_the_numbers_is_found_deeply(store, damage):
+    work, expected = DEEP[damage]
+    work(store.path)
+    assert found(store) == set()
+    assert found(store, deep=True) == expected
+
+
+@pytest.mark.parametrize("damage", sorted({*QUICK, *DEEP} - {"linked table"}))
+def test_repair_leaves_a_sound_store(store, damage):
+    work, expected = {**QUICK, **DEEP}[damage]
+    work(store.path)
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        report, moved = writer.repair()
+    assert {(p.what, p.track_id or p.key) for p in report.problems} == expected
+    assert store.verify(deep=True).problems == ()
+    tracks = {**TRACKS, "a": features(9)} if damage == "a stale row" else TRACKS
+    lost = {name for what, name in expected if what == "track"} | ({"a"} if "another key" in damage else set())
+    assert set(store.track_ids) == set(tracks) - lost
+    for name in store.track_ids:
+        assert_same(read_all(store, name), tracks[name])
+    assert all(folder.is_dir() for folder in moved)
+    assert bool(moved) == bool({what for what, _ in expected} & {"track", "orphan"})
+    for name in lost - {"d", "c"}:
+        with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+            writer.put(name, TRACKS[name])
+    assert store.verify(deep=True).problems == ()
+
+
+def test_repair_of_a_sound_store_changes_nothing(store):
+    before = {p: p.stat().st_ino for p in store.path.rglob("*") if ".featurestore" not in p.parts}
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        report, moved = writer.repair()
+    assert report.ok
+    assert moved == []
+    assert before == {p: p.stat().st_ino for p in store.path.rglob("*") if ".featurestore" not in p.parts}
+
+
+def test_what_a_replaced_track_left_is_moved_without_the_track(store):
+    """Files of a kind that the published revision does not have."""
+    shutil.copytree(store.path / "raw" / "a", store.path.parent / "old")
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        writer.put("a", features(5, kinds=["segments"]), overwrite=True)
+        shutil.move(store.path.parent / "old", store.path / "raw" / "a")
+        assert found(store) == {("orphan", "a")}
+        _, (moved,) = writer.repair()
+    assert [p.name for p in moved.iterdir()] == ["raw"]
+    assert_same(read_all(store, "a"), features(5, kinds=["segments", "aggregated"]))
+    assert store.verify(deep=True).ok
+
+
+def test_repair_leaves_a_track_alone_that_a_writer_is_at_work_on(store):
+    (store.path / "raw" / "a" / "c.0.0.0.0").unlink()
+    with (
+        StoreWriter(store.path, spec=SPEC, durable=False) as writer,
+        StoreWriter(store.path, spec=SPEC, durable=False) as other,
+        other.track("a", overwrite=True) as track,
+    ):
+        assert writer.repair()[1] == []
+        track.append(raw=TRACKS["a"]["raw"])
+    assert_same(read_all(FeatureStore(store.path), "a"), TRACKS["a"])
+    assert store.verify(deep=True).ok
+
+
+def test_metadata_of_others_survives_the_repair_of_the_structure(store):
+    import zarr
+
+    zarr.open_group(store.path / "raw", mode="a").attrs["note"] = "mine"
+    file = store.path / "raw" / "zarr.json"
+    file.write_text(file.read_text().replace('"zarr_format": 3', '"zarr_format": 2'))
+    assert found(store) == {("structure", "")}
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        writer.repair()
+    assert zarr.open_group(store.path / "raw", mode="r").attrs["note"] == "mine"
+    assert store.verify(deep=True).ok
