@@ -1,7 +1,7 @@
 """Every change that a process makes on disk, step by step, for a visitor that watches it or ends it.
 
-Steps are system calls: `watch` puts itself before the functions of `os` that change a disk and before the exchange of
-two folders. A change on any other way (a file opened for writing by `open`, a function of `posix`) is an error.
+Steps are system calls: `watch` puts itself before the functions of `os` that change a disk and before the exchange
+of two folders. A change on any other way (a file opened for writing by `open`, a function of `posix`) is an error.
 """
 
 from __future__ import annotations
@@ -133,10 +133,7 @@ class _Library:
     def __getattr__(self, name: str) -> Callable[..., int]:
         function = getattr(self._library, name)
         assert name in ("renameat2", "renamex_np"), f"{name} is no step that is known"
-        if name == "renameat2":
-            paths = slice(1, 4, 2)
-        else:
-            paths = slice(0, 2)
+        paths = slice(1, 4, 2) if name == "renameat2" else slice(0, 2)
 
         def call(*args: Any) -> int:
             try:

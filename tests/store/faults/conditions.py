@@ -1,0 +1,86 @@
+"""The small features of the tests, and the conditions under which they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.spec import KINDS, FeatureSpec
+from featurestore.store import files, packed, packing, track_writer
+from featurestore.store.writer import StoreWriter
+
+SPEC = FeatureSpec.for_arrays(layers=2, dim=3)
+STORE = "music/store.zarr"
+"""Where the store is, below the folder of a scenario."""
+
+Track = Mapping[str, npt.NDArray[np.float32]]
+State = Mapping[str, Track | None]
+"""What a reader sees: the arrays of each track; None for a track that is damaged."""
+
+
+def track(name: str, revision: int = 0, kinds: tuple[str, ...] = KINDS) -> Track:
+    """Features that no other track or revision has, also not in number."""
+    random = np.random.default_rng(zlib.crc32(f"{name} {revision}".encode()))
+    raw = random.standard_normal((2 + revision % 3, 2, 2 + revision % 2, 3)).astype(np.float32)
+    whole = {"raw": raw, "segments": random.standard_normal(raw[:, :, 0].shape).astype(np.float32)}
+    whole["aggregated"] = random.standard_normal((2, 3)).astype(np.float32)
+    return {kind: whole[kind] for kind in kinds}
+
+
+OPENED: list[StoreWriter] = []
+"""The last writers of this process."""
+
+
+def writer(folder: Path) -> StoreWriter:
+    opened = StoreWriter(folder / STORE, spec=SPEC, overwrite=True)
+    OPENED[:] = [*OPENED[-1:], opened]
+    return opened
+
+
+@contextlib.contextmanager
+def small_tables() -> Iterator[None]:
+    """A packed table of many shards, without thousands of tracks."""
+    with mock.patch.object(packed, "MAX_ROWS", 2), mock.patch.object(packed, "_MIN_ROWS", 2):
+        yield
+
+
+@contextlib.contextmanager
+def plain_file_system() -> Iterator[None]:
+    """Neither an exchange of folders nor hard links."""
+    with (
+        small_tables(),
+        mock.patch.object(files, "exchange", return_value=False),
+        mock.patch("os.link", side_effect=PermissionError(1, "no links here")),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def away(*, years: int = 0, host: str | None = None) -> Iterator[None]:
+    """Another time, on a host of another name."""
+    seconds, now, now_ns = years * 365 * 86_400, time.time, time.time_ns
+    with (
+        mock.patch("time.time", side_effect=lambda: now() + seconds),
+        mock.patch("time.time_ns", side_effect=lambda: now_ns() + seconds * 10**9),
+        mock.patch("socket.gethostname", return_value=host or socket.gethostname()),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def small_memory() -> Iterator[None]:
+    """Rows wait in files, not in memory."""
+    with (
+        small_tables(),
+        mock.patch.object(track_writer, "SPOOL_BYTES", 60),
+        mock.patch.object(packing, "_SPOOL_BYTES", 1),
+    ):
+        yield

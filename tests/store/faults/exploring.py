@@ -1,0 +1,187 @@
+"""Interrupt an operation at every step, and look at what is left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from featurestore.store.reader import FeatureStore
+
+from .conditions import OPENED, STORE, State, plain_file_system
+from .forking import Ended, in_child
+from .invariants import ViolationError, check, leftovers, require
+from .operations import OPERATIONS
+from .scenarios import Operation
+from .steps import Perform, Step, Visitor, watch
+
+
+@dataclass
+class Findings:
+    """What came of interrupting an operation again and again."""
+
+    points: int = 0
+    steps: list[str] = field(default_factory=list)
+    sites: set[tuple[str, int]] = field(default_factory=set)
+    violations: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A new folder, in memory where there is one: nothing here needs a real disk to be in sync."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def prepared(name: str, *, plain: bool) -> Iterator[tuple[Operation, Path]]:
+    """An operation, if wanted on a plain file system, and a folder with what is there before it."""
+    operation = OPERATIONS[name]
+    if plain:
+        operation = dataclasses.replace(operation, conditions=plain_file_system)
+    now = time.time_ns
+
+    def long_ago() -> int:
+        return now() - 10**10
+
+    with scratch() as top:
+        folder = top / "before"
+        folder.mkdir()
+        # Some time ago, so that readers trust the folders' times of change.
+        with operation.conditions(), mock.patch("time.time_ns", long_ago):
+            operation.prepare(folder)
+        for place in ("aggregated", ".featurestore/stale"):
+            path = folder / STORE / place
+            if path.exists() and now() - path.stat().st_mtime_ns < 5 * 10**9:
+                os.utime(path, ns=(long_ago(), long_ago()))
+        yield operation, folder
+
+
+@contextlib.contextmanager
+def copy_of(folder: Path) -> Iterator[Path]:
+    copy = folder.parent / "copy"
+    shutil.copytree(folder, copy, symlinks=True)
+    try:
+        yield copy
+    finally:
+        shutil.rmtree(copy)
+
+
+def record(operation: Operation, folder: Path) -> tuple[list[State], list[str], set[tuple[str, int]]]:
+    """States that an operation comes to, kinds of its steps, and the lines of the store that make them."""
+
+    def work(report: Callable[[object], None]) -> None:
+        steps: list[str] = []
+        sites: set[tuple[str, int]] = set()
+
+        def visitor(step: Step, perform: Perform) -> Any:
+            steps.append(step.kind)
+            sites.update(step.sites())
+            return perform()
+
+        with operation.conditions():
+            watch(visitor)
+            states = list(operation.run(copy))
+        report((states, steps, sites))
+
+    with copy_of(folder) as copy:
+        ended = in_child(work)
+    require(not ended.error and not ended.signal, f"cannot even be done undisturbed: {ended}")
+    (found,) = ended.reports
+    return found  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How an operation with a visitor ended: the states it came to, the error that it raised, what is new."""
+
+    ended: Ended
+    states: int
+    raised: BaseException | None
+    trace: str
+    left: list[str]
+
+
+def attempt(visitor: Visitor, operation: Operation, folder: Path) -> Attempt:
+    def work(report: Callable[[object], None]) -> None:
+        OPENED.clear()
+        there = set(leftovers(folder))
+        with operation.conditions():
+            watch(visitor)
+            raised, trace = None, ""
+            try:
+                for _ in operation.run(folder):
+                    report(None)
+            except (Exception, KeyboardInterrupt) as error:
+                trace = traceback.format_exc()
+                raised = error.with_traceback(None)
+                if isinstance(error, KeyboardInterrupt):
+                    for writer in OPENED:
+                        writer.close()
+            report((raised, trace, sorted(set(leftovers(folder)) - there)))
+
+    ended = in_child(work)
+    whole = bool(ended.reports) and ended.reports[-1] is not None
+    raised, trace, left = ended.reports[-1] if whole else (None, "", [])  # type: ignore[misc]
+    return Attempt(ended, len(ended.reports) - whole, raised, trace, left)
+
+
+def explore(
+    name: str,
+    plain: bool,
+    visitors: Callable[[int, str], Iterator[tuple[str, Visitor]]],
+    judge: Judge,
+    meanwhile: Callable[[Path], None] = lambda _: None,
+) -> Findings:
+    """Do an operation again and again, each time with another visitor; after each, all that must hold does."""
+    findings = Findings()
+    with prepared(name, plain=plain) as (operation, folder):
+        states, findings.steps, findings.sites = record(operation, folder)
+        seen: set[str] = set()
+        for number, kind in enumerate(findings.steps, 1):
+            for what, visitor in visitors(number, kind):
+                findings.points += 1
+                with copy_of(folder) as copy:
+                    held = _held(copy)
+                    done = attempt(visitor, operation, copy)
+                    try:
+                        judge(done, len(states), kind)
+                        with operation.conditions():
+                            meanwhile(copy)
+                        between = around(operation, states, done.states)
+                        check(copy, operation, *between, held=held, seen=seen)
+                    except Exception as error:
+                        findings.violations.append(told(f"{what} step {number} ({kind})", error, done.trace))
+    return findings
+
+
+Judge = Callable[[Attempt, int, str], None]
+
+
+def around(operation: Operation, states: Sequence[State], done: int) -> tuple[State | None, State]:
+    """The state that was reached and the next one."""
+    return states[done - 1] if done else operation.before, states[min(done, len(states) - 1)]
+
+
+def _held(folder: Path) -> FeatureStore | None:
+    """A reader that has looked at the store before it changes."""
+    if not (folder / STORE / "zarr.json").exists():
+        return None
+    store = FeatureStore(folder / STORE)
+    assert store.track_ids is not None
+    return store
+
+
+def told(where: str, error: Exception, trace: str = "") -> str:
+    lines = [] if isinstance(error, ViolationError) else traceback.format_exception(error)
+    return "\n".join([f"{where}: {error}", *lines, trace])

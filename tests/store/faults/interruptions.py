@@ -1,0 +1,217 @@
+"""What an operation is interrupted by, at every step."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from featurestore.errors import StoreAccessError
+from featurestore.store.reader import FeatureStore
+
+from . import power
+from .conditions import STORE, State, away, track, writer
+from .exploring import Attempt, Findings, around, copy_of, explore, prepared, record, told
+from .forking import Child, in_child
+from .invariants import around_any, check, observe, progress, require, same, sound
+from .scenarios import Operation, without
+from .steps import Visitor, watch
+from .visitors import NEEDS_ROOM, TORN, Fail, FailFrom, Interrupt, Kill, Pause
+
+
+def kill(
+    name: str,
+    *,
+    plain: bool = False,
+    moments: Sequence[str] = ("before", "torn", "after"),
+    years: int = 0,
+    host: str | None = None,
+) -> Findings:
+    """Kill an operation at every step.
+
+    Parameters
+    ----------
+    years, host
+        How far the clock is ahead of the first writer that comes afterwards, and what its host is called.
+    """
+
+    def meanwhile(folder: Path) -> None:
+        if years or host:
+            with away(years=years, host=host), writer(folder):
+                pass
+
+    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+        for moment in moments:
+            if moment != "torn" or kind in TORN:
+                yield f"killed {moment}", Kill(number, moment)
+
+    def judge(done: Attempt, states: int, kind: str) -> None:
+        require(done.ended.signal == signal.SIGKILL, f"was not killed: {done}")
+
+    return explore(name, plain, visitors, judge, meanwhile)
+
+
+def fail(name: str, *, plain: bool = False) -> Findings:
+    """Let each step of an operation fail with an input/output error."""
+
+    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+        yield "EIO at", Fail(number)
+
+    return explore(name, plain, visitors, _failed)
+
+
+def read_only(name: str, *, plain: bool = False) -> Findings:
+    """Let all steps of an operation fail from each one on, as on a file system that became read-only."""
+
+    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+        yield "read-only from", FailFrom(number, errno.EROFS)
+
+    return explore(name, plain, visitors, _failed)
+
+
+def _failed(done: Attempt, states: int, kind: str) -> None:
+    _refused_or_done(done, states)
+    require(kind != "fsync" or done.raised is not None, "says that it is done, and may not be on the disk")
+
+
+def fill_up(name: str, *, plain: bool = False) -> Findings:
+    """Let the disk be full from each step of an operation on."""
+
+    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+        yield "full from", FailFrom(number, errno.ENOSPC, NEEDS_ROOM)
+
+    def judge(done: Attempt, states: int, kind: str) -> None:
+        _refused_or_done(done, states)
+        staged = [name for name in done.left if name.startswith("staging")]
+        require(not staged or _while_opening(done), f"staging is not swept: {staged}")
+
+    return explore(name, plain, visitors, judge)
+
+
+def _refused_or_done(done: Attempt, states: int) -> None:
+    require(not done.ended.signal and not done.ended.error, f"ended badly: {done}")
+    if done.raised is None:
+        require(done.states == states, "ended early, without an error")
+    else:
+        require(isinstance(done.raised, StoreAccessError), f"raised {done.raised!r}")
+        require(STORE in str(done.raised), f"does not name the store: {done.raised}")
+
+
+def interrupt(name: str, *, plain: bool = False) -> Findings:
+    """Interrupt an operation by Ctrl-C at every step; what is staged is gone once the writer is closed."""
+
+    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+        for moment in ("before", "after"):
+            yield f"Ctrl-C {moment}", Interrupt(number, moment)
+
+    def judge(done: Attempt, states: int, kind: str) -> None:
+        require(not done.ended.signal and not done.ended.error, f"ended badly: {done}")
+        require(isinstance(done.raised, KeyboardInterrupt), f"Ctrl-C came out as {done.raised!r}")
+        left = [name for name in done.left if not name.startswith("trash")]
+        require(not left or _while_opening(done), f"left after closing: {left}")
+
+    return explore(name, plain, visitors, judge)
+
+
+def pause(name: str, *, plain: bool = False, years: int = 0, host: str | None = None) -> Findings:
+    """Stop an operation before every step; meanwhile, another writer opens the store, puts a track and packs.
+
+    Parameters
+    ----------
+    years : int
+        How far the other writer's clock is ahead.
+    host : str, optional
+        What the other writer's host is called.
+    """
+    findings = Findings()
+    with prepared(name, plain=plain) as (operation, folder):
+        states, findings.steps, findings.sites = record(operation, folder)
+        for number, kind in enumerate(findings.steps, 1):
+            findings.points += 1
+            with copy_of(folder) as copy:
+                try:
+                    _pause(operation, states, number, copy, years, host)
+                except Exception as error:
+                    findings.violations.append(told(f"while stopped before step {number} ({kind})", error))
+    return findings
+
+
+def _pause(
+    operation: Operation, states: Sequence[State], number: int, folder: Path, years: int, host: str | None
+) -> None:
+    known = {name: arrays for name, arrays in states[-1].items() if name == "Kept/1"}
+    changed = {"other": track("other"), **{name: track(name, 1) for name in known}}
+
+    def work(report: Callable[[object], None]) -> None:
+        with operation.conditions():
+            watch(Pause(number))
+            for _ in operation.run(folder):
+                report(None)
+
+    child = Child(work)
+    try:
+        require(child.stops(), "did not stop")
+        with operation.conditions(), away(years=years, host=host), writer(folder) as other:
+            for name, arrays in changed.items():
+                other.put(name, arrays)
+            other.pack()
+            seen = observe(FeatureStore(folder / STORE))
+            for name, arrays in changed.items():
+                require(same(seen.get(name), arrays), f"{name} of the other writer is not what it was")
+            around_any({**without("other", seen), **known}, [operation.before or {}, *states])
+    finally:
+        ended = child.ends()
+    require(not ended.signal and not ended.error, f"was disturbed: {ended}")
+    require(len(ended.reports) == len(states), "did not come to its end")
+    final = {**states[-1], **changed}
+    with operation.conditions():
+        progress(observe(FeatureStore(folder / STORE)), final, final)
+        sound(folder)
+
+
+def _while_opening(done: Attempt) -> bool:
+    """Whether an error came before there was a writer that could be closed."""
+    return re.search(r'staging\.py", line \d+, in __init__', done.trace) is not None
+
+
+def lose_power(name: str, *, plain: bool = False, loose: bool = False, ways: int = 4) -> Findings:
+    """Lose power after every step of an operation, in some ways."""
+    findings = Findings()
+    with prepared(name, plain=plain) as (operation, folder):
+
+        def work(report: Callable[[object], None]) -> None:
+            with operation.conditions():
+                watch(power.Recorder(report))
+                for state in operation.run(copy):
+                    report(state)
+
+        with copy_of(folder) as copy:
+            disk = power.Disk(copy, loose=loose)
+            ended = in_child(work)
+        require(not ended.error and not ended.signal, f"cannot even be done undisturbed: {ended}")
+        states = [report for report in ended.reports if isinstance(report, dict)]
+        done = 0
+        seen: set[str] = set()
+        for report in ended.reports:
+            if isinstance(report, power.Done):
+                disk.apply(report)
+                findings.steps.append(report.kind)
+            else:
+                done += 1
+            between = around(operation, states, done)
+            for way, stays, content in itertools.islice(power.damages(len(findings.steps)), ways):
+                findings.points += 1
+                left = folder.parent / "left"
+                disk.lose_power(left, stays, content)
+                try:
+                    check(left, operation, *between, seen=seen)
+                except Exception as error:
+                    where = f"after step {len(findings.steps)} ({findings.steps[-1:]}), {way}"
+                    findings.violations.append(told(where, error))
+                finally:
+                    shutil.rmtree(left)
+    return findings

@@ -1,0 +1,217 @@
+"""What must hold of a store whatever happened to its writer."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.errors import CorruptTrackError, NotAStoreError, TrackNotFoundError
+from featurestore.spec import KINDS
+from featurestore.store.layout import Places
+from featurestore.store.reader import FeatureStore
+
+from .conditions import STORE, State, Track, writer
+from .scenarios import Operation
+
+
+class ViolationError(AssertionError):
+    """Something that must hold does not."""
+
+
+def require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ViolationError(what)
+
+
+def observe(store: FeatureStore) -> State:
+    """The arrays of each track that a reader sees, after checking that all ways to see them agree."""
+    names = store.track_ids
+    require(len(store) == len(names) == len(set(names)), f"tracks occur twice: {names}")
+    require(all(name in store for name in names), f"not all of {names} are in the store")
+    seen: dict[str, Track | None] = {}
+    for name in names:
+        try:
+            seen[name] = _arrays(store, name)
+        except CorruptTrackError:
+            seen[name] = None
+    sound = {name: arrays for name, arrays in seen.items() if arrays is not None}
+    rows = b"".join(arrays["aggregated"].tobytes() for arrays in sound.values())
+    chosen = None if len(sound) == len(names) else list(sound)
+    require(_bytes(store.aggregated(tracks=chosen)) == rows, "the rows of all tracks are not those of each")
+    ragged = [name for name, arrays in sound.items() if "segments" in arrays]
+    rows = b"".join(arrays["segments"].tobytes() for arrays in sound.values() if "segments" in arrays)
+    if ragged:
+        require(_bytes(store.segments(tracks=ragged)) == rows, "the segments of all tracks are not those of each")
+    return seen
+
+
+def _bytes(view: object) -> bytes:
+    return np.asarray(view).tobytes()
+
+
+def _arrays(store: FeatureStore, name: str) -> Track:
+    kinds = store.provenance(name)["kinds"]
+    require(store.has(name, kinds), f"{name} lacks what it says it has")
+    arrays = {"aggregated": np.asarray(store.aggregated(tracks=[name]))[0]}
+    for kind, view in (("segments", store.segments), ("raw", store.raw)):
+        try:
+            arrays[kind] = np.asarray(view(name))
+        except TrackNotFoundError:
+            require(kind not in kinds, f"{name} lacks {kind}")
+    require(arrays.keys() == set(kinds), f"{name} has {list(arrays)}, and says {kinds}")
+    return arrays
+
+
+def same(one: Track | None, other: Track | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.keys() == other.keys() and all(
+        one[kind].shape == other[kind].shape and one[kind].tobytes() == other[kind].tobytes() for kind in one
+    )
+
+
+def glance(store: FeatureStore, known: State, changing: set[str]) -> State:
+    """What a reader sees, looking again only at the tracks that change and at the rows of all."""
+    seen = {name: known.get(name) for name in store.track_ids}
+    for name in changing & seen.keys():
+        seen[name] = _arrays(store, name)
+    rows = b"".join(arrays["aggregated"].tobytes() for arrays in seen.values() if arrays is not None)
+    if None not in seen.values():
+        require(_bytes(store.aggregated()) == rows, "the rows of all tracks are not those of each")
+    return seen
+
+
+_ABSENT = {"absent": np.zeros(0, np.float32)}
+
+
+def progress(seen: State, before: State, after: State) -> dict[str, bool]:
+    """For each track that changes, whether the change is seen; a violation if it is seen in part."""
+    done = {}
+    for name in {**before, **after, **seen}:
+        found = seen.get(name, _ABSENT)
+        old, new = before.get(name, _ABSENT), after.get(name, _ABSENT)
+        is_old, is_new = same(found, old), same(found, new)
+        require(is_old or is_new, f"{name} is neither what it was nor what it becomes")
+        if is_old != is_new:
+            done[name] = is_new
+    return done
+
+
+def around_any(seen: State, states: Sequence[State]) -> None:
+    """What is seen lies between two of the states that follow each other."""
+    told = []
+    for before, after in itertools.pairwise(states):
+        try:
+            progress(seen, before, after)
+            return
+        except ViolationError as violation:
+            told.append(str(violation))
+    raise ViolationError("; ".join(told))
+
+
+def check(
+    folder: Path,
+    operation: Operation,
+    before: State | None,
+    after: State,
+    *,
+    held: FeatureStore | None = None,
+    seen: set[str] | None = None,
+) -> None:
+    """All that must hold of a store that was interrupted between two states.
+
+    Readers see whole tracks; the next writer repairs; the operation can be done again.
+
+    Parameters
+    ----------
+    held : FeatureStore, optional
+        A reader that looked at the store before.
+    seen : set of str, optional
+        Stores that were checked before: those that are alike are not checked twice.
+    """
+    if seen is not None and not _is_new(folder, seen, before, after):
+        return
+    start = before or {}
+    changing = {
+        name for name in {**start, **after} if not same(start.get(name, _ABSENT), after.get(name, _ABSENT))
+    }
+
+    def see(store: FeatureStore, known: State) -> State:
+        return observe(store) if operation.damaged else glance(store, known, changing)
+
+    with operation.conditions():
+        try:
+            first = progress(observe(FeatureStore(folder / STORE)), start, after)
+        except NotAStoreError:
+            require(before is None, "the store is gone")
+            first = {}
+        if held is not None:
+            require(progress(see(held, start), start, after) == first, "an older reader sees something else")
+        with writer(folder):
+            pass
+        store = FeatureStore(folder / STORE)
+        later = progress(see(store, start), start, after)
+        lost = [name for name, done in first.items() if done and not later[name]]
+        require(not lost, f"a change that was seen is undone by the next writer: {lost}")
+        if not operation.damaged:
+            sound(folder)
+        if seen is not None and not _is_new(folder, seen):
+            return
+        *_, final = operation.run(folder)
+        progress(observe(store), final, final)
+        sound(folder)
+        if operation.packs:
+            info = store.info()
+            require(info["packed"] == info["tracks"], f"{info['packed']} of {info['tracks']} tracks are packed")
+
+
+def _is_new(folder: Path, seen: set[str], *expected: object) -> bool:
+    """Whether no store was seen that differs in nothing but random ids, times and what the locks say."""
+    digest = hashlib.sha256(repr([id(state) for state in expected]).encode())
+    changed = b""
+    if (folder / STORE / "aggregated").exists():
+        changed = b"%d" % (folder / STORE / "aggregated").stat().st_mtime_ns
+    for path in sorted(folder.rglob("*")):
+        if path.parent.name != "locks":
+            name, content = (
+                str(path.relative_to(folder)).encode(),
+                path.read_bytes() if path.is_file() else b"folder",
+            )
+            if path.name == "zarr.json" and changed:
+                content = content.replace(changed, b"aggregated")
+            for part in (_WRITERS.sub(b"staging/*", name), content):
+                digest.update(_RANDOM.sub(b"*", part) + b"\0")
+    likeness = digest.hexdigest()
+    if likeness in seen:
+        return False
+    seen.add(likeness)
+    return True
+
+
+_RANDOM = re.compile(rb"[0-9a-f]{12,64}|[0-9]{19}")
+_WRITERS = re.compile(rb"staging/[^/]+")
+
+
+def sound(folder: Path) -> None:
+    """Nothing is wrong with a store, and nothing is left of what writers did."""
+    report = FeatureStore(folder / STORE).verify(deep=True)
+    require(report.ok and not report.unfinished, f"the check finds {report.problems}")
+    left = list(leftovers(folder))
+    require(not left, f"left behind: {left}")
+
+
+def leftovers(folder: Path) -> Iterator[str]:
+    places = Places(folder / STORE)
+    if not places.root.exists():
+        return
+    for place in (places.staging, places.journal, places.trash):
+        if place.exists():
+            for name in os.listdir(place):
+                yield f"{place.name}/{name}"
+    yield from set(os.listdir(places.root)) - {"zarr.json", ".featurestore", "packed", *KINDS}

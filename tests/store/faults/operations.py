@@ -1,0 +1,185 @@
+"""The operations that are interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from featurestore.spec import KINDS
+from featurestore.store.layout import Places
+
+from .conditions import (
+    STORE,
+    State,
+    small_memory,
+    track,
+    writer,
+)
+from .forking import in_child
+from .scenarios import (
+    Operation,
+    Run,
+    life,
+    opening,
+    packing_,
+    putting,
+    removing,
+    store_with,
+    streaming,
+    without,
+)
+from .steps import Perform, Step, watch
+
+
+def interrupted(run: Run, prepare: Callable[[Path], None], at: Callable[[Step], bool]) -> Callable[[Path], None]:
+    """A store in which another writer died right after the first step that is like this."""
+
+    def prepare_and_kill(folder: Path) -> None:
+        prepare(folder)
+
+        def visitor(step: Step, perform: Perform) -> Any:
+            result = perform()
+            if at(step):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        def work(_: Callable[[object], None]) -> None:
+            watch(visitor)
+            list(run(folder))
+
+        ended = in_child(work)
+        assert ended.signal == signal.SIGKILL, ended
+
+    return prepare_and_kill
+
+
+def into(step: Step, *parts: str) -> bool:
+    """Whether the step puts a folder there."""
+    if step.kind not in ("rename", "exchange"):
+        return False
+    return Path(os.fsdecode(step.args[1])).parent.parts[-len(parts) :] == parts
+
+
+def _littered(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Dead writers' staging, half-emptied trash, and an entry of the journal that says nothing."""
+    begin = putting("subject", track("subject", 1), {})
+    killed = interrupted(begin, prepare, lambda step: step.kind == "fsync")
+
+    def prepare_and_litter(folder: Path) -> None:
+        killed(folder)
+        places = Places(folder / STORE)
+        for where in (places.trash / "0123", places.journal / "later", places.journal / "nobody" / "raw"):
+            where.mkdir(parents=True)
+            (where / "zarr.json").write_text("{")
+        (places.staging / f"{socket.gethostname()}.1.0123").mkdir()
+
+    return prepare_and_litter
+
+
+def _without_hidden(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
+    def prepare_and_hide(folder: Path) -> None:
+        prepare(folder)
+        shutil.rmtree(Places(folder / STORE).hidden)
+
+    return prepare_and_hide
+
+
+def _with_damage(prepare: Callable[[Path], None], *where: str) -> Callable[[Path], None]:
+    def prepare_and_damage(folder: Path) -> None:
+        prepare(folder)
+        path = Path(folder / STORE, *where)
+        content = bytearray(path.read_bytes())
+        content[0] ^= 1
+        path.write_bytes(content)
+
+    return prepare_and_damage
+
+
+def _repairing(after: State) -> Run:
+    def run(folder: Path) -> Iterator[State]:
+        with writer(folder) as w:
+            w.repair()
+            yield after
+
+    return run
+
+
+def _half_made(folder: Path) -> None:
+    """What a writer left that died while it made the store."""
+    left = folder / "music" / f".store.zarr.making-{socket.gethostname()}.1.0123"
+    left.mkdir(parents=True)
+    (left / "zarr.json").write_text("{")
+
+
+def _empty_folder(folder: Path) -> None:
+    (folder / STORE).mkdir(parents=True)
+
+
+def _operations() -> Iterator[Operation]:
+    new = track("subject", 1)
+    prepare, before = store_with()
+    yield Operation("new track", prepare, before, putting("subject", new, before))
+    for name, was, becomes in [
+        ("overwrite, same kinds", KINDS, KINDS),
+        ("overwrite, fewer kinds", KINDS, ("aggregated",)),
+        ("overwrite, more kinds", ("aggregated",), KINDS),
+        ("overwrite, other kinds", ("raw", "aggregated"), ("segments", "aggregated")),
+    ]:
+        prepare, before = store_with(track("subject", 0, was))
+        yield Operation(name, prepare, before, putting("subject", track("subject", 1, becomes), before))
+    prepare, before = store_with(track("subject"))
+    yield Operation("remove", prepare, before, removing("subject", before))
+    yield Operation("pieces and files", prepare, before, streaming(before), small_memory, packs=True)
+
+    bare, before = store_with(track("subject"), pack=False)
+    yield Operation("pack, first time", bare, before, packing_(before), packs=True)
+    prepare, before = store_with(track("subject"))
+    yield Operation("pack, more tracks", prepare, before, packing_(before), packs=True)
+    changed = {**before, "subject": new}
+    overwritten = _then(prepare, putting("subject", new, before))
+    yield Operation("pack, after overwriting", overwritten, changed, packing_(changed), packs=True)
+    fewer = without("Kept/1", before)
+    yield Operation(
+        "pack, after removing", _then(prepare, removing("Kept/1", before)), fewer, packing_(fewer), packs=True
+    )
+    same, fewer = _then(prepare, removing("later", before)), without("later", before)
+    yield Operation("pack, nothing new", same, fewer, packing_(fewer), packs=True)
+    broken = _with_damage(prepare, "packed", "features", "c.0.0.0")
+    unread = {**before, "Kept/1": None, "subject": None}
+    yield Operation("pack, damaged table", broken, unread, _repairing(before), damaged=True)
+
+    yield Operation("create", _half_made, None, opening({}))
+    yield Operation("create in an empty folder", _empty_folder, None, opening({}))
+    yield Operation("make the hidden folder again", _without_hidden(prepare), before, opening(before))
+    yield Operation("life", lambda _: None, None, life)
+
+    prepare, before = store_with(track("subject"))
+    after = {**before, "subject": new}
+    swap = putting("subject", new, before)
+    for name, place in [("decided", ("journal",)), ("raw placed", ("raw",)), ("all placed", ("aggregated",))]:
+        killed = interrupted(swap, prepare, lambda step, place=place: into(step, *place))
+        seen = after if name == "all placed" else before
+        yield Operation(f"recover, {name}", killed, seen, opening(after))
+    fewer = without("subject", before)
+    killed = interrupted(removing("subject", before), prepare, lambda step: into(step, "journal"))
+    yield Operation("recover a removal", killed, before, opening(fewer))
+    yield Operation("sweep", _littered(prepare), before, opening(before))
+
+    broken = _with_damage(prepare, "segments", "subject", "c.0.0.0")
+    yield Operation("repair", broken, {**before, "subject": None}, _repairing(fewer), damaged=True)
+
+
+def _then(prepare: Callable[[Path], None], run: Run) -> Callable[[Path], None]:
+    def prepare_and_run(folder: Path) -> None:
+        prepare(folder)
+        list(run(folder))
+
+    return prepare_and_run
+
+
+OPERATIONS = {operation.name: operation for operation in _operations()}

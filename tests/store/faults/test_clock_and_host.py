@@ -1,0 +1,63 @@
+"""Clocks that jump and hosts that change their name lose nothing, and nobody who is at work is swept away."""
+
+import os
+import time
+
+import filelock
+import pytest
+
+from featurestore.store.layout import Places
+
+from .conditions import STORE, away, writer
+from .operations import OPERATIONS
+from .profiles import NIGHTLY, explorations
+
+NAMES = list(OPERATIONS) if NIGHTLY else ["overwrite, other kinds"]
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    "operation", explorations("interruptions.kill", NAMES, years=-1, host="elsewhere", moments=["before"])
+)
+def test_a_dead_writer_is_survived_in_another_time_and_place(operation, findings):
+    pass
+
+
+@pytest.mark.parametrize("years", [-1, 1])
+@pytest.mark.parametrize("host", [None, "elsewhere"])
+def test_a_writer_at_work_is_left_alone(years, host, pool):
+    from . import worker
+
+    for name in OPERATIONS if NIGHTLY else ["create"]:
+        findings = pool.submit(worker.call, "interruptions.pause", name, years=years, host=host).result()
+        assert not findings.violations, findings.violations[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "age", "lives", "swept"),
+    [
+        (None, 0, False, True),
+        (None, 0, True, False),
+        (None, 400 * DAY, True, False),
+        ("elsewhere", 0, False, False),
+        ("elsewhere", 2 * DAY, False, True),
+        ("elsewhere", 2 * DAY, True, False),
+        ("elsewhere", -400 * DAY, False, False),
+    ],
+)
+@pytest.mark.parametrize("locked_before", [False, True])
+def test_what_is_swept(host, age, lives, swept, locked_before, tmp_path):
+    """Staging of a dead writer, at once; of another host, whose locks may be invisible, a day later."""
+    with away(host=host), writer(tmp_path) as other:
+        name = other._staging.path.name
+    folder = Places(tmp_path / STORE).staging / name
+    folder.mkdir()
+    lock = filelock.FileLock(folder / "owner.lock", thread_local=False)
+    if lives or locked_before:  # a writer may die before it has the lock
+        lock.acquire()
+    if not lives:
+        lock.release()
+    os.utime(folder, (time.time() - age, time.time() - age))
+    with writer(tmp_path):
+        assert folder.exists() != swept
+    lock.release()

@@ -1,0 +1,23 @@
+"""Loss of power at any moment: what was published survives, and nothing is half there."""
+
+import pytest
+
+from .operations import OPERATIONS
+from .profiles import NIGHTLY, QUICK, explorations
+
+NAMES = [name for name in OPERATIONS if NIGHTLY or name not in ("pieces and files",)]
+WAYS = 20 if NIGHTLY else 2 if QUICK else 5
+
+LOOSE = NAMES if NIGHTLY else ["overwrite, other kinds", "pack, more tracks"]
+
+
+@pytest.mark.parametrize(
+    "operation", explorations("interruptions.lose_power", NAMES, NAMES if NIGHTLY else [], ways=WAYS)
+)
+def test_power_is_lost_after_every_step(operation, findings):
+    assert findings.points >= WAYS * len(findings.steps)
+
+
+@pytest.mark.parametrize("operation", explorations("interruptions.lose_power", LOOSE, ways=WAYS + 2, loose=True))
+def test_even_if_a_folder_forgets_changes_in_any_order(operation, findings):
+    pass

@@ -1,0 +1,24 @@
+"""Processes that run explorations: without threads, so that they can be forked at any time."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from typing import Any
+
+
+def begin() -> None:
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    from . import interruptions  # noqa: F401  imports numpy, after the line before
+
+    gc.freeze()
+
+
+def call(function: str, *args: Any, **options: Any) -> Any:
+    """Call a function of `exploring`, or one that is given as module.name of this package."""
+    import importlib
+
+    module, name = function.split(".")
+    wanted: Callable[..., Any] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    return wanted(*args, **options)
