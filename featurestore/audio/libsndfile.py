@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.audio.info import AudioInfo, quoted
-from featurestore.audio.mpeg import CountedFrames, mpeg_layout
+from featurestore.audio.mpeg import MPEG_DECODER_DELAY, CountedFrames, mpeg_layout
 from featurestore.errors import AudioFormatError, MissingDependencyError
 
 _SUFFIXES = {
@@ -131,6 +131,12 @@ def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.f
     stated = "" if info.frames is None else f" of the {info.frames / rate:.2f} s that its header states"
     done = 0
     with _uncounted_frames(info) as frames, _opened(path, frames) as file:
+        if frames is not None:
+            # A count makes the decoder drop its delay; the file itself has none, and every decoder keeps it.
+            with _opened(path) as plain:
+                head: npt.NDArray[np.float32] = plain.read(MPEG_DECODER_DELAY, dtype="float32", always_2d=True)
+            done += len(head)
+            yield head
         try:
             while len(block := file.read(out=np.empty((block_frames, file.channels), dtype=np.float32))):
                 done += len(block)

@@ -19,6 +19,9 @@ _SEARCHED = 1 << 16
 _SMALLEST_FRAME = 24
 """Bytes of a frame of the lowest bit rate, 8 kbit/s at 24 kHz."""
 
+MPEG_DECODER_DELAY = 529
+"""Samples by which a decoder of layer 3 is late; libmpg123's GAPLESS_DELAY."""
+
 _ID3V1, _APE, _LYRICS = 128, 32, 15
 """Bytes of an ID3v1 tag, and of what stands at the end of APE and Lyrics3 tags."""
 

@@ -90,7 +90,7 @@ def test_without_a_stated_length_all_frames_are_decoded(mp3, before, behind):
     found = load_audio(mp3, RATE)
     # The frame that held the count is audio now, and nothing tells the encoder's padding any more.
     assert 0 < len(found) - len(expected) < 5 * 1152
-    shift = 1152 + 576  # that frame, and the encoder's delay
+    shift = 1152 + 576 + 529  # that frame, and the delays of the encoder and the decoder
     np.testing.assert_allclose(found[shift : shift + len(expected)][RATE:], expected[RATE:], rtol=0, atol=1e-6)
 
 
@@ -99,13 +99,23 @@ def test_libsndfile_alone_would_stop_early(mp3):
     assert soundfile.info(without_length(mp3)).duration < SECONDS * 0.9
 
 
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (24_000, 1), (8_000, 1)])
+def test_without_a_stated_length_audio_begins_where_every_decoder_begins(write, rate, channels):
+    signal = np.random.default_rng(0).uniform(-0.5, 0.5, (10 * rate, channels))
+    path = without_length(write("x.mp3", signal, rate=rate, subtype="MPEG_LAYER_III"))
+    plain, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    found = load_audio(path, rate)
+    assert len(plain) > 5 * rate
+    assert np.abs(found[: len(plain)] - plain.mean(axis=1)[: len(found)]).max() == 0
+
+
 @pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (32_000, 1), (24_000, 2), (16_000, 1), (8_000, 1)])
 def test_all_versions_of_mpeg_are_understood(write, rate, channels):
     signal = np.random.default_rng(0).uniform(-0.5, 0.5, (10 * rate, channels))
     path = write("x.mp3", signal, rate=rate, subtype="MPEG_LAYER_III")
     expected = load_audio(path, rate)
     found = load_audio(without_length(path), rate)
-    shift = (1152 if rate >= 32_000 else 576) + 576  # a frame, and the encoder's delay
+    shift = (1152 if rate >= 32_000 else 576) + 576 + 529  # a frame, and both delays
     assert 0 < len(found) - len(expected) < 5 * 1152
     np.testing.assert_allclose(found[shift : shift + len(expected)], expected, rtol=0, atol=1e-5)
 
