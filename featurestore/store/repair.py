@@ -38,18 +38,15 @@ def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Proble
 
 
 def _put_aside(places: Places, key: str, kinds: list[str]) -> Path:
-    quarantined = places.hidden / QUARANTINE
-    if not quarantined.exists():
-        with contextlib.suppress(FileExistsError):
-            files.make_dir(quarantined)
     name = os.fsdecode(os.fsencode(key)[:_LONGEST_NAME])
-    folder = quarantined / f"{name}.{uuid.uuid4().hex[:12]}"
-    files.make_dir(folder)
+    folder = places.hidden / QUARANTINE / f"{name}.{uuid.uuid4().hex[:12]}"
+    # Made sure of before anything goes there, or it could be lost on the way.
+    files.make_parents(folder, durable=True)
     if "aggregated" in kinds:
         files.touch(places.stale / key)
     for kind in kinds:
         files.rename(places.array(kind, key), folder / kind)
-    for changed in [folder, quarantined, places.stale, *map(places.kind, kinds)]:
+    for changed in [folder, places.stale, *map(places.kind, kinds)]:
         files.sync_dir(changed)
     return folder
 
@@ -60,7 +57,7 @@ def restore_structure(places: Places, spec: FeatureSpec, staged: Path) -> None:
         document = layout.structure(spec)[folder]
         place = places.root / folder
         if not os.path.lexists(place):
-            files.make_dir(place)
+            files.make_parents(place, durable=True)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             found = layout.decode(files.read_file(place / METADATA, limit=layout.MAX_METADATA_BYTES))
             # What others have added to the attributes is theirs.
