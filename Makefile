@@ -20,18 +20,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-$(VENV)/.dev: pyproject.toml
-	$(call install,[all,dev])
-
-$(VENV)/.demo: pyproject.toml
-	$(call install,[all])
-
-define install
+$(VENV)/.dev: EXTRAS = all,dev
+$(VENV)/.demo: EXTRAS = all
+$(VENV)/.dev $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".$(1)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]"
 	touch $@
-endef
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
