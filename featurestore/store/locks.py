@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ _POLL = 0.005
 
 def stripe_of(key: str) -> str:
     """Name of the lock file of a key."""
-    return f"{int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % STRIPES:04d}.lock"
+    return f"{int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8]) % STRIPES:04d}.lock"
 
 
 class TrackLocks:
@@ -118,7 +119,7 @@ def _locked(key: str, *, same_track: bool) -> TrackLockedError:
 
 def _read(path: Path) -> list[str]:
     try:
-        return files.read_file(path, limit=_MAX_BYTES).decode().split()
+        return os.fsdecode(files.read_file(path, limit=_MAX_BYTES)).split()
     except (OSError, ValueError):
         return []
 
@@ -126,7 +127,7 @@ def _read(path: Path) -> list[str]:
 def _write(path: Path, keys: list[str]) -> None:
     # Only a hint for others: a full disk must not turn it into a failure.
     with contextlib.suppress(OSError):
-        files.replace_content(path, " ".join(keys).encode())
+        files.replace_content(path, os.fsencode(" ".join(keys)))
 
 
 @contextlib.contextmanager

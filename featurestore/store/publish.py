@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,21 +108,16 @@ def _carry_out(places: Places, key: str, intent: Intent, *, durable: bool, begun
     for kind in kinds:
         if not begun or revision_of(entry / kind) == intent.revision:
             files.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))
-    if durable and kinds:
-        # What is superseded may only go once its successor is sure to stay.
-        _sync_places(places, kinds)
+        # Nothing follows, and what is superseded does not go, before this is sure to stay.
+        if durable:
+            files.sync_dir(places.kind(kind))
     for kind in dropped:
         files.rename(places.array(kind, key), entry / (kind + ASIDE))
-    if durable and dropped:
-        _sync_places(places, dropped)
+        if durable:
+            files.sync_dir(places.kind(kind))
     files.unlink(entry / INTENT)
     if not files.remove_empty(entry):
         files.discard(entry, places.trash)
-
-
-def _sync_places(places: Places, kinds: Sequence[str]) -> None:
-    for kind in kinds:
-        files.sync_dir(places.kind(kind))
 
 
 def _mark_stale(places: Places, key: str, *, durable: bool) -> None:
@@ -142,13 +135,8 @@ def is_aside(places: Places, key: str) -> bool:
 
 def is_published(places: Places, key: str) -> bool:
     """Whether there is such a track."""
-    for _ in range(2):  # it may come to its place between two looks
-        try:
-            return stat.S_ISDIR(places.array("aggregated", key).lstat().st_mode)
-        except FileNotFoundError:
-            if is_aside(places, key):
-                return True
-    return False
+    # It may come to its place between two looks.
+    return any(files.is_dir(places.array("aggregated", key)) or is_aside(places, key) for _ in range(2))
 
 
 def revision_of(array: Path) -> str | None:

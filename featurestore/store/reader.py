@@ -81,7 +81,8 @@ class FeatureStore:
             key = encode_key(track_id)
         except SettingError:
             return False
-        return is_published(self._places, key)
+        with files.naming_the_store(self.path):
+            return is_published(self._places, key)
 
     def aggregated(
         self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None

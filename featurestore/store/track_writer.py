@@ -237,5 +237,10 @@ class TrackWriter:
     def _describe(self, kind: str, shape: tuple[int, ...], common: Mapping[str, Any], checksum: str) -> None:
         attributes = {**common, "checksums": {"chunks": checksum}}
         metadata = layout.track_metadata(kind, shape, self._spec, attributes)
-        document = layout.seal(metadata.document())
-        files.write_file(self._folder / kind / METADATA, layout.encode(document))
+        content = layout.encode(layout.seal(metadata.document()))
+        if len(content) > layout.MAX_METADATA_BYTES:
+            raise SettingError(
+                f"the attributes and starts of track {self._id!r:.200} have {len(content)} bytes, more than "
+                f"{layout.MAX_METADATA_BYTES}: split the track, or keep the attributes elsewhere"
+            )
+        files.write_file(self._folder / kind / METADATA, content)
