@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from featurestore.errors import CorruptTrackError, NotAStoreError, TrackNotFoundError
 from featurestore.spec import KINDS
+from featurestore.store import publish
 from featurestore.store.layout import Places
 from featurestore.store.reader import FeatureStore
 
@@ -145,12 +148,18 @@ def check(
     def see(store: FeatureStore, known: State) -> State:
         return observe(store) if operation.damaged else glance(store, known, changing)
 
+    if operation.keeps is not None:
+        kind, name = operation.keeps.split("/")
+        places = Places(folder / STORE)
+        copies = [*places.kind(kind).glob(f"subject/{name}"), *places.hidden.glob(f"*/subject.*/{kind}/{name}")]
+        require(len(copies) == 1, f"{operation.keeps} is gone")
     with operation.conditions():
         try:
             first = progress(observe(FeatureStore(folder / STORE)), start, after)
         except NotAStoreError:
             require(before is None, "the store is gone")
             first = {}
+        in_place(folder)
         if held is not None:
             require(progress(see(held, start), start, after) == first, "an older reader sees something else")
         with writer(folder):
@@ -196,6 +205,28 @@ def _is_new(folder: Path, seen: set[str], *expected: object) -> bool:
 
 _RANDOM = re.compile(rb"[0-9a-f]{12,64}|[0-9]{19}")
 _WRITERS = re.compile(rb"staging/[^/]+")
+
+
+def in_place(folder: Path) -> None:
+    """What plain Zarr readers rely on: where `aggregated` is, the whole track is in its place.
+
+    Only while a revision is being replaced they may see arrays of its successor beside it.
+    """
+    places = Places(folder / STORE)
+    for key in os.listdir(places.kind("aggregated")) if places.root.exists() else ():
+        own = _attributes(places.array("aggregated", key))
+        kinds = own.get("kinds", [])
+        whole = all(_attributes(places.array(kind, key)).get("revision") == own["revision"] for kind in kinds)
+        intent = publish.Intent.read(places.journal / key)
+        successor = intent is not None and intent.kinds and intent.revision != own.get("revision")
+        require(whole or bool(successor), f"the {kinds} of {key} are not all in their place")
+
+
+def _attributes(array: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((array / "zarr.json").read_text())["attributes"])
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
 
 
 def sound(folder: Path) -> None:

@@ -89,6 +89,14 @@ def _without_hidden(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
     return prepare_and_hide
 
 
+def _without_raw(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
+    def prepare_and_remove(folder: Path) -> None:
+        prepare(folder)
+        shutil.rmtree(Places(folder / STORE).kind("raw"))
+
+    return prepare_and_remove
+
+
 def _with_damage(prepare: Callable[[Path], None], *where: str) -> Callable[[Path], None]:
     def prepare_and_damage(folder: Path) -> None:
         prepare(folder)
@@ -171,7 +179,11 @@ def _operations() -> Iterator[Operation]:
     yield Operation("sweep", _littered(prepare), before, opening(before))
 
     broken = _with_damage(prepare, "segments", "subject", "c.0.0.0")
-    yield Operation("repair", broken, {**before, "subject": None}, _repairing(fewer), damaged=True)
+    unread = {**before, "subject": None}
+    yield Operation("repair", broken, unread, _repairing(fewer), damaged=True, keeps="segments/c.0.0.0")
+    lost = _with_damage(store_with(track("subject", 0, ("aggregated",)), others={})[0], "segments", "zarr.json")
+    alone: State = {"subject": track("subject", 0, ("aggregated",))}
+    yield Operation("repair, structure", _without_raw(lost), alone, _repairing(alone), damaged=True)
 
 
 def _then(prepare: Callable[[Path], None], run: Run) -> Callable[[Path], None]:

@@ -41,6 +41,8 @@ class Operation:
         Whether all tracks are in the packed table afterwards.
     damaged : bool
         Whether the store is damaged before.
+    keeps : str, optional
+        End of the path of a file of "subject" that is somewhere in the store, whatever happens.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Operation:
     conditions: Callable[[], contextlib.AbstractContextManager[None]] = small_tables
     packs: bool = False
     damaged: bool = False
+    keeps: str | None = None
 
 
 OTHERS: State = {

@@ -98,7 +98,7 @@ def stray_changes(module: str) -> Iterator[str]:
 
 
 def _only_reads(call: ast.Call) -> bool:
-    return _called(call)[1] == "open" and bool(_names(call) & {"READ", "O_RDONLY"})
+    return _called(call)[1] == "open" and bool(_names(call) & {"READ", "OPEN_DIR", "O_RDONLY"})
 
 
 def _names(node: ast.AST) -> set[str]:
