@@ -100,8 +100,8 @@ def _restore_hidden(places: Places, *, durable: bool) -> None:
         for name in (*HIDDEN_DIRS, METADATA):  # which says that all is there
             if not (places.hidden / name).exists():
                 _put(new.hidden / name, places.hidden / name)
-        if durable:
-            files.sync_dir(places.hidden)
+            if durable:
+                files.sync_dir(places.hidden)
 
 
 @contextlib.contextmanager
