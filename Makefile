@@ -3,6 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN = $(VENV)/bin
+CODE = featurestore cli tests benchmarks
 
 .PHONY: demo test check lint clean
 
@@ -17,8 +18,8 @@ check: lint
 	$(BIN)/lint-imports --no-cache
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 
 $(VENV)/.dev: EXTRAS = all,dev
 $(VENV)/.demo: EXTRAS = all
