@@ -30,6 +30,8 @@ HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
 QUARANTINE = "quarantine"
 MAX_METADATA_BYTES = 8 * 2**20  # a track of 400,000 segments
 _MAX_AXIS = 2**40
+NAMINGS = ("default", "v2")
+"""How Zarr may name the files of chunks: c.0.0, or 0.0."""
 _CRC = {"name": "crc32c"}
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -94,6 +96,7 @@ class ArrayMetadata:
     dims: tuple[str, ...]
     attributes: Mapping[str, Any]
     compressor: str = "none"
+    naming: str = "default"
 
     def document(self) -> dict[str, Any]:
         """The array as a Zarr v3 document."""
@@ -108,7 +111,14 @@ class ArrayMetadata:
         }
         # A reader that misses a shard sees NaN, not numbers.
         return array_document(
-            self.shape, self.shard_shape, self.dtype, "NaN", [sharding], self.dims, self.attributes
+            self.shape,
+            self.shard_shape,
+            self.dtype,
+            "NaN",
+            [sharding],
+            self.dims,
+            self.attributes,
+            naming=self.naming,
         )
 
     @classmethod
@@ -130,6 +140,7 @@ class ArrayMetadata:
                 dims=tuple(document["dimension_names"]),
                 attributes=dict(document["attributes"]),
                 compressor=_compressor(sharding["codecs"]),
+                naming=NAMINGS[NAMINGS.index(document["chunk_key_encoding"]["name"])],
             )
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not the metadata of a feature array ({error!r})") from None
@@ -159,6 +170,8 @@ def array_document(
     codecs: Sequence[Mapping[str, Any]],
     dims: Sequence[str],
     attributes: Mapping[str, Any],
+    *,
+    naming: str = "default",
 ) -> dict[str, Any]:
     """A Zarr v3 array whose chunk keys are separated by a dot, so that it is one folder."""
     return {
@@ -167,7 +180,7 @@ def array_document(
         "shape": list(shape),
         "data_type": data_type,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "chunk_key_encoding": {"name": naming, "configuration": {"separator": "."}},
         "fill_value": fill_value,
         "codecs": list(codecs),
         "dimension_names": list(dims),
@@ -199,9 +212,15 @@ def track_metadata(
     return ArrayMetadata(shape, shape, chunk, spec.dtype, DIMS[kind], attributes, compressor)
 
 
-def shard_name(ndim: int, first: int = 0) -> str:
+def shard_name(ndim: int, first: int = 0, naming: str = "default") -> str:
     """File of a shard of an array whose shards lie along its first dimension."""
-    return ".".join(["c", str(first)] + ["0"] * (ndim - 1))
+    name = ".".join([str(first)] + ["0"] * (ndim - 1))
+    return f"c.{name}" if naming == "default" else name
+
+
+def naming_of(name: str) -> str | None:
+    """Naming by which a file is a shard, None if it is none."""
+    return "default" if name.startswith("c.") else "v2" if name[:1].isdigit() else None
 
 
 def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) -> None:

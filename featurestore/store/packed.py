@@ -3,6 +3,11 @@
 It is what makes a query over all tracks fast. Rows stay where they are while tracks are added; removing a track
 moves those behind it. A new state of the table is a new folder that shares full, unchanged shards with the old
 one through hard links, and the two folders are exchanged.
+
+Readers of Zarr open metadata and numbers one after the other, and hold the metadata for as long as they like. For
+them, a state that only appends rows has the old files, or files with more rows, under the same names; any other
+state begins an epoch: it names its files in the other of two ways that Zarr knows, and holds those of the epoch
+before beside them.
 """
 
 from __future__ import annotations
@@ -44,7 +49,12 @@ def rows_per_shard(tracks: int) -> int:
     return min(MAX_ROWS, max(_MIN_ROWS, 1 << (tracks - 1).bit_length() if tracks else 0))
 
 
-def features_metadata(tracks: int, rows: int, spec: FeatureSpec) -> ArrayMetadata:
+def naming_of_epoch(epoch: int) -> str:
+    """How the files of the table are named."""
+    return layout.NAMINGS[epoch % len(layout.NAMINGS)]
+
+
+def features_metadata(tracks: int, rows: int, spec: FeatureSpec, naming: str) -> ArrayMetadata:
     """Metadata of the table's features: shards of some rows and all layers, inner chunks of one layer."""
     layers = len(spec.layers)
     return ArrayMetadata(
@@ -54,21 +64,22 @@ def features_metadata(tracks: int, rows: int, spec: FeatureSpec) -> ArrayMetadat
         dtype=spec.dtype,
         dims=DIMS,
         attributes={"coordinates": "track_id"},
+        naming=naming,
     )
 
 
-def table_documents(
-    track_ids: Sequence[str], rows: int, spec: FeatureSpec, own: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
+def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Zarr documents of the table's group ("") and of its three arrays."""
     codecs = [{"name": "crc32c"}]
     layers = len(spec.layers)
     ids = {"name": "vlen-utf8"}
     little = {"name": "bytes", "configuration": {"endian": "little"}}
-    tracks = len(track_ids)
+    naming = naming_of_epoch(own["epoch"])
     arrays = {
-        "features": features_metadata(tracks, rows, spec).document(),
-        "track_id": layout.array_document([tracks], [max(1, tracks)], "string", "", [ids, *codecs], ["track"], {}),
+        "features": features_metadata(tracks, rows, spec, naming).document(),
+        "track_id": layout.array_document(
+            [tracks], [rows], "string", "", [ids, *codecs], ["track"], {}, naming=naming
+        ),
         "layer": layout.array_document([layers], [layers], "int64", 0, [little, *codecs], ["layer"], {}),
     }
     # Inline metadata of the arrays lets a reader see one whole table from one file.
@@ -87,25 +98,25 @@ def encode_layers(spec: FeatureSpec) -> bytes:
     return with_crc(np.array(spec.layers, "<i8").tobytes())
 
 
-def encode_ids(track_ids: Sequence[str]) -> bytes:
-    """Track ids as the one chunk of a Zarr array of strings."""
-    parts = [len(track_ids).to_bytes(4, "little")]
+def encode_ids(track_ids: Sequence[str], rows: int) -> bytes:
+    """Track ids as a chunk, of some rows, of a Zarr array of strings; what is left of it is empty."""
+    parts = [rows.to_bytes(4, "little")]
     for track_id in track_ids:
         raw = track_id.encode()
         parts += [len(raw).to_bytes(4, "little"), raw]
-    return with_crc(b"".join(parts))
+    return with_crc(b"".join(parts) + bytes(4 * (rows - len(track_ids))))
 
 
-def decode_ids(content: bytes, tracks: int) -> list[str]:
-    """Track ids of a chunk; ValueError if it is damaged."""
+def decode_ids(content: bytes, rows: int) -> list[str]:
+    """Track ids of a chunk of some rows; ValueError if it is damaged."""
     body = np.frombuffer(content, np.uint8)[:-CRC_BYTES]
     if google_crc32c.value(body) != int.from_bytes(content[-CRC_BYTES:], "little"):
         raise ValueError("the track ids fail their checksum")
-    if int.from_bytes(content[:4], "little") != tracks or len(body) < 4 + 4 * tracks:
+    if int.from_bytes(content[:4], "little") != rows or len(body) < 4 + 4 * rows:
         raise ValueError("the number of track ids is wrong")
     from numcodecs.vlen import VLenUTF8
 
-    ids: list[str] = VLenUTF8().decode(body).tolist() if tracks else []
+    ids: list[str] = VLenUTF8().decode(body).tolist()
     return ids
 
 
@@ -119,6 +130,8 @@ class PackedTable:
         One a row.
     generation : str
         Differs between any two states.
+    epoch : int
+        Grows with each state that does more than append rows to the one before.
     stamp : int, optional
         Time of change of the folder `aggregated` that says that the table holds all tracks, nanoseconds.
     features : ArrayMetadata
@@ -127,6 +140,7 @@ class PackedTable:
 
     track_ids: list[str]
     generation: str
+    epoch: int
     stamp: int | None
     features: ArrayMetadata
 
@@ -138,6 +152,11 @@ class PackedTable:
     @property
     def rows_per_shard(self) -> int:
         return self.features.shard_shape[0]
+
+    @property
+    def naming(self) -> str:
+        """How its files are named."""
+        return self.features.naming
 
     @classmethod
     def open(cls, root: int, spec: FeatureSpec) -> PackedTable | None:
@@ -175,12 +194,17 @@ class PackedTable:
             raise ValueError("features of another spec")
         features = ArrayMetadata.from_document(_document(fd, "features"))
         tracks, rows = features.shape[0], features.shard_shape[0]
-        if features != features_metadata(tracks, rows, spec):
+        naming = naming_of_epoch(own["epoch"])
+        if features != features_metadata(tracks, rows, spec, naming):
             raise ValueError("not the metadata of a packed table of this spec")
-        ids = decode_ids(_read(fd, "track_id", "c.0", _MAX_IDS_BYTES), tracks)
-        if len(ids) != tracks:
-            raise ValueError("the number of track ids is wrong")
-        return cls(ids, own["generation"], own["stamp"], features)
+        ids: list[str] = []
+        for shard in range(math.ceil(tracks / rows)):
+            name = layout.shard_name(1, shard, naming)
+            ids += decode_ids(_read(fd, "track_id", name, _MAX_IDS_BYTES), rows)
+        if any(ids[tracks:]):
+            raise ValueError("there are more track ids than tracks")
+        del ids[tracks:]
+        return cls(ids, own["generation"], own["epoch"], own["stamp"], features)
 
     def keys(self) -> list[str]:
         """Key of each row's track.
@@ -240,7 +264,8 @@ class PackedTable:
             for shard in range(self.shards):
                 self._open_shard(fd, shard).close()
             if deep:
-                documents = table_documents(self.track_ids, self.rows_per_shard, spec, _own(fd))
+                tracks, rows = len(self.track_ids), self.rows_per_shard
+                documents = table_documents(tracks, rows, spec, _own(fd))
                 for name, document in documents.items():
                     if _document(fd, name) != document:
                         raise ValueError(f"{name}/{METADATA} is not what was written")
@@ -289,7 +314,7 @@ class PackedTable:
             out[where] = chunks.read([layer])[0, within, 0]
 
     def _open_shard(self, fd: int, shard: int) -> ShardReader:
-        name = layout.shard_name(3, shard)
+        name = layout.shard_name(3, shard, self.naming)
         folder = files.open_dir("features", dir_fd=fd)
         try:
             data = os.open(name, files.READ, dir_fd=folder)
@@ -343,4 +368,6 @@ def _own(fd: int) -> dict[str, Any]:
     own = document["attributes"]["featurestore"]
     if not isinstance(own["generation"], str) or not isinstance(own["stamp"], int | None):
         raise ValueError("impossible generation or stamp")
+    if type(own["epoch"]) is not int or own["epoch"] < 0:
+        raise ValueError("impossible epoch")
     return dict(own)

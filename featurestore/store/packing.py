@@ -25,6 +25,7 @@ from featurestore.store.packed import (
     TableChangedError,
     encode_ids,
     encode_layers,
+    naming_of_epoch,
     rows_per_shard,
     table_documents,
 )
@@ -165,7 +166,7 @@ class _Packing:
             stamp = None  # what is left out must not be forgotten
         if old is not None and self.ids == old.track_ids and not self.stale & old.rows.keys():
             if stamp != old.stamp:
-                self._write_group(self.folder, old.rows_per_shard, old.generation, stamp)
+                self._write_group(self.folder, old.rows_per_shard, old.generation, stamp, old.epoch)
                 if self.durable:
                     files.sync_file(self.folder / METADATA)
                 files.rename(self.folder / METADATA, self.places.packed / METADATA)
@@ -173,10 +174,14 @@ class _Packing:
         new = self.folder / "packed"
         files.make_dir(new)
         rows = rows_per_shard(len(self.ids))
-        self._write_features(new, old, rows)
-        self._write_array(new / "track_id", encode_ids(self.ids))
-        self._write_array(new / "layer", encode_layers(self.spec))
-        self._write_group(new, rows, uuid.uuid4().hex, stamp)
+        epoch = self._epoch(old, rows)
+        naming = naming_of_epoch(epoch)
+        for array in ("features", "track_id", "layer"):
+            files.make_dir(new / array)
+        self._write_shards(new, old, rows, naming)
+        self._keep_for_readers(new, naming)
+        files.write_file(new / "layer" / layout.shard_name(1), encode_layers(self.spec))
+        self._write_group(new, rows, uuid.uuid4().hex, stamp, epoch)
         if self.durable:
             files.sync_tree(new)
         files.replace_dir(new, self.places.packed, self.folder / ("packed" + ASIDE))
@@ -193,25 +198,39 @@ class _Packing:
         finally:
             os.close(root)
 
-    def _write_array(self, folder: Path, chunk: bytes) -> None:
-        files.make_dir(folder)
-        files.write_file(folder / "c.0", chunk)
+    def _epoch(self, old: PackedTable | None, rows: int) -> int:
+        """The old one if all that readers of the old table may ask for stays where it is, or else the next."""
+        if old is None:
+            return 0
+        appended = rows == old.rows_per_shard and self.ids[: len(old.track_ids)] == old.track_ids
+        return old.epoch + (not (appended and self.stale.isdisjoint(old.track_ids)))
 
-    def _write_group(self, folder: Path, rows: int, generation: str, stamp: int | None) -> None:
-        own = {"generation": generation, "stamp": stamp, "fingerprint": self.spec.fingerprint}
-        for name, document in table_documents(self.ids, rows, self.spec, own).items():
+    def _write_group(self, folder: Path, rows: int, generation: str, stamp: int | None, epoch: int) -> None:
+        own = {"generation": generation, "epoch": epoch, "stamp": stamp, "fingerprint": self.spec.fingerprint}
+        for name, document in table_documents(len(self.ids), rows, self.spec, own).items():
             if not name or (folder / name).exists():
                 files.write_file(folder / name / METADATA, layout.encode(document))
 
-    def _write_features(self, new: Path, old: PackedTable | None, rows: int) -> None:
-        files.make_dir(new / "features")
+    def _write_shards(self, new: Path, old: PackedTable | None, rows: int, naming: str) -> None:
         for shard in range(-(-len(self.ids) // rows)):
             ids = self.ids[shard * rows : (shard + 1) * rows]
-            name = layout.shard_name(3, shard)
+            names = layout.shard_name(3, shard, naming), layout.shard_name(1, shard, naming)
             if old is not None and self._unchanged(old, shard, rows, ids):
-                files.link_or_copy(self.places.packed / "features" / name, new / "features" / name)
+                packed = self.places.packed
+                before = layout.shard_name(3, shard, old.naming), layout.shard_name(1, shard, old.naming)
+                files.link_or_copy(packed / "features" / before[0], new / "features" / names[0])
+                files.link_or_copy(packed / "track_id" / before[1], new / "track_id" / names[1])
             else:
-                self._write_shard(new / "features" / name, old, rows, ids)
+                self._write_shard(new / "features" / names[0], old, rows, ids)
+                files.write_file(new / "track_id" / names[1], encode_ids(ids, rows))
+
+    def _keep_for_readers(self, new: Path, naming: str) -> None:
+        """Hold the files of the other naming for readers of Zarr that have opened the table they belong to."""
+        for array in ("features", "track_id"):
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.places.packed / array) as entries:
+                for entry in entries:
+                    if layout.naming_of(entry.name) not in (None, naming) and entry.is_file(follow_symlinks=False):
+                        files.link_or_copy(Path(entry.path), new / array / entry.name)
 
     def _unchanged(self, old: PackedTable, shard: int, rows: int, ids: list[str]) -> bool:
         before = old.track_ids[shard * rows : (shard + 1) * rows]

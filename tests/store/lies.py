@@ -289,7 +289,7 @@ def _index(path, change):
 
 
 def ids(*track_ids):
-    return write("packed/track_id/c.0", encode_ids(track_ids))
+    return write("packed/track_id/c.0", encode_ids(track_ids, max(16, len(track_ids))))
 
 
 TABLE = {
@@ -299,12 +299,13 @@ TABLE = {
     "ids of no track": ids("x", "y", "z"),
     "more ids than rows": ids("a", "b", "c", "d"),
     "fewer ids than rows": ids("a", "b"),
-    "ids that are no text": write("packed/track_id/c.0", with_crc(struct.pack("<III", 3, 1, 1) + b"\xff" * 10)),
+    "ids that are no text": write("packed/track_id/c.0", with_crc(struct.pack("<III", 16, 1, 1) + b"\xff" * 99)),
     "ids longer than the file": write(
-        "packed/track_id/c.0", with_crc(struct.pack("<II", 3, 2**32 - 1) + b"x" * 8)
+        "packed/track_id/c.0", with_crc(struct.pack("<II", 16, 2**32 - 1) + b"x" * 99)
     ),
     "many ids of nothing": both(
-        table_of(2**32 - 1, 16), write("packed/track_id/c.0", with_crc(struct.pack("<I", 2**32 - 1) + b"\0" * 8))
+        table_of(2**32 - 1, 2**32 - 1),
+        write("packed/track_id/c.0", with_crc(struct.pack("<I", 2**32 - 1) + b"\0" * 8)),
     ),
     "no ids": write("packed/track_id/c.0", b""),
     "a table of 2^40 tracks": table_of(2**40, 4096),
@@ -323,6 +324,7 @@ TABLE = {
                 ("stamp", 10**400),
             ),
             *(("stamp", -1), ("stamp", True), ("stamp", [1]), ("fingerprint", "x")),
+            *(("epoch", 1), ("epoch", -1), ("epoch", 10**400), ("epoch", True), ("epoch", 0.0), ("epoch", None)),
         )
     },
     "a table with nothing of ours": table(setting("attributes", "featurestore", value=None)),

@@ -37,7 +37,7 @@ ATTRIBUTES = {
 DOCUMENTS = [
     track_metadata("raw", (2, 3, 4, 4), SPEC, ATTRIBUTES).document(),
     track_metadata("raw", (2, 3, 4, 4), FeatureSpec.for_arrays(layers=3, dim=4, codec="zstd"), {}).document(),
-    features_metadata(3, 16, SPEC).document(),
+    features_metadata(3, 16, SPEC, "v2").document(),
 ]
 
 
@@ -81,6 +81,7 @@ def test_attributes_are_taken_only_as_this_library_writes_them(document):
     assume(isinstance(document.get("attributes"), dict))
     try:
         found = ArrayMetadata.from_document(document)
+        layout.check_track_metadata(found, "raw", SPEC)
         check_attributes(found, "raw", "a")
     except (ValueError, KeyError):
         return
@@ -116,8 +117,9 @@ def test_an_intent_is_right_or_none(tmp_path_factory, value):
 
 @given(ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=10), max_size=6), data=st.data())
 def test_ids_are_right_or_refused(ids, data):
-    content = encode_ids(ids)
-    assert decode_ids(content, len(ids)) == ids
+    rows = len(ids) + data.draw(st.integers(0 if ids else 1, 3))
+    content = encode_ids(ids, rows)
+    assert decode_ids(content, rows) == ids + [""] * (rows - len(ids))
     body = bytearray(content[:-4])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -125,15 +127,15 @@ def test_ids_are_right_or_refused(ids, data):
     for lie in (bytes(body), bytes(body[:cut])):
         if lie != content[:-4]:
             with pytest.raises(ValueError, match="checksum"):
-                decode_ids(lie + content[-4:], len(ids))
+                decode_ids(lie + content[-4:], rows)
         try:
-            found = decode_ids(with_crc(lie), len(ids))
+            found = decode_ids(with_crc(lie), rows)
         except ValueError:
             continue
-        assert len(found) == len(ids)
+        assert len(found) == rows
 
 
-@given(content=st.binary(max_size=300), tracks=st.integers(0, 2**40))
+@given(content=st.binary(max_size=300), tracks=st.integers(1, 2**40))
 def test_any_bytes_are_ids_or_refused(content, tracks):
     for lie in (content, with_crc(content)):
         with contextlib.suppress(ValueError):

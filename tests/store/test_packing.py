@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import SPEC, features, place_aggregated, write_store
@@ -12,6 +13,7 @@ from samples import SPEC, features, place_aggregated, write_store
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store import catalogue, packed, packing
+from featurestore.store.layout import shard_name
 from featurestore.store.packed import rows_per_shard
 
 
@@ -24,9 +26,22 @@ def table(path):
     return group["features"][:], group["track_id"][:].tolist()
 
 
+def naming(path):
+    """How the table's files are named."""
+    return json.loads((path / "packed" / "features" / "zarr.json").read_text())["chunk_key_encoding"]["name"]
+
+
 def shards(path):
-    """Inode of each shard of the table."""
-    return {p.name: p.stat().st_ino for p in (path / "packed" / "features").glob("c.*")}
+    """Inode of each shard of the table, in order."""
+    found = []
+    while (file := path / "packed" / "features" / shard_name(3, len(found), naming(path))).exists():
+        found.append(file.stat().st_ino)
+    return found
+
+
+def changed(before, after):
+    """Numbers of the shards that are not those of before."""
+    return [number for number, inode in enumerate(after) if before[number : number + 1] != [inode]]
 
 
 def assert_complete(path, expected):
@@ -115,20 +130,76 @@ def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit):
         writer.pack()
         after = shards(path)
         os.close(held)
-        assert {n for n in after if after[n] == before.get(n)} == {"c.0.0.0", "c.1.0.0", "c.2.0.0"}
+        assert changed(before, after) == [3]
         assert_complete(path, expected)
         writer.put("040", aggregated(1040), overwrite=True)
         expected["040"] = aggregated(1040)["aggregated"]
         writer.pack()
         again = shards(path)
-        assert {n for n in again if again[n] != after[n]} == {f"c.{40 // limit}.0.0"}
+        assert changed(after, again) == [40 // limit]
         assert_complete(path, expected)
         writer.remove(f"{2 * limit:03}")
         del expected[f"{2 * limit:03}"]
         writer.pack()
         last = shards(path)
-        assert {n for n in last if last[n] == again[n]} == {"c.0.0.0", "c.1.0.0"}
+        assert changed(again, last) == [2, 3]
         assert_complete(path, expected)
+
+
+def test_readers_of_zarr_keep_the_table_that_they_opened(path, monkeypatch):
+    """Metadata that was read stays true: for ever while rows are added, and through one other change."""
+    monkeypatch.setattr(packed, "MAX_ROWS", 32)
+
+    def held():
+        return xr.open_zarr(path / "packed")
+
+    def same(dataset, expected):
+        ids = dataset.track_id.values.tolist()
+        assert ids == list(expected)
+        assert np.array_equal(dataset.features, [expected[t] for t in ids])
+
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        expected = {f"{n:02}": aggregated(n)["aggregated"] for n in range(20)}
+        for n in range(20):
+            writer.put(f"{n:02}", aggregated(n))
+        writer.pack()
+        first, names = (held(), dict(expected)), naming(path)
+        for n in range(20, 50):
+            writer.put(f"{n:02}", aggregated(n))
+            expected[f"{n:02}"] = aggregated(n)["aggregated"]
+            writer.pack()
+            same(*first)
+        assert naming(path) == names
+        for change in ("replace", "remove"):
+            second = held(), dict(expected)
+            if change == "replace":
+                writer.put("07", aggregated(77), overwrite=True)
+                expected["07"] = aggregated(77)["aggregated"]
+            else:
+                writer.remove("03")
+                del expected["03"]
+            writer.pack()
+            assert naming(path) != names
+            names = naming(path)
+            same(*second)
+            writer.put(f"{change}d", aggregated(5))
+            expected[f"{change}d"] = aggregated(5)["aggregated"]
+            writer.pack()
+            assert naming(path) == names
+            same(*second)
+            same(held(), expected)
+            assert_complete(path, expected)
+
+
+@pytest.mark.parametrize("tracks", [16, 32])
+def test_readers_of_zarr_keep_their_table_when_its_shards_grow(path, tracks):
+    expected = {f"{n:02}": aggregated(n)["aggregated"] for n in range(tracks)}
+    write_store(path, {t: {"aggregated": values} for t, values in expected.items()}, pack=True)
+    dataset = xr.open_zarr(path / "packed")
+    write_store(path, {"z": aggregated(99)}, pack=True)
+    assert dataset.track_id.values.tolist() == list(expected)
+    assert np.array_equal(dataset.features, list(expected.values()))
+    assert_complete(path, {**expected, "z": aggregated(99)["aggregated"]})
 
 
 def test_packing_again_writes_no_features(writer, path):
