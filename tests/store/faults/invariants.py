@@ -213,7 +213,7 @@ def in_place(folder: Path) -> None:
     Only while a revision is being replaced they may see arrays of its successor beside it.
     """
     places = Places(folder / STORE)
-    for key in os.listdir(places.kind("aggregated")) if places.root.exists() else ():
+    for key in os.listdir(places.kind("aggregated")) if places.kind("aggregated").exists() else ():
         own = _attributes(places.array("aggregated", key))
         kinds = own.get("kinds", [])
         whole = all(_attributes(places.array(kind, key)).get("revision") == own["revision"] for kind in kinds)
