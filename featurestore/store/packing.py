@@ -248,8 +248,14 @@ class _Packing:
         shard = ShardWriter(path, "the packed table")
         root = files.open_root(self.places.root)
         try:
+            lost: TrackNotFoundError | None = None
             for row in read:
-                spool.append(self._row(ids[row]))
+                try:
+                    spool.append(self._row(ids[row]))
+                except TrackNotFoundError as error:  # all that are lost are found before beginning again
+                    lost = error
+            if lost is not None:
+                raise lost
             columns = spool.columns() if read else None
             for layer in range(len(self.spec.layers)):
                 chunk = np.zeros((rows, 1, self.spec.dim), np.dtype(self.spec.dtype).newbyteorder("<"))

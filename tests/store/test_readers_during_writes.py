@@ -23,6 +23,17 @@ def test_readers_see_whole_tracks_while_others_replace_add_and_pack(busy):
     assert FeatureStore(busy).verify(deep=True).ok
 
 
+def test_readers_see_whole_tracks_where_folders_cannot_be_exchanged(busy):
+    seen = traffic.run(
+        busy,
+        [traffic.overwrite_by_renaming, traffic.append_by_renaming],
+        [traffic.read_anew, traffic.read_held, traffic.verify_meanwhile],
+    )
+    for reader in seen:
+        assert set(reader) == {"ok"}
+    assert FeatureStore(busy).verify(deep=True).ok
+
+
 def test_xarray_sees_the_whole_table_that_it_opened(busy):
     """Through any number of packs that add tracks, and one that replaces some."""
     (seen,) = traffic.run(busy, [traffic.overwrite, traffic.append], [traffic.read_with_xarray])
