@@ -246,7 +246,9 @@ class StoreWriter:
             report = verify(self._reader, deep=deep)
             found = {problem.what for problem in report.problems}
             if "structure" in found:
-                restore_structure(self._places, self.spec, self._staging.folder())
+                staged = self._staging.folder()
+                restore_structure(self._places, self.spec, staged)
+                files.discard(staged, self._places.trash)
             moved = quarantine(self._reader, self._locks, report.problems, deep=deep)
             wrong = "packed" in found
             if moved or wrong:
