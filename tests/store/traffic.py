@@ -1,7 +1,8 @@
 """Writers and readers of one store at the same time: what each may see, and what it saw.
 
 Every number of a track tells the track and the revision: raw, segments and aggregated are 100,000 times the
-number of the track plus the revision, so that anything torn or mixed shows.
+number of the track plus the revision, so that anything torn or mixed shows. Run by itself
+(`python tests/store/traffic.py STORE`), it prints what each kind of reader saw.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import multiprocessing
 import os
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +30,7 @@ TRACKS = 24  # that exist from the beginning
 STEADY = TRACKS // 2  # whose number of segments never changes
 FRAMES = 4
 _STEP = 100_000
-SECONDS = float(os.environ.get("FEATURESTORE_STRESS_SECONDS", "4"))
+SECONDS = float(os.environ.get("FEATURESTORE_STRESS_SECONDS", "3"))
 
 PACKAGES = {"read_with_zarr": ["zarr"], "read_with_xarray": ["xarray", "zarr", "dask.array"]}
 
@@ -236,3 +238,14 @@ def read_with_xarray(path: Path, stop: Any, seen: Seen) -> None:
         if epoch() - begun > 1:
             return  # what is promised ends here
         seen[how] += 1
+
+
+READERS = [read_anew, read_held, read_with_xarray, read_with_zarr]
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    make(place)
+    for reader, what in zip(READERS, run(place, [overwrite, append], READERS), strict=True):
+        print(reader.__name__, dict(what))
+    store = FeatureStore(place)
+    print(store.info()["tracks"], "tracks", store.verify(deep=True).problems)
