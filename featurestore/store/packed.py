@@ -189,10 +189,11 @@ class PackedTable:
 
     @classmethod
     def _opened(cls, fd: int, spec: FeatureSpec) -> PackedTable:
-        own = _own(fd)
+        group = _document(fd, "")
+        own = _checked(group)
         if own["fingerprint"] != spec.fingerprint:
             raise ValueError("features of another spec")
-        features = ArrayMetadata.from_document(_document(fd, "features"))
+        features = ArrayMetadata.from_document(group["consolidated_metadata"]["metadata"]["features"])
         tracks, rows = features.shape[0], features.shard_shape[0]
         naming = naming_of_epoch(own["epoch"])
         if features != features_metadata(tracks, rows, spec, naming):
@@ -201,8 +202,8 @@ class PackedTable:
         for shard in range(math.ceil(tracks / rows)):
             name = layout.shard_name(1, shard, naming)
             ids += decode_ids(_read(fd, "track_id", name, _MAX_IDS_BYTES), rows)
-        if any(ids[tracks:]):
-            raise ValueError("there are more track ids than tracks")
+        if not all(ids[:tracks]) or any(ids[tracks:]):
+            raise ValueError("the number of track ids is wrong")
         del ids[tracks:]
         return cls(ids, own["generation"], own["epoch"], own["stamp"], features)
 
@@ -258,19 +259,18 @@ class PackedTable:
                         pass
         return out
 
-    def check(self, root: int, spec: FeatureSpec, *, deep: bool) -> None:
-        """Raise as `read` does unless all files are there and, if `deep`, what no query reads is sound."""
+    def check(self, root: int, spec: FeatureSpec) -> None:
+        """Raise as `read` does unless all files are there and what no query reads is as it was written."""
         with self._opened_again(root) as fd:
             for shard in range(self.shards):
                 self._open_shard(fd, shard).close()
-            if deep:
-                tracks, rows = len(self.track_ids), self.rows_per_shard
-                documents = table_documents(tracks, rows, spec, _own(fd))
-                for name, document in documents.items():
-                    if _document(fd, name) != document:
-                        raise ValueError(f"{name}/{METADATA} is not what was written")
-                if _read(fd, "layer", "c.0", layout.MAX_METADATA_BYTES) != encode_layers(spec):
-                    raise ValueError("the layers are not those of the store")
+            for name, document in table_documents(
+                len(self.track_ids), self.rows_per_shard, spec, _own(fd)
+            ).items():
+                if _document(fd, name) != document:
+                    raise ValueError(f"{name}/{METADATA} is not what was written")
+            if _read(fd, "layer", layout.shard_name(1), layout.MAX_METADATA_BYTES) != encode_layers(spec):
+                raise ValueError("the layers are not those of the store")
 
     @contextlib.contextmanager
     def _opened_again(self, root: int) -> Iterator[int]:
@@ -363,7 +363,11 @@ def _document(fd: int, folder: str) -> dict[str, Any]:
 
 
 def _own(fd: int) -> dict[str, Any]:
-    document = _document(fd, "")
+    return _checked(_document(fd, ""))
+
+
+def _checked(document: dict[str, Any]) -> dict[str, Any]:
+    """What a group's document says of its table."""
     layout.check_seal(document)
     own = document["attributes"]["featurestore"]
     if not isinstance(own["generation"], str) or not isinstance(own["stamp"], int | None):

@@ -193,7 +193,7 @@ class _Packing:
         try:
             table = PackedTable.open(root, self.spec)
             if table is not None:
-                table.check(root, self.spec, deep=False)
+                table.check(root, self.spec)
             return table
         finally:
             os.close(root)

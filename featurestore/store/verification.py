@@ -227,12 +227,12 @@ class _Check:
         if table is None:
             return 0
         keys = table.keys()
-        table.check(root, self.reader.spec, deep=self.deep)
+        table.check(root, self.reader.spec)
         present = list_keys(self.places)
         differing = self._different_rows(root, table, sound) if self.deep else set()
         # Marks last: a row that was superseded meanwhile has one by now.
         marks = set(os.listdir(self.places.stale)) if self.places.stale.exists() else set()
-        table.check(root, self.reader.spec, deep=False)  # unless the table was packed anew, which removes it
+        table.check(root, self.reader.spec)  # unless the table was packed anew, which removes it
         for row, (key, track_id) in enumerate(zip(keys, table.track_ids, strict=True)):
             if key in marks:
                 continue
