@@ -110,17 +110,22 @@ class ShardWriter:
                         self._write([encoded])
 
     def _write(self, encoded: Sequence[tuple[npt.NDArray[Any], int]]) -> None:
+        if len(self._sizes) + len(encoded) > MAX_CHUNKS:
+            raise self._too_long()
         files.write_all(self._fd, [part for content, crc in encoded for part in (content, _CRC.type(crc))])
         self._checksums += [crc for _, crc in encoded]
         self._sizes += [content.nbytes + CRC_BYTES for content, _ in encoded]
 
+    def _too_long(self) -> SettingError:
+        return SettingError(
+            f"{self._name} is longer than a store can hold ({MAX_CHUNKS} chunks of {MAX_CHUNK_BYTES} bytes): "
+            "split the track"
+        )
+
     def _encode(self, chunk: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
         """Content of a chunk in the file, and its CRC-32C."""
-        if chunk.nbytes > MAX_CHUNK_BYTES or len(self._sizes) >= MAX_CHUNKS:
-            raise SettingError(
-                f"{self._name} is longer than a store can hold ({MAX_CHUNKS} chunks of {MAX_CHUNK_BYTES} bytes): "
-                "split the track"
-            )
+        if chunk.nbytes > MAX_CHUNK_BYTES:
+            raise self._too_long()
         if self._prepare is not None:
             chunk = self._prepare(chunk)
         content = chunk.reshape(-1).view(np.uint8)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import filelock
 
+from featurestore.errors import StoreError
 from featurestore.store import files
 from featurestore.store.layout import Places
 
@@ -48,6 +49,8 @@ class StagingArea:
 
     def folder(self) -> Path:
         """A new, empty folder to stage a change in."""
+        if not self._owner.is_locked:
+            raise StoreError("this writer is closed: open another")
         path = self.path / uuid.uuid4().hex[:12]
         files.make_dir(path)
         return path

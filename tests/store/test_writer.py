@@ -13,12 +13,13 @@ from featurestore.errors import (
     NotAStoreError,
     SettingError,
     SpecMismatchError,
+    StoreAccessError,
     StoreError,
     TrackExistsError,
     TrackLockedError,
     TrackNotFoundError,
 )
-from featurestore.store import track_writer
+from featurestore.store import layout, shards, track_writer
 
 
 def published(path):
@@ -327,3 +328,43 @@ def test_a_track_of_many_awkward_ids_each(writer):
         assert track_id in store
         assert_same(read_all(store, track_id), features(seed, kinds=["segments", "aggregated"]))
     assert {p.name for p in writer.path.parent.iterdir()} == {"store.zarr"}
+
+
+def test_what_no_reader_would_take_is_refused(writer, monkeypatch):
+    with pytest.raises(SettingError, match="split the track"):
+        writer.put("a", features(), attributes={"notes": "x" * layout.MAX_METADATA_BYTES})
+    monkeypatch.setattr(shards, "MAX_CHUNK_BYTES", 60)
+    with pytest.raises(SettingError, match="split the track"):
+        writer.put("a", features())
+    monkeypatch.setattr(shards, "MAX_CHUNK_BYTES", 10**6)
+    monkeypatch.setattr(shards, "MAX_CHUNKS", 5)
+    with pytest.raises(SettingError, match="split the track"):
+        writer.put("a", features())
+    assert not published(writer.path)
+
+
+def test_a_closed_writer_says_that_it_is_closed(path):
+    writer = StoreWriter(path, spec=SPEC)
+    writer.close()
+    writer.close()
+    for change in (lambda: writer.put("a", features()), writer.pack):
+        with pytest.raises(StoreError, match="closed"):
+            change()
+
+
+def test_a_full_disk_in_a_batch_names_the_store(writer):
+    """A limit on the size of files stands for the disk."""
+    import resource
+    import signal
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+        with pytest.raises(StoreAccessError, match=r"store\.zarr"):
+            stream(writer, np.zeros((50, 3, 4, 4), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not published(writer.path)
+    writer.put("a", features())
