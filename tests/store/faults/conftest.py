@@ -13,24 +13,28 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "explores(function, *args): what the fixture `findings` is to find out")
 
 
+def processes(number):
+    return ProcessPoolExecutor(number, multiprocessing.get_context("spawn"), worker.begin)
+
+
 @pytest.fixture(scope="session")
-def pool():
-    with ProcessPoolExecutor(
-        min(2, os.cpu_count() or 1), multiprocessing.get_context("spawn"), worker.begin
-    ) as pool:
+def quick():
+    """A process for what does not take long."""
+    with processes(1) as pool:
         yield pool
-        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="session")
-def explorations(request, pool):
+def explorations(request):
     """What the chosen tests wait for, all begun at once: exploration by id of the test."""
     marked = [(item, item.get_closest_marker("explores")) for item in request.session.items]
-    return {
-        item.nodeid: pool.submit(worker.call, *mark.args, **mark.kwargs)
-        for item, mark in marked
-        if mark is not None
-    }
+    with processes(min(2, os.cpu_count() or 1)) as pool:
+        yield {
+            item.nodeid: pool.submit(worker.call, *mark.args, **mark.kwargs)
+            for item, mark in marked
+            if mark is not None
+        }
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture

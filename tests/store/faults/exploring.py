@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import filelock
+
+from featurestore.store.layout import Places
 from featurestore.store.reader import FeatureStore
 
 from .conditions import OPENED, STORE, State, plain_file_system
@@ -91,7 +94,12 @@ def record(operation: Operation, folder: Path) -> tuple[list[State], list[str], 
 
         with operation.conditions():
             watch(visitor)
-            states = list(operation.run(copy))
+            states = []
+            for state in operation.run(copy):
+                states.append(state)
+                left = [name for name in leftovers(copy) if not name.startswith("staging")]
+                left += [path.name for path in Places(copy / STORE).staging.glob("*/*") if path.suffix != ".lock"]
+                require(not left, f"left behind by what is done for good: {left}")
         report((states, steps, sites))
 
     with copy_of(folder) as copy:
@@ -118,7 +126,7 @@ def attempt(visitor: Visitor, operation: Operation, folder: Path) -> Attempt:
         there = set(leftovers(folder))
         with operation.conditions():
             watch(visitor)
-            raised, trace = None, ""
+            raised, trace, locked = None, "", []
             try:
                 for _ in operation.run(folder):
                     report(None)
@@ -128,12 +136,23 @@ def attempt(visitor: Visitor, operation: Operation, folder: Path) -> Attempt:
                 if isinstance(error, KeyboardInterrupt):
                     for writer in OPENED:
                         writer.close()
-            report((raised, trace, sorted(set(leftovers(folder)) - there)))
+                    locked = list(_locked(folder))
+            report((raised, trace, sorted(set(leftovers(folder)) - there) + locked))
 
     ended = in_child(work)
     whole = bool(ended.reports) and ended.reports[-1] is not None
     raised, trace, left = ended.reports[-1] if whole else (None, "", [])  # type: ignore[misc]
     return Attempt(ended, len(ended.reports) - whole, raised, trace, left)
+
+
+def _locked(folder: Path) -> Iterator[str]:
+    """Locks of a store that somebody holds, be it this process."""
+    for path in Places(folder / STORE).locks.glob("*"):
+        try:
+            with filelock.FileLock(path, timeout=0, thread_local=False):
+                pass
+        except filelock.Timeout:
+            yield path.name
 
 
 def explore(

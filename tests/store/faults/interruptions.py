@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from featurestore.errors import StoreAccessError
+from featurestore.errors import StoreAccessError, TrackLockedError
 from featurestore.store.reader import FeatureStore
 
 from . import power
@@ -18,7 +18,7 @@ from .conditions import STORE, State, away, track, writer
 from .exploring import Attempt, Findings, around, copy_of, explore, prepared, record, told
 from .forking import Child, in_child
 from .invariants import around_any, check, observe, progress, require, same, sound
-from .scenarios import Operation, without
+from .scenarios import Operation
 from .steps import Visitor, watch
 from .visitors import NEEDS_ROOM, TORN, Fail, FailFrom, Interrupt, Kill, Pause
 
@@ -143,8 +143,9 @@ def pause(name: str, *, plain: bool = False, years: int = 0, host: str | None = 
 def _pause(
     operation: Operation, states: Sequence[State], number: int, folder: Path, years: int, host: str | None
 ) -> None:
-    known = {name: arrays for name, arrays in states[-1].items() if name == "Kept/1"}
-    changed = {"other": track("other"), **{name: track(name, 1) for name in known}}
+    # Tracks that the operation does not write itself.
+    free = {"Kept/1", "subject"} if operation.name.startswith("pack, ") else {"Kept/1"}
+    changed = {name: track(name, 5) for name in ["other", *(free & states[-1].keys())]}
 
     def work(report: Callable[[object], None]) -> None:
         with operation.conditions():
@@ -156,13 +157,23 @@ def _pause(
     try:
         require(child.stops(), "did not stop")
         with operation.conditions(), away(years=years, host=host), writer(folder) as other:
-            for name, arrays in changed.items():
-                other.put(name, arrays)
+            for name in list(changed):
+                try:
+                    with other.track(name, wait=0.0) as t:
+                        t.append(raw=changed[name]["raw"], segments=changed[name]["segments"])
+                        t.set_aggregated(changed[name]["aggregated"])
+                except TrackLockedError:  # its mark is being looked at
+                    require(name in free, f"{name} is locked")
+                    del changed[name]
             other.pack()
             seen = observe(FeatureStore(folder / STORE))
             for name, arrays in changed.items():
                 require(same(seen.get(name), arrays), f"{name} of the other writer is not what it was")
-            around_any({**without("other", seen), **known}, [operation.before or {}, *states])
+            rest = {name: arrays for name, arrays in seen.items() if name not in changed}
+            others = [
+                {name: s[name] for name in s if name not in changed} for s in [operation.before or {}, *states]
+            ]
+            around_any(rest, others)
     finally:
         ended = child.ends()
     require(not ended.signal and not ended.error, f"was disturbed: {ended}")

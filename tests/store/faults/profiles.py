@@ -1,7 +1,7 @@
 """How much is looked at, of HYPOTHESIS_PROFILE: `default` what breaks most easily, `ci` more, `nightly` all."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -27,13 +27,13 @@ TYPICAL = [
 ]
 
 
-def explorations(function: str, names: Sequence[str], plain: Sequence[str] = (), **options: Any) -> list[Any]:
+def explorations(function: str, names: Iterable[str], plain: Iterable[str] = (), **options: Any) -> list[Any]:
     """Parameters of a test that waits for `findings`: operations, and operations on a plain file system."""
     chosen = [(name, False) for name in names] + [(name, True) for name in plain if name in SWAPPING]
     return [
         pytest.param(
             name,
-            marks=pytest.mark.explores(function, name, plain=without, **options),
+            marks=[pytest.mark.explores(function, name, plain=without, **options), pytest.mark.timeout(3600)],
             id=f"{name}, two renames and no links" if without else name,
         )
         for name, without in chosen

@@ -26,29 +26,29 @@ def test_a_disk_that_is_full_from_every_step_on(operation, findings):
     pass
 
 
-def on_small_disk(pool, function, *args, **options):
+def on_small_disk(quick, function, *args, **options):
     try:
-        return pool.submit(worker.call, f"small_disk.{function}", *args, **options).result()
+        return quick.submit(worker.call, f"small_disk.{function}", *args, **options).result()
     except NotPermittedError as error:
         pytest.skip(f"nothing can be mounted here: {error}")
 
 
 @pytest.mark.parametrize("of", ["bytes", "names"])
 @pytest.mark.parametrize("change", ["put", "append", "pack"])
-def test_a_real_disk_with_ever_more_room(change, of, pool):
-    told = on_small_disk(pool, "fill_up", change, of=of)
+def test_a_real_disk_with_ever_more_room(change, of, quick):
+    told = on_small_disk(quick, "fill_up", change, of=of)
     assert len(told) >= 3
     assert all("store.zarr: the disk is full" in message and "run again" in message for message in told)
 
 
-def test_a_store_is_made_on_a_full_disk_or_not_at_all(pool):
-    told = on_small_disk(pool, "create_on_full_disk")
+def test_a_store_is_made_on_a_full_disk_or_not_at_all(quick):
+    told = on_small_disk(quick, "create_on_full_disk")
     assert len(told) >= 10
     assert all("the disk is full" in message for message in told)
 
 
-def test_a_read_only_disk_can_be_read(pool):
-    told = on_small_disk(pool, "read_only")
+def test_a_read_only_disk_can_be_read(quick):
+    told = on_small_disk(quick, "read_only")
     assert len(told) == 6
     assert all("mounted read-only" in message for message in told)
     assert sum(STORE in message for message in told) == 5

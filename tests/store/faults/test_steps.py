@@ -40,9 +40,9 @@ def test_changes_elsewhere_are_found(code, monkeypatch):
     assert list(source.stray_changes("some.py"))
 
 
-def test_every_call_for_a_change_is_reached_by_an_operation(pool):
+def test_every_call_for_a_change_is_reached_by_an_operation(quick):
     """If this fails for a new step: add an operation to scenarios.py that comes to it."""
-    recorded = pool.map(_recorded, [(name, plain) for name in OPERATIONS for plain in (False, True)])
+    recorded = quick.map(_recorded, [(name, plain) for name in OPERATIONS for plain in (False, True)])
     seen = set().union(*recorded)
     missed = {
         f"{module}:{line} files.{name}"
@@ -61,9 +61,9 @@ def _recorded(what):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_the_kernel_sees_no_other_steps(operation, pool):
+def test_the_kernel_sees_no_other_steps(operation, quick):
     try:
-        steps, calls = pool.submit(_traced, operation).result()
+        steps, calls = quick.submit(_traced, operation).result()
     except NotPermittedError as error:
         pytest.skip(f"processes cannot be traced here: {error}")
     assert calls == steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +17,7 @@ def begin() -> None:
 
 
 def call(function: str, *args: Any, **options: Any) -> Any:
-    """Call a function of `exploring`, or one that is given as module.name of this package."""
-    import importlib
-
+    """Call a function of this package that is given as module.name."""
     module, name = function.split(".")
     wanted: Callable[..., Any] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
     return wanted(*args, **options)
