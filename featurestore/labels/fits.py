@@ -110,7 +110,8 @@ class Fit:
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise ValueError("it is too large")
-            with np.load(path, allow_pickle=False) as content:
+            # Opened here, since numpy leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 centers, about = content["centers"], json.loads(str(content["about"]))
             if about.pop("format") != _FORMAT:
                 raise ValueError("it was written by another release")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -103,6 +104,9 @@ def count_frames(store: FeatureStore, track_id: str, layer: int) -> int:
 def _stitched(store: FeatureStore, view: TrackView) -> list[npt.NDArray[np.int64]]:
     segments, frames, _ = view.shape
     starts = view.starts.tolist() or [0.0]
-    if len(starts) != segments:
-        raise SettingError(f"the store {store.path} does not say where the windows of {view.track_id!r} start")
+    if len(starts) != segments or any(b <= a for a, b in itertools.pairwise(starts)):
+        raise SettingError(
+            f"the store {store.path} does not say, in ascending order, where the windows of {view.track_id!r} "
+            "start"
+        )
     return stitch(starts, frames, frame_rate_of(store))

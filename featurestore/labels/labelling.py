@@ -148,6 +148,7 @@ def label_store(
     suffix = "km" if name is None else _checked_name(name) + ".km"
     if not 0 < fraction <= 1:
         raise SettingError(f"fraction must be above 0 and at most 1, not {fraction}")
+    fit_path = Path(fit) if fit is not None else out / f"fit.{suffix}.npz"
     found = None
     if fit is not None:
         found = Fit.load(Path(fit))
@@ -161,11 +162,11 @@ def label_store(
     fitted = [] if found else _chosen([line.track_id for line in splits["train"]], fraction, seed)
     tell = _Counted(progress, sum(map(len, splits.values())) + passes * len(fitted))
     if found is None:
-        found = _fit(opened, fitted, layer, clusters, seed=seed, batch_size=batch_size, passes=passes, tell=tell)
-        fit = out / f"fit.{suffix}.npz"
-        found.save(fit)
-    assert fit is not None
-    return _write(opened, found, Path(fit), splits, out, suffix, tell)
+        settings = {"clusters": clusters, "seed": seed, "batch_size": batch_size, "passes": passes}
+        found = _fit(opened, fitted, layer, settings, tell)
+        found.details["fraction"] = fraction
+        found.save(fit_path)
+    return _write(opened, found, fit_path, splits, out, suffix, tell)
 
 
 class _Counted:
@@ -225,35 +226,17 @@ def _chosen(track_ids: Sequence[str], fraction: float, seed: int) -> list[str]:
 
 
 def _fit(
-    store: FeatureStore,
-    tracks: Sequence[str],
-    layer: int,
-    clusters: int,
-    *,
-    seed: int,
-    batch_size: int,
-    passes: int,
-    tell: Callable[[], None],
+    store: FeatureStore, tracks: Sequence[str], layer: int, settings: dict[str, int], tell: Callable[[], None]
 ) -> Fit:
     def read(number: int) -> Iterator[npt.NDArray[np.float32]]:
         """All frames; the tracks in another order in each pass."""
-        for position in np.random.default_rng((seed, number)).permutation(len(tracks)):
+        for position in np.random.default_rng((settings["seed"], number)).permutation(len(tracks)):
             yield from track_frames(store, tracks[position], layer)
             tell()
 
-    centers, frames = fit_kmeans(read, clusters=clusters, seed=seed, batch_size=batch_size, passes=passes)
-    return Fit(
-        centers=centers,
-        spec=of_layer(store.spec, layer),
-        details={
-            "seed": seed,
-            "batch_size": batch_size,
-            "passes": passes,
-            "tracks": len(tracks),
-            "frames": frames,
-            "featurestore_version": __version__,
-        },
-    )
+    centers, frames = fit_kmeans(read, **settings)
+    details = {**settings, "tracks": len(tracks), "frames": frames, "featurestore_version": __version__}
+    return Fit(centers=centers, spec=of_layer(store.spec, layer), details=details)
 
 
 def _write(

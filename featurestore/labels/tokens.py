@@ -88,9 +88,7 @@ def read_labels(
     labels: list[npt.NDArray[np.int32]] = []
     for number, line in _lines(path):
         if number > len(files):
-            raise SourceError(
-                f"{path} has more lines than {manifest} has files ({len(files)}): line {number} is of none"
-            )
+            raise SourceError(f"line {number} of {path} is of no file: {manifest} has {len(files)} files")
         found = _parsed(path, number, line)
         if len(found) and (found.min() < 0 or (classes is not None and found.max() >= classes)):
             wrong = found.min() if found.min() < 0 else found.max()
