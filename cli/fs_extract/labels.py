@@ -68,7 +68,6 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
 @click.option(
     "--fit-batch-size",
-    "batch_size",
     type=click.IntRange(min=1),
     default=10_000,
     show_default=True,
@@ -76,7 +75,6 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
 )
 @click.option(
     "--fit-fraction",
-    "fraction",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
@@ -84,7 +82,6 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
 )
 @click.option(
     "--fit-passes",
-    "passes",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
@@ -100,7 +97,18 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
 )
 @json_option
 @click.pass_obj
-def labels(voice: Voice, /, store: Path, out: Path, *, as_json: bool, **settings: Any) -> int:
+def labels(
+    voice: Voice,
+    /,
+    store: Path,
+    out: Path,
+    *,
+    as_json: bool,
+    fit_batch_size: int,
+    fit_fraction: float,
+    fit_passes: int,
+    **settings: Any,
+) -> int:
     """Write labels of the frames of STORE to OUT: clusters of one layer's raw features, by k-means.
 
     OUT gets train.km, valid.km and dict.km.txt, a line for each file of the manifests, as fairseq reads them, and
@@ -109,7 +117,15 @@ def labels(voice: Voice, /, store: Path, out: Path, *, as_json: bool, **settings
     from featurestore.labels import label_store
 
     with counting_bar(voice, "tracks read") as progress:
-        report = label_store(store, out, progress=progress, **settings)
+        report = label_store(
+            store,
+            out,
+            batch_size=fit_batch_size,
+            fraction=fit_fraction,
+            passes=fit_passes,
+            progress=progress,
+            **settings,
+        )
     if as_json:
         print_json(report.to_dict())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from featurestore.labels.kmeans import fit_kmeans
 from featurestore.labels.tokens import SPLITS, check_length
 from featurestore.labels.writing import replacing
 from featurestore.store import FeatureStore
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the number of tracks that were read, and how many there are to read, those of each pass counted."""
@@ -230,6 +233,7 @@ def _fit(
 ) -> Fit:
     def read(number: int) -> Iterator[npt.NDArray[np.float32]]:
         """All frames; the tracks in another order in each pass."""
+        _log.info("fitting: pass %d of %d over %d tracks", number + 1, settings["passes"], len(tracks))
         for position in np.random.default_rng((settings["seed"], number)).permutation(len(tracks)):
             yield from track_frames(store, tracks[position], layer)
             tell()
