@@ -22,7 +22,7 @@ _SHOWN_FAILURES = 20
     show_default=True,
     help="Share of the files that goes into valid.tsv.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split.")
 @click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
 @click.option(
     "--relative-root", is_flag=True, help="Write the folder relative to OUT, so that both can be moved together."
@@ -65,7 +65,9 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
 @click.option(
     "--fit", type=click.Path(path_type=Path), help="Assign to the clusters of this fit, and fit nothing."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
+)
 @click.option(
     "--fit-batch-size",
     type=click.IntRange(min=1),

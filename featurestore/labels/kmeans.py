@@ -57,13 +57,7 @@ def fit_kmeans(
     MissingDependencyError
         If scikit-learn is not installed.
     """
-    for name, value in {"clusters": clusters, "batch_size": batch_size, "passes": passes}.items():
-        if value < 1:
-            raise SettingError(f"{name} must be at least 1, not {value}")
-    if not 0 <= seed < 2**32:
-        raise SettingError(f"seed must be at least 0 and below {2**32}, not {seed}")
-    if batch_size < clusters:
-        raise SettingError(f"{clusters} clusters need batches of at least as many frames, not {batch_size}")
+    check_settings(clusters=clusters, seed=seed, batch_size=batch_size, passes=passes)
     # As HuBERT's authors fitted: no centre is moved to another place because few frames are nearest to it.
     model = _mini_batch_k_means()(
         clusters, random_state=seed, batch_size=batch_size, reassignment_ratio=0.0, n_init=1, compute_labels=False
@@ -82,6 +76,17 @@ def fit_kmeans(
     if not frames:
         raise SettingError("there are no frames to fit")
     return model.cluster_centers_.astype(np.float32), frames
+
+
+def check_settings(*, clusters: int, seed: int, batch_size: int, passes: int) -> None:
+    """Raise SettingError if a setting of `fit_kmeans` is impossible."""
+    for name, value in {"clusters": clusters, "batch_size": batch_size, "passes": passes}.items():
+        if value < 1:
+            raise SettingError(f"{name} must be at least 1, not {value}")
+    if not 0 <= seed < 2**32:
+        raise SettingError(f"seed must be at least 0 and below {2**32}, not {seed}")
+    if batch_size < clusters:
+        raise SettingError(f"{clusters} clusters need batches of at least as many frames, not {batch_size}")
 
 
 def _batches(blocks: Iterable[Frames], size: int, random: np.random.Generator) -> Iterator[Frames]:

@@ -19,7 +19,7 @@ from featurestore.audio.lists import Listed, read_list
 from featurestore.errors import SettingError, SourceError, TrackNotFoundError
 from featurestore.labels.fits import Fit, of_layer
 from featurestore.labels.frames import count_frames, frame_rate_of, track_frames
-from featurestore.labels.kmeans import fit_kmeans
+from featurestore.labels.kmeans import check_settings, fit_kmeans
 from featurestore.labels.tokens import SPLITS, check_length
 from featurestore.labels.writing import replacing
 from featurestore.store import FeatureStore
@@ -161,11 +161,13 @@ def label_store(
         layer = found.layer
     if layer is None:
         raise SettingError("layer must be given, unless a fit is")
+    settings = {"clusters": clusters, "seed": seed, "batch_size": batch_size, "passes": passes}
+    if found is None:
+        check_settings(**settings)
     splits = {split: _lines(opened, folder / f"{split}.tsv", layer, dataset, id_from) for split in _splits(folder)}
     fitted = [] if found else _chosen([line.track_id for line in splits["train"]], fraction, seed)
     tell = _Counted(progress, sum(map(len, splits.values())) + passes * len(fitted))
     if found is None:
-        settings = {"clusters": clusters, "seed": seed, "batch_size": batch_size, "passes": passes}
         found = _fit(opened, fitted, layer, settings, tell)
         found.details["fraction"] = fraction
         found.save(fit_path)

@@ -108,6 +108,8 @@ def test_a_manifest_that_does_not_fit_the_store_is_refused_before_any_work(store
     refused(SettingError, "no layer 4", layer=4)
     refused(SettingError, "fraction must be", fraction=0)
     refused(SettingError, "name must be", name="../x")
+    refused(SettingError, "seed must be", seed=-1)
+    refused(SettingError, "6 clusters need batches", batch_size=5)
     refused(SettingError, "make no 5000 clusters", clusters=5_000, batch_size=5_000)
     refused(SourceError, r"has no train\.tsv", manifest=data.parent)
     lacking = store_of(music, "lacking.zarr", leave_out=tracks(data, "train")[2:4])
