@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -27,8 +26,8 @@ def fit_kmeans(
 ) -> tuple[Frames, int]:
     """Centres of clusters of frames that are read several times (scikit-learn's MiniBatchKMeans).
 
-    Memory is bounded by some batches. The same frames in the same order, settings and versions give the same
-    centres.
+    Memory is bounded by some twenty batches. The same frames in the same order, settings and versions give the
+    same centres.
 
     Parameters
     ----------
@@ -97,16 +96,22 @@ def _batches(blocks: Iterable[Frames], size: int, random: np.random.Generator) -
         waiting.append(block)
         count += len(block)
         if count >= _BATCHES_MIXED * size:
-            mixed = np.concatenate(waiting)
-            yield from _split(mixed, size, random)
-            waiting, count = [], 0
-    if count:
-        yield from _split(np.concatenate(waiting), size, random)
+            yield from _split(_joined(waiting), size, random)
+            count = 0
+    if waiting:
+        yield from _split(_joined(waiting), size, random)
+
+
+def _joined(waiting: list[Frames]) -> Frames:
+    """All that waits; nothing waits any more, so that there is never twice as much for long."""
+    frames = np.concatenate(waiting)
+    waiting.clear()
+    return frames
 
 
 def _split(frames: Frames, size: int, random: np.random.Generator) -> Iterator[Frames]:
     order = random.permutation(len(frames))
-    for chosen in np.array_split(order, max(1, math.floor(len(frames) / size))):
+    for chosen in np.array_split(order, max(1, len(frames) // size)):
         yield frames[chosen]
 
 

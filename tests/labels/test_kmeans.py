@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from featurestore.errors import MissingDependencyError, SettingError, SourceError, SpecMismatchError
 from featurestore.labels import Fit, fit_kmeans
 from featurestore.labels.fits import of_layer
+from featurestore.labels.kmeans import _batches
 
 
 def blobs(count=4_000, clusters=7, seed=0):
@@ -68,6 +70,17 @@ def test_each_pass_is_told_its_number_and_reads_everything():
 
     assert fit_kmeans(read, clusters=5, batch_size=400, passes=3)[1] == len(frames)
     assert asked == [0, 1, 2]
+
+
+def test_memory_does_not_depend_on_how_many_frames_there_are():
+    random = np.random.default_rng(0)
+    blocks = (random.random((100, 256), dtype=np.float32) for _ in range(400))
+    tracemalloc.start()
+    frames = sum(len(batch) for batch in _batches(blocks, 200, random))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frames == 40_000
+    assert peak < 20 * 200 * 256 * 4  # twenty batches
 
 
 @pytest.mark.parametrize(
