@@ -61,7 +61,12 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
 @click.option(
     "--manifest", type=click.Path(path_type=Path), help="Folder of train.tsv and valid.tsv.  [default: OUT]"
 )
-@click.option("--name", help="Write train.NAME.km and so on, for labels of several teachers in one folder.")
+@click.option(
+    "--name",
+    default="km",
+    show_default=True,
+    help="Write train.NAME and so on, for labels of several teachers in one folder.",
+)
 @click.option(
     "--fit", type=click.Path(path_type=Path), help="Assign to the clusters of this fit, and fit nothing."
 )

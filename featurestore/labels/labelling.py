@@ -86,7 +86,7 @@ def label_store(
     layer: int | None = None,
     clusters: int = 500,
     manifest: str | os.PathLike[str] | None = None,
-    name: str | None = None,
+    name: str = "km",
     fit: str | os.PathLike[str] | None = None,
     seed: int = 0,
     batch_size: int = 10_000,
@@ -113,8 +113,8 @@ def label_store(
         How many labels there are, where no fit is given.
     manifest : path, optional
         Folder of ``train.tsv`` and ``valid.tsv``; by default `out`. The fit is of ``train.tsv``.
-    name : str, optional
-        Call the files ``train.<name>.km`` and so on, for labels of several teachers in one folder.
+    name : str
+        Call the files ``train.<name>`` and so on, for labels of several teachers in one folder.
     fit : path, optional
         A fit of another run, instead of a new one.
     seed, batch_size, passes
@@ -148,10 +148,10 @@ def label_store(
     opened = store if isinstance(store, FeatureStore) else FeatureStore(os.fspath(store))
     out = Path(out)
     folder = out if manifest is None else Path(manifest)
-    suffix = "km" if name is None else _checked_name(name) + ".km"
+    _check_name(name)
     if not 0 < fraction <= 1:
         raise SettingError(f"fraction must be above 0 and at most 1, not {fraction}")
-    fit_path = Path(fit) if fit is not None else out / f"fit.{suffix}.npz"
+    fit_path = Path(fit) if fit is not None else out / f"fit.{name}.npz"
     found = None
     if fit is not None:
         found = Fit.load(Path(fit))
@@ -171,7 +171,7 @@ def label_store(
         found = _fit(opened, fitted, layer, settings, tell)
         found.details["fraction"] = fraction
         found.save(fit_path)
-    return _write(opened, found, fit_path, splits, out, suffix, tell)
+    return _write(opened, found, fit_path, splits, out, name, tell)
 
 
 class _Counted:
@@ -186,10 +186,9 @@ class _Counted:
             self._progress(self._done, self._total)
 
 
-def _checked_name(name: str) -> str:
+def _check_name(name: str) -> None:
     if not name or name.strip(".") != name or any(c.isspace() or c in "/\0" for c in name):
         raise SettingError(f"name must be a part of a file's name, such as logmel, not {name!r}")
-    return name
 
 
 def _splits(folder: Path) -> list[str]:
@@ -251,14 +250,14 @@ def _write(
     fit_path: Path,
     splits: dict[str, list[_Line]],
     out: Path,
-    suffix: str,
+    name: str,
     tell: Callable[[], None],
 ) -> LabelReport:
     clusters = len(fit.centers)
     counts = np.zeros(clusters, np.int64)
     labels: Counter[str] = Counter()
     distance = 0.0
-    paths = [out / f"dict.{suffix}.txt", *(out / f"{split}.{suffix}" for split in reversed(splits))]
+    paths = [out / f"dict.{name}.txt", *(out / f"{split}.{name}" for split in reversed(splits))]
     with replacing(*paths) as (dictionary, *files):
         dictionary.writelines(b"%d 1\n" % cluster for cluster in range(clusters))
         for file, (split, lines) in zip(files, reversed(splits.items()), strict=True):
@@ -275,7 +274,7 @@ def _write(
     shares = counts[counts > 0] / counts.sum()
     return LabelReport(
         out=out,
-        name=suffix,
+        name=name,
         fit=fit_path,
         layer=fit.layer,
         clusters=clusters,

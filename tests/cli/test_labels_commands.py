@@ -33,11 +33,11 @@ def test_from_audio_to_labels(run, labelled, tmp_path):
     result = run("labels", store, again, "--manifest", labelled, "--fit", fit, "--name", "mel", "--json")
     assert result.code == 0
     assert (result.json["name"], result.json["files"], result.json["clusters"]) == (
-        "mel.km",
+        "mel",
         {"train": 2, "valid": 1},
         5,
     )
-    assert (again / "train.mel.km").read_bytes() == (labelled / "train.km").read_bytes()
+    assert (again / "train.mel").read_bytes() == (labelled / "train.km").read_bytes()
     assert [len(x) for x in read_labels(labelled, "train", "km")] == [89, 89]
 
 

@@ -75,8 +75,8 @@ def test_a_fit_labels_other_stores_of_the_same_features(store, data, music, stor
     only_7 = store_of(music, "only.zarr", spec=dataclasses.replace(spec, layers=(7,)))
     report = label_store(only_7, tmp_path / "again", manifest=data, fit=fit, name="again")
     assert report.fit == fit
-    assert (tmp_path / "again" / "train.again.km").read_bytes() == (data / "train.km").read_bytes()
-    assert not (tmp_path / "again" / "fit.again.km.npz").exists()
+    assert (tmp_path / "again" / "train.again").read_bytes() == (data / "train.km").read_bytes()
+    assert not (tmp_path / "again" / "fit.again.npz").exists()
     other = store_of(music, "other.zarr", spec=other_spec)
     with pytest.raises(SpecMismatchError, match=r"revision is '2', not '1'"):
         label_store(other, tmp_path / "never", manifest=data, fit=fit)
