@@ -10,8 +10,11 @@ import pytest
 import featurestore
 from featurestore import FeatureSpec, StoreWriter
 
-EXTRACTION = {"torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"}
-ROOMS = {"featurestore.audio", "featurestore.models", "featurestore.extract", "featurestore.pipeline"}
+EXTRACTION = {
+    *("torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"),
+    "sklearn",
+}
+ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "extract", "pipeline", "labels")}
 
 
 def modules_after(code, *arguments):
@@ -71,13 +74,15 @@ with StoreWriter(sys.argv[1], spec=FeatureSpec.for_arrays(layers=2, dim=2)) as w
     assert not loaded & (EXTRACTION | ROOMS)
 
 
-@pytest.mark.parametrize("module", ["featurestore.audio", "featurestore.models", "featurestore.pipeline"])
+@pytest.mark.parametrize("module", sorted(ROOMS - {"featurestore.extract"}))
 def test_packages_of_extraction_are_imported_by_what_uses_them(module):
     assert not modules_after(f"import {module}") & EXTRACTION
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["build", "--help"], ["doctor", "--help"]], ids=" ".join
+    "arguments",
+    [["--help"], ["--version"], *([name, "--help"] for name in ("build", "doctor", "manifest", "labels"))],
+    ids=" ".join,
 )
 def test_help_is_fast_because_it_imports_nothing(arguments):
     loaded = modules_after(f"from fs_extract.commands import run\nassert run({arguments!r}) == 0")
