@@ -43,6 +43,34 @@ def resolve_device(name: str) -> torch.device:
     )
 
 
+def resolve_devices(names: str) -> list[str]:
+    """Devices that a build uses, with a process for each if there are several.
+
+    Parameters
+    ----------
+    names : str
+        One or more names with commas between them, as for `resolve_device`; the same one may stand there several
+        times. "auto" is every CUDA device of the machine, or else the one that `resolve_device` takes.
+
+    Returns
+    -------
+    list of str
+        At least one.
+
+    Raises
+    ------
+    DeviceError
+        If one of them does not exist, or "auto" is one of several.
+    """
+    if names == "auto":
+        cards = [name for name in existing_devices() if name.startswith("cuda")]
+        return cards or [str(resolve_device("auto"))]
+    listed = [name.strip() for name in names.split(",")]
+    if len(listed) > 1 and "auto" in listed:
+        raise DeviceError(f"device {names!r}: auto stands for all devices, and not in a list")
+    return [str(resolve_device(name)) for name in listed]
+
+
 def existing_devices() -> list[str]:
     """Names of the devices of this machine, the CPU first."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0

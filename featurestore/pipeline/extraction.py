@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import tee
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import (
+    CorruptTrackError,
     ExtractionError,
     FeatureStoreError,
     StoreError,
     TrackLockedError,
+    TrackNotFoundError,
 )
 from featurestore.extract.grouping import Window
 from featurestore.pipeline.decoding import TrackAudio, decode_ahead
@@ -100,7 +102,7 @@ class Extraction:
         fail_fast: bool,
         interrupts: Interrupts,
         tally: Tally,
-        settled: Callable[[TrackPlan], object] = id,
+        settled: Callable[[TrackPlan], None] | None = None,
     ) -> None:
         self._writer = writer
         self._extractor = extractor
@@ -111,27 +113,25 @@ class Extraction:
         self._fail_fast = fail_fast
         self._interrupts = interrupts
         self._tally = tally
-        self._settled = settled
+        self._settled = settled or _nothing
         self._open: list[OpenTrack] = []
         self._most_open = most_open()
         self._unpacked = 0
         self._mark = time.monotonic()
 
-    def run(self, plans: Sequence[TrackPlan]) -> None:
-        """Extract the tracks that are to be done; those that others have at hand are looked at again at the end.
+    def run(self, plans: Iterable[TrackPlan]) -> None:
+        """Extract tracks; those that others have at hand are looked at again at the end.
+
+        Parameters
+        ----------
+        plans : iterable of TrackPlan
+            All of which are to be done; drawn as they are needed.
 
         Raises
         ------
         StoreError
             If the store cannot be written: going on would be in vain.
         """
-        for plan in plans:
-            if plan.error is not None and not self._stopped:
-                self._fail(plan, plan.error)
-        self.extract(plan for plan in plans if not plan.cached and plan.error is None)
-
-    def extract(self, plans: Iterable[TrackPlan]) -> None:
-        """The same for tracks of which all are to be done; they are drawn as they are needed."""
         this = _Round()
         self._attempt(plans, this)
         patience = time.monotonic() + LOCK_PATIENCE
@@ -327,6 +327,23 @@ class Extraction:
         self._tally.fail(plan.track, error)
         self._settled(plan)
         self._tally.tell(plan.track.track_id)
+
+
+def _nothing(_: TrackPlan) -> None:
+    """Nobody wants to know."""
+
+
+def published_attributes(
+    read: Callable[[str], Mapping[str, Any] | None], track_id: str
+) -> Mapping[str, Any] | None:
+    """Attributes of a published track; None if there is none, or a damaged one, which is extracted again."""
+    try:
+        return read(track_id)
+    except TrackNotFoundError:
+        return None
+    except CorruptTrackError as error:
+        logger.warning("%s: %s", track_id, error)
+        return None
 
 
 def _too_long(track_id: str) -> TrackLockedError:

@@ -159,6 +159,7 @@ class Tally:
     audio_seconds_total: float = 0.0
     encoding_seconds: float = 0.0
     furthest: float = 0.0
+    track: str | None = None
     began: float = field(default_factory=time.monotonic)
 
     def enter(self, stage: str) -> None:
@@ -189,6 +190,7 @@ class Tally:
         """
         if self.listener is None:
             return
+        self.track = track
         # What was told is not taken back when a track fails.
         self.furthest = audio = max(self.furthest, self.audio_seconds + seconds)
         spent = self.encoding_seconds
