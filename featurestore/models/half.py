@@ -1,8 +1,8 @@
 """MERT in half precision, for CUDA: weights of 16 bits, with what 16 bits would spoil kept in float32.
 
 The network is that of models/mert.py, module for module; what is replaced are its dense layers and convolutions:
-they take any input, compute in half and give half. What stays float32: the first convolution with its group norm,
-since quiet audio that is not normalised would lose its bits, all norms, and the residual stream, as it outgrows half.
+they take any input, compute in half and give half. What stays float32: the first convolution with its group norm
+(quiet audio would lose its bits in half), all norms, and the residual stream, which outgrows half.
 """
 
 from __future__ import annotations

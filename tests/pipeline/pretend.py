@@ -1,4 +1,4 @@
-"""Processes of a crew that open no model and extract nothing, but speak as those that do: for tests of their parent."""
+"""Processes of a crew that open no model and extract nothing, but speak as those that do."""
 
 import os
 import signal

@@ -1,7 +1,7 @@
 """Several devices: one process each, whose work is shared, counted once, and survives the death of any of them.
 
-Here all devices are the CPU, which processes share: what is tested is everything but the card. Where only the parent
-matters, its processes pretend.
+Here all devices are the CPU, which processes share: what is tested is everything but the card. Where only the
+parent matters, its processes pretend.
 """
 
 import os
@@ -130,7 +130,6 @@ def test_an_interrupt_ends_all_processes(many, tmp_path, settings, children, sta
         ({"device": "cpu,cuda:99"}, "cuda:99"),
         ({"device": "cpu,auto"}, "auto"),
         ({"device": "cpu,"}, "unknown"),
-        ({"device": TWO, "layers": [99]}, "layers 0 to 3"),
     ],
 )
 def test_impossible_settings_leave_no_store_and_no_process(many, tmp_path, settings, children, setting, message):
@@ -202,7 +201,7 @@ def test_a_track_that_kills_is_given_up(run):
 def test_what_no_process_is_left_for_has_failed(run):
     tally = run(TRACKS, "mortal", "mortal")
     assert tally.processed == 0
-    assert [failure.track_id for failure in tally.failures] == TRACKS
+    assert sorted(failure.track_id for failure in tally.failures) == TRACKS
     assert "no process is left" in tally.failures[-1].message
 
 
