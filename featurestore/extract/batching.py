@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
+from featurestore.extract.device import arithmetic, forget_memory
 from featurestore.extract.grouping import BatchSize, T, Window, grouped
 from featurestore.extract.transfer import Transfer, transfer_for
 from featurestore.extract.workers import single_core_threads
@@ -231,7 +232,7 @@ class BatchEncoder:
         owners = [list(windows) for _, windows in groupby(batch, lambda window: window.owner)]
         parts: Iterable[list[Window[T]]] = owners
         if isinstance(outcome, _Full):
-            self._forget_memory()
+            forget_memory(self._device)
             if len(batch) == 1 or not self._oom_recovery:
                 error = self._no_room(batch, outcome.reason)
                 yield from ((windows[0].owner, error) for windows in owners)
@@ -274,7 +275,7 @@ class BatchEncoder:
         pooled: list[Tensor] = []
         frames: Tensor | None = None
         last = max(slots)
-        with torch.inference_mode(), self._arithmetic():
+        with torch.inference_mode(), arithmetic(self._device, self._half):
             wave = transfer.send(np.asarray(windows, np.float32))
             for layer, state in enumerate(model.states(wave, last=last)):
                 if layer in slots:
@@ -294,17 +295,6 @@ class BatchEncoder:
             segments = transfer.room(*means.shape)
             transfer.receive(means, segments)
             return _Pending(segments, frames, transfer.mark())
-
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        """On CUDA true float32 where it is not half: by default cuDNN convolves in TF32."""
-        if self._device.type != "cuda":
-            return nullcontext()
-        contexts = ExitStack()
-        contexts.enter_context(torch.cuda.device(self._device))
-        contexts.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-        if self._half is not None:
-            contexts.enter_context(torch.autocast("cuda", dtype=self._half))
-        return contexts
 
     def _dealt_back(
         self, batch: list[Window[T]], pending: _Pending
@@ -334,14 +324,6 @@ class BatchEncoder:
     def _not_finite(self) -> ExtractionError:
         advice = "are its weights or the audio damaged?" if self._half is None else "try --no-mixed-precision"
         return ExtractionError(f"{self._model.name} gives features that are not finite: {advice}")
-
-    def _forget_memory(self) -> None:
-        """Give back what torch keeps for later, in pieces of the wrong size perhaps."""
-        if self._device.type == "cuda":
-            with torch.cuda.device(self._device):
-                torch.cuda.empty_cache()
-        elif self._device.type == "mps":
-            torch.mps.empty_cache()
 
     def _no_room(self, batch: list[Window[T]], reason: str) -> ExtractionError:
         advice = (

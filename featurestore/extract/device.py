@@ -1,8 +1,10 @@
-"""Which device runs the model, and how many windows at a time."""
+"""Which device runs the model, in what arithmetic, and how many windows at a time."""
 
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 import torch
 
@@ -84,3 +86,27 @@ def existing_devices() -> list[str]:
 def default_batch_size(device: torch.device) -> int:
     """Windows of 5 s that a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
     return _BATCH_SIZES[device.type]
+
+
+def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
+    """On CUDA: on this card, half precision if it is wanted, and true float32 elsewhere.
+
+    By default cuDNN convolves float32 in TF32, which has ten bits.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    contexts = ExitStack()
+    contexts.enter_context(torch.cuda.device(device))
+    contexts.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+    if half is not None:
+        contexts.enter_context(torch.autocast("cuda", dtype=half))
+    return contexts
+
+
+def forget_memory(device: torch.device) -> None:
+    """Give back what torch keeps for later, in pieces of the wrong size perhaps."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
