@@ -437,3 +437,37 @@ def test_interrupts_pass_through_a_device_that_is_ahead():
     results = encoder(Toy(), batch_size=2, transfer=Overlapping(2)).encode(source(), raw=False)
     with pytest.raises(KeyboardInterrupt):
         list(results)
+
+
+class Late(PlainTransfer):
+    """Copies that arrive only when they are waited for, as a busy device's would."""
+
+    overlaps = True
+
+    def __init__(self):
+        super().__init__(CPU)
+        self.under_way = []
+
+    def room(self, *shape):
+        return torch.full(shape, torch.nan)
+
+    def receive(self, result, into):
+        self.under_way.append((result.clone(), into))
+
+    def mark(self):
+        copies, self.under_way = self.under_way, []
+
+        def arrive():
+            with torch.inference_mode():
+                for result, into in copies:
+                    into.copy_(result)
+
+        return arrive
+
+
+@pytest.mark.parametrize("fits", [9, 2])
+def test_nothing_is_looked_at_before_it_has_arrived(fits):
+    tracks, stream = many_tracks([3, 1, 6, 2])
+    found = by_owner(encoder(Toy(fits), transfer=Late()).encode_tracks(stream, raw=True))
+    for owner, track in tracks.items():
+        check(found[owner], track)
