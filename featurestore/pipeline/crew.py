@@ -60,14 +60,21 @@ class Crew:
     def _common_spec(self) -> FeatureSpec:
         specs: dict[str, FeatureSpec] = {}
         for member in self._members:
-            kind, found = _heard(member) or ("died", None)
-            if kind == "refused":
-                raise found
-            if kind != "ready":
-                member.process.join(_FAREWELL)
-                code = member.process.exitcode
-                raise ExtractionError(f"the process of {member.device} ended before it began (exit code {code})")
-            specs[member.device] = found
+            message = _heard(member)
+            while message is not None and message[0] == "log":
+                self._count(member, message, Tally())
+                message = _heard(member)
+            match message:
+                case ("ready", spec):
+                    specs[member.device] = spec
+                case ("refused", error):
+                    raise error
+                case _:
+                    member.process.join(_FAREWELL)
+                    code = member.process.exitcode
+                    raise ExtractionError(
+                        f"the process of {member.device} ended before it began (exit code {code})"
+                    )
         first, *others = specs.items()
         for device, spec in others:
             if differences := first[1].differences(spec):
@@ -205,6 +212,11 @@ class Crew:
         tally.fail(plan.track, ExtractionError(f"{plan.track.path}: {reason}"))
         tally.tell(plan.track.track_id)
 
+    def dismiss(self) -> None:
+        """Tell those that wait for their first tracks that there are none."""
+        for member in self._members:
+            self._answer(member, False)
+
     def farewell(self, tally: Tally) -> None:
         """Ask all processes to end, and count what they have done until then."""
         for member in self._members:
@@ -278,6 +290,7 @@ def crew(job: Job, devices: Sequence[str], settings: Mapping[str, Any], tally: T
         except BaseException:
             made.farewell(tally)
             raise
+        made.dismiss()
         for process in processes:
             process.join(_FAREWELL)
 

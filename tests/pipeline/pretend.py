@@ -19,6 +19,7 @@ def work(connection, orders):
     if device == "stillborn":
         os.kill(os.getpid(), signal.SIGKILL)
     spec = FeatureSpec(**{**SPEC.to_dict(), "layers": (0, 1), "precision": "fp16" if device == "half" else "fp32"})
+    connection.send(("log", 30, f"{device} is ready"))
     connection.send(("ready", spec))
     tally = Tally()
     more = connection.recv()
