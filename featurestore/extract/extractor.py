@@ -124,7 +124,7 @@ class FeatureExtractor:
         self._frame_rate = frame_rate(model, self._window)
         self.precision = "fp16" if mixed_precision and self.device.type == "cuda" else "fp32"
         self.model = model.to(self.device)
-        half = torch.float16 if self.precision == "fp16" else None
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
         network = accelerated(self.model) if self.device.type == "cpu" else self.model
         if half is not None:
             network = halved(network, half)
