@@ -55,7 +55,12 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--revision", help="Commit or tag on the hub.  [default: the one that the store was built with, or the newest]"
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, mps, or auto.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda, cuda:N, mps, several of them (cuda:0,cuda:1), or auto for all cards.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
