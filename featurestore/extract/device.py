@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from featurestore.errors import DeviceError
+from featurestore.errors import DeviceError, SettingError
 
 _BATCH_SIZES = {"cpu": 4, "mps": 8, "cuda": 16}
 
@@ -41,6 +41,35 @@ def resolve_device(name: str) -> torch.device:
         f"device {name!r} is not on this machine; there is {', '.join(existing)}. "
         f"Use one of these, or auto for the fastest"
     )
+
+
+def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.device) -> str:
+    """The arithmetic of a name, as a spec records it.
+
+    Parameters
+    ----------
+    name : {"fp32", "fp16", "int8"} or None
+        None for the device's own: fp16 on cuda unless mixed precision is off, fp32 elsewhere.
+    mixed_precision : bool
+        False is another way to say fp32, and contradicts fp16.
+    device : torch.device
+        Where the model runs: fp16 is for cuda, int8 for the CPU.
+
+    Raises
+    ------
+    SettingError
+        If there is no such precision, or not there.
+    """
+    if name is None:
+        return "fp16" if mixed_precision and device.type == "cuda" else "fp32"
+    if name not in ("fp32", "fp16", "int8"):
+        raise SettingError(f"precision must be fp32, fp16 or int8, not {name!r}")
+    if name == "fp16" and not mixed_precision:
+        raise SettingError("precision fp16 is mixed precision, which is turned off: leave one of them out")
+    for precision, kind in (("fp16", "cuda"), ("int8", "cpu")):
+        if name == precision and device.type != kind:
+            raise SettingError(f"precision {name} is for {kind}, not for {device}: use fp32, or --device {kind}")
+    return name
 
 
 def existing_devices() -> list[str]:

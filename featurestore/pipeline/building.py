@@ -62,6 +62,7 @@ def build(
     id_from: str = "path",
     file_pattern: str | None = None,
     mixed_precision: bool = True,
+    precision: str | None = None,
     oom_recovery: bool = True,
     extractor: FeatureExtractor | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -114,7 +115,7 @@ def build(
         What becomes the track id: the relative path without suffix, or the name of the file alone.
     file_pattern : str, optional
         Only files whose name matches this glob.
-    mixed_precision, oom_recovery : bool
+    mixed_precision, precision, oom_recovery
         As in `featurestore.FeatureExtractor`.
     extractor : FeatureExtractor, optional
         Used as it is; model, device, layers, windows, batch size and precision are then its own.
@@ -172,6 +173,7 @@ def build(
                     device=device,
                     batch_size=batch_size,
                     mixed_precision=mixed_precision,
+                    precision=precision,
                     oom_recovery=oom_recovery,
                     segment_duration=segment_duration,
                     overlap=overlap,
