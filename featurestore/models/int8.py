@@ -70,7 +70,7 @@ def quantised(encoder: Encoder) -> tuple[Int8Engine, Fidelity]:
 
 def is_available() -> bool:
     """Whether this build of torch has oneDNN's int8 products, and they are exact on this processor."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")):
+    if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         return False
     generator = torch.Generator().manual_seed(0)
     # The largest values next to each other: sums of 16 bits that overflow would show here.
@@ -191,7 +191,7 @@ class _Int8Block(Block):
 
     def _fed_forward(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
         dim = x.shape[-1]
-        pairs = zip(x.view(-1, dim).split(_ROWS), residual.view(-1, dim).split(_ROWS), strict=True)
+        pairs = zip(torch.split(x.view(-1, dim), _ROWS), torch.split(residual.view(-1, dim), _ROWS), strict=True)
         return torch.cat([self._down8(gelu_(self._up8(a, room)), room, base=b) for a, b in pairs]).view_as(x)
 
 
