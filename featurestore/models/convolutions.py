@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -34,10 +35,13 @@ class SampleConvs:
     ----------
     layers : iterable of Module
         Each with `conv` (Conv1d) and `layer_norm` (None, LayerNorm, or GroupNorm of one channel each).
+    kinds : iterable of type
+        What the first ones are made of; `Conv` without end by default, and the others always.
     """
 
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
-        self._first, *self._others = (_Conv(layer) for layer in layers)
+    def __init__(self, layers: Iterable[nn.Module], kinds: Iterable[type[Conv]] = ()) -> None:
+        kinds = chain(kinds, repeat(Conv))
+        self._first, *self._others = (kind(layer) for kind, layer in zip(kinds, layers, strict=False))
 
     def __call__(self, wave: Tensor, room: Room) -> Tensor:
         """From wave [windows, samples] to frames [windows, frames, channels]."""
@@ -68,11 +72,11 @@ class SampleConvs:
                     # What the first convolution gives is the largest array by far; it is never there as a whole.
                     given = room.take("first", len(inputs), first.channels)
                     inputs = first.finished(torch.mm(inputs, weight, out=given))
-                conv.into(inputs, piece)
+                conv.into(inputs, piece, room)
             x = y
 
 
-class _Conv:
+class Conv:
     """One convolution with its norm and GELU; frames are rows, channels are columns."""
 
     def __init__(self, layer: Any) -> None:
@@ -110,7 +114,7 @@ class _Conv:
         taps = F.pad(samples.unfold(0, self.kernel, self.stride), (0, 1), value=1.0)
         return taps, torch.cat([weight, bias[None]]).float()
 
-    def into(self, x: Tensor, out: Tensor) -> None:
+    def into(self, x: Tensor, out: Tensor, room: Room) -> None:  # noqa: ARG002
         """Convolve frames x [frames in, channels in] into out [frames, channels]."""
         step = self.stride * x.shape[1]
         for begin in range(0, len(self._weight), step):
