@@ -8,7 +8,7 @@ import torch
 
 from featurestore.errors import DeviceError
 
-_BATCH_SIZES = {"cpu": 4, "mps": 8, "cuda": 16}
+_BATCH_SIZES = {"cpu": 2, "mps": 8, "cuda": 16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -54,5 +54,5 @@ def existing_devices() -> list[str]:
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Windows of 5 s that a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
+    """Windows of 5 s that a device encodes at a time: 2 on the CPU (for each core), 8 on mps, 16 on cuda."""
     return _BATCH_SIZES[device.type]

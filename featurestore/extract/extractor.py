@@ -41,7 +41,7 @@ class FeatureExtractor:
     device : str
         "cpu", "cuda", "cuda:N", "mps", or "auto": the first that exists of cuda, mps, cpu.
     batch_size : int, optional
-        Windows that are encoded together; by default 4 on the CPU, 8 on mps, 16 on cuda.
+        Windows that are encoded together; by default 2 on the CPU (for each core), 8 on mps, 16 on cuda.
     mixed_precision : bool
         FP16 autocast on cuda; other devices always compute in float32.
     oom_recovery : bool

@@ -172,7 +172,7 @@ def test_settings_are_refused_before_the_model_is_looked_for():
 
 def test_defaults_of_the_cpu(tiny):
     extractor = FeatureExtractor(model=tiny, mixed_precision=True)
-    assert (extractor.batch_size, extractor.precision, extractor.device.type) == (4, "fp32", "cpu")
+    assert (extractor.batch_size, extractor.precision, extractor.device.type) == (2, "fp32", "cpu")
     assert extractor.layers == (0, 1, 2, 3)
 
 
