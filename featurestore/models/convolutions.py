@@ -149,7 +149,7 @@ class PositionalConv:
     def __init__(self, conv: nn.Conv1d) -> None:
         (kernel,) = conv.kernel_size
         self._groups, self._padding, self._bias = conv.groups, kernel // 2, conv.bias
-        # Two kernels or more: 256 for a kernel of 128. Four kernels take as long, with spectra twice as large.
+        # Two kernels or more: 256 for a kernel of 128. Four would be a little faster, with spectra twice as large.
         self._size = 2 << (kernel - 1).bit_length()
         self._step = self._size - kernel + 1
         # A convolution of neural networks is a correlation: the conjugate of the kernel's spectrum.
