@@ -58,4 +58,4 @@ def test_an_unknown_device(name):
 
 def test_batch_sizes():
     sizes = {kind: default_batch_size(torch.device(kind)) for kind in ("cpu", "mps", "cuda")}
-    assert sizes == {"cpu": 4, "mps": 8, "cuda": 16}
+    assert sizes == {"cpu": 2, "mps": 8, "cuda": 16}
