@@ -33,10 +33,12 @@ def test_one_name_says_it(name, mixed, device, wanted):
 @pytest.mark.parametrize(
     ("name", "mixed", "device", "message"),
     [
-        ("fp8", True, CPU, "fp32, fp16 or int8"),
+        ("fp8", True, CPU, "fp32, fp16, bf16, int8"),
         ("fp16", True, CPU, "fp16 is for cuda"),
         ("int8", True, CUDA, "int8 is for cpu"),
         ("fp16", False, CUDA, "turned off"),
+        ("bf16", False, CUDA, "turned off"),
+        ("bf16", True, CPU, "bf16 is for cuda"),
     ],
 )
 def test_what_cannot_be_is_refused(name, mixed, device, message):
