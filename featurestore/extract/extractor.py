@@ -45,7 +45,8 @@ class FeatureExtractor:
     device : str
         "cpu", "cuda", "cuda:N", "mps", or "auto": the first that exists of cuda, mps, cpu.
     batch_size : int, optional
-        Windows that are encoded together; by default 4 on the CPU (for each core), 8 on mps, 16 on cuda.
+        Windows that are encoded together; by default 4 on the CPU (at least one by each core), 8 on mps, 16 on
+        cuda.
     mixed_precision : bool
         Half precision on cuda, unless `precision` says something else; False is another way to say "fp32".
     oom_recovery : bool
