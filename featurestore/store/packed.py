@@ -306,10 +306,11 @@ class PackedTable:
         within: npt.NDArray[np.int64],
     ) -> None:
         first, count = int(where[0]), len(where)
-        whole = count == self.rows_per_shard and within[0] == 0 and (np.diff(within) == 1).all()
         target = out[first : first + count]
-        if whole and where[-1] - first == count - 1 and target.flags.c_contiguous:
-            chunks.read_into(layer, target)
+        # Rows that follow each other are read to where they belong.
+        in_order = within[-1] - within[0] == count - 1 and (np.diff(within) == 1).all()
+        if in_order and where[-1] - first == count - 1 and target.flags.c_contiguous:
+            chunks.read_into(layer, target, first=int(within[0]) * target.shape[1])
         else:
             out[where] = chunks.read([layer])[0, within, 0]
 

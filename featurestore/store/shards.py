@@ -38,6 +38,7 @@ MAX_CHUNK_BYTES = 2**30
 # Beyond this many bytes a second thread pays: reading, writing and checksums all release the interpreter.
 _LARGE = 4 * 2**20
 THREADS = 4
+_BLOCK = 2**20  # bytes that stay in a core's cache between being read and being checked
 _BATCH = 64 * 2**20
 
 
@@ -253,21 +254,45 @@ class ShardReader:
                     pass
         return out
 
-    def read_into(self, position: int, out: npt.NDArray[Any]) -> None:
-        """Read one inner chunk into a C-contiguous array of its size and type."""
+    def read_into(self, position: int, out: npt.NDArray[Any], *, first: int = 0) -> None:
+        """Read one inner chunk, or the part of it from value `first` on, into a C-contiguous array of its type.
+
+        All of the chunk is checked, whatever is asked for.
+        """
         target = out.reshape(-1).view(np.uint8)
-        crc = bytearray(CRC_BYTES)
-        offset, size = (int(n) for n in self._index[position])
-        plain = self._compressor == "none"
-        content = target if plain else np.empty(size - CRC_BYTES, np.uint8)
-        if os.preadv(self._fd, [content.data, crc], offset) != size:
-            raise self._damaged("the file ends inside a chunk")
-        if int.from_bytes(crc, "little") != google_crc32c.value(content):
-            raise self._damaged(f"chunk {position} fails its checksum")
-        if not plain:
+        skip = first * self._dtype.itemsize
+        if self._compressor == "none":
+            self._read_checked(position, target, skip)
+        else:
+            content = np.empty(int(self._index[position, 1]) - CRC_BYTES, np.uint8)
+            self._read_checked(position, content, 0)
+            whole = target if out.size == self._values else np.empty(self._values * self._dtype.itemsize, np.uint8)
             try:
-                decompress(content.tobytes(), target)
+                decompress(content.tobytes(), whole)
             except ValueError as error:
                 raise self._damaged(f"chunk {position}: {error}") from None
+            if whole is not target:
+                target[...] = whole[skip : skip + target.nbytes]
         if sys.byteorder == "big":
             out.byteswap(inplace=True)
+
+    def _read_checked(self, position: int, out: npt.NDArray[np.uint8], skip: int) -> None:
+        """Bytes of a stored chunk from `skip` on; what is not asked for is read and checked as well."""
+        offset, size = (int(n) for n in self._index[position])
+        end = size - CRC_BYTES
+        stored = bytearray(CRC_BYTES)
+        aside = np.empty(min(_BLOCK, end) if out.nbytes < end else 0, np.uint8)
+        crc = at = 0
+        while at < end:
+            # Piece by piece, so that each is still in the cache when its checksum is taken.
+            if skip <= at < skip + out.nbytes:
+                block = out[at - skip : at - skip + _BLOCK]
+            else:
+                block = aside[: (skip if at < skip else end) - at]
+            parts = [block.data, stored] if at + block.nbytes == end else [block.data]
+            if os.preadv(self._fd, parts, offset + at) != sum(map(len, parts)):
+                raise self._damaged("the file ends inside a chunk")
+            crc = google_crc32c.extend(crc, block)
+            at += block.nbytes
+        if int.from_bytes(stored, "little") != crc:
+            raise self._damaged(f"chunk {position} fails its checksum")
