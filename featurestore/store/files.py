@@ -245,8 +245,7 @@ def sync_tree(path: Path) -> None:
 
 
 def _start_writing(path: Path) -> None:
-    """Let the system begin to write a file to disk, where it can be told to; the first of many fsyncs then waits for
-    all of them at once."""
+    """Let the system begin to write a file to disk, so that one fsync need not wait for what another begins."""
     if sys.platform != "linux":
         return
     fd = os.open(path, READ)

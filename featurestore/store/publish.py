@@ -122,7 +122,7 @@ def _staged(folder: Path) -> tuple[str | None, str | None]:
 
 
 def placed_in_part(places: Places) -> Iterator[tuple[Path, str]]:
-    """Staged folders of tracks, and their keys, of which some arrays are in their place and `aggregated` is not."""
+    """Staged folders, and keys, of tracks of which some arrays are in their place and `aggregated` is not."""
     for owner in _folders(places.staging):
         for folder in _folders(owner):
             key, revision = _staged(folder)

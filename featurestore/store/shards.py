@@ -40,16 +40,17 @@ _LARGE = 4 * 2**20
 THREADS = 4
 _BLOCK = 2**20  # bytes that stay in a core's cache between being read and being checked
 _BATCH = 64 * 2**20
+_PIECE = 4 * 2**20  # bytes of one write: larger ones need fewer, larger pages
 
 
-def _batches(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[list[npt.NDArray[Any]]]:
-    """Chunks in lists of some `_BATCH` bytes."""
+def _batches(chunks: Iterable[npt.NDArray[Any]], limit: int) -> Iterator[list[npt.NDArray[Any]]]:
+    """Chunks in lists of some `limit` bytes."""
     batch: list[npt.NDArray[Any]] = []
     size = 0
     for chunk in chunks:
         batch.append(chunk)
         size += chunk.nbytes
-        if size >= _BATCH:
+        if size >= limit:
             yield batch
             batch, size = [], 0
     if batch:
@@ -102,13 +103,13 @@ class ShardWriter:
         SettingError
             If there are more chunks, or larger ones, than a reader accepts.
         """
-        for batch in _batches(chunks):
+        for batch in _batches(chunks, _BATCH):
             if sum(chunk.nbytes for chunk in batch) < _LARGE:
                 self._write(list(map(self._encode, batch)))
             else:
-                with ThreadPoolExecutor(1) as pool:  # encodes a chunk while the one before it is written
-                    for encoded in pool.map(self._encode, batch):
-                        self._write([encoded])
+                with ThreadPoolExecutor(1) as pool:  # encodes some chunks while those before them are written
+                    for encoded in pool.map(self._encode_all, _batches(batch, _PIECE)):
+                        self._write(encoded)
 
     def _write(self, encoded: Sequence[tuple[npt.NDArray[Any], int]]) -> None:
         if len(self._sizes) + len(encoded) > MAX_CHUNKS:
@@ -122,6 +123,9 @@ class ShardWriter:
             f"{self._name} is longer than a store can hold ({MAX_CHUNKS} chunks of {MAX_CHUNK_BYTES} bytes): "
             "split the track"
         )
+
+    def _encode_all(self, chunks: Iterable[npt.NDArray[Any]]) -> list[tuple[npt.NDArray[Any], int]]:
+        return list(map(self._encode, chunks))
 
     def _encode(self, chunk: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
         """Content of a chunk in the file, and its CRC-32C."""
@@ -289,7 +293,7 @@ class ShardReader:
                 block = out[at - skip : at - skip + _BLOCK]
             else:
                 block = aside[: (skip if at < skip else end) - at]
-            parts = [block.data, stored] if at + block.nbytes == end else [block.data]
+            parts: list[Any] = [block.data, stored] if at + block.nbytes == end else [block.data]
             if os.preadv(self._fd, parts, offset + at) != sum(map(len, parts)):
                 raise self._damaged("the file ends inside a chunk")
             crc = google_crc32c.extend(crc, block)
