@@ -97,8 +97,7 @@ def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, dura
         files.rename(folder / kind, places.array(kind, key))
         if durable:
             files.sync_dir(places.kind(kind))
-    if not files.remove_empty(folder):
-        files.discard(folder, places.trash)
+    files.remove_empty(folder)  # or it goes with the writer
 
 
 def take_back(places: Places, folder: Path, key: str) -> None:

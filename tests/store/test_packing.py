@@ -14,6 +14,7 @@ from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store import catalogue, packed, packing
 from featurestore.store.layout import shard_name
+from featurestore.store.locks import exclusive
 from featurestore.store.packed import rows_per_shard
 
 
@@ -346,11 +347,9 @@ def test_a_damaged_track_with_a_hashed_key_leaves_the_others_alone(path):
 
 
 def test_one_writer_packs_at_a_time(path):
-    import filelock
-
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
         writer.put("a", aggregated(0))
-        with filelock.FileLock(path / ".featurestore" / "locks" / "pack.lock"):
+        with exclusive(path / ".featurestore" / "locks" / "pack.lock", timeout=0):
             assert not writer.pack()
             assert not writer.pack(wait=0.05)
         assert writer.pack()

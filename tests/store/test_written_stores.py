@@ -126,11 +126,8 @@ def test_its_packed_table_is_used(store):
         table = PackedTable.open(root, store.spec)
     finally:
         os.close(root)
-    assert (
-        store.track_ids[:3]
-        == [track_id for track_id in table.track_ids if track_id in ("a/b", "é", "x" * 300)][:3]
-    )
-    assert store.info()["packed"] == 3
+    assert table.track_ids == sorted(PACKED)
+    assert store.info()["packed"] == len(PACKED) - 2
     group = zarr.open_group(store.path / "packed", mode="r")
     row = group["track_id"][:].tolist().index("a/b")
     assert np.array_equal(group["features"][row], EXPECTED["a/b"]["aggregated"])
