@@ -93,6 +93,8 @@ def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, dura
     if durable:
         files.sync_tree(folder)
         files.sync_dir(folder.parent)  # or nobody would know what to take back
+        # An older change of the track is finished for good, or it would be carried out once more.
+        files.sync_dir(places.journal)
     for kind in kinds:
         files.rename(folder / kind, places.array(kind, key))
         if durable:

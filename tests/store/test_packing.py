@@ -53,6 +53,11 @@ def assert_complete(path, expected):
     assert ids == store.track_ids
     assert np.array_equal(values, np.reshape([expected[t] for t in ids], values.shape))
     assert np.array_equal(store.aggregated(), values)
+    assert np.array_equal(store.aggregated(layer=2), values[:, 2])
+    for some in (ids[::-1], ids[1::2], ids[1:-1], ids[:3] * 2):
+        assert np.array_equal(
+            store.aggregated(layer=1, tracks=some), [expected[t][1] for t in some] or values[:0, 1]
+        )
     assert store.verify(deep=True).problems == ()
 
 
@@ -113,9 +118,10 @@ def test_the_table_is_empty_when_all_tracks_are_removed(writer, path):
     assert_complete(path, aggregated(1) and {"a": aggregated(1)["aggregated"]})
 
 
-@pytest.mark.parametrize("limit", [32, 64])
-def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit):
+@pytest.mark.parametrize(("limit", "chunk"), [(32, 8), (64, 64)])
+def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit, chunk):
     monkeypatch.setattr(packed, "MAX_ROWS", limit)
+    monkeypatch.setattr(packed, "CHUNK_ROWS", chunk)
     monkeypatch.setattr(catalogue, "_FEW", 1)
     expected = {}
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
