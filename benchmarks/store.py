@@ -187,12 +187,18 @@ def publish(folder: Path, repeats: int) -> Iterator[tuple[str, float, str]]:
     yield "files per track and kind", files / tracks, "2"
 
 
-def _place(store: Path, track_id: str, values: np.ndarray) -> None:
+def _place(store: Path, track_id: str, values: np.ndarray) -> str:
     """A track with nothing but `aggregated`, as a writer leaves it, without the locks and steps of publishing."""
     folder = store / "aggregated" / track_id
     folder.mkdir()
     shard = ShardWriter(folder / layout.shard_name(2), track_id)
     shard.append(values[:, None])
+    checksum = shard.finish()
+    _describe(folder, track_id, checksum)
+    return checksum
+
+
+def _describe(folder: Path, track_id: str, checksum: str) -> None:
     attributes = {
         "track_id": track_id,
         "revision": "0" * 32,
@@ -200,33 +206,35 @@ def _place(store: Path, track_id: str, values: np.ndarray) -> None:
         "kinds": ["aggregated"],
         "layers": list(SPEC.layers),
         "starts": [],
-        "checksums": {"chunks": shard.finish()},
+        "checksums": {"chunks": checksum},
     }
-    document = layout.track_metadata("aggregated", values.shape, SPEC, attributes).document()
+    document = layout.track_metadata("aggregated", (LAYERS, DIM), SPEC, attributes).document()
     (folder / layout.METADATA).write_bytes(layout.encode(layout.seal(document)))
 
 
 def _write_twins(store: Path, twin: Path, tracks: int) -> None:
     """The same features in a store, not packed, and in .npy files.
 
-    Beyond 20,000 tracks only 1,000 are different and the others are hard links to them. That saves minutes and
-    gigabytes, and what is compared remains: a loop over .npy files is only quicker for it.
+    Beyond 20,000 tracks only 1,000 have numbers of their own and the others hard links to them. That saves minutes
+    and gigabytes, and what is compared remains: a loop over .npy files is only quicker for it.
     """
     StoreWriter(store, spec=SPEC).close()
     twin.mkdir()
     row = RNG.standard_normal((LAYERS, DIM), dtype=np.float32)
     different = tracks if tracks <= ALL_DIFFERENT else 1_000
     shard = layout.shard_name(2)
+    checksums = []
     for number in range(tracks):
         name, like = f"t{number:06d}", f"t{number % different:06d}"
         if number < different:
             row[:, 0] = number
             np.save(twin / f"{name}.npy", row)
-            _place(store, name, row)
+            checksums.append(_place(store, name, row))
         else:
             os.link(twin / f"{like}.npy", twin / f"{name}.npy")
             (store / "aggregated" / name).mkdir()
             os.link(store / "aggregated" / like / shard, store / "aggregated" / name / shard)
+            _describe(store / "aggregated" / name, name, checksums[number % different])
     os.sync()
 
 
