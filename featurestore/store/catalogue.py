@@ -76,12 +76,16 @@ class Catalogue:
         try:
             aggregated = self._places.kind("aggregated").stat().st_mtime_ns
             stale = self._places.stale.stat().st_mtime_ns
-            packed = self._places.packed.stat()
         except FileNotFoundError:
             return None
+        try:
+            packed = self._places.packed.stat()
+            table: tuple[int, ...] = packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns
+        except FileNotFoundError:
+            table = ()
         if abs(time.time_ns() - max(aggregated, stale)) < _SETTLED_NS:
             return None
-        return aggregated, stale, packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns
+        return aggregated, stale, *table
 
     def _load(self, signature: tuple[Any, ...] | None) -> Known:
         try:
