@@ -284,24 +284,28 @@ def queries(folder: Path, repeats: int, tracks: int, keep: bool) -> Iterator[tup
         shutil.rmtree(twin)
 
 
-def _write_some(path: Path, first: int, count: int, queue: multiprocessing.Queue[float]) -> None:
+def _write_some(path: Path, first: int, count: int, queue: multiprocessing.Queue[tuple[float, float]]) -> None:
+    """Put tracks; tell the seconds that it took, and those of them that were spent waiting for a lock."""
     segments = np.ones((24, LAYERS, DIM), np.float32)
+    sleep, waited = time.sleep, []
+    time.sleep = lambda seconds: waited.append(timed(lambda: sleep(seconds)))  # only locks wait like this
     with StoreWriter(path, spec=SPEC) as writer:
         begun = time.perf_counter()
         for number in range(first, first + count):
             writer.put(f"t{number}", {"segments": segments})
-    queue.put(time.perf_counter() - begun)
+    queue.put((time.perf_counter() - begun, sum(waited)))
 
 
 def writers(folder: Path, repeats: int) -> Iterator[tuple[str, float, str]]:
     context = multiprocessing.get_context("fork")
     tracks = 400
+    shares: list[float] = []
 
     def run(count: int) -> None:
         path = folder / "writers.zarr"
         shutil.rmtree(path, ignore_errors=True)
         StoreWriter(path, spec=SPEC).close()
-        queue: multiprocessing.Queue[float] = context.Queue()
+        queue: multiprocessing.Queue[tuple[float, float]] = context.Queue()
         share = tracks // count
         jobs = [context.Process(target=_write_some, args=(path, i * share, share, queue)) for i in range(count)]
         for job in jobs:
@@ -309,9 +313,13 @@ def writers(folder: Path, repeats: int) -> Iterator[tuple[str, float, str]]:
         for job in jobs:
             job.join()
         assert len(FeatureStore(path)) == tracks
+        took, waited = map(sum, zip(*(queue.get() for _ in jobs), strict=True))
+        if count > 1:
+            shares.append(100 * waited / took)
 
     own, other = interleaved(repeats, lambda: run(8), lambda: run(1))
     yield "8 writers to 1, the same tracks in all", ratio(own, other), "<= 1"
+    yield "  lock waits, % of their time", statistics.median(shares), "< 1"
 
 
 def main() -> None:
