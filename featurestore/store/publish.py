@@ -102,33 +102,36 @@ def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, dura
     files.remove_empty(folder)  # or it goes with the writer
 
 
-def take_back(places: Places, folder: Path, key: str) -> None:
+def take_back(places: Places, folder: Path) -> None:
     """Remove what was placed of a staged track that was not published; the caller holds the track's lock."""
-    revision = _staged(folder)[1]
-    for kind in KINDS[:-1]:
-        if revision is not None and revision_of(places.array(kind, key)) == revision:
-            files.discard(places.array(kind, key), places.trash)
-            files.sync_dir(places.kind(kind))
-
-
-def _staged(folder: Path) -> tuple[str | None, str | None]:
-    """Key and revision of the track whose `aggregated` waits in a staged folder."""
-    if not files.is_dir(folder / "aggregated"):
-        return None, None
-    attributes = _attributes(folder / "aggregated")
-    try:
-        return encode_key(attributes["track_id"]), str(attributes["revision"])
-    except (KeyError, TypeError, AttributeError, SettingError):
-        return None, None
+    key, kinds = _placed(places, folder)
+    for kind in kinds:
+        files.discard(places.array(kind, key), places.trash)
+        files.sync_dir(places.kind(kind))
 
 
 def placed_in_part(places: Places) -> Iterator[tuple[Path, str]]:
     """Staged folders, and keys, of tracks of which some arrays are in their place and `aggregated` is not."""
     for owner in _folders(places.staging):
         for folder in _folders(owner):
-            key, revision = _staged(folder)
-            if key is not None and revision in [revision_of(places.array(kind, key)) for kind in KINDS[:-1]]:
+            key, kinds = _placed(places, folder)
+            if kinds:
                 yield folder, key
+
+
+def _placed(places: Places, folder: Path) -> tuple[str, list[str]]:
+    """Key of the track whose `aggregated` waits in a staged folder, and its kinds that are in their place."""
+    if not files.is_dir(folder / "aggregated"):
+        return "", []
+    attributes = _attributes(folder / "aggregated")
+    try:
+        key, revision = encode_key(attributes["track_id"]), str(attributes["revision"])
+    except (KeyError, TypeError, AttributeError, SettingError):
+        return "", []
+    *placed, published = (revision_of(places.array(kind, key)) == revision for kind in KINDS)
+    if published:
+        return key, []
+    return key, [kind for kind, there in zip(KINDS[:-1], placed, strict=True) if there]
 
 
 def _folders(path: Path) -> list[Path]:
@@ -153,7 +156,7 @@ def recover(places: Places, locks: TrackLocks) -> set[str]:
     for folder, key in placed_in_part(places):
         try:
             with locks.holding(key):
-                take_back(places, folder, key)
+                take_back(places, folder)
         except TrackLockedError:
             needed.add(folder.parent.name)
     return needed

@@ -165,7 +165,7 @@ class StoreWriter:
                     publish.commit(self._places, folder, key, intent, durable=self.durable)
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
-                    publish.take_back(self._places, folder, key)
+                    publish.take_back(self._places, folder)
                     files.discard(folder, self._places.trash)
                 raise
 

@@ -1,6 +1,7 @@
 """What is left of a writer that died while it placed a new track."""
 
 import os
+import shutil
 
 import pytest
 from samples import SPEC, assert_same, features, read_all, write_store
@@ -89,6 +90,14 @@ def test_arrays_of_another_revision_are_not_taken_back(left):
     StoreWriter(left, spec=SPEC).close()
     assert (left / "raw" / "a").exists()
     assert [problem.what for problem in FeatureStore(left).verify().problems] == ["orphan"]
+
+
+def test_arrays_of_a_published_track_are_not_taken_back(path):
+    """Whatever says that it waits to be published."""
+    write_store(path, {"a": features(1)})
+    shutil.copytree(path / "aggregated" / "a", path / ".featurestore" / "staging" / "x.1.y" / "z" / "aggregated")
+    StoreWriter(path, spec=SPEC).close()
+    assert_same(read_all(FeatureStore(path), "a"), features(1))
 
 
 def test_a_track_that_cannot_be_placed_is_taken_back_at_once(path, monkeypatch):
