@@ -20,7 +20,7 @@ from featurestore.store.tracks import TrackReader
 _ATTEMPTS = 20
 # A folder's time of change tells nothing about changes within the clock's tick: wait until it is over.
 _SETTLED_NS = 2_000_000_000
-# Fewer rows of a shard than this share of it are read from their tracks.
+# Fewer rows of a chunk than this share of it are read from their tracks.
 _FEW = 64
 
 
@@ -30,7 +30,7 @@ class Known:
 
     Parameters
     ----------
-    track_ids : list of str
+    track_ids : sequence of str
         All tracks: in the order of the packed table, then the others by id.
     table : PackedTable, optional
         The table, if there is one and it can be trusted.
@@ -40,7 +40,7 @@ class Known:
         As long as the store has it, nothing of this changes.
     """
 
-    track_ids: list[str]
+    track_ids: Sequence[str]
     table: PackedTable | None
     direct: frozenset[str]
     signature: tuple[Any, ...] | None
@@ -76,12 +76,16 @@ class Catalogue:
         try:
             aggregated = self._places.kind("aggregated").stat().st_mtime_ns
             stale = self._places.stale.stat().st_mtime_ns
-            packed = self._places.packed.stat()
         except FileNotFoundError:
             return None
+        try:
+            packed = self._places.packed.stat()
+            table: tuple[int, ...] = packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns
+        except FileNotFoundError:
+            table = ()
         if abs(time.time_ns() - max(aggregated, stale)) < _SETTLED_NS:
             return None
-        return aggregated, stale, packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns
+        return aggregated, stale, *table
 
     def _load(self, signature: tuple[Any, ...] | None) -> Known:
         try:
@@ -92,7 +96,7 @@ class Catalogue:
             table = self._table()
         folder = self._places.kind("aggregated")
         if table is not None and not marks and folder.stat().st_mtime_ns == table.stamp:
-            return Known(table.track_ids, table, frozenset(), signature)
+            return Known(table.ids, table, frozenset(), signature)
         by_key = track_ids_of(self._reader, list_keys(self._places))
         present = set(by_key.values())
         packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
@@ -132,15 +136,15 @@ class Catalogue:
         table = known.table
         if table is None:
             rows = np.full(len(ids), -1, np.int64)
-        elif ids is known.track_ids and ids is table.track_ids:
+        elif ids is table.ids:
             rows = np.arange(len(ids), dtype=np.int64)
         else:
             numbers, direct = table.rows, known.direct
             rows = np.array([-1 if t in direct else numbers.get(t, -1) for t in ids], np.int64)
         if table is not None and len(ids):
-            shards, counts = np.unique(rows // table.rows_per_shard, return_counts=True)
-            few = shards[(counts * _FEW < table.rows_per_shard) & (shards >= 0)]
-            rows[np.isin(rows // table.rows_per_shard, few)] = -1
+            chunks, counts = np.unique(rows // table.rows_per_chunk, return_counts=True)
+            few = chunks[(counts * _FEW < table.rows_per_chunk) & (chunks >= 0)]
+            rows[np.isin(rows // table.rows_per_chunk, few)] = -1
         packed = np.flatnonzero(rows >= 0)
         root = files.open_root(self._places.root)
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -28,6 +29,7 @@ OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_SYNC_FILE_RANGE_WRITE = 2
 _COPY_BYTES = 2**24
 _REASONS = {
     errno.ENOSPC: "the disk is full: free some space and run again",
@@ -63,12 +65,18 @@ def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
     return os.open(path, OPEN_DIR, dir_fd=dir_fd)
 
 
-def is_dir(path: Path) -> bool:
+def is_dir(path: str | Path, *, dir_fd: int | None = None) -> bool:
     """Whether there is a folder, and not a link to one."""
     try:
-        return stat.S_ISDIR(path.lstat().st_mode)
+        return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def list_dirs(fd: int) -> set[str]:
+    """Names of the folders in an open folder, without links to some."""
+    with os.scandir(fd) as entries:
+        return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
 
 
 def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> bytes:
@@ -146,18 +154,45 @@ def write_file(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
+def lock_file(path: Path) -> int | None:
+    """Lock a file, made if it is not there; the lock ends with `unlock` or with the process.
+
+    Returns
+    -------
+    int or None
+        Descriptor of the file; None if somebody else, be it in this process, holds the lock.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        fd = os.open(path, flags | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def unlock(fd: int) -> None:
+    """End a lock."""
+    # Closing would not be enough if a fork of this process has the file too.
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
+
+
+def write_note(fd: int, content: bytes) -> None:
+    """Write the first line of an open file; what was longer before stays behind it."""
+    os.pwrite(fd, content + b"\n", 0)
+
+
 def touch(path: Path) -> None:
     """Make sure that a file exists; its content is kept."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666))
-
-
-def replace_content(path: Path, content: bytes) -> None:
-    """Write a file anew that exists."""
-    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        write_all(fd, [content])
-    finally:
-        os.close(fd)
 
 
 def set_modified(path: Path, moment: int) -> None:
@@ -199,10 +234,27 @@ def sync_tree(path: Path) -> None:
     def fail(error: OSError) -> None:
         raise error
 
-    for folder, _, files in os.walk(path, topdown=False, onerror=fail):
+    found = list(os.walk(path, topdown=False, onerror=fail))
+    for folder, _, files in found:
+        for name in files:
+            _start_writing(Path(folder, name))
+    for folder, _, files in found:
         for name in files:
             sync_file(Path(folder, name))
         sync_dir(Path(folder))
+
+
+def _start_writing(path: Path) -> None:
+    """Let the system begin to write a file to disk, so that one fsync need not wait for what another begins."""
+    if sys.platform != "linux":
+        return
+    fd = os.open(path, READ)
+    try:
+        _libc().sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+    except AttributeError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def rename(source: Path, target: Path) -> None:

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 
-import filelock
-
 from featurestore.errors import TrackLockedError
 from featurestore.store import files
 
@@ -41,7 +39,7 @@ class TrackLocks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._held: dict[str, tuple[filelock.BaseFileLock, list[str]]] = {}
+        self._held: dict[str, tuple[int, list[str]]] = {}
         self._guard = Lock()
 
     @contextlib.contextmanager
@@ -87,16 +85,14 @@ class TrackLocks:
                 if key in keys:
                     raise _locked(key, same_track=True)
             else:
-                lock = filelock.FileLock(path, thread_local=False)
-                try:
-                    lock.acquire(timeout=0)
-                except filelock.Timeout:
-                    raise _locked(key, same_track=key in _read(path)) from None
+                fd = files.lock_file(path)
+                if fd is None:
+                    raise _locked(key, same_track=key in _read(path))
                 keys = []
-                self._held[stripe] = (lock, keys)
+                self._held[stripe] = (fd, keys)
             keys.append(key)
             try:
-                _write(path, keys)
+                _write(self._held[stripe][0], keys)
             except BaseException:  # an interrupt
                 self._drop(stripe, key)
                 raise
@@ -106,11 +102,11 @@ class TrackLocks:
             self._drop(stripe_of(key), key)
 
     def _drop(self, stripe: str, key: str) -> None:
-        lock, keys = self._held[stripe]
+        fd, keys = self._held[stripe]
         keys.remove(key)
         if not keys:
             del self._held[stripe]
-            lock.release()
+            files.unlock(fd)
 
 
 def _locked(key: str, *, same_track: bool) -> TrackLockedError:
@@ -119,27 +115,27 @@ def _locked(key: str, *, same_track: bool) -> TrackLockedError:
 
 def _read(path: Path) -> list[str]:
     try:
-        return os.fsdecode(files.read_file(path, limit=_MAX_BYTES)).split()
+        return os.fsdecode(files.read_file(path, limit=_MAX_BYTES).split(b"\n")[0]).split()
     except (OSError, ValueError):
         return []
 
 
-def _write(path: Path, keys: list[str]) -> None:
+def _write(fd: int, keys: list[str]) -> None:
     # Only a hint for others: a full disk must not turn it into a failure.
     with contextlib.suppress(OSError):
-        files.replace_content(path, os.fsencode(" ".join(keys)))
+        files.write_note(fd, os.fsencode(" ".join(keys)))
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
     """Hold a lock file, or yield False if it is not free within `timeout` seconds."""
-    lock = filelock.FileLock(path, thread_local=False)
-    try:
-        lock.acquire(timeout=timeout)
-    except filelock.Timeout:
-        yield False
-        return
+    deadline = time.monotonic() + timeout
+    while (fd := files.lock_file(path)) is None:
+        if time.monotonic() >= deadline:
+            yield False
+            return
+        time.sleep(_POLL)
     try:
         yield True
     finally:
-        lock.release()
+        files.unlock(fd)

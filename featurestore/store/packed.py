@@ -22,20 +22,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CorruptTrackError, SettingError
+from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.keys import encode_key
 from featurestore.store.layout import METADATA, ArrayMetadata
-from featurestore.store.shards import CRC_BYTES, THREADS, ShardReader
+from featurestore.store.shards import THREADS, ShardReader
+from featurestore.store.table_ids import TrackIds, checked_ids, damaged, encode_layers
 
 DIMS = ("track", "layer", "feature")
 MAX_ROWS = 4096
 _MIN_ROWS = 16
+CHUNK_ROWS = 1024
 _MAX_IDS_BYTES = 2**29  # of ten million tracks
 _ATTEMPTS = 50
 
@@ -55,12 +56,12 @@ def naming_of_epoch(epoch: int) -> str:
 
 
 def features_metadata(tracks: int, rows: int, spec: FeatureSpec, naming: str) -> ArrayMetadata:
-    """Metadata of the table's features: shards of some rows and all layers, inner chunks of one layer."""
+    """Metadata of the table's features: shards of all layers, inner chunks of fewer rows of one."""
     layers = len(spec.layers)
     return ArrayMetadata(
         shape=(tracks, layers, spec.dim),
         shard_shape=(rows, layers, spec.dim),
-        chunk_shape=(rows, 1, spec.dim),
+        chunk_shape=(min(rows, CHUNK_ROWS), 1, spec.dim),
         dtype=spec.dtype,
         dims=DIMS,
         attributes={"coordinates": "track_id"},
@@ -88,46 +89,14 @@ def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, An
     return {"": layout.seal(group), **arrays}
 
 
-def with_crc(content: bytes) -> bytes:
-    """Content with its CRC-32C behind it."""
-    return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
-
-
-def encode_layers(spec: FeatureSpec) -> bytes:
-    """Layers as the one chunk of a Zarr array."""
-    return with_crc(np.array(spec.layers, "<i8").tobytes())
-
-
-def encode_ids(track_ids: Sequence[str], rows: int) -> bytes:
-    """Track ids as a chunk, of some rows, of a Zarr array of strings; what is left of it is empty."""
-    parts = [rows.to_bytes(4, "little")]
-    for track_id in track_ids:
-        raw = track_id.encode()
-        parts += [len(raw).to_bytes(4, "little"), raw]
-    return with_crc(b"".join(parts) + bytes(4 * (rows - len(track_ids))))
-
-
-def decode_ids(content: bytes, rows: int) -> list[str]:
-    """Track ids of a chunk of some rows; ValueError if it is damaged."""
-    body = np.frombuffer(content, np.uint8)[:-CRC_BYTES]
-    if google_crc32c.value(body) != int.from_bytes(content[-CRC_BYTES:], "little"):
-        raise ValueError("the track ids fail their checksum")
-    if int.from_bytes(content[:4], "little") != rows or len(body) < 4 + 4 * rows:
-        raise ValueError("the number of track ids is wrong")
-    from numcodecs.vlen import VLenUTF8
-
-    ids: list[str] = VLenUTF8().decode(body).tolist()
-    return ids
-
-
 @dataclass(frozen=True)
 class PackedTable:
     """One state of the packed table.
 
     Parameters
     ----------
-    track_ids : list of str
-        One a row.
+    ids : TrackIds
+        Of the track of each row.
     generation : str
         Differs between any two states.
     epoch : int
@@ -138,11 +107,16 @@ class PackedTable:
         Of the array [track, layer, feature].
     """
 
-    track_ids: list[str]
+    ids: TrackIds
     generation: str
     epoch: int
     stamp: int | None
     features: ArrayMetadata
+
+    @property
+    def track_ids(self) -> list[str]:
+        """Track of each row."""
+        return self.ids.decoded
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -152,6 +126,10 @@ class PackedTable:
     @property
     def rows_per_shard(self) -> int:
         return self.features.shard_shape[0]
+
+    @property
+    def rows_per_chunk(self) -> int:
+        return self.features.chunk_shape[0]
 
     @property
     def naming(self) -> str:
@@ -173,19 +151,19 @@ class PackedTable:
             except FileNotFoundError:
                 return None
             except NotADirectoryError as error:
-                raise _damaged(error) from None
+                raise damaged(error) from None
             try:
                 return cls._opened(fd, spec)
             except (ValueError, KeyError, TypeError) as error:
-                raise _damaged(error) from None
+                raise damaged(error) from None
             except OSError as error:
                 if not _is_missing(error):
                     raise
                 if _is_current(fd, root):
-                    raise _damaged(error) from None
+                    raise damaged(error) from None
             finally:
                 os.close(fd)
-        raise _damaged("it is packed again and again")
+        raise damaged("it is packed again and again")
 
     @classmethod
     def _opened(cls, fd: int, spec: FeatureSpec) -> PackedTable:
@@ -198,14 +176,11 @@ class PackedTable:
         naming = naming_of_epoch(own["epoch"])
         if features != features_metadata(tracks, rows, spec, naming):
             raise ValueError("not the metadata of a packed table of this spec")
-        ids: list[str] = []
+        ids = []
         for shard in range(math.ceil(tracks / rows)):
             name = layout.shard_name(1, shard, naming)
-            ids += decode_ids(_read(fd, "track_id", name, _MAX_IDS_BYTES), rows)
-        if not all(ids[:tracks]) or any(ids[tracks:]):
-            raise ValueError("the number of track ids is wrong")
-        del ids[tracks:]
-        return cls(ids, own["generation"], own["epoch"], own["stamp"], features)
+            ids.append(checked_ids(_read(fd, "track_id", name, _MAX_IDS_BYTES), rows))
+        return cls(TrackIds(ids, tracks), own["generation"], own["epoch"], own["stamp"], features)
 
     def keys(self) -> list[str]:
         """Key of each row's track.
@@ -218,9 +193,9 @@ class PackedTable:
         try:
             keys = list(map(encode_key, self.track_ids))
         except SettingError as error:
-            raise _damaged(error) from None
+            raise damaged(error) from None
         if len(set(keys)) != len(keys):
-            raise _damaged("a track id occurs twice")
+            raise damaged("a track id occurs twice")
         return keys
 
     def read(self, root: int, rows: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:
@@ -244,10 +219,13 @@ class PackedTable:
 
             def fill(shard: int) -> None:
                 where = np.flatnonzero(shards == shard)
-                within = rows[where] - shard * self.rows_per_shard
+                blocks, within = divmod(rows[where] - shard * self.rows_per_shard, self.rows_per_chunk)
                 with self._open_shard(fd, shard) as chunks:
-                    for column, layer in enumerate(layers):
-                        self._fill(chunks, layer, out[:, column], where, within)
+                    for block in np.unique(blocks):
+                        here = blocks == block
+                        for column, layer in enumerate(layers):
+                            chunk = int(block) * self.features.shape[1] + layer
+                            self._fill(chunks, chunk, out[:, column], where[here], within[here])
 
             wanted = np.unique(shards).tolist()
             if len(wanted) < 2:
@@ -264,9 +242,7 @@ class PackedTable:
         with self._opened_again(root) as fd:
             for shard in range(self.shards):
                 self._open_shard(fd, shard).close()
-            for name, document in table_documents(
-                len(self.track_ids), self.rows_per_shard, spec, _own(fd)
-            ).items():
+            for name, document in table_documents(len(self.ids), self.rows_per_shard, spec, _own(fd)).items():
                 if _document(fd, name) != document:
                     raise ValueError(f"{name}/{METADATA} is not what was written")
             if _read(fd, "layer", layout.shard_name(1), layout.MAX_METADATA_BYTES) != encode_layers(spec):
@@ -280,19 +256,19 @@ class PackedTable:
         except FileNotFoundError:
             raise TableChangedError from None
         except NotADirectoryError as error:
-            raise _damaged(error) from None
+            raise damaged(error) from None
         try:
             if _own(fd)["generation"] != self.generation:
                 raise TableChangedError
             yield fd
         except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(error) from None
+            raise damaged(error) from None
         except OSError as error:
             if not _is_missing(error):
                 raise
             # Either the table was packed again and this state is being discarded, or a file is missing.
             if _is_current(fd, root):
-                raise _damaged(error) from None
+                raise damaged(error) from None
             raise TableChangedError from None
         finally:
             os.close(fd)
@@ -300,18 +276,19 @@ class PackedTable:
     def _fill(
         self,
         chunks: ShardReader,
-        layer: int,
+        chunk: int,
         out: npt.NDArray[Any],
         where: npt.NDArray[np.int64],
         within: npt.NDArray[np.int64],
     ) -> None:
         first, count = int(where[0]), len(where)
-        whole = count == self.rows_per_shard and within[0] == 0 and (np.diff(within) == 1).all()
         target = out[first : first + count]
-        if whole and where[-1] - first == count - 1 and target.flags.c_contiguous:
-            chunks.read_into(layer, target)
+        # Rows that follow each other are read to where they belong.
+        in_order = within[-1] - within[0] == count - 1 and (np.diff(within) == 1).all()
+        if in_order and where[-1] - first == count - 1 and target.flags.c_contiguous:
+            chunks.read_into(chunk, target, first=int(within[0]) * target.shape[1])
         else:
-            out[where] = chunks.read([layer])[0, within, 0]
+            out[where] = chunks.read([chunk])[0, within, 0]
 
     def _open_shard(self, fd: int, shard: int) -> ShardReader:
         name = layout.shard_name(3, shard, self.naming)
@@ -328,11 +305,7 @@ class PackedTable:
 
     @property
     def shards(self) -> int:
-        return math.ceil(len(self.track_ids) / self.rows_per_shard)
-
-
-def _damaged(error: object) -> CorruptTrackError:
-    return CorruptTrackError(f"packed: {error}; build the table again with `fs-extract pack`")
+        return math.ceil(len(self.ids) / self.rows_per_shard)
 
 
 def _is_missing(error: OSError) -> bool:

@@ -16,15 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
-from featurestore.store import files, layout
+from featurestore.store import files, layout, packed
 from featurestore.store.keys import decode_key, encode_key, is_hashed
 from featurestore.store.layout import METADATA, Places
 from featurestore.store.locks import TrackLocks, exclusive
 from featurestore.store.packed import (
     PackedTable,
     TableChangedError,
-    encode_ids,
-    encode_layers,
     naming_of_epoch,
     rows_per_shard,
     table_documents,
@@ -33,6 +31,7 @@ from featurestore.store.publish import ASIDE, is_aside
 from featurestore.store.shards import ShardWriter
 from featurestore.store.spool import RowSpool
 from featurestore.store.staging import StagingArea
+from featurestore.store.table_ids import encode_ids, encode_layers
 from featurestore.store.tracks import TrackReader
 
 _SPOOL_BYTES = 64 * 2**20
@@ -216,10 +215,10 @@ class _Packing:
             ids = self.ids[shard * rows : (shard + 1) * rows]
             names = layout.shard_name(3, shard, naming), layout.shard_name(1, shard, naming)
             if old is not None and self._unchanged(old, shard, rows, ids):
-                packed = self.places.packed
+                folder = self.places.packed
                 before = layout.shard_name(3, shard, old.naming), layout.shard_name(1, shard, old.naming)
-                files.link_or_copy(packed / "features" / before[0], new / "features" / names[0])
-                files.link_or_copy(packed / "track_id" / before[1], new / "track_id" / names[1])
+                files.link_or_copy(folder / "features" / before[0], new / "features" / names[0])
+                files.link_or_copy(folder / "track_id" / before[1], new / "track_id" / names[1])
             else:
                 self._write_shard(new / "features" / names[0], old, rows, ids)
                 files.write_file(new / "track_id" / names[1], encode_ids(ids, rows))
@@ -244,6 +243,8 @@ class _Packing:
         ]
         kept = {row for row, _ in moved}
         read = [row for row in range(len(ids)) if row not in kept]
+        targets, sources = np.array(moved, np.int64).reshape(-1, 2).T
+        fresh = np.array(read, np.int64)
         spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
         shard = ShardWriter(path, "the packed table")
         root = files.open_root(self.places.root)
@@ -256,15 +257,18 @@ class _Packing:
                     lost = error
             if lost is not None:
                 raise lost
-            columns = spool.columns() if read else None
-            for layer in range(len(self.spec.layers)):
-                chunk = np.zeros((rows, 1, self.spec.dim), np.dtype(self.spec.dtype).newbyteorder("<"))
-                if old is not None and moved:
-                    source = np.array([number for _, number in moved], np.int64)
-                    chunk[[row for row, _ in moved]] = old.read(root, source, [layer])
-                if columns is not None:
-                    chunk[read] = next(columns)
-                shard.append([chunk])
+            values = spool.rows() if read else None
+            size = min(rows, packed.CHUNK_ROWS)
+            for first in range(0, rows, size):
+                is_moved = targets // size == first // size
+                is_fresh = fresh // size == first // size
+                for layer in range(len(self.spec.layers)):
+                    chunk = np.zeros((size, 1, self.spec.dim), np.dtype(self.spec.dtype).newbyteorder("<"))
+                    if old is not None and is_moved.any():
+                        chunk[targets[is_moved] - first] = old.read(root, sources[is_moved], [layer])
+                    if values is not None and is_fresh.any():
+                        chunk[fresh[is_fresh] - first] = values[is_fresh, layer : layer + 1]
+                    shard.append([chunk])
             shard.finish()
         finally:
             os.close(root)

@@ -1,6 +1,11 @@
 """Publishing: how a staged track becomes visible as a whole, and how an interrupted change is finished.
 
-A change of a track is first staged in a folder of its own and made durable. Renaming this folder to
+A change of a track is first staged in a folder of its own and made durable.
+
+A track that is new is then placed, `aggregated` last: it is there if and only if `aggregated` is. What was placed
+before, of a writer that died, is taken back by the next one: `aggregated` in the staged folder tells its revision.
+
+Any other change goes through the journal. Renaming the staged folder to
 ``.featurestore/journal/<key>`` is the decision: from then on the change is rolled forward, by its writer or by
 the next one, until everything is in its place. ``aggregated`` is placed last (and removed first): it says which
 revision of the track is current. What a change supersedes waits in the journal folder until the end, where
@@ -11,12 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from featurestore.errors import TrackLockedError
+from featurestore.errors import SettingError, TrackLockedError
 from featurestore.spec import KINDS
 from featurestore.store import files, layout
+from featurestore.store.keys import encode_key
 from featurestore.store.layout import METADATA, Places
 from featurestore.store.locks import TrackLocks
 
@@ -62,12 +71,15 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: b
     durable : bool
         Whether the change must survive a loss of power.
     """
-    intent.write(folder)
-    if durable:
-        files.sync_tree(folder)
     entry = places.journal / key
     if entry.exists():  # left by a writer that died
         roll_forward(places, key, durable=durable)
+    if intent.kinds and not any(os.path.lexists(places.array(kind, key)) for kind in KINDS):
+        _add(places, folder, key, intent.kinds, durable=durable)
+        return
+    intent.write(folder)
+    if durable:
+        files.sync_tree(folder)
     if places.array("aggregated", key).exists():
         _mark_stale(places, key, durable=durable)
     files.rename(folder, entry)
@@ -76,20 +88,78 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: b
     _carry_out(places, key, intent, durable=durable, begun=False)
 
 
-def recover(places: Places, locks: TrackLocks) -> int:
-    """Finish the changes that dead writers had decided on.
+def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, durable: bool) -> None:
+    """Place a track of which the store has nothing."""
+    if durable:
+        files.sync_tree(folder)
+        files.sync_dir(folder.parent)  # or nobody would know what to take back
+        # An older change of the track is finished for good, or it would be carried out once more.
+        files.sync_dir(places.journal)
+    for kind in kinds:
+        files.rename(folder / kind, places.array(kind, key))
+        if durable:
+            files.sync_dir(places.kind(kind))
+    files.remove_empty(folder)  # or it goes with the writer
+
+
+def take_back(places: Places, folder: Path) -> None:
+    """Remove what was placed of a staged track that was not published; the caller holds the track's lock."""
+    key, kinds = _placed(places, folder)
+    for kind in kinds:
+        files.discard(places.array(kind, key), places.trash)
+        files.sync_dir(places.kind(kind))
+
+
+def placed_in_part(places: Places) -> Iterator[tuple[Path, str]]:
+    """Staged folders, and keys, of tracks of which some arrays are in their place and `aggregated` is not."""
+    for owner in _folders(places.staging):
+        for folder in _folders(owner):
+            key, kinds = _placed(places, folder)
+            if kinds:
+                yield folder, key
+
+
+def _placed(places: Places, folder: Path) -> tuple[str, list[str]]:
+    """Key of the track whose `aggregated` waits in a staged folder, and its kinds that are in their place."""
+    if not files.is_dir(folder / "aggregated"):
+        return "", []
+    attributes = _attributes(folder / "aggregated")
+    try:
+        key, revision = encode_key(attributes["track_id"]), str(attributes["revision"])
+    except (KeyError, TypeError, AttributeError, SettingError):
+        return "", []
+    *placed, published = (revision_of(places.array(kind, key)) == revision for kind in KINDS)
+    if published:
+        return key, []
+    return key, [kind for kind, there in zip(KINDS[:-1], placed, strict=True) if there]
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return [below for below in path.iterdir() if files.is_dir(below)]
+    except (FileNotFoundError, PermissionError):
+        return []
+
+
+def recover(places: Places, locks: TrackLocks) -> set[str]:
+    """Finish the changes that dead writers had decided on, and take back what they had only begun to place.
 
     Returns
     -------
-    int
-        Number of changes finished.
+    set of str
+        Names of staging folders that are needed still: another writer has the lock of one of their tracks.
     """
-    finished = 0
     for entry in list(places.journal.iterdir()):
         with contextlib.suppress(TrackLockedError), locks.holding(entry.name):
             roll_forward(places, entry.name, durable=True)
-            finished += 1
-    return finished
+    needed = set()
+    for folder, key in placed_in_part(places):
+        try:
+            with locks.holding(key):
+                take_back(places, folder)
+        except TrackLockedError:
+            needed.add(folder.parent.name)
+    return needed
 
 
 def roll_forward(places: Places, key: str, *, durable: bool) -> None:
@@ -141,9 +211,14 @@ def is_published(places: Places, key: str) -> bool:
 
 def revision_of(array: Path) -> str | None:
     """Revision of the array in a folder, or None if there is no readable one."""
+    revision = _attributes(array).get("revision")
+    return revision if isinstance(revision, str) else None
+
+
+def _attributes(array: Path) -> dict[str, Any]:
+    """Attributes of the array in a folder, none if they cannot be read."""
     try:
         document = layout.decode(files.read_file(array / METADATA, limit=layout.MAX_METADATA_BYTES))
-        revision = document["attributes"]["revision"]
+        return dict(document["attributes"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return revision if isinstance(revision, str) else None
+        return {}

@@ -259,7 +259,7 @@ class FeatureStore:
             )
         return wanted, [stored.index(x) for x in wanted], single
 
-    def _choose(self, tracks: Sequence[str] | None) -> list[str]:
+    def _choose(self, tracks: Sequence[str] | None) -> Sequence[str]:
         if tracks is None:
             return self._known().track_ids
         if isinstance(tracks, str):

@@ -38,17 +38,19 @@ MAX_CHUNK_BYTES = 2**30
 # Beyond this many bytes a second thread pays: reading, writing and checksums all release the interpreter.
 _LARGE = 4 * 2**20
 THREADS = 4
+_BLOCK = 2**20  # bytes that stay in a core's cache between being read and being checked
 _BATCH = 64 * 2**20
+_PIECE = 4 * 2**20  # bytes of one write: larger ones need fewer, larger pages
 
 
-def _batches(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[list[npt.NDArray[Any]]]:
-    """Chunks in lists of some `_BATCH` bytes."""
+def _batches(chunks: Iterable[npt.NDArray[Any]], limit: int) -> Iterator[list[npt.NDArray[Any]]]:
+    """Chunks in lists of some `limit` bytes."""
     batch: list[npt.NDArray[Any]] = []
     size = 0
     for chunk in chunks:
         batch.append(chunk)
         size += chunk.nbytes
-        if size >= _BATCH:
+        if size >= limit:
             yield batch
             batch, size = [], 0
     if batch:
@@ -101,13 +103,13 @@ class ShardWriter:
         SettingError
             If there are more chunks, or larger ones, than a reader accepts.
         """
-        for batch in _batches(chunks):
+        for batch in _batches(chunks, _BATCH):
             if sum(chunk.nbytes for chunk in batch) < _LARGE:
                 self._write(list(map(self._encode, batch)))
             else:
-                with ThreadPoolExecutor(1) as pool:  # encodes a chunk while the one before it is written
-                    for encoded in pool.map(self._encode, batch):
-                        self._write([encoded])
+                with ThreadPoolExecutor(1) as pool:  # encodes some chunks while those before them are written
+                    for encoded in pool.map(self._encode_all, _batches(batch, _PIECE)):
+                        self._write(encoded)
 
     def _write(self, encoded: Sequence[tuple[npt.NDArray[Any], int]]) -> None:
         if len(self._sizes) + len(encoded) > MAX_CHUNKS:
@@ -121,6 +123,9 @@ class ShardWriter:
             f"{self._name} is longer than a store can hold ({MAX_CHUNKS} chunks of {MAX_CHUNK_BYTES} bytes): "
             "split the track"
         )
+
+    def _encode_all(self, chunks: Iterable[npt.NDArray[Any]]) -> list[tuple[npt.NDArray[Any], int]]:
+        return list(map(self._encode, chunks))
 
     def _encode(self, chunk: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
         """Content of a chunk in the file, and its CRC-32C."""
@@ -253,21 +258,45 @@ class ShardReader:
                     pass
         return out
 
-    def read_into(self, position: int, out: npt.NDArray[Any]) -> None:
-        """Read one inner chunk into a C-contiguous array of its size and type."""
+    def read_into(self, position: int, out: npt.NDArray[Any], *, first: int = 0) -> None:
+        """Read one inner chunk, or the part of it from value `first` on, into a C-contiguous array of its type.
+
+        All of the chunk is checked, whatever is asked for.
+        """
         target = out.reshape(-1).view(np.uint8)
-        crc = bytearray(CRC_BYTES)
-        offset, size = (int(n) for n in self._index[position])
-        plain = self._compressor == "none"
-        content = target if plain else np.empty(size - CRC_BYTES, np.uint8)
-        if os.preadv(self._fd, [content.data, crc], offset) != size:
-            raise self._damaged("the file ends inside a chunk")
-        if int.from_bytes(crc, "little") != google_crc32c.value(content):
-            raise self._damaged(f"chunk {position} fails its checksum")
-        if not plain:
+        skip = first * self._dtype.itemsize
+        if self._compressor == "none":
+            self._read_checked(position, target, skip)
+        else:
+            content = np.empty(int(self._index[position, 1]) - CRC_BYTES, np.uint8)
+            self._read_checked(position, content, 0)
+            whole = target if out.size == self._values else np.empty(self._values * self._dtype.itemsize, np.uint8)
             try:
-                decompress(content.tobytes(), target)
+                decompress(content.tobytes(), whole)
             except ValueError as error:
                 raise self._damaged(f"chunk {position}: {error}") from None
+            if whole is not target:
+                target[...] = whole[skip : skip + target.nbytes]
         if sys.byteorder == "big":
             out.byteswap(inplace=True)
+
+    def _read_checked(self, position: int, out: npt.NDArray[np.uint8], skip: int) -> None:
+        """Bytes of a stored chunk from `skip` on; what is not asked for is read and checked as well."""
+        offset, size = (int(n) for n in self._index[position])
+        end = size - CRC_BYTES
+        stored = bytearray(CRC_BYTES)
+        aside = np.empty(min(_BLOCK, end) if out.nbytes < end else 0, np.uint8)
+        crc = at = 0
+        while at < end:
+            # Piece by piece, so that each is still in the cache when its checksum is taken.
+            if skip <= at < skip + out.nbytes:
+                block = out[at - skip : at - skip + _BLOCK]
+            else:
+                block = aside[: (skip if at < skip else end) - at]
+            parts: list[Any] = [block.data, stored] if at + block.nbytes == end else [block.data]
+            if os.preadv(self._fd, parts, offset + at) != sum(map(len, parts)):
+                raise self._damaged("the file ends inside a chunk")
+            crc = google_crc32c.extend(crc, block)
+            at += block.nbytes
+        if int.from_bytes(stored, "little") != crc:
+            raise self._damaged(f"chunk {position} fails its checksum")

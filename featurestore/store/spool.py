@@ -42,14 +42,19 @@ class RowSpool:
             self._parts = [rows[:0]]
             self._waiting = 0
 
-    def columns(self) -> Iterator[npt.NDArray[Any]]:
-        """Array [row, 1, feature] of each layer, C-contiguous."""
+    def rows(self) -> npt.NDArray[Any]:
+        """All rows, when the last has been appended."""
         if self._fd < 0:
             rows: npt.NDArray[Any] = np.concatenate(self._parts)
         else:
             files.write_all(self._fd, self._parts)
             like = self._parts[0]
             rows = np.memmap(self._path, like.dtype, "r").reshape(-1, *like.shape[1:])
+        return rows
+
+    def columns(self) -> Iterator[npt.NDArray[Any]]:
+        """Array [row, 1, feature] of each layer, C-contiguous."""
+        rows = self.rows()
         for layer in range(rows.shape[1]):
             yield np.ascontiguousarray(rows[:, layer : layer + 1])
 

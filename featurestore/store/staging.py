@@ -12,10 +12,8 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-
-import filelock
 
 from featurestore.errors import StoreError
 from featurestore.store import files
@@ -34,23 +32,25 @@ class StagingArea:
         Where to make it.
     prefix : str
         Of its name.
+    durable : bool
+        Whether the folder must survive a loss of power.
     """
 
-    def __init__(self, parent: Path, prefix: str = "") -> None:
+    def __init__(self, parent: Path, prefix: str = "", *, durable: bool = False) -> None:
         while True:
             self.path = parent / f"{prefix}{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
             files.make_dir(self.path)
-            self._owner = filelock.FileLock(self.path / _OWNER, thread_local=False)
-            # Another writer may have taken the folder for abandoned before the lock was there. That it exists is
-            # what filelock says if it is taken while filelock makes sure that it is there.
-            with contextlib.suppress(FileNotFoundError, FileExistsError, filelock.Timeout):
-                self._owner.acquire(timeout=0)
-                if (self.path / _OWNER).exists():
-                    return
+            # Another writer may have taken the folder for abandoned before the lock was there.
+            with contextlib.suppress(FileNotFoundError):
+                self._owner = files.lock_file(self.path / _OWNER)
+                if self._owner is not None and (self.path / _OWNER).exists():
+                    break
+        if durable:
+            files.sync_dir(parent)
 
     def folder(self) -> Path:
         """A new, empty folder to stage a change in."""
-        if not self._owner.is_locked:
+        if self._owner is None:
             raise StoreError("this writer is closed: open another")
         path = self.path / uuid.uuid4().hex[:12]
         files.make_dir(path)
@@ -64,30 +64,24 @@ class StagingArea:
             else:
                 files.discard(self.path, trash)
         finally:
-            self._owner.release()
+            if self._owner is not None:
+                files.unlock(self._owner)
+                self._owner = None
 
 
 def _host() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64]
 
 
-def sweep(places: Places) -> int:
-    """Remove what dead writers left in the staging area and the trash.
-
-    Returns
-    -------
-    int
-        Number of staging folders removed.
-    """
-    swept = 0
+def sweep(places: Places, *, needed: Collection[str] = ()) -> None:
+    """Remove what dead writers left in the staging area, but for folders that are needed, and in the trash."""
     for folder in places.staging.iterdir():
-        with claiming(folder) as claimed:
-            if claimed:
-                files.discard(folder, places.trash)
-                swept += 1
+        if folder.name not in needed:
+            with claiming(folder) as claimed:
+                if claimed:
+                    files.discard(folder, places.trash)
     for folder in places.trash.iterdir():
         files.remove_tree(folder)
-    return swept
 
 
 @contextlib.contextmanager
@@ -100,6 +94,8 @@ def claiming(folder: Path, prefix: str = "") -> Iterator[bool]:
             # A link may lead anywhere.
             if files.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
                 # A writer between making the folder and locking it loses the lock to this one, and makes another.
-                stack.enter_context(filelock.FileLock(folder / _OWNER, timeout=0, thread_local=False))
-                claimed = True
+                fd = files.lock_file(folder / _OWNER)
+                if fd is not None:
+                    stack.callback(files.unlock, fd)
+                    claimed = True
         yield claimed

@@ -194,7 +194,7 @@ class AggregatedView(View):
 
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
-        return {"track": np.array(self._ids, dtype=object), **_layer_coords(self)}
+        return {"track": np.array(list(self._ids), dtype=object), **_layer_coords(self)}
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
         ids = self._ids if rows is None else [self._ids[row] for row in rows]
@@ -268,7 +268,7 @@ class RaggedView(View):
     @property
     def row_tracks(self) -> npt.NDArray[Any]:
         """Track id of each row."""
-        return np.repeat(np.array(self._ids, dtype=object), self._counts)
+        return np.repeat(np.array(list(self._ids), dtype=object), self._counts)
 
     @property
     def row_starts(self) -> npt.NDArray[np.float64]:

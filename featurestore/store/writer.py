@@ -65,10 +65,9 @@ class StoreWriter:
         with files.naming_the_store(self.path):
             create_or_check(self._places, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._places.locks)
-            self._staging = StagingArea(self._places.staging)
+            self._staging = StagingArea(self._places.staging, durable=durable)
             try:
-                publish.recover(self._places, self._locks)
-                sweep(self._places)
+                sweep(self._places, needed=publish.recover(self._places, self._locks))
             except BaseException:
                 self._staging.close(self._places.trash)
                 raise
@@ -166,6 +165,7 @@ class StoreWriter:
                     publish.commit(self._places, folder, key, intent, durable=self.durable)
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
+                    publish.take_back(self._places, folder)
                     files.discard(folder, self._places.trash)
                 raise
 

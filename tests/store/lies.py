@@ -9,7 +9,8 @@ import struct
 import google_crc32c
 
 from featurestore.store import layout
-from featurestore.store.packed import encode_ids, with_crc
+from featurestore.store.packed import CHUNK_ROWS
+from featurestore.store.table_ids import encode_ids, with_crc
 
 ALL = ("raw", "segments", "aggregated")
 
@@ -130,7 +131,7 @@ def table_of(tracks, rows):
     def change(document):
         document["shape"][0] = tracks
         document["chunk_grid"]["configuration"]["chunk_shape"][0] = rows
-        document["codecs"][0]["configuration"]["chunk_shape"][0] = rows
+        document["codecs"][0]["configuration"]["chunk_shape"][0] = min(rows, CHUNK_ROWS)
 
     return table(change, "features")
 

@@ -16,9 +16,10 @@ from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import files, layout
 from featurestore.store.compression import compress, decompress
 from featurestore.store.layout import ArrayMetadata, track_metadata
-from featurestore.store.packed import decode_ids, encode_ids, features_metadata, with_crc
+from featurestore.store.packed import features_metadata
 from featurestore.store.publish import INTENT, Intent
 from featurestore.store.shards import ShardReader
+from featurestore.store.table_ids import checked_ids, decode_ids, encode_ids, with_crc
 from featurestore.store.tracks import check_attributes
 
 JSON = st.recursive(
@@ -119,7 +120,7 @@ def test_an_intent_is_right_or_none(tmp_path_factory, value):
 def test_ids_are_right_or_refused(ids, data):
     rows = len(ids) + data.draw(st.integers(0 if ids else 1, 3))
     content = encode_ids(ids, rows)
-    assert decode_ids(content, rows) == ids + [""] * (rows - len(ids))
+    assert decode_ids(checked_ids(content, rows)) == ids + [""] * (rows - len(ids))
     body = bytearray(content[:-4])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -127,9 +128,9 @@ def test_ids_are_right_or_refused(ids, data):
     for lie in (bytes(body), bytes(body[:cut])):
         if lie != content[:-4]:
             with pytest.raises(ValueError, match="checksum"):
-                decode_ids(lie + content[-4:], rows)
+                checked_ids(lie + content[-4:], rows)
         try:
-            found = decode_ids(with_crc(lie), rows)
+            found = decode_ids(checked_ids(with_crc(lie), rows))
         except ValueError:
             continue
         assert len(found) == rows
@@ -139,7 +140,7 @@ def test_ids_are_right_or_refused(ids, data):
 def test_any_bytes_are_ids_or_refused(content, tracks):
     for lie in (content, with_crc(content)):
         with contextlib.suppress(ValueError):
-            assert len(decode_ids(lie, tracks)) == tracks
+            assert len(decode_ids(checked_ids(lie, tracks))) == tracks
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store import catalogue, packed, packing
 from featurestore.store.layout import shard_name
+from featurestore.store.locks import exclusive
 from featurestore.store.packed import rows_per_shard
 
 
@@ -52,6 +53,11 @@ def assert_complete(path, expected):
     assert ids == store.track_ids
     assert np.array_equal(values, np.reshape([expected[t] for t in ids], values.shape))
     assert np.array_equal(store.aggregated(), values)
+    assert np.array_equal(store.aggregated(layer=2), values[:, 2])
+    for some in (ids[::-1], ids[1::2], ids[1:-1], ids[:3] * 2):
+        assert np.array_equal(
+            store.aggregated(layer=1, tracks=some), [expected[t][1] for t in some] or values[:0, 1]
+        )
     assert store.verify(deep=True).problems == ()
 
 
@@ -112,9 +118,10 @@ def test_the_table_is_empty_when_all_tracks_are_removed(writer, path):
     assert_complete(path, aggregated(1) and {"a": aggregated(1)["aggregated"]})
 
 
-@pytest.mark.parametrize("limit", [32, 64])
-def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit):
+@pytest.mark.parametrize(("limit", "chunk"), [(32, 8), (64, 64)])
+def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit, chunk):
     monkeypatch.setattr(packed, "MAX_ROWS", limit)
+    monkeypatch.setattr(packed, "CHUNK_ROWS", chunk)
     monkeypatch.setattr(catalogue, "_FEW", 1)
     expected = {}
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
@@ -346,11 +353,9 @@ def test_a_damaged_track_with_a_hashed_key_leaves_the_others_alone(path):
 
 
 def test_one_writer_packs_at_a_time(path):
-    import filelock
-
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
         writer.put("a", aggregated(0))
-        with filelock.FileLock(path / ".featurestore" / "locks" / "pack.lock"):
+        with exclusive(path / ".featurestore" / "locks" / "pack.lock", timeout=0):
             assert not writer.pack()
             assert not writer.pack(wait=0.05)
         assert writer.pack()

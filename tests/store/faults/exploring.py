@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import filelock
-
+from featurestore.store import files
 from featurestore.store.layout import Places
 from featurestore.store.reader import FeatureStore
 
@@ -148,11 +147,11 @@ def attempt(visitor: Visitor, operation: Operation, folder: Path) -> Attempt:
 def _locked(folder: Path) -> Iterator[str]:
     """Locks of a store that somebody holds, be it this process."""
     for path in Places(folder / STORE).locks.glob("*"):
-        try:
-            with filelock.FileLock(path, timeout=0, thread_local=False):
-                pass
-        except filelock.Timeout:
+        lock = files.lock_file(path)
+        if lock is None:
             yield path.name
+        else:
+            files.unlock(lock)
 
 
 def explore(

@@ -176,6 +176,10 @@ def _operations() -> Iterator[Operation]:
         seen = after if name == "all placed" else before
         yield Operation(f"recover, {name}", killed, seen, opening(after))
     fewer = without("subject", before)
+    prepare, begun = store_with()
+    killed = interrupted(putting("subject", new, begun), prepare, lambda step: into(step, "segments"))
+    yield Operation("recover, new and in part", killed, begun, opening(begun))
+    prepare, before = store_with(track("subject"))
     killed = interrupted(removing("subject", before), prepare, lambda step: into(step, "journal"))
     yield Operation("recover a removal", killed, before, opening(fewer))
     yield Operation("sweep", _littered(prepare), before, opening(before))
