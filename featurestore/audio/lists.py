@@ -7,7 +7,7 @@ import io
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featurestore.audio.info import quoted
@@ -30,11 +30,17 @@ class Listed:
         Where it is.
     track_id : str or None
         The id that the list gives it.
+    line : int
+        Where in the list it stands, from 1.
+    samples : int or None
+        Its length at its own rate, as a manifest says it.
     """
 
     relative: str
     path: str
     track_id: str | None = None
+    line: int = 0
+    samples: int | None = None
 
 
 def read_list(path: Path) -> list[Listed]:
@@ -102,7 +108,7 @@ def _read_manifest(path: Path, text: str) -> Iterator[Listed]:
                 f"line {number} of {quoted(path)} is not that of a manifest: a relative path, a tab and a number "
                 "of samples, below a first line with the root"
             )
-        yield _listed(path, number, root, relative)
+        yield replace(_listed(path, number, root, relative), samples=int(samples))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -116,4 +122,4 @@ def _listed(path: Path, number: int, root: Path, name: str, track_id: str | None
     relative = posixpath.normpath(name.replace(os.sep, "/")).lstrip("/") if name else ""
     if relative in ("", "."):
         raise SourceError(f"line {number} of {quoted(path)} names no file: {name!r}")
-    return Listed(relative, os.path.join(root, name), track_id)
+    return Listed(relative, os.path.join(root, name), track_id, number)

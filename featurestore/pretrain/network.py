@@ -1,0 +1,192 @@
+"""The network in training: MERT's encoder with its mask, its dropouts, and the heads of its losses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from featurestore.errors import SettingError
+from featurestore.models import MertEncoder, load_model
+from featurestore.models.config import MertConfig
+from featurestore.pretrain.recipe import DropoutSettings, Recipe
+
+
+class TrainedEncoder(nn.Module):
+    """The encoder with gradients.
+
+    Parameters
+    ----------
+    encoder : MertEncoder
+        Its weights are trained in place.
+    dropout : DropoutSettings
+    feature_gradient : float
+        Factor of the gradient that reaches the convolutions over the samples.
+    """
+
+    def __init__(self, encoder: MertEncoder, dropout: DropoutSettings, feature_gradient: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mask_embedding = nn.Parameter(torch.rand(encoder.dim))
+        self._layer_dropout, self._feature_gradient = dropout.layers, feature_gradient
+        self.input_dropout, self.hidden_dropout = nn.Dropout(dropout.input), nn.Dropout(dropout.hidden)
+        for layer in encoder.encoder.layers:
+            layer.dropout.p = dropout.hidden
+            layer.feed_forward.dropout.p = dropout.activation
+            layer.attention.dropout = dropout.attention
+        # The released checkpoints have it, one magnitude for each tap (Baevski et al. 2020, arXiv:2006.11477).
+        weight_norm(encoder.encoder.pos_conv_embed.conv, dim=2)
+        encoder.requires_grad_(True)
+
+    def forward(
+        self, wave: Tensor, mask: Tensor, kept: tuple[bool, ...] | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Hidden states of windows of which some frames are masked.
+
+        Parameters
+        ----------
+        wave : Tensor of float32, shape (windows, samples)
+            Normalised, if the model wants it.
+        mask : Tensor of bool, shape (windows, frames)
+        kept : tuple of bool, optional
+            Which layers are not skipped.
+
+        Returns
+        -------
+        states : list of Tensor of float32, shape (windows, frames, dim)
+            0 to `layers`.
+        penalty : Tensor, scalar
+            Mean square of what the convolutions over the samples give.
+        """
+        encoder = self.encoder
+        features = encoder.feature_extractor(wave)
+        if self._feature_gradient != 1:
+            features = features * self._feature_gradient + features.detach() * (1 - self._feature_gradient)
+        penalty = features.float().square().mean()
+        x = self.input_dropout(encoder.feature_projection(features))
+        x = torch.where(mask[..., None], self.mask_embedding, x)
+        x = x + encoder.encoder.pos_conv_embed(x)
+        if not encoder.config.do_stable_layer_norm:
+            x = encoder.encoder.layer_norm(x)
+        x = self.hidden_dropout(x)
+        states = [x]
+        for number, layer in enumerate(encoder.encoder.layers, 1):
+            if kept is None or kept[number - 1]:
+                x = layer(x)
+            if encoder.config.do_stable_layer_norm and number == encoder.layers:
+                x = encoder.encoder.layer_norm(x)
+            states.append(x)
+        return states, penalty
+
+    def draw_layers(self) -> tuple[bool, ...] | None:
+        """Which layers are not skipped this time; None for all."""
+        if not self.training or not self._layer_dropout:
+            return None
+        return tuple((torch.rand(self.encoder.layers) >= self._layer_dropout).tolist())
+
+
+class Heads(nn.Module):
+    """What predicts the targets from hidden states.
+
+    Parameters
+    ----------
+    dim : int
+        Of the hidden states.
+    recipe : Recipe
+    classes : dict of str to int
+        Of each codebook.
+    dense : dict of str to int
+        Classes of each auxiliary head.
+    """
+
+    def __init__(self, dim: int, recipe: Recipe, classes: dict[str, int], dense: dict[str, int]) -> None:
+        super().__init__()
+        self.temperature = recipe.tokens.temperature
+        self.classes = classes
+        if classes:
+            self.final_proj = nn.Linear(dim, recipe.tokens.dim * len(classes))
+            self.label_embs_concat = nn.Parameter(torch.rand(sum(classes.values()), recipe.tokens.dim))
+        if recipe.cqt.masked or recipe.cqt.everywhere:
+            self.cqt = nn.Linear(dim, recipe.cqt.bins)
+        self.auxiliary = nn.ModuleDict({name: nn.Linear(dim, count) for name, count in dense.items()})
+
+    def token_logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Cosine similarities of frames [frames, dim] with the tokens of each codebook, over the temperature.
+
+        Hsu et al. 2021, arXiv:2106.07447, equation 3, with a projection for each codebook.
+        """
+        projected = self.final_proj(x).float().unflatten(-1, (len(self.classes), -1))
+        tokens = self.label_embs_concat.float().split(list(self.classes.values()))
+        return {
+            name: F.normalize(projected[..., i, :], dim=-1) @ F.normalize(tokens[i], dim=-1).T / self.temperature
+            for i, name in enumerate(self.classes)
+        }
+
+
+def open_encoder(recipe: Recipe) -> MertEncoder:
+    """The encoder that the training begins with.
+
+    Raises
+    ------
+    SettingError
+        If its shape is none, or its checkpoint is no MERT or HuBERT network.
+    ModelError
+        If the checkpoint cannot be loaded.
+    """
+    if recipe.model.start:
+        encoder = load_model(recipe.model.start)
+        if not isinstance(encoder, MertEncoder):
+            raise SettingError(f"model.start: {recipe.model.start} is no MERT or HuBERT network")
+        return encoder
+    from featurestore.models.random_checkpoint import SHAPES
+
+    if recipe.model.shape not in SHAPES:
+        raise SettingError(f"model.shape must be one of {', '.join(SHAPES)}, not {recipe.model.shape!r}")
+    values = {**SHAPES[recipe.model.shape], **recipe.model.config}
+    config = MertConfig.from_dict(values, source="model.config")
+    encoder = MertEncoder(
+        config,
+        sample_rate=config.sample_rate or 24_000,
+        do_normalize=recipe.model.do_normalize,
+        name="the new model",
+    )
+    initialise(encoder)
+    return encoder
+
+
+def config_values(recipe: Recipe) -> dict[str, Any]:
+    """The values of config.json that the encoder has."""
+    if recipe.model.start:
+        from featurestore.models.files import CONFIG, read_json
+        from featurestore.models.hub import fetch
+
+        folder = Path(recipe.model.start).expanduser()
+        folder = folder if folder.is_dir() else fetch(recipe.model.start, revision=None).folder
+        return read_json(folder / CONFIG)
+    from featurestore.models.random_checkpoint import SHAPES
+
+    return {**SHAPES[recipe.model.shape], **recipe.model.config}
+
+
+@torch.no_grad()
+def initialise(encoder: MertEncoder) -> None:
+    """Random weights as fairseq gives them to HuBERT, drawn from torch's generator.
+
+    Dense layers of the transformer have a deviation of 0.02 (BERT); convolutions over samples are those of He et al.
+    2015, arXiv:1502.01852; the positional convolution has ``sqrt(4 / (kernel * dim))``; the projection of the
+    features is as torch makes it.
+    """
+    for conv in encoder.feature_extractor.conv_layers:
+        nn.init.kaiming_normal_(conv.conv.weight)
+    position = encoder.encoder.pos_conv_embed.conv
+    nn.init.normal_(position.weight, std=math.sqrt(4 / (position.kernel_size[0] * encoder.dim)))
+    nn.init.zeros_(position.bias)
+    for module in encoder.encoder.layers.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
