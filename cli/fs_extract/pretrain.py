@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,13 +80,15 @@ def pretrain(
     settings = load_recipe(recipe, overrides)
     if not settings.data.folder:
         raise click.UsageError("say with --data where the training data are")
+    if os.environ.get("RANK", "0") != "0":
+        voice = Voice(quiet=True)  # torchrun's first process speaks for all
     try:
         with _progress(voice) as progress:
             report = train(settings, out, device=device, progress=progress)
     except TrainingError as error:
         complain(str(error))
         return 1
-    if as_json:
+    if as_json and not voice.quiet:
         print_json(_values(report))
     else:
         voice.say(table(_summary(report)))
