@@ -133,7 +133,9 @@ def _progress(voice: Voice) -> Iterator[Callable[[TrainingProgress], None] | Non
             bar.set_description_str(now.stage, refresh=False)
             bar.total, bar.n = now.total, now.done
             if now.loss is not None:
-                bar.set_postfix_str(f", loss {now.loss:.4f}, {now.windows_per_second:.1f} windows/s", refresh=False)
+                bar.set_postfix_str(
+                    f", loss {now.loss:.4f}, {now.windows_per_second:.1f} windows/s", refresh=False
+                )
             bar.refresh()
 
         yield show

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, SettingError
 from featurestore.models.files import CONFIG, PREPROCESSOR, SAFETENSORS, read_json
-from featurestore.pretrain.network import Heads, TrainedEncoder
+from featurestore.pretrain.network import TRAINING_TENSORS, Heads, TrainedEncoder
 
-TENSORS, SCALARS = "training.safetensors", "training.json"
+SCALARS = "training.json"
 
 _PREFIX = "step-"
 _POSITIONAL = "encoder.pos_conv_embed.conv."
@@ -128,8 +128,8 @@ def save(
                 tensors[name] = _plain(parameter)
             for kind, value in trained.optimizer.state.get(parameter, {}).items():
                 tensors[f"{kind}.{name}"] = _plain(value)
-        save_file(tensors, aside / TENSORS)
-        _sync(aside / TENSORS)
+        save_file(tensors, aside / TRAINING_TENSORS)
+        _sync(aside / TRAINING_TENSORS)
         _write_json(aside / SCALARS, {**scalars, "step": step})
 
     path = publish(folder / f"{_PREFIX}{step:08d}", write)
@@ -168,7 +168,7 @@ def restore(folder: Path, trained: Trained) -> None:
     """
     from featurestore.models.checkpoint import check_tensors, read_weights
 
-    state = {**read_weights([folder / SAFETENSORS]), **read_weights([folder / TENSORS])}
+    state = {**read_weights([folder / SAFETENSORS]), **read_weights([folder / TRAINING_TENSORS])}
     wanted: dict[str, tuple[int, ...]] = {}
     kinds = sorted({key.partition(".")[0] for key in state if key.startswith(("exp_avg", "step."))})
     for name, parameter in trained.named():

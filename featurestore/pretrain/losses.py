@@ -127,7 +127,7 @@ def _head_loss(state: Tensor, batch: Batch, heads: Heads, head: HeadSettings, co
     rows, target, asked = state.flatten(0, 1), batch.dense[head.name].flatten(0, 1), counts.frames
     if head.frames == "masked":
         rows, target, asked = rows[batch.masked], target[batch.masked], max(1, counts.masked)
-    logits = heads.auxiliary[head.name](rows).float()
+    logits = heads.dense_logits(head.name, rows)
     if head.kind == "multilabel":
         positive = logits.new_full((logits.shape[1],), head.positive)
         each = F.binary_cross_entropy_with_logits(

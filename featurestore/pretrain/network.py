@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,17 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from featurestore.errors import SettingError
 from featurestore.models import MertEncoder, load_model
+from featurestore.models.checkpoint import read_weights
 from featurestore.models.config import MertConfig
+from featurestore.models.files import CONFIG, find_weights, read_json
+from featurestore.models.hub import fetch
+from featurestore.models.random_checkpoint import SHAPES
 from featurestore.pretrain.recipe import DropoutSettings, Recipe
+
+TRAINING_TENSORS = "training.safetensors"
+"""File of a checkpoint of a training that holds its heads and the state of its optimizer."""
+
+MASK_NAMES = ("masked_spec_embed", "mask_emb", "encoder_mask_emb")
 
 
 class TrainedEncoder(nn.Module):
@@ -27,12 +38,16 @@ class TrainedEncoder(nn.Module):
     dropout : DropoutSettings
     feature_gradient : float
         Factor of the gradient that reaches the convolutions over the samples.
+    mask : Tensor of float32, shape (dim,), optional
+        What masked frames are replaced by; random if there is none.
     """
 
-    def __init__(self, encoder: MertEncoder, dropout: DropoutSettings, feature_gradient: float) -> None:
+    def __init__(
+        self, encoder: MertEncoder, dropout: DropoutSettings, feature_gradient: float, mask: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.mask_embedding = nn.Parameter(torch.rand(encoder.dim))
+        self.mask_embedding = nn.Parameter(torch.rand(encoder.dim) if mask is None else mask)
         self._layer_dropout, self._feature_gradient = dropout.layers, feature_gradient
         self.input_dropout, self.hidden_dropout = nn.Dropout(dropout.input), nn.Dropout(dropout.hidden)
         for layer in encoder.encoder.layers:
@@ -113,7 +128,21 @@ class Heads(nn.Module):
             self.label_embs_concat = nn.Parameter(torch.rand(sum(classes.values()), recipe.tokens.dim))
         if recipe.cqt.masked or recipe.cqt.everywhere:
             self.cqt = nn.Linear(dim, recipe.cqt.bins)
-        self.auxiliary = nn.ModuleDict({name: nn.Linear(dim, count) for name, count in dense.items()})
+        # A module may not be called "keys" or "items".
+        self.auxiliary = nn.ModuleDict({f"{name}_head": nn.Linear(dim, count) for name, count in dense.items()})
+
+    @torch.no_grad()
+    def take(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """Take over weights of the same name and shape; returns their names."""
+        taken = {k: x for k, x in self.named_parameters() if k in weights and weights[k].shape == x.shape}
+        for name, parameter in taken.items():
+            parameter.copy_(weights[name])
+        return list(taken)
+
+    def dense_logits(self, name: str, x: Tensor) -> Tensor:
+        """Logits of an auxiliary head for frames [frames, dim]."""
+        logits: Tensor = self.auxiliary[f"{name}_head"](x)
+        return logits.float()
 
     def token_logits(self, x: Tensor) -> dict[str, Tensor]:
         """Cosine similarities of frames [frames, dim] with the tokens of each codebook, over the temperature.
@@ -128,8 +157,29 @@ class Heads(nn.Module):
         }
 
 
-def open_encoder(recipe: Recipe) -> MertEncoder:
-    """The encoder that the training begins with.
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with.
+
+    Attributes
+    ----------
+    encoder : MertEncoder
+    config : dict
+        Values of its config.json.
+    mask : Tensor of float32, shape (dim,), or None
+        What masked frames are replaced by, where the checkpoint has it.
+    heads : dict of str to Tensor
+        Of a checkpoint of a training.
+    """
+
+    encoder: MertEncoder
+    config: dict[str, Any]
+    mask: Tensor | None = None
+    heads: dict[str, Tensor] = field(default_factory=dict)
+
+
+def start(recipe: Recipe) -> Start:
+    """The network that a recipe begins with: a checkpoint, or random weights from torch's generator.
 
     Raises
     ------
@@ -139,38 +189,35 @@ def open_encoder(recipe: Recipe) -> MertEncoder:
         If the checkpoint cannot be loaded.
     """
     if recipe.model.start:
-        encoder = load_model(recipe.model.start)
-        if not isinstance(encoder, MertEncoder):
-            raise SettingError(f"model.start: {recipe.model.start} is no MERT or HuBERT network")
-        return encoder
-    from featurestore.models.random_checkpoint import SHAPES
-
+        return _from_checkpoint(recipe.model.start)
     if recipe.model.shape not in SHAPES:
         raise SettingError(f"model.shape must be one of {', '.join(SHAPES)}, not {recipe.model.shape!r}")
     values = {**SHAPES[recipe.model.shape], **recipe.model.config}
+    if unknown := sorted(recipe.model.config.keys() - SHAPES["95m"].keys()):
+        raise SettingError(
+            f"there is no setting model.config.{unknown[0]}; allowed are {', '.join(SHAPES['95m'])}"
+        )
     config = MertConfig.from_dict(values, source="model.config")
-    encoder = MertEncoder(
-        config,
-        sample_rate=config.sample_rate or 24_000,
-        do_normalize=recipe.model.do_normalize,
-        name="the new model",
-    )
+    rate = config.sample_rate or 24_000
+    encoder = MertEncoder(config, sample_rate=rate, do_normalize=recipe.model.do_normalize, name="the new model")
     initialise(encoder)
-    return encoder
+    return Start(encoder, values)
 
 
-def config_values(recipe: Recipe) -> dict[str, Any]:
-    """The values of config.json that the encoder has."""
-    if recipe.model.start:
-        from featurestore.models.files import CONFIG, read_json
-        from featurestore.models.hub import fetch
-
-        folder = Path(recipe.model.start).expanduser()
-        folder = folder if folder.is_dir() else fetch(recipe.model.start, revision=None).folder
-        return read_json(folder / CONFIG)
-    from featurestore.models.random_checkpoint import SHAPES
-
-    return {**SHAPES[recipe.model.shape], **recipe.model.config}
+def _from_checkpoint(name: str) -> Start:
+    encoder = load_model(name)
+    if not isinstance(encoder, MertEncoder):
+        raise SettingError(f"model.start: {name} is no MERT or HuBERT network")
+    folder = Path(name).expanduser()
+    folder = folder if folder.is_dir() else fetch(name, revision=None).folder
+    weights = read_weights(find_weights(folder))
+    heads = read_weights([folder / TRAINING_TENSORS]) if (folder / TRAINING_TENSORS).is_file() else {}
+    return Start(
+        encoder,
+        read_json(folder / CONFIG),
+        next((weights[x].float() for x in MASK_NAMES if x in weights), None),
+        {key.removeprefix("heads."): x for key, x in heads.items() if key.startswith("heads.")},
+    )
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ The defaults are those of MERT-v1-95M's training (its fairseq configuration, and
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from featurestore.errors import SettingError
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 PRESETS = ("95m", "330m", "mini")
 
@@ -368,6 +371,8 @@ class Recipe:
 
     def _check_together(self, source: str) -> None:
         names = [*self.data.labels, *(head.name for head in self.heads)]
+        if odd := [x for x in names if not _NAME.fullmatch(x)]:
+            raise SettingError(f"{source}: names are of letters, digits, _ and -, not {odd[0]!r}")
         if twice := {x for x in names if names.count(x) > 1}:
             raise SettingError(
                 f"{source}: labels and heads must have different names; {min(twice)!r} is there twice"

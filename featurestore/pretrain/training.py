@@ -26,7 +26,7 @@ from featurestore.pretrain.cqt import CqtFile, CqtTarget
 from featurestore.pretrain.evaluation import evaluate
 from featurestore.pretrain.losses import Counts, losses, term_names
 from featurestore.pretrain.metrics import Metrics
-from featurestore.pretrain.network import Heads, TrainedEncoder, config_values, open_encoder
+from featurestore.pretrain.network import Heads, TrainedEncoder, start
 from featurestore.pretrain.plan import Plan
 from featurestore.pretrain.processes import Processes, joined
 from featurestore.pretrain.recipe import OptimizerSettings, Recipe
@@ -171,8 +171,8 @@ class _Training:
         self._stop, self._tell, self._probe = stop, progress or (lambda _: None), probe
         self._begun = time.monotonic()
         torch.manual_seed(recipe.run.seed)
-        encoder = open_encoder(recipe)
-        self.config = config_values(recipe)
+        begin = start(recipe)
+        encoder, self.config = begin.encoder, begin.config
         self.layout = layout_of(encoder, recipe.data.window)
         classes = codebook_classes(recipe)
         self.train = open_corpus("train", recipe, self.layout, classes)
