@@ -20,6 +20,7 @@ from featurestore.models.config import MertConfig
 from featurestore.models.files import CONFIG, find_weights, read_json
 from featurestore.models.hub import fetch
 from featurestore.models.random_checkpoint import SHAPES
+from featurestore.pretrain import convolutions
 from featurestore.pretrain.recipe import DropoutSettings, Recipe
 
 TRAINING_TENSORS = "training.safetensors"
@@ -79,13 +80,19 @@ class TrainedEncoder(nn.Module):
             Mean square of what the convolutions over the samples give.
         """
         encoder = self.encoder
-        features = encoder.feature_extractor(wave)
+        # Half precision is for machines that have quick convolutions anyway.
+        plain = wave.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        if plain or not convolutions.fits(encoder.config):
+            features = encoder.feature_extractor(wave)
+        else:
+            features = convolutions.features(encoder.feature_extractor.conv_layers, wave, mask.shape[1])
         if self._feature_gradient != 1:
             features = features * self._feature_gradient + features.detach() * (1 - self._feature_gradient)
         penalty = features.float().square().mean()
         x = self.input_dropout(encoder.feature_projection(features))
         x = torch.where(mask[..., None], self.mask_embedding, x)
-        x = x + encoder.encoder.pos_conv_embed(x)
+        position = encoder.encoder.pos_conv_embed
+        x = x + (position(x) if plain else convolutions.positional(position, x))
         if not encoder.config.do_stable_layer_norm:
             x = encoder.encoder.layer_norm(x)
         x = self.hidden_dropout(x)

@@ -178,10 +178,12 @@ class _Training:
         self.train = open_corpus("train", recipe, self.layout, classes)
         self.valid = open_corpus("valid", recipe, self.layout, classes)
         dense = {name: x.shape[1] for name, x in self.train.dense.items()}
-        self.encoder = (
-            TrainedEncoder(encoder, recipe.dropout, recipe.feature_gradient).to(processes.device).train()
-        )
-        self.heads = Heads(encoder.dim, recipe, classes, dense).to(processes.device).train()
+        self.encoder = TrainedEncoder(encoder, recipe.dropout, recipe.feature_gradient, begin.mask)
+        self.heads = Heads(encoder.dim, recipe, classes, dense)
+        if taken := self.heads.take(begin.heads):
+            logger.info("heads that the checkpoint has: %s", ", ".join(taken))
+        self.encoder.to(processes.device).train()
+        self.heads.to(processes.device).train()
         self.per_step = recipe.run.batch * recipe.run.accumulate * processes.count
         self.plan = Plan(self.train, recipe, self.per_step)
         self.cqt: CqtTarget | None = None

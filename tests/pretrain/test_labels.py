@@ -97,7 +97,10 @@ def break_tokens(folder, line, change):
     ("damage", "message"),
     [
         (lambda x: (x / "train.tsv").unlink(), r"has no train\.tsv"),
-        (lambda x: break_manifest(x, 3, "train1.wav\t100"), r"line 3 of .*train\.tsv.* says 100 samples, but .* has 28800"),
+        (
+            lambda x: break_manifest(x, 3, "train1.wav\t100"),
+            r"line 3 of .*train\.tsv.* says 100 samples, but .* has 28800",
+        ),
         (lambda x: break_manifest(x, 2, "gone.wav\t28800"), r"line 2 of .*train\.tsv.*gone\.wav"),
         (lambda x: break_manifest(x, 2, "train0.wav"), "line 2 of .* is not that of a manifest"),
         (lambda x: (x / "train.km").unlink(), r"train\.km are missing"),

@@ -144,7 +144,9 @@ def test_loss_and_gradients_of_a_step_are_those_of_the_reference(shared_data, pr
     layout = layout_of(encoder.encoder, recipe.data.window)
     batch = make_batch(layout)
     counts = Counts(3, batch.mask.numel(), len(batch.masked))
-    loss, terms = losses(*encoder(batch.wave, batch.mask), batch, heads, recipe, counts, CqtTarget(recipe.cqt, layout))
+    loss, terms = losses(
+        *encoder(batch.wave, batch.mask), batch, heads, recipe, counts, CqtTarget(recipe.cqt, layout)
+    )
     loss.backward()
     assert {"loss", *terms} == set(term_names(recipe))
     named = Trained(encoder, heads, None).named()

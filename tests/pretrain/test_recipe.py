@@ -23,7 +23,12 @@ def test_95m_is_as_published():
     assert (recipe.tokens.masked, recipe.tokens.unmasked) == (1.0, 0.0)
     assert (recipe.tokens.dim, recipe.tokens.temperature) == (64, 0.1)
     assert (recipe.feature_penalty, recipe.feature_gradient) == (10.0, 0.1)
-    assert (recipe.cqt.masked, recipe.cqt.everywhere, recipe.cqt.bins, recipe.cqt.bins_per_octave) == (1, 0, 336, 48)
+    assert (recipe.cqt.masked, recipe.cqt.everywhere, recipe.cqt.bins, recipe.cqt.bins_per_octave) == (
+        1,
+        0,
+        336,
+        48,
+    )
     assert (recipe.optimizer.lr, recipe.optimizer.betas, recipe.optimizer.eps) == (5e-4, (0.9, 0.98), 1e-6)
     assert (recipe.optimizer.warmup, recipe.optimizer.weight_decay, recipe.optimizer.clip) == (32_000, 0.01, 10.0)
     dropout = recipe.dropout

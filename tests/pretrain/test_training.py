@@ -124,7 +124,9 @@ def test_a_training_that_is_killed_or_terminated_goes_on_exactly(whole, shared_d
     # Slowed down by evaluations, so that there is time to kill it between two checkpoints.
     slow = ["--set", "run.evaluate_every=1"]
     killed = start_command([*command, *slow])
-    wait_for(lambda: (out / "metrics.jsonl").exists() and '"step": 4,' in (out / "metrics.jsonl").read_text(), killed)
+    wait_for(
+        lambda: (out / "metrics.jsonl").exists() and '"step": 4,' in (out / "metrics.jsonl").read_text(), killed
+    )
     killed.kill()
     killed.communicate()
     assert not (out / "model").exists()
@@ -228,7 +230,7 @@ def test_a_loss_that_is_no_number_stops_it_and_names_the_windows(own_data, tmp_p
     wave[len(wave) // 2] = np.nan
     soundfile.write(own_data / "train1.wav", wave, rate, subtype="FLOAT")
     recipe = recipe_for(own_data, cqt={"masked": 0.0}, run={"batch": 3, "steps": 50})
-    with pytest.raises(TrainingError, match=r"step \d+ is no number.* train1\.wav at \d") as caught:
+    with pytest.raises(TrainingError, match=r"step \d+ is no number.*train1\.wav at \d") as caught:
         pretrain(recipe, tmp_path)
     assert lines_of(tmp_path)[-1]["diverged"]
     assert "optimizer.lr" in str(caught.value)
