@@ -53,6 +53,7 @@ class MelBands(nn.Module):
         Parameters
         ----------
         wave : Tensor of float32, shape (windows, samples)
+            Mono.
         frames : int
             How many.
         first : int
@@ -64,7 +65,7 @@ class MelBands(nn.Module):
         """
         pieces = _pieces(wave, length=self.n_fft, hop=self.hop, start=first - self.n_fft // 2, count=frames)
         power = torch.fft.rfft(pieces * self.window).abs().square()
-        return power @ self.filters
+        return torch.matmul(power, self.filters)
 
 
 class ConstantQ(nn.Module):
@@ -138,6 +139,7 @@ class ConstantQ(nn.Module):
         Parameters
         ----------
         wave : Tensor of float32, shape (windows, samples)
+            Mono.
         frames : int
             How many.
         first : int
@@ -167,7 +169,7 @@ class ConstantQ(nn.Module):
                 count=frames,
             )
             parts = pieces @ self.get_buffer(f"kernels_{level}")
-            found.append(torch.linalg.vector_norm(parts.unflatten(-1, (2, bins)), dim=-2))
+            found.append(torch.hypot(parts[..., :bins], parts[..., bins:]))
         return torch.cat(found[::-1], dim=-1)
 
 
@@ -179,7 +181,7 @@ def _pieces(wave: Tensor, *, length: int, hop: int, start: int, count: int) -> T
 
 
 def _triangles(sample_rate: int, bands: int, n_fft: int) -> Tensor:
-    """Bands that rise and fall linearly in Hz between neighbours on HTK's mel scale, shape (n_fft // 2 + 1, bands)."""
+    """Bands that rise and fall linearly in Hz, equally far apart in HTK's mel: shape (frequencies, bands)."""
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
     corners = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)
     frequencies = torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None] * sample_rate / n_fft
