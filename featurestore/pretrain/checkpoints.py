@@ -30,6 +30,9 @@ _RELEASED = {
 }
 """How the released checkpoints call what torch's weight norm calls otherwise."""
 
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW remembers of a parameter."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -169,18 +172,19 @@ def restore(folder: Path, trained: Trained) -> None:
     from featurestore.models.checkpoint import check_tensors, read_weights
 
     state = {**read_weights([folder / SAFETENSORS]), **read_weights([folder / TRAINING_TENSORS])}
-    wanted: dict[str, tuple[int, ...]] = {}
-    kinds = sorted({key.partition(".")[0] for key in state if key.startswith(("exp_avg", "step."))})
+    moments = {name: [x for x in _MOMENTS if f"{x}.{name}" in state] for name, _ in trained.named()}
+    wanted = {name: tuple(x.shape) for name, x in trained.named()}
     for name, parameter in trained.named():
-        wanted[name] = tuple(parameter.shape)
-        for kind in kinds:
+        # One that has not learned so far has none, and one that no longer learns needs none.
+        for kind in moments[name]:
             wanted[f"{kind}.{name}"] = () if kind == "step" else tuple(parameter.shape)
     check_tensors(state, wanted, source=str(folder))
     for name, parameter in trained.named():
         parameter.copy_(state[name])
-        trained.optimizer.state[parameter] = {
-            kind: state[f"{kind}.{name}"].to(parameter.device, copy=True) for kind in kinds
-        }
+        if parameter.requires_grad and moments[name]:
+            trained.optimizer.state[parameter] = {
+                kind: state[f"{kind}.{name}"].to(parameter.device, copy=True) for kind in moments[name]
+            }
 
 
 def _plain(value: Tensor) -> Tensor:

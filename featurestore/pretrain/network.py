@@ -38,7 +38,7 @@ class TrainedEncoder(nn.Module):
         Its weights are trained in place.
     dropout : DropoutSettings
     feature_gradient : float
-        Factor of the gradient that reaches the convolutions over the samples.
+        Factor of the gradient that reaches the convolutions over the samples; with 0 they stay as they are.
     mask : Tensor of float32, shape (dim,), optional
         What masked frames are replaced by; random if there is none.
     """
@@ -58,6 +58,8 @@ class TrainedEncoder(nn.Module):
         # The released checkpoints have it, one magnitude for each tap (Baevski et al. 2020, arXiv:2006.11477).
         weight_norm(encoder.encoder.pos_conv_embed.conv, dim=2)
         encoder.requires_grad_(True)
+        if not feature_gradient:
+            encoder.feature_extractor.requires_grad_(False)
 
     def forward(
         self, wave: Tensor, mask: Tensor, kept: tuple[bool, ...] | None = None
@@ -80,13 +82,14 @@ class TrainedEncoder(nn.Module):
             Mean square of what the convolutions over the samples give.
         """
         encoder = self.encoder
-        # Half precision is for machines that have quick convolutions anyway.
-        plain = wave.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-        if plain or not convolutions.fits(encoder.config):
-            features = encoder.feature_extractor(wave)
-        else:
-            features = convolutions.features(encoder.feature_extractor.conv_layers, wave, mask.shape[1])
-        if self._feature_gradient != 1:
+# Half precision is for machines that have quick convolutions anyway, and a compiler has its own ways.
+        plain = wave.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._feature_gradient > 0):
+            if plain or not convolutions.fits(encoder.config):
+                features = encoder.feature_extractor(wave)
+            else:
+                features = convolutions.features(encoder.feature_extractor.conv_layers, wave, mask.shape[1])
+        if 0 < self._feature_gradient < 1:
             features = features * self._feature_gradient + features.detach() * (1 - self._feature_gradient)
         penalty = features.float().square().mean()
         x = self.input_dropout(encoder.feature_projection(features))

@@ -320,7 +320,7 @@ class Recipe:
     mixing : MixingSettings
     dropout : DropoutSettings
     feature_gradient : float
-        Factor of the gradient that reaches the convolutions over the samples.
+        Factor of the gradient that reaches the convolutions over the samples; with 0 they stay as they are.
     feature_penalty : float
         Weight of the mean square of what these convolutions give.
     tokens : TokenSettings

@@ -188,8 +188,9 @@ class _Training:
         self.plan = Plan(self.train, recipe, self.per_step)
         self.cqt: CqtTarget | None = None
         self.metrics = Metrics(out / METRICS if processes.first else None)
-        self.flat = _flat_gradients([*self.encoder.parameters(), *self.heads.parameters()])
-        self.optimizer = _optimizer([*self.encoder.parameters(), *self.heads.parameters()], recipe.optimizer)
+        learning = [x for x in (*self.encoder.parameters(), *self.heads.parameters()) if x.requires_grad]
+        self.flat = _flat_gradients(learning)
+        self.optimizer = _optimizer(learning, recipe.optimizer)
         self.trained = checkpoints.Trained(self.encoder, self.heads, self.optimizer)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.run.precision == "float16")
         self.network: Any = torch.compile(self.encoder) if recipe.run.compile else self.encoder

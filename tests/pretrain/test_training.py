@@ -278,3 +278,13 @@ def test_a_probe_of_ones_own_goes_into_the_metrics(shared_data, tmp_path):
         recipe_for(shared_data, run={"steps": 1}), tmp_path, probe=lambda encoder: {"own": float(encoder.dim)}
     )
     assert report.valid["own"] == 16.0
+
+
+def test_convolutions_that_are_not_to_learn_stay_as_they_are(whole, shared_data, tmp_path):
+    checkpoint = whole[0] / "checkpoints" / "step-00000008"
+    model = {"start": str(checkpoint)}
+    for steps in (2, 4):  # the second call goes on from the first
+        pretrain(recipe_for(shared_data, model=model, feature_gradient=0.0, run={"steps": steps}), tmp_path)
+    before, after = weights_of(checkpoint), weights_of(tmp_path / "model")
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith("feature_extractor."), name
