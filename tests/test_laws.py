@@ -11,7 +11,13 @@ import featurestore
 from featurestore import FeatureSpec, StoreWriter
 
 EXTRACTION = {"torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"}
-ROOMS = {"featurestore.audio", "featurestore.models", "featurestore.extract", "featurestore.pipeline"}
+ROOMS = {
+    "featurestore.audio",
+    "featurestore.models",
+    "featurestore.extract",
+    "featurestore.pipeline",
+    "featurestore.pretrain",
+}
 
 
 def modules_after(code, *arguments):
@@ -71,13 +77,17 @@ with StoreWriter(sys.argv[1], spec=FeatureSpec.for_arrays(layers=2, dim=2)) as w
     assert not loaded & (EXTRACTION | ROOMS)
 
 
-@pytest.mark.parametrize("module", ["featurestore.audio", "featurestore.models", "featurestore.pipeline"])
+@pytest.mark.parametrize(
+    "module", ["featurestore.audio", "featurestore.models", "featurestore.pipeline", "featurestore.pretrain"]
+)
 def test_packages_of_extraction_are_imported_by_what_uses_them(module):
     assert not modules_after(f"import {module}") & EXTRACTION
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["build", "--help"], ["doctor", "--help"]], ids=" ".join
+    "arguments",
+    [["--help"], ["--version"], ["build", "--help"], ["pretrain", "--help"], ["doctor", "--help"]],
+    ids=" ".join,
 )
 def test_help_is_fast_because_it_imports_nothing(arguments):
     loaded = modules_after(f"from fs_extract.commands import run\nassert run({arguments!r}) == 0")

@@ -14,7 +14,7 @@ import click
 from fs_extract.terminal import Command, Voice, complain, duration, json_option, print_json, table
 
 if TYPE_CHECKING:
-    from featurestore.pretrain.training import TrainingProgress, TrainingReport
+    from featurestore.pretrain import TrainingProgress, TrainingReport
 
 _OPTIONS = {
     "data": "data.folder",

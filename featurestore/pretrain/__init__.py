@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featurestore.pretrain.recipe import PRESETS, Recipe, load_recipe
-    from featurestore.pretrain.training import TrainingReport, pretrain
+    from featurestore.pretrain.report import TrainingProgress, TrainingReport
+    from featurestore.pretrain.training import pretrain
 
 _MODULES = {
     "PRESETS": "recipe",
     "Recipe": "recipe",
-    "TrainingReport": "training",
+    "TrainingProgress": "report",
+    "TrainingReport": "report",
     "load_recipe": "recipe",
     "pretrain": "training",
 }
 
-__all__ = ["PRESETS", "Recipe", "TrainingReport", "load_recipe", "pretrain"]
+__all__ = ["PRESETS", "Recipe", "TrainingProgress", "TrainingReport", "load_recipe", "pretrain"]
 
 
 # Imported on first use: reading a recipe must not cost the import of torch.

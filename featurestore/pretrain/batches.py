@@ -138,7 +138,9 @@ def batches(
     Parameters
     ----------
     plan : Plan
+        Says what the windows are.
     reader : Reader
+        Reads them.
     volume : float
         Of what is mixed in.
     batch, parts : int
@@ -148,6 +150,7 @@ def batches(
     first : int
         Step to begin with.
     threads : int
+        That read ahead.
 
     Yields
     ------
@@ -184,19 +187,12 @@ def batches(
 
 def fixed_batches(corpus: Corpus, reader: Reader, plan: Plan, count: int, batch: int) -> list[Batch]:
     """The same windows of a corpus at every evaluation, evenly spread over its files, with masks, not mixed."""
-    chosen = np.unique(np.linspace(0, len(corpus.usable) - 1, min(count, len(corpus.usable))).astype(int))
-    repeat = -(-count // len(chosen))
-    windows = [
-        Window(
-            int(file),
-            int(corpus.starts[file] - 1) * turn // max(1, repeat - 1)
-            if repeat > 1
-            else int(corpus.starts[file] - 1) // 2,
-        )
-        for turn in range(repeat)
-        for file in corpus.usable[chosen]
-    ]
-    windows = list(dict.fromkeys(windows))[:count]
+    files = corpus.usable[np.unique(np.linspace(0, len(corpus.usable) - 1, count).round().astype(int))]
+    each = -(-count // len(files))
+    # As many places in each file as are needed, from its beginning to its end.
+    places = np.linspace(0, 1, each) if each > 1 else np.array([0.5])
+    found = [Window(int(x), int(place * (corpus.starts[x] - 1))) for place in places for x in files]
+    windows = list(dict.fromkeys(found))[:count]
     return [
         reader.read(
             windows[i : i + batch],

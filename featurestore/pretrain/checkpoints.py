@@ -114,11 +114,13 @@ def save(
     step : int
         Steps that are done.
     trained : Trained
+        What is written.
     config : mapping
         Values of config.json.
     scalars : mapping
         What else there is to remember, as values of JSON.
     keep : int
+        How many checkpoints stay.
     """
 
     def write(aside: Path) -> None:

@@ -35,6 +35,7 @@ def features(layers: Any, wave: Tensor, frames: int) -> Tensor:
     layers : sequence of modules
         Each with `conv`, the first with a group norm of one channel each.
     wave : Tensor of float32, shape (windows, samples)
+        Prepared as the model wants it.
     frames : int
         Of a window.
 

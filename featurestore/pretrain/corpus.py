@@ -51,6 +51,8 @@ class Entry:
         Where it is.
     rate : int
         Hz, its own.
+    changed : int
+        When, nanoseconds since 1970.
     samples : int
         At the rate of the model.
     frames : int
@@ -62,6 +64,7 @@ class Entry:
     line: int
     path: str
     rate: int
+    changed: int
     samples: int
     frames: int
     first: int
@@ -114,7 +117,9 @@ def open_corpus(split: str, recipe: Recipe, layout: Frames, classes: Mapping[str
     split : str
         "train" or "valid".
     recipe : Recipe
+        Names the folder and the labels.
     layout : Frames
+        Of the model.
     classes : mapping of str to int
         Of each codebook.
 
@@ -145,7 +150,8 @@ def open_corpus(split: str, recipe: Recipe, layout: Frames, classes: Mapping[str
     usable = np.flatnonzero(starts)
     if not len(usable):
         raise SourceError(
-            f"{manifest}: no file is as long as a window, {layout.window / layout.rate:g} s: make data.window shorter"
+            f"{manifest}: no file is as long as a window, {layout.window / layout.rate:g} s: "
+            "make data.window shorter"
         )
     return Corpus(manifest, layout, entries, usable, starts, tokens, dense)
 
@@ -170,7 +176,7 @@ def _entries(manifest: Path, layout: Frames) -> Sequence[Entry]:
             )
         samples = round((listed.samples or 0) * layout.rate / info.sample_rate)
         frames = samples // layout.hop
-        entries.append(Entry(listed.line, listed.path, info.sample_rate, samples, frames, first))
+        entries.append(Entry(listed.line, listed.path, info.sample_rate, info.mtime_ns, samples, frames, first))
         first += frames
     return entries
 

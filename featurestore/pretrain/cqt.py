@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from featurestore.errors import SettingError
 from featurestore.models.spectra import ConstantQ
 from featurestore.pretrain.corpus import Corpus, Frames, read_window
-from featurestore.pretrain.recipe import CqtSettings
+from featurestore.pretrain.processes import Processes
+from featurestore.pretrain.report import TrainingProgress
+from featurestore.pretrain.settings import CqtSettings
 
 LOG_FLOOR = 1e-3
 """Added to magnitudes before their logarithm."""
@@ -77,7 +80,7 @@ class CqtFile:
             "lowest": settings.lowest,
             "rate": corpus.layout.rate,
             "hop": corpus.layout.hop,
-            "files": [(x.path, x.samples, x.rate) for x in corpus.entries],
+            "files": [(x.path, x.samples, x.changed) for x in corpus.entries],
         }
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         split = corpus.manifest.stem
@@ -131,6 +134,24 @@ class CqtFile:
         """The values, [frames of all files, bins]."""
         shape = (self._corpus.frames, self._settings.bins)
         return np.memmap(self._values, np.float16, mode, shape=shape)  # type: ignore[call-overload,no-any-return]
+
+
+def fill_together(
+    file: CqtFile, processes: Processes, stopping: Callable[[], bool], tell: Callable[[TrainingProgress], None]
+) -> None:
+    """Compute what a file lacks, shared between the processes; all wait for each other."""
+    if processes.first:
+        file.make()
+    processes.wait()
+    missing = file.missing()
+    processes.wait()
+    share = missing[processes.rank :: processes.count]
+    for number, index in enumerate(share):
+        if stopping():
+            break
+        tell(TrainingProgress(stage="targets", done=number, total=len(share)))
+        file.fill([index])
+    processes.wait()
 
 
 def _block(target: CqtTarget, wave: Tensor, begin: int, frames: int) -> npt.NDArray[np.float16]:

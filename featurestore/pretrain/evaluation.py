@@ -29,17 +29,22 @@ def evaluate(
     Parameters
     ----------
     encoder : TrainedEncoder
+        Is back in training mode afterwards.
     heads : Heads
+        The same.
     batches : sequence of Batch
         All of them; each process takes its share.
     recipe : Recipe
+        Weighs the losses and names the probe.
     processes : Processes
+        Between which the batches are shared.
     cqt : CqtTarget or None
+        Computes spectrograms that the batches have not.
 
     Returns
     -------
     dict of str to float
-        ``loss``, its terms; ``effective rank`` of the last state, averaged over each window that is seen as a whole;
+        ``loss``, its terms; ``effective rank`` of the last state, averaged over each window, without a mask;
         ``probe``, if the recipe wants one.
     """
     model = encoder.encoder
@@ -80,6 +85,7 @@ def effective_rank(features: Tensor) -> float:
     Parameters
     ----------
     features : Tensor, shape (windows, dim)
+        One row for each window.
     """
     values = torch.linalg.svdvals((features - features.mean(dim=0)).double())
     shares = values / values.sum().clamp(min=1e-12)
@@ -94,6 +100,7 @@ def probe(features: Tensor, targets: Tensor) -> float:
     Parameters
     ----------
     features : Tensor, shape (windows, dim)
+        One row for each window.
     targets : Tensor, shape (windows, classes)
         Means over each window.
 

@@ -52,6 +52,7 @@ def read_tokens(
     entries : sequence of Entry
         Files of the manifest.
     layout : Frames
+        Of the model.
     classes : int
         Tokens are below.
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from featurestore.pretrain.batches import Batch
 from featurestore.pretrain.cqt import CqtTarget, shaped
 from featurestore.pretrain.network import Heads
-from featurestore.pretrain.recipe import HeadSettings, Recipe, VarianceSettings
+from featurestore.pretrain.recipe import Recipe
+from featurestore.pretrain.settings import HeadSettings, VarianceSettings
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ def losses(
     Parameters
     ----------
     states : list of Tensor, shape (windows, frames, dim)
+        Hidden states 0 to `layers`.
     penalty : Tensor, scalar
-        As of `TrainedEncoder`.
+        Mean square of what the convolutions over the samples give.
     batch : Batch
+        Holds the targets.
     heads : Heads
+        Predict them.
     recipe : Recipe
+        Weighs them.
     counts : Counts
         Of the whole step.
     cqt : CqtTarget or None

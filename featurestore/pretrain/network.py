@@ -21,7 +21,8 @@ from featurestore.models.files import CONFIG, find_weights, read_json
 from featurestore.models.hub import fetch
 from featurestore.models.random_checkpoint import SHAPES
 from featurestore.pretrain import convolutions
-from featurestore.pretrain.recipe import DropoutSettings, Recipe
+from featurestore.pretrain.recipe import Recipe
+from featurestore.pretrain.settings import DropoutSettings
 
 TRAINING_TENSORS = "training.safetensors"
 """File of a checkpoint of a training that holds its heads and the state of its optimizer."""
@@ -71,6 +72,7 @@ class TrainedEncoder(nn.Module):
         wave : Tensor of float32, shape (windows, samples)
             Normalised, if the model wants it.
         mask : Tensor of bool, shape (windows, frames)
+            Frames that are replaced by the mask.
         kept : tuple of bool, optional
             Which layers are not skipped.
 
@@ -82,7 +84,7 @@ class TrainedEncoder(nn.Module):
             Mean square of what the convolutions over the samples give.
         """
         encoder = self.encoder
-# Half precision is for machines that have quick convolutions anyway, and a compiler has its own ways.
+        # Half precision is for machines that have quick convolutions anyway, and a compiler has its own ways.
         plain = wave.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._feature_gradient > 0):
             if plain or not convolutions.fits(encoder.config):
@@ -234,8 +236,8 @@ def _from_checkpoint(name: str) -> Start:
 def initialise(encoder: MertEncoder) -> None:
     """Random weights as fairseq gives them to HuBERT, drawn from torch's generator.
 
-    Dense layers of the transformer have a deviation of 0.02 (BERT); convolutions over samples are those of He et al.
-    2015, arXiv:1502.01852; the positional convolution has ``sqrt(4 / (kernel * dim))``; the projection of the
+    Dense layers of the transformer have a deviation of 0.02 (BERT); convolutions over samples are those of He et
+    al. 2015, arXiv:1502.01852; the positional convolution has ``sqrt(4 / (kernel * dim))``; the projection of the
     features is as torch makes it.
     """
     for conv in encoder.feature_extractor.conv_layers:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.pretrain.corpus import Corpus
-from featurestore.pretrain.recipe import MixingSettings, Recipe
+from featurestore.pretrain.recipe import Recipe
+from featurestore.pretrain.settings import MixingSettings
 
 _EPOCH, _START, _MASK, _MIX = range(4)
 
@@ -130,8 +131,11 @@ def span_mask(
     Parameters
     ----------
     draw : Generator
+        Decides.
     frames : int
+        Of the window.
     probability : float
+        Frames in all spans together, overlaps counted twice, over frames.
     span : int
         Frames.
     at_least : int
@@ -164,6 +168,7 @@ def snippets(
     Parameters
     ----------
     draw : Generator
+        Decides.
     window, windows : int
         The window, and how many the step has.
     samples : int
@@ -171,6 +176,7 @@ def snippets(
     rate : int
         Hz.
     mixing : MixingSettings
+        How often, how many and how long.
     """
     if windows < 2 or draw.random() >= mixing.probability:
         return []

@@ -20,7 +20,7 @@ _PATIENCE = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of a training.
+    """A process among those of a training.
 
     Attributes
     ----------

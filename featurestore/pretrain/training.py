@@ -5,11 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +18,18 @@ from featurestore.errors import SettingError, TrainingError
 from featurestore.models import MertEncoder
 from featurestore.pretrain import checkpoints
 from featurestore.pretrain.batches import Batch, Reader, batches, fixed_batches
-from featurestore.pretrain.corpus import Corpus, Frames, codebook_classes, open_corpus
-from featurestore.pretrain.cqt import CqtFile, CqtTarget
+from featurestore.pretrain.corpus import Frames, codebook_classes, open_corpus
+from featurestore.pretrain.cqt import CqtFile, CqtTarget, fill_together
 from featurestore.pretrain.evaluation import evaluate
 from featurestore.pretrain.losses import Counts, losses, term_names
 from featurestore.pretrain.metrics import Metrics
 from featurestore.pretrain.network import Heads, TrainedEncoder, start
 from featurestore.pretrain.plan import Plan
 from featurestore.pretrain.processes import Processes, joined
-from featurestore.pretrain.recipe import OptimizerSettings, Recipe
+from featurestore.pretrain.recipe import Recipe, changed_settings
+from featurestore.pretrain.report import TrainingProgress, TrainingReport
+from featurestore.pretrain.stopping import Stop
+from featurestore.pretrain.updates import adamw, flat_gradients, learning_rate
 
 logger = logging.getLogger("featurestore")
 
@@ -37,61 +37,6 @@ CHECKPOINTS, MODEL, METRICS = "checkpoints", "model", "metrics.jsonl"
 _SHOWN_WINDOWS = 16
 
 Probe = Callable[[MertEncoder], Mapping[str, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingProgress:
-    """Where a training stands.
-
-    Attributes
-    ----------
-    stage : str
-        "targets" (files of which the spectrogram is computed), "training".
-    done, total : int
-        Files or steps.
-    loss : float or None
-    windows_per_second : float or None
-    """
-
-    stage: str
-    done: int
-    total: int
-    loss: float | None = None
-    windows_per_second: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingReport:
-    """What a training did.
-
-    Attributes
-    ----------
-    out : Path
-    model : Path or None
-        The trained model, for `load_model`; None before the last step.
-    steps, total : int
-        Done, by this and earlier runs, and wanted.
-    resumed_from : int
-        Step that this run began at.
-    loss : float or None
-        Of the last steps.
-    valid : dict
-        Of the last evaluation.
-    interrupted : bool
-        Ctrl-C or SIGTERM ended the run; the same call goes on.
-    elapsed : float
-        Seconds.
-    """
-
-    out: Path
-    model: Path | None
-    steps: int
-    total: int
-    resumed_from: int
-    loss: float | None
-    valid: dict[str, float]
-    interrupted: bool
-    elapsed: float
 
 
 def pretrain(
@@ -109,9 +54,10 @@ def pretrain(
     Parameters
     ----------
     recipe : Recipe
+        All settings.
     out : path
-        Gets ``checkpoints/step-<n>``, ``metrics.jsonl`` and at the end ``model``; each checkpoint and ``model`` can
-        be opened by `featurestore.load_model`.
+        Gets ``checkpoints/step-<n>``, ``metrics.jsonl`` and at the end ``model``; `featurestore.load_model` opens
+        ``model`` and each checkpoint.
     device : str
         "cpu", "cuda", "cuda:N" or "auto".
     progress : callable, optional
@@ -132,29 +78,8 @@ def pretrain(
     TrainingError
         If the loss is no number any more; names the windows.
     """
-    with joined(device) as processes, _Stop() as stop:
+    with joined(device) as processes, Stop() as stop:
         return _Training(recipe, Path(out), processes, stop, progress, probe).run()
-
-
-class _Stop:
-    """Notes the first Ctrl-C or SIGTERM, which then ends the training after the step at hand."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, *_: object) -> None:
-        self.asked = True
 
 
 class _Training:
@@ -163,7 +88,7 @@ class _Training:
         recipe: Recipe,
         out: Path,
         processes: Processes,
-        stop: _Stop,
+        stop: Stop,
         progress: Callable[[TrainingProgress], None] | None,
         probe: Probe | None,
     ) -> None:
@@ -189,8 +114,8 @@ class _Training:
         self.cqt: CqtTarget | None = None
         self.metrics = Metrics(out / METRICS if processes.first else None)
         learning = [x for x in (*self.encoder.parameters(), *self.heads.parameters()) if x.requires_grad]
-        self.flat = _flat_gradients(learning)
-        self.optimizer = _optimizer(learning, recipe.optimizer)
+        self.flat = flat_gradients(learning)
+        self.optimizer = adamw(learning, recipe.optimizer)
         self.trained = checkpoints.Trained(self.encoder, self.heads, self.optimizer)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.run.precision == "float16")
         self.network: Any = torch.compile(self.encoder) if recipe.run.compile else self.encoder
@@ -383,7 +308,14 @@ class _Training:
             self.metrics.rewind(0)
             return 0
         scalars = checkpoints.read_scalars(there[-1])
-        self._compare(scalars.get("recipe", {}), there[-1])
+        changed = changed_settings(scalars.get("recipe", {}), self.recipe.to_dict())
+        if fixed := [x for x in changed if x.startswith("model.")]:
+            raise SettingError(
+                f"{there[-1]} was trained with another {fixed[0]}: give another folder for the output, or "
+                "begin a new training from it with model.start"
+            )
+        if changed and self.processes.first:
+            logger.warning("going on from %s with other settings: %s", there[-1].name, ", ".join(changed))
         checkpoints.restore(there[-1], self.trained)
         if self.scaler.is_enabled() and scalars.get("scaler"):
             self.scaler.load_state_dict(scalars["scaler"])
@@ -392,55 +324,24 @@ class _Training:
         self.metrics.rewind(step)
         return step
 
-    def _compare(self, before: Mapping[str, Any], folder: Path) -> None:
-        """Refuse another network; say what else has changed."""
-        now, changed = self.recipe.to_dict(), []
-        for table, values in now.items():
-            old = before.get(table)
-            if isinstance(values, dict) and isinstance(old, dict):
-                changed += [f"{table}.{x}" for x in values if not _same(values[x], old.get(x))]
-            elif not _same(values, old):
-                changed.append(table)
-        if fixed := [x for x in changed if x.startswith("model.")]:
-            raise SettingError(
-                f"{folder} was trained with another {fixed[0]}: give another folder for the output, or "
-                "begin a new training from it with model.start"
-            )
-        if changed and self.processes.first:
-            logger.warning("going on from %s with other settings: %s", folder.name, ", ".join(changed))
-
     def _targets(self) -> tuple[Reader, list[Batch]]:
         """Compute what is computed once; returns readers of it."""
         settings = self.recipe.cqt
+        folder = Path(self.recipe.data.cache or self.recipe.data.folder)
         wanted = bool(settings.masked or settings.everywhere)
         readers = []
         for corpus in (self.train, self.valid):
             values = None
             if wanted and settings.compute == "once":
-                values = self._cqt_file(corpus).values()
+                file = CqtFile(folder, corpus, settings)
+                fill_together(file, self.processes, lambda: self._stop.asked, self._tell)
+                values = file.values()
             readers.append(Reader(corpus, values))
         if wanted and settings.compute == "always":
             self.cqt = CqtTarget(settings, self.layout).to(self.processes.device)
         run = self.recipe.run
         plan = Plan(self.valid, self.recipe, 1)
         return readers[0], fixed_batches(self.valid, readers[1], plan, run.valid_windows, run.batch)
-
-    def _cqt_file(self, corpus: Corpus) -> CqtFile:
-        folder = Path(self.recipe.data.cache or self.recipe.data.folder)
-        file = CqtFile(folder, corpus, self.recipe.cqt)
-        if self.processes.first:
-            file.make()
-        self.processes.wait()
-        missing = file.missing()
-        self.processes.wait()
-        share = missing[self.processes.rank :: self.processes.count]
-        for number, index in enumerate(share):
-            if self._stop.asked:
-                break
-            self._tell(TrainingProgress(stage="targets", done=number, total=len(share)))
-            file.fill([index])
-        self.processes.wait()
-        return file
 
     def _export(self) -> Path:
         folder = self.out / MODEL
@@ -456,39 +357,3 @@ def layout_of(encoder: MertEncoder, seconds: float) -> Frames:
     window = max(encoder.min_samples, round(seconds * encoder.sample_rate))
     window = -(-window // hop) * hop
     return Frames(encoder.sample_rate, hop, window, encoder.frames(window))
-
-
-def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
-    """Of the update after `step` others: linear warm-up, then polynomial decay (fairseq's polynomial_decay)."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    left = max(0.0, 1 - (step - settings.warmup) / max(1, steps - settings.warmup))
-    return settings.end_lr + (settings.lr - settings.end_lr) * left**settings.power
-
-
-def _flat_gradients(parameters: list[torch.nn.Parameter]) -> Tensor:
-    """One tensor that holds the gradients of all parameters, and a place for the loss behind them."""
-    flat = torch.zeros(sum(x.numel() for x in parameters) + 1, device=parameters[0].device)
-    begin = 0
-    for parameter in parameters:
-        parameter.grad = flat[begin : begin + parameter.numel()].view_as(parameter)
-        begin += parameter.numel()
-    return flat
-
-
-def _optimizer(parameters: list[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        parameters,
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-
-
-def _same(value: Any, other: Any) -> bool:
-    """Whether values are the same, one of which came from JSON, where tuples are lists."""
-    import json
-
-    return bool(json.loads(json.dumps(value)) == other)

@@ -13,7 +13,7 @@ from featurestore.pretrain.evaluation import effective_rank, probe
 from featurestore.pretrain.losses import Counts, collapse, losses, term_names
 from featurestore.pretrain.network import Heads, TrainedEncoder, start
 from featurestore.pretrain.plan import Window
-from featurestore.pretrain.recipe import VarianceSettings
+from featurestore.pretrain.settings import VarianceSettings
 from featurestore.pretrain.training import layout_of
 from tests.pretrain.conftest import SMALL, recipe_for
 

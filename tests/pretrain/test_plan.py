@@ -1,4 +1,4 @@
-"""What a step sees: masks with the published statistics, mixtures, and windows that depend on seed and step alone."""
+"""What a step sees: masks with the published statistics, mixtures, windows; of seed and step alone."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from featurestore.pretrain.corpus import codebook_classes, open_corpus
 from featurestore.pretrain.network import start
 from featurestore.pretrain.plan import Plan, snippets, span_mask
-from featurestore.pretrain.recipe import MixingSettings
+from featurestore.pretrain.settings import MixingSettings
 from featurestore.pretrain.training import layout_of
 from tests.pretrain.conftest import RATE, make_data, recipe_for
 

@@ -1,4 +1,4 @@
-"""Training: it learns, goes on exactly where it was stopped, by several processes as by one, and says what is wrong."""
+"""Training: it learns, goes on exactly where it was stopped, does so in processes, and says what is wrong."""
 
 import json
 import signal
@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from featurestore import load_model
 from featurestore.errors import CheckpointError, DeviceError, SettingError, TrainingError
 from featurestore.pretrain import pretrain
-from featurestore.pretrain.recipe import OptimizerSettings
-from featurestore.pretrain.training import learning_rate
+from featurestore.pretrain.settings import OptimizerSettings
+from featurestore.pretrain.updates import learning_rate
 from tests.pretrain.conftest import GOLDEN, SMALL, make_data, recipe_for, settings, start_command
 
 NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, "layers": 0.0}
