@@ -101,12 +101,17 @@ def recipe_for(folder, **tables):
     return Recipe.from_dict(settings(folder, **tables), source="the test")
 
 
-def start_command(arguments, **environment):
-    """`fs-extract` in a process of its own."""
+def start_process(arguments, **environment):
+    """Python in a process of its own, with one thread."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "fs_extract", *map(str, arguments)],
+        [sys.executable, "-W", "error", *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_command(arguments, **environment):
+    """`fs-extract` in a process of its own."""
+    return start_process(["-m", "fs_extract", *arguments], **environment)
