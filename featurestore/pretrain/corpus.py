@@ -84,7 +84,7 @@ class Corpus:
         Indices of those that have a window.
     starts : ndarray of int64, shape (entries,)
         Of how many frames a window of each file may begin.
-    tokens : dict of str to ndarray of int32, shape (frames of all files,)
+    tokens : dict of str to ndarray of integers, shape (frames of all files,)
         Of each codebook.
     dense : dict of str to ndarray of uint8, shape (frames of all files, classes)
         Of each head.
@@ -95,7 +95,7 @@ class Corpus:
     entries: tuple[Entry, ...]
     usable: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
-    tokens: Mapping[str, npt.NDArray[np.int32]]
+    tokens: Mapping[str, npt.NDArray[Any]]
     dense: Mapping[str, npt.NDArray[np.uint8]]
 
     @property

@@ -42,7 +42,7 @@ def read_classes(path: Path) -> int:
 
 def read_tokens(
     path: Path, entries: Sequence[Any], layout: Any, classes: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Tokens of all files, one line each.
 
     Parameters
@@ -58,7 +58,7 @@ def read_tokens(
 
     Returns
     -------
-    tokens : ndarray of int32, shape (frames of all files,)
+    tokens : ndarray of uint16 or int32, shape (frames of all files,)
         0 where a file has fewer tokens than frames.
     counts : ndarray of int64, shape (files,)
         Tokens of each.
@@ -73,7 +73,7 @@ def read_tokens(
     if len(lines) != len(entries):
         raise SourceError(f"{path} has {len(lines)} lines, but its manifest names {len(entries)} files")
     total = entries[-1].first + entries[-1].frames
-    tokens = np.zeros(total, np.int32)
+    tokens = np.zeros(total, np.uint16 if classes <= 1 << 16 else np.int32)
     counts = np.zeros(len(entries), np.int64)
     for number, (line, entry) in enumerate(zip(lines, entries, strict=True), 1):
         try:

@@ -34,6 +34,8 @@ from featurestore.pretrain.tables import read_value
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
+_TERMS = frozenset({"loss", "features", "cqt", "variance", "covariance"})
+
 PRESETS = ("95m", "330m", "mini")
 
 
@@ -102,6 +104,8 @@ class Recipe:
         names = [*self.data.labels, *(head.name for head in self.heads)]
         if odd := [x for x in names if not _NAME.fullmatch(x)]:
             raise SettingError(f"{source}: names are of letters, digits, _ and -, not {odd[0]!r}")
+        if taken := _TERMS.intersection(names):
+            raise SettingError(f"{source}: a term of the loss is called {min(taken)!r} already: rename the labels")
         if twice := {x for x in names if names.count(x) > 1}:
             raise SettingError(
                 f"{source}: labels and heads must have different names; {min(twice)!r} is there twice"

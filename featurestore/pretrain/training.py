@@ -99,6 +99,7 @@ class _Training:
         begin = start(recipe)
         encoder, self.config = begin.encoder, begin.config
         self.layout = layout_of(encoder, recipe.data.window)
+        _check_layers(recipe, encoder.layers)
         classes = codebook_classes(recipe)
         self.train = open_corpus("train", recipe, self.layout, classes)
         self.valid = open_corpus("valid", recipe, self.layout, classes)
@@ -119,6 +120,7 @@ class _Training:
         self.trained = checkpoints.Trained(self.encoder, self.heads, self.optimizer)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.run.precision == "float16")
         self.network: Any = torch.compile(self.encoder) if recipe.run.compile else self.encoder
+        self.norm = torch.zeros(())
         self.last_loss: float | None = None
         self.last_valid: dict[str, float] = {}
 
@@ -171,16 +173,20 @@ class _Training:
             counts = Counts(self.per_step, self.per_step * self.layout.count, masked)
             sums += self._step(step, parts, counts, names)
             step += 1
-            if step % run.log_every == 0 or step == total:
+            saving = step % run.checkpoint_every == 0 or step == total
+            # A line ends with every checkpoint, so that a run that goes on from there writes the same lines.
+            if saving or step % run.log_every == 0:
                 self._log(step, step - since, names, sums)
                 sums, since = torch.zeros_like(sums), step
             if step % run.evaluate_every == 0 or step == total:
                 with self.metrics.clock("evaluation"):
                     self._evaluate(step, valid)
-            if step % run.checkpoint_every == 0 or step == total:
+            if saving:
                 with self.metrics.clock("checkpoint"):
                     self._save(step)
                 saved = step
+        if since != step:
+            self._log(step, step - since, names, sums)
         if saved != step:
             self._save(step)
         return step, step < total
@@ -223,7 +229,7 @@ class _Training:
                 group["lr"] = learning_rate(step, recipe.run.steps, recipe.optimizer)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        self._norm = norm
+        self.norm = norm
         return sums
 
     def _agreed(self, parts: list[Batch]) -> tuple[bool, int]:
@@ -268,7 +274,7 @@ class _Training:
                 "epoch": round(step * self.per_step / self.plan.per_epoch, 4),
                 **values,
                 "lr": self.optimizer.param_groups[0]["lr"],
-                "gradient norm": float(self._norm),
+                "gradient norm": float(self.norm),
                 "windows per second": round(rate, 2),
                 "shares of time": shares,
             }
@@ -349,6 +355,14 @@ class _Training:
             checkpoints.publish(folder, lambda aside: checkpoints.write_model(aside, self.trained, self.config))
         self.processes.wait()
         return folder
+
+
+def _check_layers(recipe: Recipe, layers: int) -> None:
+    asked = {"cqt.layer": recipe.cqt.layer, "variance.layer": recipe.variance.layer}
+    asked |= {f"layer of the head {head.name}": head.layer for head in recipe.heads}
+    for name, layer in asked.items():
+        if not -layers <= layer + 1 <= layers + 1:
+            raise SettingError(f"{name} must be from 0 to {layers}, or -1 for the last, not {layer}")
 
 
 def layout_of(encoder: MertEncoder, seconds: float) -> Frames:

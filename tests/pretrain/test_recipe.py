@@ -77,6 +77,7 @@ def test_a_recipe_survives_json():
         ({"data": {"labels": "km"}}, "data.labels must be a list"),
         ({"data": {"labels": [1]}}, r"data.labels\[0\] must be a text"),
         ({"data": {"labels": ["km"]}, "heads": [{"name": "km"}]}, "'km' is there twice"),
+        ({"heads": [{"name": "cqt"}]}, "a term of the loss is called 'cqt' already"),
         ({"heads": [{"name": "../x"}]}, "names are of letters, digits, _ and -, not '../x'"),
         ({"heads": [{"kind": "classes"}]}, r"heads\[0\].name is missing"),
         ({"heads": [{"name": "x", "kind": "y"}]}, r"heads\[0\].kind must be one of multilabel, classes"),

@@ -268,6 +268,12 @@ def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_p
         pretrain(recipe_for(shared_data, run={"steps": 3}), tmp_path)
 
 
+def test_a_hidden_state_that_there_is_not_is_refused(shared_data, tmp_path):
+    for tables in ({"cqt": {"layer": 3}}, {"heads": [{"name": "keys", "layer": -4}]}):
+        with pytest.raises(SettingError, match=r"layer.* must be from 0 to 2, or -1"):
+            pretrain(recipe_for(shared_data, run={"probe": ""}, **tables), tmp_path)
+
+
 def test_settings_that_are_changed_on_the_way_are_told(whole, shared_data, tmp_path, caplog):
     pretrain(recipe_for(shared_data, run={"steps": 2}), tmp_path)
     caplog.clear()
