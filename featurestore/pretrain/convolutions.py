@@ -82,7 +82,7 @@ class _Conv(torch.autograd.Function):
     """A convolution and GELU. Taps of one stride are neighbours in memory, so they are rows of a matrix."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         rows = x.view(len(x) // stride, -1)
         width = rows.shape[1]
         out = rows @ weight[:width]
@@ -93,7 +93,7 @@ class _Conv(torch.autograd.Function):
         return F.gelu(out)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         rows, weight, out = ctx.saved_tensors
         width = rows.shape[1]
         gradient = torch.ops.aten.gelu_backward(gradient.contiguous(), out)

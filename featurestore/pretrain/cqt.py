@@ -162,4 +162,5 @@ def _block(target: CqtTarget, wave: Tensor, begin: int, frames: int) -> npt.NDAr
     first = max(0, begin - reach)
     piece = wave[first * hop : (begin + frames + reach) * hop]
     out = target(piece[None], frames, (begin - first) * hop)
-    return out[0].clamp(max=6e4).numpy().astype(np.float16)
+    values: npt.NDArray[np.float16] = out[0].clamp(max=6e4).numpy().astype(np.float16)
+    return values

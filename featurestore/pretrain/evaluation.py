@@ -62,7 +62,8 @@ def evaluate(
             continue
         moved = batch.to(processes.device)
         wave, _ = model.prepared(moved.wave, None)
-        total, terms = losses(*encoder(wave, moved.mask), moved, heads, recipe, counts, cqt)
+        states, penalty = encoder(wave, moved.mask)
+        total, terms = losses(states, penalty, moved, heads, recipe, counts, cqt)
         for name, value in {"loss": total, **terms}.items():
             sums[name] = sums.get(name, torch.zeros((), device=processes.device)) + value
         states, _ = encoder(wave, torch.zeros_like(moved.mask))

@@ -150,8 +150,8 @@ def collapse(state: Tensor, settings: VarianceSettings) -> tuple[Tensor, Tensor]
     Bardes et al. 2022, arXiv:2105.04906, equations 1 to 4, of the windows of one pass.
     """
     span = min(settings.frames, state.shape[1])
-    whole = state.shape[1] // span * span
-    means = state[:, :whole].unflatten(1, (-1, span)).mean(dim=2).flatten(0, 1).float()
+    pieces = state.shape[1] // span
+    means = state[:, : pieces * span].reshape(-1, span, state.shape[2]).mean(dim=1).float()
     centred = means - means.mean(dim=0)
     covariance = centred.T @ centred / max(1, len(means) - 1)
     deviation = torch.sqrt(covariance.diagonal() + 1e-4)

@@ -52,11 +52,12 @@ class TrainedEncoder(nn.Module):
         self.mask_embedding = nn.Parameter(torch.rand(encoder.dim) if mask is None else mask)
         self._layer_dropout, self._feature_gradient = dropout.layers, feature_gradient
         self.input_dropout, self.hidden_dropout = nn.Dropout(dropout.input), nn.Dropout(dropout.hidden)
-        for layer in encoder.encoder.layers:
+        layers: Any = encoder.encoder.layers
+        for layer in layers:
             layer.dropout.p = dropout.hidden
             layer.feed_forward.dropout.p = dropout.activation
             layer.attention.dropout = dropout.attention
-        # The released checkpoints have it, one magnitude for each tap (Baevski et al. 2020, arXiv:2006.11477).
+        # The released checkpoints have it, one magnitude for each tap.
         weight_norm(encoder.encoder.pos_conv_embed.conv, dim=2)
         encoder.requires_grad_(True)
         if not feature_gradient:
@@ -161,12 +162,9 @@ class Heads(nn.Module):
 
         Hsu et al. 2021, arXiv:2106.07447, equation 3, with a projection for each codebook.
         """
-        projected = self.final_proj(x).float().unflatten(-1, (len(self.classes), -1))
-        tokens = self.label_embs_concat.float().split(list(self.classes.values()))
-        return {
-            name: F.normalize(projected[..., i, :], dim=-1) @ F.normalize(tokens[i], dim=-1).T / self.temperature
-            for i, name in enumerate(self.classes)
-        }
+        projected = F.normalize(self.final_proj(x).float().view(len(x), len(self.classes), -1), dim=-1)
+        tokens = torch.split(F.normalize(self.label_embs_concat, dim=-1), list(self.classes.values()))
+        return {name: projected[:, i] @ tokens[i].T / self.temperature for i, name in enumerate(self.classes)}
 
 
 @dataclass(frozen=True)
@@ -240,9 +238,10 @@ def initialise(encoder: MertEncoder) -> None:
     al. 2015, arXiv:1502.01852; the positional convolution has ``sqrt(4 / (kernel * dim))``; the projection of the
     features is as torch makes it.
     """
-    for conv in encoder.feature_extractor.conv_layers:
-        nn.init.kaiming_normal_(conv.conv.weight)
-    position = encoder.encoder.pos_conv_embed.conv
+    layers: Any = encoder.feature_extractor.conv_layers
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.conv.weight)
+    position: Any = encoder.encoder.pos_conv_embed.conv
     nn.init.normal_(position.weight, std=math.sqrt(4 / (position.kernel_size[0] * encoder.dim)))
     nn.init.zeros_(position.bias)
     for module in encoder.encoder.layers.modules():

@@ -208,7 +208,7 @@ class _Training:
                 with self._autocast():
                     states, penalty = self.network(wave, moved.mask, self.encoder.draw_layers())
                 total, terms = losses(states, penalty, moved, self.heads, recipe, counts, self.cqt)
-                self.scaler.scale(total).backward()
+                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
                 loss += total.detach()
                 sums += torch.stack([total.detach() if x == "loss" else terms.get(x, loss * 0) for x in names])
             self.flat[-1] = loss

@@ -13,7 +13,8 @@ def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
     left = max(0.0, 1 - (step - settings.warmup) / max(1, steps - settings.warmup))
-    return settings.end_lr + (settings.lr - settings.end_lr) * left**settings.power
+    share: float = left**settings.power
+    return settings.end_lr + (settings.lr - settings.end_lr) * share
 
 
 def flat_gradients(parameters: list[torch.nn.Parameter]) -> Tensor:
