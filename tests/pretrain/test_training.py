@@ -83,14 +83,14 @@ def test_an_interrupted_training_goes_on_exactly(whole, shared_data, tmp_path):
 
 
 class StopAt:
-    """Sends this process a signal when a step is done, as Ctrl-C does."""
+    """Sends this process a signal when a step is done, as a scheduler does."""
 
     def __init__(self, step):
         self.step = step
 
     def __call__(self, now):
         if now.stage == "training" and now.done == self.step < now.total:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
 
 def write_recipe(path, values):
