@@ -58,8 +58,6 @@ class Trained:
 
 def write_model(folder: Path, trained: Trained, config: Mapping[str, Any]) -> None:
     """Write config.json, preprocessor_config.json and model.safetensors, as the released checkpoints have them."""
-    from safetensors.torch import save_file
-
     encoder = trained.encoder.encoder
     _write_json(folder / CONFIG, config)
     _write_json(
@@ -73,8 +71,7 @@ def write_model(folder: Path, trained: Trained, config: Mapping[str, Any]) -> No
         },
     )
     state = {name: _plain(x) for name, x in trained.named() if not name.startswith("heads.")}
-    save_file(state, folder / SAFETENSORS, metadata={"format": "pt"})
-    _sync(folder / SAFETENSORS)
+    _write_tensors(folder / SAFETENSORS, state)
 
 
 def publish(folder: Path, write: Any) -> Path:
@@ -124,8 +121,6 @@ def save(
     """
 
     def write(aside: Path) -> None:
-        from safetensors.torch import save_file
-
         write_model(aside, trained, config)
         tensors: dict[str, Tensor] = {}
         for name, parameter in trained.named():
@@ -133,8 +128,7 @@ def save(
                 tensors[name] = _plain(parameter)
             for kind, value in trained.optimizer.state.get(parameter, {}).items():
                 tensors[f"{kind}.{name}"] = _plain(value)
-        save_file(tensors, aside / TRAINING_TENSORS)
-        _sync(aside / TRAINING_TENSORS)
+        _write_tensors(aside / TRAINING_TENSORS, tensors)
         _write_json(aside / SCALARS, {**scalars, "step": step})
 
     path = publish(folder / f"{_PREFIX}{step:08d}", write)
@@ -191,6 +185,17 @@ def restore(folder: Path, trained: Trained) -> None:
 
 def _plain(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True).contiguous()
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error
+    _sync(path)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from featurestore.audio import probe
 from featurestore.audio.lists import read_list
 from featurestore.errors import AudioError, SourceError
-from featurestore.pretrain.labels import read_classes, read_dense, read_tokens, token_file
+from featurestore.pretrain.labels import dictionary_file, read_classes, read_dense, read_tokens, token_file
 from featurestore.pretrain.recipe import Recipe
 
 
@@ -158,7 +158,8 @@ def open_corpus(split: str, recipe: Recipe, layout: Frames, classes: Mapping[str
 
 def codebook_classes(recipe: Recipe) -> dict[str, int]:
     """Classes of each codebook."""
-    return {name: read_classes(Path(recipe.data.folder) / f"dict.{name}.txt") for name in recipe.data.labels}
+    folder = Path(recipe.data.folder)
+    return {name: read_classes(dictionary_file(folder, name)) for name in recipe.data.labels}
 
 
 def _entries(manifest: Path, layout: Frames) -> Sequence[Entry]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -102,12 +104,15 @@ class CqtFile:
         SettingError
             If it cannot be written.
         """
+        size = self._corpus.frames * self._settings.bins * 2
         try:
             self._values.parent.mkdir(parents=True, exist_ok=True)
-            size = self._corpus.frames * self._settings.bins * 2
-            for path, length in ((self._values, size), (self._done, len(self._corpus.entries))):
-                with path.open("ab") as file:
-                    file.truncate(length)
+            if not self._values.exists() or self._values.stat().st_size != size:
+                self._done.unlink(missing_ok=True)
+                with self._values.open("wb") as file:
+                    _allocate(file, size)
+            if not self._done.exists():
+                self._done.write_bytes(bytes(len(self._corpus.entries)))
         except OSError as error:
             raise SettingError(
                 f"{self._values} cannot be written ({error.strerror}): set data.cache to another folder, or "
@@ -134,6 +139,14 @@ class CqtFile:
         """The values, [frames of all files, bins]."""
         shape = (self._corpus.frames, self._settings.bins)
         return np.memmap(self._values, np.float16, mode, shape=shape)  # type: ignore[call-overload,no-any-return]
+
+
+def _allocate(file: BinaryIO, size: int) -> None:
+    """Give a file its bytes now: on a disk that is full later, writing into the mapped file ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
 
 
 def fill_together(

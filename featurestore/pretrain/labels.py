@@ -21,6 +21,12 @@ def token_file(folder: Path, split: str, name: str) -> Path:
     return longer if longer.is_file() and not plain.is_file() else plain
 
 
+def dictionary_file(folder: Path, name: str) -> Path:
+    """``dict.<name>.txt`` as fairseq calls it, or ``dict.<name>.km.txt`` where only that is there."""
+    plain, longer = folder / f"dict.{name}.txt", folder / f"dict.{name}.km.txt"
+    return longer if longer.is_file() and not plain.is_file() else plain
+
+
 def read_classes(path: Path) -> int:
     """Classes of a codebook: one more than the largest token of dict.<name>.txt.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from featurestore.errors import SourceError
+from featurestore.errors import SettingError, SourceError
 from featurestore.models.spectra import ConstantQ
 from featurestore.pretrain.batches import Part, Reader
 from featurestore.pretrain.corpus import codebook_classes, open_corpus
@@ -79,6 +79,25 @@ def test_cached_spectra_are_those_of_the_whole_file_and_can_be_finished_later(sh
     found = again.values()[entry.first : entry.first + entry.frames]
     np.testing.assert_allclose(found, expected[: entry.frames], rtol=2e-3, atol=1e-4)
     assert isinstance(target.transform, ConstantQ)
+
+
+def test_spectra_that_were_lost_are_computed_again(shared_data, tmp_path):
+    corpus = open_train(shared_data)
+    file = CqtFile(tmp_path, corpus, recipe_for(shared_data).cqt)
+    file.make()
+    file.fill([0])
+    (values,) = tmp_path.glob("*.f16")
+    values.write_bytes(b"")
+    file.make()
+    assert file.missing() == list(range(6))
+    assert values.stat().st_size == corpus.frames * 60 * 2
+
+
+def test_a_cache_that_cannot_be_written_is_named(shared_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    file = CqtFile(tmp_path / "file", open_train(shared_data), recipe_for(shared_data).cqt)
+    with pytest.raises(SettingError, match=r"cannot be written .* set data\.cache"):
+        file.make()
 
 
 def break_manifest(folder, line, text):

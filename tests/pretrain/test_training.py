@@ -268,6 +268,12 @@ def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_p
         pretrain(recipe_for(shared_data, run={"steps": 3}), tmp_path)
 
 
+def test_a_checkpoint_that_cannot_be_written_is_named(shared_data, tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(SettingError, match=r"step-00000001 cannot be written"):
+        pretrain(recipe_for(shared_data, run={"steps": 1}), tmp_path)
+
+
 def test_a_hidden_state_that_there_is_not_is_refused(shared_data, tmp_path):
     for tables in ({"cqt": {"layer": 3}}, {"heads": [{"name": "keys", "layer": -4}]}):
         with pytest.raises(SettingError, match=r"layer.* must be from 0 to 2, or -1"):
