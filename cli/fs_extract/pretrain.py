@@ -80,22 +80,26 @@ def pretrain(
     settings = load_recipe(recipe, overrides)
     if not settings.data.folder:
         raise click.UsageError("say with --data where the training data are")
-    if os.environ.get("RANK", "0") != "0":
-        voice = Voice(quiet=True)  # torchrun's first process speaks for all
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which speaks for all
     try:
-        with _progress(voice) as progress:
+        with _progress(voice if first else Voice(quiet=True)) as progress:
             report = train(settings, out, device=device, progress=progress)
     except TrainingError as error:
-        complain(str(error))
+        if first:
+            complain(str(error))
         return 1
-    if as_json and not voice.quiet:
+    if first:
+        _show(voice, report, as_json=as_json)
+    return 130 if report.interrupted else 0
+
+
+def _show(voice: Voice, report: TrainingReport, *, as_json: bool) -> None:
+    if as_json:
         print_json(_values(report))
     else:
         voice.say(table(_summary(report)))
     if report.interrupted:
         complain("interrupted; the same command goes on from here")
-        return 130
-    return 0
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
