@@ -168,7 +168,7 @@ def batches(
                 [Part(windows[x.window], x.start, x.samples, x.into, volume) for x in plan.mixture(step, i)]
                 for i in chosen
             ]
-            made.append(reader.read([windows[i] for i in chosen], [plan.mask(step, i) for i in chosen], mixtures))
+            made.append(reader.read([windows[i] for i in chosen], plan.masks(step, chosen), mixtures))
         return made
 
     pending: deque[Future[list[Batch]]] = deque()
@@ -193,11 +193,5 @@ def fixed_batches(corpus: Corpus, reader: Reader, plan: Plan, count: int, batch:
     places = np.linspace(0, 1, each) if each > 1 else np.array([0.5])
     found = [Window(int(x), int(place * (corpus.starts[x] - 1))) for place in places for x in files]
     windows = list(dict.fromkeys(found))[:count]
-    return [
-        reader.read(
-            windows[i : i + batch],
-            [plan.mask(0, j) for j in range(i, min(i + batch, len(windows)))],
-            [[] for _ in windows[i : i + batch]],
-        )
-        for i in range(0, len(windows), batch)
-    ]
+    parts = [range(len(windows))[i : i + batch] for i in range(0, len(windows), batch)]
+    return [reader.read([windows[i] for i in part], plan.masks(0, part), [[] for _ in part]) for part in parts]

@@ -14,7 +14,7 @@ from featurestore.pretrain.corpus import Corpus
 from featurestore.pretrain.recipe import Recipe
 from featurestore.pretrain.settings import MixingSettings
 
-_EPOCH, _START, _MASK, _MIX = range(4)
+_EPOCH, _START, _MASK, _MIX, _EQUAL = range(5)
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ class Plan:
             self._draw(_MASK, step, window), self.corpus.layout.count, probability, self._masking.span
         )
 
+    def masks(self, step: int, windows: range) -> list[npt.NDArray[np.bool_]]:
+        """Masks of the windows of a pass."""
+        masks = [self.mask(step, x) for x in windows]
+        return equalised(self._draw(_EQUAL, step, windows[0]), masks) if self._masking.equal else masks
+
     def mixture(self, step: int, window: int) -> list[Snippet]:
         """Snippets that are added to a window of a step."""
         return snippets(
@@ -158,6 +163,17 @@ def span_mask(
     covered = (starts[:, None] + np.arange(span)).ravel()
     mask[covered[covered < frames]] = True
     return mask
+
+
+def equalised(draw: np.random.Generator, masks: list[npt.NDArray[np.bool_]]) -> list[npt.NDArray[np.bool_]]:
+    """Masks that have lost random frames until all have as many as the poorest of them."""
+    fewest = min(int(x.sum()) for x in masks)
+    out = []
+    for mask in masks:
+        kept = np.zeros_like(mask)
+        kept[draw.choice(np.flatnonzero(mask), fewest, replace=False) if fewest else []] = True
+        out.append(kept)
+    return out
 
 
 def snippets(

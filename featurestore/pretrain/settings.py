@@ -73,11 +73,14 @@ class MaskingSettings:
         Frames of a span.
     schedule : tuple of (int, float)
         From which step on another probability holds.
+    equal : bool
+        Whether the windows of a pass give random masked frames back until all have as many as the poorest.
     """
 
     probability: float = limited(0.8, least=0, most=1)
     span: int = limited(5, least=1, most=1000)
     schedule: tuple[tuple[int, float], ...] = ()
+    equal: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

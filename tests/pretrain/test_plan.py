@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from featurestore.pretrain.corpus import codebook_classes, open_corpus
 from featurestore.pretrain.network import start
-from featurestore.pretrain.plan import Plan, snippets, span_mask
+from featurestore.pretrain.plan import Plan, equalised, snippets, span_mask
 from featurestore.pretrain.settings import MixingSettings
 from featurestore.pretrain.training import layout_of
 from tests.pretrain.conftest import RATE, make_data, recipe_for
@@ -33,6 +33,29 @@ def test_masks_have_the_published_statistics():
     # The last frame of all is never a start, and no start is within a span of the end.
     assert not masks[:, -1].any()
     assert masks[:, 0].mean() == pytest.approx(59.84 / 369, abs=0.02)
+
+
+def test_windows_of_a_pass_are_brought_to_the_count_of_the_poorest(shared_data):
+    plan = make_plan(shared_data, per_step=8, masking={"probability": 0.5, "equal": True})
+    drawn = np.array([plan.mask(3, i) for i in range(4)])
+    equal = np.array(plan.masks(3, range(4)))
+    assert len(set(drawn.sum(axis=1))) > 1
+    assert set(equal.sum(axis=1)) == {drawn.sum(axis=1).min()}
+    assert not (equal & ~drawn).any()
+    assert np.array_equal(equal, plan.masks(3, range(4)))
+    free = make_plan(shared_data, per_step=8, masking={"probability": 0.5, "equal": False})
+    assert np.array_equal(drawn, free.masks(3, range(4)))
+    nothing = make_plan(shared_data, masking={"probability": 0.0}).masks(0, range(2))
+    assert not np.any(nothing)
+
+
+def test_a_batch_of_95m_masks_as_many_frames_as_fairseq():
+    """0.539 in batches of 16 windows of 374 frames, by the algorithm of its compute_mask_indices."""
+    passes = []
+    for step in range(60):
+        masks = [span_mask(np.random.default_rng((step, i)), 374, 0.8, 5) for i in range(16)]
+        passes.append(np.mean(equalised(np.random.default_rng(step), masks)))
+    assert np.mean(passes) == pytest.approx(0.539, abs=0.005)
 
 
 def test_masked_frames_come_in_spans():

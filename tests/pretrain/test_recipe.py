@@ -18,7 +18,7 @@ def test_95m_is_as_published():
     recipe = load_recipe("95m")
     assert recipe.data.labels == tuple(f"encodec_{i}" for i in range(8))
     assert (recipe.data.window, recipe.model.do_normalize) == (5.0, False)
-    assert (recipe.masking.probability, recipe.masking.span) == (0.8, 5)
+    assert (recipe.masking.probability, recipe.masking.span, recipe.masking.equal) == (0.8, 5, True)
     assert (recipe.mixing.probability, recipe.mixing.seconds, recipe.mixing.count) == (0.5, (0.5, 1.0), (1, 3))
     assert (recipe.tokens.masked, recipe.tokens.unmasked) == (1.0, 0.0)
     assert (recipe.tokens.dim, recipe.tokens.temperature) == (64, 0.1)

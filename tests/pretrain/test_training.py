@@ -162,7 +162,7 @@ def test_a_command_that_is_terminated_saves_and_says_so(shared_data, tmp_path):
 
 
 def test_two_processes_do_what_one_does_with_twice_the_batch(shared_data, tmp_path):
-    tables = {"dropout": NO_DROPOUT, "mixing": {"probability": 0.9}}
+    tables = {"dropout": NO_DROPOUT, "mixing": {"probability": 0.9}, "masking": {"equal": False}}
     pretrain(recipe_for(shared_data, **tables, run={"batch": 4, "accumulate": 2, "steps": 4}), tmp_path / "one")
     values = settings(shared_data, **tables, run={"batch": 2, "accumulate": 2, "steps": 4})
     recipe = write_recipe(tmp_path / "recipe.toml", values)
