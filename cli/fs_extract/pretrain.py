@@ -28,13 +28,9 @@ _OPTIONS = {
 
 
 @click.command(cls=Command)
-@click.option(
-    "--config", "recipe", required=True, help="95m, 330m or mini, or a TOML file; see docs/pretraining.md."
-)
+@click.option("--config", "recipe", help="95m, 330m or mini, or a TOML file; see docs/pretraining.md.")
 @click.option("--data", help="Folder with train.tsv, valid.tsv and the labels.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder of checkpoints, metrics and the model."
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of checkpoints, metrics and the model.")
 @click.option("--steps", type=click.IntRange(min=1), help="Updates of the weights, all in all.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows of one pass of one process.")
@@ -51,8 +47,8 @@ _OPTIONS = {
 def pretrain(
     voice: Voice,
     /,
-    recipe: str,
-    out: Path,
+    recipe: str | None,
+    out: Path | None,
     device: str,
     *,
     changes: tuple[str, ...],
@@ -64,6 +60,8 @@ def pretrain(
     The same command goes on where it was stopped. For several processes, start it with torchrun:
     torchrun --nproc-per-node 2 -m fs_extract pretrain --config mini --data DATA --out OUT
     """
+    if recipe is None or out is None:
+        raise click.UsageError("say with --config which recipe to train by, and with --out where to")
     overrides: dict[str, Any] = {}
     for name, value in options.items():
         if value is not None:

@@ -73,6 +73,7 @@ def test_options_and_set_change_the_recipe(run, recipe, data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "say with --config which recipe to train by"),
         (["--config", "maxi"], "neither one of 95m, 330m, mini nor a file"),
         (["--config", "95m"], "say with --data where the training data are"),
         (["--config", "95m", "--set", "run.steps"], "--set takes KEY=VALUE"),
