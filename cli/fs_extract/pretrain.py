@@ -28,7 +28,7 @@ _OPTIONS = {
 
 
 @click.command(cls=Command)
-@click.option("--config", "recipe", help="95m, 330m or mini, or a TOML file; see docs/pretraining.md.")
+@click.option("--config", help="95m, 330m or mini, or a TOML file; see docs/pretraining.md.")
 @click.option("--data", help="Folder with train.tsv, valid.tsv and the labels.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of checkpoints, metrics and the model.")
 @click.option("--steps", type=click.IntRange(min=1), help="Updates of the weights, all in all.")
@@ -40,14 +40,19 @@ _OPTIONS = {
     "--precision", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the network's arithmetic."
 )
 @click.option(
-    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any setting of the recipe: optimizer.lr=1e-4."
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    envvar="FEATURESTORE_SET",
+    help="Any setting of the recipe: optimizer.lr=1e-4.",
 )
 @json_option
 @click.pass_obj
 def pretrain(
     voice: Voice,
     /,
-    recipe: str | None,
+    config: str | None,
     out: Path | None,
     device: str,
     *,
@@ -60,7 +65,7 @@ def pretrain(
     The same command goes on where it was stopped. For several processes, start it with torchrun:
     torchrun --nproc-per-node 2 -m fs_extract pretrain --config mini --data DATA --out OUT
     """
-    if recipe is None or out is None:
+    if config is None or out is None:
         raise click.UsageError("say with --config which recipe to train by, and with --out where to")
     overrides: dict[str, Any] = {}
     for name, value in options.items():
@@ -75,7 +80,7 @@ def pretrain(
     from featurestore.pretrain import load_recipe
     from featurestore.pretrain import pretrain as train
 
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(config, overrides)
     if not settings.data.folder:
         raise click.UsageError("say with --data where the training data are")
     first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which speaks for all
