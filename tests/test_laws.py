@@ -10,14 +10,11 @@ import pytest
 import featurestore
 from featurestore import FeatureSpec, StoreWriter
 
-EXTRACTION = {"torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"}
-ROOMS = {
-    "featurestore.audio",
-    "featurestore.models",
-    "featurestore.extract",
-    "featurestore.pipeline",
-    "featurestore.pretrain",
+EXTRACTION = {
+    *("torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"),
+    "sklearn",
 }
+ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "extract", "pipeline", "labels", "pretrain")}
 
 
 def modules_after(code, *arguments):
@@ -77,16 +74,14 @@ with StoreWriter(sys.argv[1], spec=FeatureSpec.for_arrays(layers=2, dim=2)) as w
     assert not loaded & (EXTRACTION | ROOMS)
 
 
-@pytest.mark.parametrize(
-    "module", ["featurestore.audio", "featurestore.models", "featurestore.pipeline", "featurestore.pretrain"]
-)
+@pytest.mark.parametrize("module", sorted(ROOMS - {"featurestore.extract"}))
 def test_packages_of_extraction_are_imported_by_what_uses_them(module):
     assert not modules_after(f"import {module}") & EXTRACTION
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["build", "--help"], ["pretrain", "--help"], ["doctor", "--help"]],
+    [["--help"], ["--version"], *([name, "--help"] for name in ("build", "doctor", "manifest", "labels", "pretrain"))],
     ids=" ".join,
 )
 def test_help_is_fast_because_it_imports_nothing(arguments):

@@ -50,12 +50,17 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.argument("source")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
-    "--model", default="m-a-p/MERT-v1-95M", show_default=True, help="Name on the hub, or a local folder."
+    "--model", default="m-a-p/MERT-v1-95M", show_default=True, help="A local folder, logmel, or a name on the hub."
 )
 @click.option(
     "--revision", help="Commit or tag on the hub.  [default: the one that the store was built with, or the newest]"
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, mps, or auto.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda, cuda:N, mps, several of them (cuda:0,cuda:1), or auto for all cards.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),

@@ -29,6 +29,7 @@ _EXTRAS = {
     "xarray": "xarray",
     "dask": "xarray",
     "h5py": "hdf5",
+    "scikit-learn": "labels",
 }
 _HUB_TIMEOUT = 3.0  # seconds
 _HUB = "https://huggingface.co"

@@ -212,3 +212,22 @@ def progress_bar(voice: Voice) -> Iterator[Callable[[Progress], None] | None]:
                 bar.refresh()
 
         yield show
+
+
+@contextmanager
+def counting_bar(voice: Voice, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr for so many of so many; None where there should be none."""
+    if not voice.shows_progress:
+        yield None
+        return
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
+    layout = f"{{n_fmt}}/{{total_fmt}} {unit} |{{bar:20}}| {{elapsed}}<{{remaining}}"
+    with tqdm(total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

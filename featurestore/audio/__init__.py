@@ -5,6 +5,7 @@ that use them.
 """
 
 from featurestore.audio.decoding import (
+    count_samples,
     decode,
     file_sha256,
     load_audio,
@@ -21,6 +22,7 @@ __all__ = [
     "RESAMPLER",
     "AudioFile",
     "AudioInfo",
+    "count_samples",
     "decode",
     "discover",
     "file_sha256",

@@ -90,6 +90,32 @@ def decode(path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | No
     yield from resample_blocks(_mono_blocks(info), info.sample_rate, int(target_sr))
 
 
+def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """How long a file is, exactly.
+
+    Parameters
+    ----------
+    path : path-like
+        The file. It is decoded, unless its format states the number of samples in its header as a fact.
+
+    Returns
+    -------
+    samples : int
+        Per channel, at the file's own rate: as many as `decode` gives at that rate.
+    sample_rate : int
+        Hz.
+
+    Raises
+    ------
+    AudioError, MissingDependencyError
+        As `decode`; what is damaged behind the header is found only where the file is decoded.
+    """
+    info = probe(path)
+    if info.frames is not None and libsndfile.is_counted(info):
+        return info.frames, info.sample_rate
+    return sum(len(block) for block in _mono_blocks(info)), info.sample_rate
+
+
 def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples:
     """Mono samples of a whole file.
 

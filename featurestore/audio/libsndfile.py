@@ -41,6 +41,9 @@ _SUFFIXES = {
 }
 """Suffixes of libsndfile's formats, but for RAW (no header), HTK and MAT (files that mostly hold no sound)."""
 
+_COUNTED = {"AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "WAVEX"}, {"PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+"""Containers and codecs of files whose number of samples follows from their size, or (FLAC) is stated."""
+
 _UNKNOWN_LENGTH = 1 << 60
 
 _MOST_UNREAD = 1 << 16
@@ -104,6 +107,13 @@ def read_header(path: Path, status: os.stat_result) -> AudioInfo:
             mtime_ns=status.st_mtime_ns,
             decoder=f"soundfile {soundfile.__version__} ({soundfile.__libsndfile_version__})",
         )
+
+
+def is_counted(info: AudioInfo) -> bool:
+    """Whether the number of samples in a header is exact, so that decoding gives as many or fails."""
+    containers, codecs = _COUNTED
+    container, _, codec = info.format.partition(" ")
+    return info.frames is not None and container in containers and codec.partition("_")[0] in codecs
 
 
 def read_blocks(info: AudioInfo, block_frames: int) -> Iterator[npt.NDArray[np.float32]]:

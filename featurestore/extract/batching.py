@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
+from featurestore.extract.device import arithmetic, forget_memory
+from featurestore.extract.grouping import BatchSize, T, Window, grouped
 from featurestore.extract.transfer import Transfer, transfer_for
 from featurestore.extract.workers import single_core_threads
 from featurestore.models.encoder import Encoder
@@ -31,6 +32,8 @@ class EncodedBatch:
     ----------
     starts : list of float
         Where the windows begin, seconds.
+    end : float
+        Where the last one ends, seconds.
     segments : ndarray of float32, shape (segments, layers, dim)
         Mean over frames.
     raw : ndarray of float32, shape (segments, layers, frames, dim), or None
@@ -38,34 +41,28 @@ class EncodedBatch:
     """
 
     starts: list[float]
+    end: float
     segments: npt.NDArray[np.float32]
     raw: npt.NDArray[np.float32] | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    """Windows that are encoded together, and their copy on the device once there is one."""
-
-    starts: list[int]
-    windows: npt.NDArray[np.float32]
-    wave: Tensor | None = None
-
-    def split(self, size: int) -> list[_Batch]:
-        """Batches of at most `size` windows, not yet on the device."""
-        return [
-            _Batch(starts=self.starts[i : i + size], windows=self.windows[i : i + size])
-            for i in range(0, len(self.starts), size)
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Pending:
     """Features on their way from the device."""
 
-    starts: list[int]
     segments: Tensor
     raw: Tensor | None
     wait: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class _Full:
+    """The memory that a batch needs is not there."""
+
+    reason: str
+
+
+_Outcome = _Pending | _Full | Exception
 
 
 class BatchEncoder:
@@ -81,15 +78,15 @@ class BatchEncoder:
         Windows that are encoded together at first.
     layers : sequence of int
         Hidden states that are wanted, ascending; nothing beyond the last one is computed.
-    half : bool
-        Mixed precision; for CUDA.
+    half : torch.dtype, optional
+        float16 or bfloat16 for mixed precision on CUDA.
     oom_recovery : bool
-        Halve a batch that does not fit into memory, down to 1.
+        Halve a batch that does not fit into memory, down to 1; `grouping.BatchSize` says when it grows again.
     transfer : Transfer, optional
         By default the fastest of the device.
     workers : int
         Batches that are encoded at a time, each by one core; for the CPU and a model that several threads can
-        use. A track with too few windows for them is encoded with all cores together.
+        use. Too few windows for them are encoded with all cores together.
 
     Attributes
     ----------
@@ -104,25 +101,31 @@ class BatchEncoder:
         device: torch.device,
         batch_size: int,
         layers: Sequence[int],
-        half: bool = False,
+        half: torch.dtype | None = None,
         oom_recovery: bool = True,
         transfer: Transfer | None = None,
         workers: int = 1,
     ) -> None:
-        self.batch_size = batch_size
+        self._size = BatchSize(batch_size)
         self._model, self._device = model, device
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
         self._half, self._oom_recovery = half, oom_recovery
         self._transfer = transfer_for(device) if transfer is None else transfer
         self._workers = workers
+        # One batch more than is computed: no worker waits until the results of another are written, and a device
+        # that computes while the host does something else has its next batch when it is done.
+        self._at_a_time = workers + 1 if workers > 1 or self._transfer.overlaps else 1
         self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Windows that are encoded together by now."""
+        return self._size.now
 
     def encode(
         self, windows: Iterable[tuple[int, npt.NDArray[np.float32]]], *, raw: bool
     ) -> Iterator[EncodedBatch]:
-        """Features of the windows of a track, in their order.
-
-        While a CUDA device computes a batch, the next one is drawn from `windows` and sent.
+        """Features of the windows of one track, in their order.
 
         Parameters
         ----------
@@ -143,171 +146,204 @@ class BatchEncoder:
             If a single window does not fit into memory (any batch, without recovery), or if features are not
             finite.
         """
-        source = iter(windows)
-        queue: deque[_Batch] = deque()
-        if self._workers > 1:
-            self._draw(source, queue, self._workers * self.batch_size)
-        if queue and len(queue[0].starts) > self._workers // 2:
-            yield from self._by_workers(source, queue, raw=raw)
-        else:
-            yield from self._in_turn(source, queue, raw=raw)
+        of_one = (Window(None, start, samples) for start, samples in windows)
+        with closing(self.encode_tracks(of_one, raw=raw)) as results:
+            for _, result in results:
+                if isinstance(result, Exception):
+                    raise result
+                yield result
 
-    def _in_turn(
-        self, source: Iterator[tuple[int, npt.NDArray[np.float32]]], queue: deque[_Batch], *, raw: bool
-    ) -> Iterator[EncodedBatch]:
-        """Encode one batch after the other: first those of the queue, then those that are drawn."""
-        while queue or self._draw(source, queue, self.batch_size):
-            batch = queue.popleft()
-            pending = None
-            if len(batch.starts) <= self.batch_size:
-                pending = self._fitting(batch, partial(self._encode, batch, raw=raw))
-            if pending is None:
-                queue.extendleft(reversed(batch.split(self.batch_size)))
-                continue
-            if not queue and self._transfer.overlaps:
-                self._draw(source, queue, self.batch_size)
-            yield self._finish(pending)
+    def encode_tracks(
+        self, windows: Iterable[Window[T] | None], *, raw: bool
+    ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
+        """Features of the windows of many tracks, in batches across their borders.
 
-    def _by_workers(
-        self, source: Iterator[tuple[int, npt.NDArray[np.float32]]], drawn: deque[_Batch], *, raw: bool
-    ) -> Iterator[EncodedBatch]:
-        """Deal batches to the workers, and give their results in order."""
-        if self._pool is None:
-            self._pool = single_core_threads(self._workers)
+        Windows are drawn as they are needed. Batches have `batch_size` windows of one length; smaller ones come
+        where windows of a length end.
+
+        Parameters
+        ----------
+        windows : iterable of Window or None
+            Those of a track in order and of one length; other tracks may be in between. None says that there will
+            be more only after results have been given out.
+        raw : bool
+            Whether the frames are wanted, besides their means.
+
+        Yields
+        ------
+        owner : object
+            Of the windows.
+        result : EncodedBatch or Exception
+            Features of the owner's next windows, in order; or why they could not be had, which is no reason for
+            other owners to fail.
+        """
         stop = threading.Event()
-        dealt: deque[_Batch] = deque()
-        running: deque[tuple[_Batch, Future[_Pending]]] = deque()
+        groups = grouped(windows, lambda: self._workers * self._size.now)
+        dealt: deque[list[Window[T]]] = deque()
+        running: deque[tuple[list[Window[T]], Future[_Outcome]]] = deque()
+        more, together = True, True
         try:
-            while True:
-                # One batch waits, so that no worker has to until the results of another are written.
-                while len(running) <= self._workers:
-                    if not dealt and (drawn or self._draw(source, drawn, self._workers * self.batch_size)):
-                        windows = drawn.popleft()
-                        # The last windows of a track in equal parts.
-                        share = -(-len(windows.starts) // self._workers)
-                        dealt.extend(windows.split(min(share, self.batch_size)))
+            while more or running:
+                while more and len(running) < self._at_a_time and not any(map(_is_full, running)):
                     if not dealt:
-                        break
+                        group = next(groups, _END)
+                        more = group is not _END
+                        if not isinstance(group, list):
+                            break
+                        together = not running and len(group) <= self._workers // 2
+                        dealt.extend(self._shares(group, 1 if together else self._workers))
                     batch = dealt.popleft()
-                    running.append((batch, self._pool.submit(self._encode, batch, raw=raw, stop=stop)))
-                if not running:
-                    return
-                batch, future = running.popleft()
-                pending = self._fitting(batch, future.result)
-                if pending is not None:
-                    yield self._finish(pending)
-                    continue
-                del future  # it holds the tensors that filled the memory
-                wait([future for _, future in running])
-                yield from self._in_turn(iter(()), deque([batch]), raw=raw)
+                    running.append((batch, self._begin(batch, raw, None if together else stop)))
+                if running:
+                    batch, future = running.popleft()
+                    if _is_full((batch, future)):
+                        wait([other for _, other in running])
+                    settled = self._settled(batch, future.result(), raw)
+                    del future  # of an error, it would hold the memory of what failed
+                    yield from settled
         finally:
             stop.set()
             for _, future in running:
                 future.cancel()
 
-    def _draw(
-        self, source: Iterator[tuple[int, npt.NDArray[np.float32]]], queue: deque[_Batch], most: int
-    ) -> bool:
-        """Put the next windows, at most so many, into the queue, already on the device if they fit."""
-        drawn = list(islice(source, most))
-        if not drawn:
-            return False
-        starts = [start for start, _ in drawn]
-        windows = np.stack([window for _, window in drawn], dtype=np.float32, casting="same_kind")
-        if windows.shape[1] < self._model.min_samples:
-            raise AudioTooShortError(
-                f"{windows.shape[1]} samples at {self._model.sample_rate} Hz are too short for "
-                f"{self._model.name}, which needs {self._model.min_samples}"
-            )
-        wave = None
-        # Tried again when the batch before it has left.
-        with suppress(torch.OutOfMemoryError):
-            wave = self._transfer.send(windows)
-        queue.append(_Batch(starts=starts, windows=windows, wave=wave))
-        return True
+    def _shares(self, group: list[Window[T]], parts: int) -> list[list[Window[T]]]:
+        """A group in equal parts, of at most `batch_size` windows."""
+        share = min(-(-len(group) // parts), self._size.now)
+        return [group[i : i + share] for i in range(0, len(group), share)]
 
-    def _fitting(self, batch: _Batch, encode: Callable[[], _Pending]) -> _Pending | None:
-        """What `encode` gives of a batch; None if that does not fit and `batch_size` has been reduced."""
+    def _begin(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None) -> Future[_Outcome]:
+        """Have a batch encoded: by a worker, or here and now (by a device that may still be at it)."""
+        if self._workers > 1 and stop is not None:
+            if self._pool is None:
+                self._pool = single_core_threads(self._workers)
+            return self._pool.submit(self._attempt, batch, raw, stop)
+        done: Future[_Outcome] = Future()
+        done.set_result(self._attempt(batch, raw))
+        return done
+
+    def _settled(
+        self, batch: list[Window[T]], outcome: _Outcome, raw: bool
+    ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
+        """Results of a batch, by owner; what did not fit or failed is attempted again in parts."""
+        if isinstance(outcome, _Pending):
+            self._size.fitted(len(batch))
+            yield from self._dealt_back(batch, outcome)
+            return
+        owners = [list(windows) for _, windows in groupby(batch, lambda window: window.owner)]
+        parts: Iterable[list[Window[T]]] = owners
+        if isinstance(outcome, _Full):
+            forget_memory(self._device)
+            if len(batch) == 1 or not self._oom_recovery:
+                error = self._no_room(batch, outcome.reason)
+                yield from ((windows[0].owner, error) for windows in owners)
+                return
+            self._size.full(len(batch))
+            parts = self._smaller(batch)
+        elif len(owners) == 1:
+            yield batch[0].owner, outcome
+            return
+        del outcome
+        for part in parts:  # if it failed: only one of its owners need be to blame
+            yield from self._settled(part, self._attempt(part, raw), raw)
+
+    def _smaller(self, batch: list[Window[T]]) -> Iterator[list[Window[T]]]:
+        """A batch in parts of the size that is the right one when each is asked for."""
+        while batch:
+            size = self._size.now
+            yield batch[:size]
+            batch = batch[size:]
+
+    def _attempt(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None = None) -> _Outcome:
+        """What becomes of a batch. A full memory is a reason only: the traceback would hold what fills it."""
         try:
-            return encode()
+            return self._encode(np.stack([window.samples for window in batch]), raw, stop)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            reason = str(error)
+            return _Full(str(error))
         except RuntimeError as error:
-            if not _is_full_host(error):
-                raise
-            reason = str(error)
-        # Out of the handler, where the error's traceback no longer holds the tensors that filled the memory.
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        elif self._device.type == "mps":
-            torch.mps.empty_cache()
-        size = len(batch.starts)
-        if size > 1 and self._oom_recovery:
-            self.batch_size = min(self.batch_size, size // 2)
-            return None
-        advice = (
-            "shorten segment_duration or choose a device with more memory"
-            if size == 1
-            else "choose a smaller batch_size, or leave oom_recovery on"
-        )
-        raise ExtractionError(
-            f"{self._device} is out of memory with {size} window(s) of {batch.windows.shape[1]} samples "
-            f"at a time: {advice} ({reason.split(chr(10), 1)[0]})"
-        )
+            return _Full(str(error)) if _is_full_host(error) else error
+        except Exception as error:
+            return error
 
-    def _encode(self, batch: _Batch, *, raw: bool, stop: threading.Event | None = None) -> _Pending:
-        """Encode a batch. That nobody waits for it any more ends it at the next layer."""
-        transfer, slots = self._transfer, self._slots
+    def _encode(self, windows: npt.NDArray[np.float32], raw: bool, stop: threading.Event | None) -> _Pending:
+        """Encode windows [window, sample]. That nobody waits for it any more ends it at the next layer."""
+        model, transfer, slots = self._model, self._transfer, self._slots
+        if windows.shape[1] < model.min_samples:
+            raise AudioTooShortError(
+                f"{windows.shape[1]} samples at {model.sample_rate} Hz are too short for "
+                f"{model.name}, which needs {model.min_samples}"
+            )
         pooled: list[Tensor] = []
         frames: Tensor | None = None
         last = max(slots)
-        with torch.inference_mode(), self._arithmetic():
-            wave = transfer.send(batch.windows) if batch.wave is None else batch.wave
-            for layer, state in enumerate(self._model.states(wave, last=last)):
+        with torch.inference_mode(), arithmetic(self._device, self._half):
+            wave = transfer.send(np.asarray(windows, np.float32))
+            for layer, state in enumerate(model.states(wave, last=last)):
                 if layer in slots:
                     state = state.float()
                     pooled.append(state.mean(dim=1))
                     if raw:
                         if frames is None:
                             frames = transfer.room(len(state), len(slots), *state.shape[1:])
-                        for window, result in enumerate(state):
-                            transfer.receive(result, frames[window, slots[layer]])
+                        transfer.receive(state, frames[:, slots[layer]])
                 if layer == last:
                     break
                 if stop is not None and stop.is_set():
                     raise CancelledError
             if len(pooled) != len(slots):
-                raise ModelError(f"{self._model.name} gave fewer hidden states than its `layers` promises")
+                raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
             means = torch.stack(pooled, dim=1)
             segments = transfer.room(*means.shape)
             transfer.receive(means, segments)
-        return _Pending(starts=batch.starts, segments=segments, raw=frames, wait=transfer.mark())
+            return _Pending(segments, frames, transfer.mark())
 
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        """Half precision where it is safe, or else true float32: by default cuDNN convolves in TF32."""
-        if self._device.type != "cuda":
-            return nullcontext()
-        contexts = ExitStack()
-        if self._half:
-            contexts.enter_context(torch.autocast("cuda", dtype=torch.float16))
-        else:
-            contexts.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-        return contexts
-
-    def _finish(self, pending: _Pending) -> EncodedBatch:
+    def _dealt_back(
+        self, batch: list[Window[T]], pending: _Pending
+    ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
+        """The results of a batch to the owners of its windows."""
         pending.wait()
-        segments = pending.segments.numpy()
-        if not np.isfinite(segments).all():
-            raise ExtractionError(
-                f"{self._model.name} gives features that are not finite: "
-                + ("try --no-mixed-precision" if self._half else "are its weights or the audio damaged?")
+        # Copied, so that what the device writes to is free for the next batch while a track keeps its means.
+        segments = np.array(pending.segments.numpy())
+        frames = None if pending.raw is None else pending.raw.numpy()
+        rate, length, first = self._model.sample_rate, len(batch[0].samples), 0
+        for owner, windows in groupby(batch, lambda window: window.owner):
+            starts = [window.start for window in windows]
+            part = slice(first, first := first + len(starts))
+            if not np.isfinite(segments[part]).all():
+                yield owner, self._not_finite()
+                continue
+            yield (
+                owner,
+                EncodedBatch(
+                    starts=[start / rate for start in starts],
+                    end=(starts[-1] + length) / rate,
+                    segments=segments[part],
+                    raw=None if frames is None else frames[part],
+                ),
             )
-        rate = self._model.sample_rate
-        return EncodedBatch(
-            starts=[start / rate for start in pending.starts],
-            segments=segments,
-            raw=None if pending.raw is None else pending.raw.numpy(),
+
+    def _not_finite(self) -> ExtractionError:
+        advice = "are its weights or the audio damaged?" if self._half is None else "try --no-mixed-precision"
+        return ExtractionError(f"{self._model.name} gives features that are not finite: {advice}")
+
+    def _no_room(self, batch: list[Window[T]], reason: str) -> ExtractionError:
+        advice = (
+            "shorten segment_duration or choose a device with more memory"
+            if len(batch) == 1
+            else "choose a smaller batch_size, or leave oom_recovery on"
         )
+        return ExtractionError(
+            f"{self._device} is out of memory with {len(batch)} window(s) of {len(batch[0].samples)} samples "
+            f"at a time: {advice} ({reason.split(chr(10), 1)[0]})"
+        )
+
+
+_END = object()
+
+
+def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
+    """Whether a batch is known not to have fitted: nothing more is begun until that is settled."""
+    future = running[1]
+    return future.done() and isinstance(future.result(), _Full)
 
 
 def _is_full_host(error: RuntimeError) -> bool:

@@ -1,8 +1,10 @@
-"""Which device runs the model, and how many windows at a time."""
+"""Which device runs the model, in what arithmetic, and how many windows at a time."""
 
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 import torch
 
@@ -43,6 +45,34 @@ def resolve_device(name: str) -> torch.device:
     )
 
 
+def resolve_devices(names: str) -> list[str]:
+    """Devices that a build uses, with a process for each if there are several.
+
+    Parameters
+    ----------
+    names : str
+        One or more names with commas between them, as for `resolve_device`; the same one may stand there several
+        times. "auto" is every CUDA device of the machine, or else the one that `resolve_device` takes.
+
+    Returns
+    -------
+    list of str
+        At least one.
+
+    Raises
+    ------
+    DeviceError
+        If one of them does not exist, or "auto" is one of several.
+    """
+    if names == "auto":
+        cards = [name for name in existing_devices() if name.startswith("cuda")]
+        return cards or [str(resolve_device("auto"))]
+    listed = [name.strip() for name in names.split(",")]
+    if len(listed) > 1 and "auto" in listed:
+        raise DeviceError(f"device {names!r}: auto stands for all devices, and not in a list")
+    return [str(resolve_device(name)) for name in listed]
+
+
 def existing_devices() -> list[str]:
     """Names of the devices of this machine, the CPU first."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -56,3 +86,27 @@ def existing_devices() -> list[str]:
 def default_batch_size(device: torch.device) -> int:
     """Windows of 5 s that a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
     return _BATCH_SIZES[device.type]
+
+
+def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
+    """On CUDA: on this card, half precision if it is wanted, and true float32 elsewhere.
+
+    By default cuDNN convolves float32 in TF32, which has ten bits.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    contexts = ExitStack()
+    contexts.enter_context(torch.cuda.device(device))
+    contexts.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+    if half is not None:
+        contexts.enter_context(torch.autocast("cuda", dtype=half))
+    return contexts
+
+
+def forget_memory(device: torch.device) -> None:
+    """Give back what torch keeps for later, in pieces of the wrong size perhaps."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from featurestore.errors import (
 )
 from featurestore.extract.batching import BatchEncoder, EncodedBatch
 from featurestore.extract.device import default_batch_size, resolve_device
+from featurestore.extract.grouping import T, Window
 from featurestore.extract.tracks import Features, gather, publish
 from featurestore.models.encoder import Encoder, frame_rate, require_encoder
 from featurestore.models.engine import CpuEngine, accelerated
+from featurestore.models.half import halved
 from featurestore.models.load import load_model
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.windows import hop_samples, sliding_windows, window_samples
@@ -43,9 +45,9 @@ class FeatureExtractor:
     batch_size : int, optional
         Windows that are encoded together; by default 4 on the CPU, 8 on mps, 16 on cuda.
     mixed_precision : bool
-        FP16 autocast on cuda; other devices always compute in float32.
+        Half precision on cuda; other devices always compute in float32.
     oom_recovery : bool
-        Halve a batch that does not fit into memory, down to 1, and stay with the smaller size.
+        Halve a batch that does not fit into memory, down to 1, and try larger ones again later.
     segment_duration : float
         Length of a window, seconds.
     overlap : float
@@ -122,13 +124,16 @@ class FeatureExtractor:
         self._frame_rate = frame_rate(model, self._window)
         self.precision = "fp16" if mixed_precision and self.device.type == "cuda" else "fp32"
         self.model = model.to(self.device)
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
         network = accelerated(self.model) if self.device.type == "cpu" else self.model
+        if half is not None:
+            network = halved(network, half)
         self._encoder = BatchEncoder(
             model=network,
             device=self.device,
             batch_size=batch_size,
             layers=self.layers,
-            half=self.precision == "fp16",
+            half=half,
             oom_recovery=oom_recovery,
             workers=torch.get_num_threads() if isinstance(network, CpuEngine) else 1,
         )
@@ -182,7 +187,20 @@ class FeatureExtractor:
         SettingError
             If the track has no sample at all.
         """
-        return self._encoder.encode(sliding_windows(blocks, self._window, self._hop), raw=raw)
+        return self._encoder.encode(self.windows(blocks), raw=raw)
+
+    def windows(self, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """First samples and samples of the windows of a track that comes in blocks."""
+        return sliding_windows(blocks, self._window, self._hop)
+
+    def encode_tracks(
+        self, windows: Iterable[Window[T] | None], *, raw: bool
+    ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
+        """Features of the windows of many tracks, in batches across their borders.
+
+        Windows and results are as for `BatchEncoder.encode_tracks`; `windows` gives those of a track.
+        """
+        return self._encoder.encode_tracks(windows, raw=raw)
 
     def extract_track_features(
         self,

@@ -17,7 +17,7 @@ class Transfer(Protocol):
     Attributes
     ----------
     overlaps : bool
-        Whether the next windows can be sent while the device computes.
+        Whether the device computes while the host does something else, such as sending the next windows.
     """
 
     overlaps: bool
@@ -31,7 +31,7 @@ class Transfer(Protocol):
         ...
 
     def receive(self, result: Tensor, into: Tensor) -> None:
-        """Copy a result to memory of the host; it is there after what `mark` returns has been called."""
+        """Copy a result [window, ...] to memory of the host; it is there when what `mark` returns has returned."""
         ...
 
     def mark(self) -> Callable[[], Any]:
@@ -102,10 +102,13 @@ class PinnedTransfer:
         return torch.empty(shape, dtype=torch.float32, pin_memory=True)
 
     def receive(self, result: Tensor, into: Tensor) -> None:
-        """Copy a result to pinned memory once it is computed."""
+        """Copy a result [window, ...] to pinned memory once it is computed."""
+        # Each window is contiguous on both sides: anything else would be copied twice, and waited for.
+        result = result.contiguous()
         self._outward.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._outward):
-            into.copy_(result, non_blocking=True)
+            for window, place in zip(result, into, strict=True):
+                place.copy_(window, non_blocking=True)
         result.record_stream(self._outward)
 
     def mark(self) -> Callable[[], Any]:

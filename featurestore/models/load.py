@@ -1,8 +1,9 @@
-"""One name for every model: a local folder or a name of the hub."""
+"""One name for every model: a local folder, a model that comes with the library, or a name of the hub."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from featurestore.errors import CheckpointError, ModelError, SettingError
@@ -12,6 +13,11 @@ from featurestore.models.encoder import Encoder
 from featurestore.models.families import FAMILIES
 from featurestore.models.files import CONFIG, read_json
 from featurestore.models.hub import fetch, is_hub_name
+from featurestore.models.logmel import NAME as LOGMEL
+from featurestore.models.logmel import LogMelEncoder
+
+BUILT_IN: Mapping[str, Callable[[], Encoder]] = {LOGMEL: LogMelEncoder}
+"""Models that come with the library, by name."""
 
 
 def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> Encoder:
@@ -21,12 +27,12 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     ----------
     name_or_path : str or path
         A local folder in the hub's layout (config.json, preprocessor_config.json, model.safetensors or
-        pytorch_model.bin), or a name of the hub such as ``m-a-p/MERT-v1-95M`` or
+        pytorch_model.bin), ``logmel``, or a name of the hub such as ``m-a-p/MERT-v1-95M`` or
         ``facebook/hubert-base-ls960``: MERT, HuBERT, wav2vec 2.0, WavLM, data2vec-audio or Whisper. A folder
         that exists comes first. Code in either is never run.
     revision : str, optional
         Branch, tag or commit of a model of the hub, by default "main". The commit that it names is recorded
-        as the model's `revision`.
+        as the model's `revision`. A model that comes with the library has one revision only.
 
     Returns
     -------
@@ -40,7 +46,7 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     HubUnreachableError
         If the model is not in the local cache and the hub cannot be reached.
     ModelError
-        If there is no such folder or model.
+        If there is no such folder or model, or this release has another revision of one of its own.
     SettingError
         If a revision of a local folder is asked for.
 
@@ -60,11 +66,27 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
         return _load_folder(folder, name=name, revision=None)
     if folder.exists():
         raise ModelError(f"{name} is a file: give the folder that holds it together with config.json")
+    if name in BUILT_IN and not isinstance(name_or_path, os.PathLike):
+        return _load_built_in(name, revision)
     # A string that only a path can be is never sent to the hub.
     if isinstance(name_or_path, os.PathLike) or not is_hub_name(name):
-        raise ModelError(f"there is no folder {name}, and it is no name of the hub (owner/model) either")
+        raise ModelError(
+            f"there is no folder {name}, and it is neither a model that comes with the library "
+            f"({', '.join(BUILT_IN)}) nor a name of the hub (owner/model)"
+        )
     snapshot = fetch(name, revision=revision)
     return _load_folder(snapshot.folder, name=name, revision=snapshot.revision)
+
+
+def _load_built_in(name: str, revision: str | None) -> Encoder:
+    encoder = BUILT_IN[name]()
+    if revision not in (None, encoder.revision):
+        raise ModelError(
+            f"{name} of this release of featurestore has revision {encoder.revision!r}, not {revision!r}: its "
+            "features cannot be compared with those of the other; begin another store, or use the release that "
+            "has it"
+        )
+    return encoder
 
 
 def _load_folder(folder: Path, *, name: str, revision: str | None) -> Encoder:

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore import __version__
-from featurestore.audio import AudioFile, discover
-from featurestore.errors import (
-    BuildStoppedError,
-    CorruptTrackError,
-    MissingDependencyError,
-    SettingError,
-    SpecMismatchError,
-    StoreError,
-    TrackNotFoundError,
-)
-from featurestore.pipeline.extraction import Extraction
+from featurestore.audio import discover
+from featurestore.errors import MissingDependencyError, SettingError
+from featurestore.pipeline.crew import crew
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.plan import TrackPlan, Wanted, bytes_needed, check_room, free_bytes, plan_tracks
+from featurestore.pipeline.job import Alone, Job, Workforce
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, kinds_of_level
-from featurestore.store import FeatureStore, StoreWriter
-from featurestore.store.files import naming_the_store
+from featurestore.store import FeatureStore
 from featurestore.windows import hop_samples, window_samples
 
 if TYPE_CHECKING:
@@ -34,9 +23,6 @@ if TYPE_CHECKING:
     from featurestore.models import Encoder
 
 DEFAULT_MODEL = "m-a-p/MERT-v1-95M"
-_PACK_WAIT = 60.0  # seconds that the end of a build waits for another writer's packing
-
-logger = logging.getLogger("featurestore")
 
 
 def build(
@@ -83,11 +69,13 @@ def build(
     revision : str, optional
         Commit or tag on the hub; by default the one that the store was built with.
     device : str
-        "cpu", "cuda", "cuda:N", "mps" or "auto".
+        "cpu", "cuda" (the first card), "cuda:N", "mps"; several of them, "cuda:0,cuda:1", for a process each; or
+        "auto": every CUDA card, or else mps, or else the CPU. Several processes need a main module that can be
+        imported (``if __name__ == "__main__":``), and a `model` that is a name or a folder.
     feature_level : {"all", "segments", "aggregated"}
         What is stored: raw, segments and aggregated; the last two; the last one.
     workers : int
-        Threads that decode ahead, and tracks that they may be ahead.
+        Threads that decode ahead for a device, and tracks that they may be ahead.
     layers : sequence of int, optional
         The hidden states to store; all by default.
     batch_size : int, optional
@@ -139,7 +127,7 @@ def build(
     BuildStoppedError
         If the store cannot be written any more on the way; it carries the report.
     """
-    job = _Job(
+    job = Job(
         store=Path(store),
         kinds=kinds_of_level(feature_level),
         workers=workers,
@@ -165,119 +153,40 @@ def build(
             tally.total = len(tracks)
             tally.enter("opening the model")
             there = _open_existing(job.store)
-            if extractor is None:
-                extractor = _extractor_class()(
-                    model=model,
-                    revision=revision or _recorded_revision(there, model),
-                    device=device,
-                    batch_size=batch_size,
-                    mixed_precision=mixed_precision,
-                    oom_recovery=oom_recovery,
-                    segment_duration=segment_duration,
-                    overlap=overlap,
-                    layers=layers,
-                )
-            job.run(tracks, there, extractor, interrupts, tally)
+            if extractor is not None:
+                job.run(tracks, there, Alone(job, extractor), interrupts, tally)
+                return tally.report()
+            settings = {
+                "model": model,
+                "revision": revision or _recorded_revision(there, model),
+                "batch_size": batch_size,
+                "mixed_precision": mixed_precision,
+                "oom_recovery": oom_recovery,
+                "segment_duration": segment_duration,
+                "overlap": overlap,
+                "layers": layers,
+            }
+            with _workforce(job, device, settings, tally) as workforce:
+                job.run(tracks, there, workforce, interrupts, tally)
         except KeyboardInterrupt:
             return tally.report(interrupted=True)
     return tally.report()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """The settings of a build that are not the extractor's."""
+@contextmanager
+def _workforce(job: Job, device: str, settings: dict[str, Any], tally: Tally) -> Iterator[Workforce]:
+    """An extractor of this process, or a process for each device if there are several."""
+    extractor_class = _extractor_class()
+    from featurestore.extract.device import resolve_devices
 
-    store: Path
-    kinds: tuple[str, ...]
-    workers: int
-    dtype: str
-    codec: str
-    force: bool
-    dry_run: bool
-    fail_fast: bool
-    dataset: str | None
-
-    def run(
-        self,
-        tracks: Sequence[AudioFile],
-        there: FeatureStore | None,
-        extractor: FeatureExtractor,
-        interrupts: Interrupts,
-        tally: Tally,
-    ) -> None:
-        """Plan, and unless it is a dry run, extract and pack."""
-        spec = extractor.spec(dtype=self.dtype, codec=self.codec)
-        wanted = Wanted(spec=spec, kinds=self.kinds, force=self.force)
-        tally.facts.update(
-            model=spec.model, revision=spec.revision, device=str(extractor.device), fingerprint=spec.fingerprint
-        )
-        if there is not None:
-            _check_settings(there, spec)
-        tally.enter("checking")
-        plans = plan_tracks(
-            tracks,
-            wanted=wanted,
-            # Asked for with `in` first: the error of an unknown track looks for ids that are alike.
-            existing=lambda track_id: (
-                None if there is None or track_id not in there else _attributes(there.provenance, track_id)
-            ),
-            frames=extractor.model.frames,
-            tell=lambda done: self._checked(tally, done),
-        )
-        self._count(plans, spec, tally)
-        if self.dry_run:
-            for plan in plans:
-                if plan.error is not None:
-                    tally.fail(plan.track, plan.error)
-            return
-        check_room(plans, spec, self.kinds, self.store)
-        with interrupts.held():
-            writer = StoreWriter(self.store, spec=spec)
-            extraction = Extraction(
-                writer=writer,
-                extractor=extractor,
-                wanted=wanted,
-                existing=lambda track_id: _attributes(writer.existing, track_id),
-                attributes={
-                    "dataset": self.dataset,
-                    "device": str(extractor.device),
-                    "featurestore_version": __version__,
-                },
-                workers=self.workers,
-                fail_fast=self.fail_fast,
-                interrupts=interrupts,
-                tally=tally,
-            )
-            try:
-                try:
-                    with naming_the_store(self.store), interrupts.let_in():
-                        tally.enter("extracting")
-                        extraction.run(plans)
-                        tally.enter("packing")
-                        extraction.pack(wait=_PACK_WAIT)
-                finally:
-                    writer.close()
-            except StoreError as error:
-                raise BuildStoppedError(
-                    f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "
-                    "set this right and run the same command again",
-                    report=tally.report(),
-                ) from error
-        tally.enter("done")
-
-    def _checked(self, tally: Tally, done: int) -> None:
-        tally.checked = done
-        tally.tell()
-
-    def _count(self, plans: Sequence[TrackPlan], spec: FeatureSpec, tally: Tally) -> None:
-        tally.cached = sum(plan.cached for plan in plans)
-        tally.audio_seconds_total = sum(plan.seconds for plan in plans)
-        tally.facts.update(
-            to_do=len(plans) - tally.cached,
-            audio_hours_to_do=tally.audio_seconds_total / 3600,
-            estimated_bytes=bytes_needed(plans, spec, self.kinds),
-            free_bytes=free_bytes(self.store),
-        )
+    devices = resolve_devices(device)
+    if len(devices) == 1 or job.dry_run:
+        yield Alone(job, extractor_class(device=devices[0], **settings))
+        return
+    if not isinstance(settings["model"], str | os.PathLike):
+        raise SettingError("several devices need the name or the folder of a model, not one that is loaded")
+    with crew(job, devices, settings, tally) as processes:
+        yield processes
 
 
 def _check(name: str, value: int | None) -> None:
@@ -307,24 +216,3 @@ def _extractor_class() -> type[FeatureExtractor]:
             f"building a store needs {error.name}: pip install 'featurestore[extract]'"
         ) from error
     return FeatureExtractor
-
-
-def _check_settings(there: FeatureStore, spec: FeatureSpec) -> None:
-    if differences := there.spec.differences(spec):
-        listed = "; ".join(f"{name} is {old!r}, not {new!r}" for name, (old, new) in differences.items())
-        raise SpecMismatchError(
-            f"the store {there.path} holds features of other settings ({listed}): give the options that it was "
-            "built with, or another store",
-            differences=differences,
-        )
-
-
-def _attributes(read: Callable[[str], Mapping[str, Any] | None], track_id: str) -> Mapping[str, Any] | None:
-    """Attributes of a published track; None if there is none, or a damaged one, which is extracted again."""
-    try:
-        return read(track_id)
-    except TrackNotFoundError:
-        return None
-    except CorruptTrackError as error:
-        logger.warning("%s: %s", track_id, error)
-        return None

@@ -1,22 +1,27 @@
-"""The run itself: audio from the workers, through the model, into the store, one track after the other."""
+"""The run itself: audio from the workers, through the model in batches across tracks, into the store."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import Enum, auto
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import tee
 from typing import TYPE_CHECKING, Any
 
-from featurestore.audio import AudioFile
 from featurestore.errors import (
+    CorruptTrackError,
     ExtractionError,
     FeatureStoreError,
     StoreError,
     TrackLockedError,
+    TrackNotFoundError,
 )
+from featurestore.extract.grouping import Window
 from featurestore.pipeline.decoding import TrackAudio, decode_ahead
 from featurestore.pipeline.interrupts import Interrupts
+from featurestore.pipeline.open_track import OpenTrack, most_open
 from featurestore.pipeline.plan import TrackPlan, Wanted
 from featurestore.pipeline.report import Tally
 from featurestore.store import StoreWriter
@@ -36,22 +41,34 @@ _LOCK_WAIT = 0.05
 logger = logging.getLogger("featurestore")
 
 
-class Outcome(Enum):
-    """What became of one attempt at a track."""
-
-    PROCESSED = auto()
-    THERE = auto()  # published before, or by another writer in the meantime
-    FAILED = auto()
-    LOCKED = auto()  # another writer has this track
-    LOCK_SHARED = auto()  # another writer has a track that shares the lock
+class _LeftAlone(Exception):  # noqa: N818 - no error: leaves the block of a track without publishing anything
+    """Another writer has published the track since the plan was made, or it is not to be finished."""
 
 
-class _AlreadyThere(Exception):  # noqa: N818 - no error: leaves the block without publishing anything
-    """Another writer has published the track since the plan was made."""
+@dataclass(kw_only=True)
+class _Round:
+    """One look at tracks.
+
+    Attributes
+    ----------
+    again : bool
+        They were looked at before, and others had them at hand.
+    in_vain : bool
+        They have been waited for long enough.
+    later : list of TrackPlan
+        Those that others have at hand.
+    """
+
+    again: bool = False
+    in_vain: bool = False
+    later: list[TrackPlan] = field(default_factory=list)
 
 
 class Extraction:
     """Extracts tracks into an open store.
+
+    Several tracks are open at a time, as batches go across their borders; results come back to each in order. What
+    fails of one track, fails that track alone.
 
     Parameters
     ----------
@@ -66,9 +83,11 @@ class Extraction:
     workers : int
         Threads that decode ahead.
     fail_fast : bool
-        Stop at the first failure.
+        Begin no track after the first failure.
     interrupts : Interrupts
     tally : Tally
+    settled : callable, optional
+        Called with the plan of each track about which nothing is left to do.
     """
 
     def __init__(
@@ -83,6 +102,7 @@ class Extraction:
         fail_fast: bool,
         interrupts: Interrupts,
         tally: Tally,
+        settled: Callable[[TrackPlan], None] | None = None,
     ) -> None:
         self._writer = writer
         self._extractor = extractor
@@ -93,142 +113,241 @@ class Extraction:
         self._fail_fast = fail_fast
         self._interrupts = interrupts
         self._tally = tally
+        self._settled = settled or _nothing
+        self._open: list[OpenTrack] = []
+        self._most_open = most_open()
         self._unpacked = 0
+        self._mark = time.monotonic()
 
     def run(self, plans: Iterable[TrackPlan]) -> None:
-        """Extract the tracks that are to be done; those that others have at hand are looked at again at the end.
+        """Extract tracks; those that others have at hand are looked at again at the end.
+
+        Parameters
+        ----------
+        plans : iterable of TrackPlan
+            All of which are to be done; drawn as they are needed.
 
         Raises
         ------
         StoreError
             If the store cannot be written: going on would be in vain.
         """
-        locked = self._attempt_all([plan for plan in plans if not plan.cached])
+        this = _Round()
+        self._attempt(plans, this)
         patience = time.monotonic() + LOCK_PATIENCE
         pause = 0.0
-        while locked and not self._stopped:
+        while this.later and not self._stopped:
             time.sleep(pause)
             pause = min(5.0, pause + 0.5)
-            in_vain = time.monotonic() > patience
+            plans = this.later
             # Another writer that held a track has finished it by now, or is still at it, or has died.
-            locked = self._attempt_all(locked, again=True, in_vain=in_vain)
+            this = _Round(again=True, in_vain=time.monotonic() > patience)
+            self._attempt(plans, this)
 
     def pack(self, *, wait: float) -> None:
         """Bring what is published into the packed table; if another writer is at it, wait for so many seconds."""
+        began = time.monotonic()
         with self._interrupts.held():
             self._writer.pack(wait=wait)
         self._unpacked = 0
+        self._mark += time.monotonic() - began  # is no time of encoding
 
     @property
     def _stopped(self) -> bool:
         return self._fail_fast and bool(self._tally.failures)
 
-    def _attempt_all(
-        self, plans: list[TrackPlan], *, again: bool = False, in_vain: bool = False
-    ) -> list[TrackPlan]:
-        """Attempt tracks in order and count them; return those to look at again."""
-        tally = self._tally
-        for plan in plans:
-            if plan.error is not None and not self._stopped:
-                self._fail(plan, plan.error)
-        usable = [plan for plan in plans if plan.error is None]
-        later: list[TrackPlan] = []
-        if self._stopped or not usable:
-            return later
-        rate = self._extractor.model.sample_rate
-        with decode_ahead((p.track for p in usable), sample_rate=rate, workers=self._workers) as audios:
-            for plan, audio in zip(usable, audios, strict=True):
-                outcome = self._attempt(plan, audio)
-                if outcome is Outcome.LOCKED and again:
-                    tally.skipped += 1
-                elif outcome is Outcome.LOCK_SHARED and in_vain:
-                    self._fail(plan, _too_long(plan.track))
-                elif outcome in (Outcome.LOCKED, Outcome.LOCK_SHARED):
-                    later.append(plan)
-                elif outcome is Outcome.THERE and again:
-                    tally.skipped += 1
-                elif outcome is Outcome.THERE:
-                    tally.cached += 1
-                if outcome is Outcome.FAILED or outcome is Outcome.THERE:
-                    tally.audio_seconds_total -= plan.seconds  # will never be encoded by this run
-                tally.tell(plan.track.track_id)
-                if self._stopped:
-                    break
-                if self._unpacked >= PACK_EVERY:
-                    self.pack(wait=0)
-        return later
+    def _attempt(self, plans: Iterable[TrackPlan], this: _Round) -> None:
+        """Attempt tracks in order, and count what becomes of them."""
+        if self._stopped:
+            return
+        self._mark = time.monotonic()
+        raw = "raw" in self._wanted.kinds
+        reason: BaseException = _LeftAlone()
+        with self._interrupts.held():
+            try:
+                with (
+                    closing(self._windows(plans, this)) as windows,
+                    closing(self._extractor.encode_tracks(windows, raw=raw)) as results,
+                ):
+                    while (found := self._next(results)) is not None:
+                        self._take(*found)
+            except BaseException as error:
+                reason = error
+                raise
+            finally:
+                with ExitStack() as stack:  # each of them, whatever happens to the others
+                    for track in self._open:
+                        stack.callback(self._close, track, reason)
 
-    def _attempt(self, plan: TrackPlan, audio: TrackAudio) -> Outcome:
-        """Extract one track, unless it is there or another writer has it."""
-        track = plan.track
+    def _next(
+        self, results: Iterator[tuple[OpenTrack, EncodedBatch | Exception]]
+    ) -> tuple[OpenTrack, EncodedBatch | Exception] | None:
+        """The next results; only meanwhile interrupts are let in."""
+        with self._interrupts.let_in():
+            return next(results, None)
+
+    def _windows(
+        self, plans: Iterable[TrackPlan], this: _Round
+    ) -> Generator[Window[OpenTrack] | None, None, None]:
+        """The windows of all tracks, each of which is opened when it is its turn. Interrupts are let in."""
+        rate = self._extractor.model.sample_rate
+        mine, ahead = tee(plans)
+        with decode_ahead((p.track for p in ahead), sample_rate=rate, workers=self._workers) as audios:
+            for plan, audio in zip(mine, audios, strict=True):
+                while len(self._open) >= self._most_open:
+                    yield None
+                with self._interrupts.held():
+                    if self._unpacked >= PACK_EVERY:
+                        self.pack(wait=0)
+                    track = None if self._stopped else self._begin(plan, audio, this)
+                if track is not None:
+                    try:
+                        for start, samples in self._extractor.windows(audio.blocks()):
+                            track.drawn += 1
+                            yield Window(track, start, samples)
+                            if track.closed or self._stopped:  # in vain by now
+                                break
+                        else:
+                            track.whole = True
+                    except FeatureStoreError as error:
+                        with self._interrupts.held():
+                            self._fail_open(track, error)
+                    with self._interrupts.held():
+                        self._publish_if_complete(track)
+                if self._stopped:
+                    return
+
+    def _begin(self, plan: TrackPlan, audio: TrackAudio, this: _Round) -> OpenTrack | None:
+        """Open a track, unless it is there or another writer has it."""
+        tally, track_id = self._tally, plan.track.track_id
+        context = self._writer.track(
+            track_id, kinds=self._wanted.kinds, overwrite=True, attributes=self._attributes, wait=_LOCK_WAIT
+        )
         try:
-            with self._interrupts.held():
-                self._extract(track, audio)
-        except _AlreadyThere:
-            return Outcome.THERE
+            track = OpenTrack(plan, audio, context)
         except TrackLockedError as error:
-            logger.info("%s: %s", track.track_id, error)
-            return Outcome.LOCKED if error.same_track else Outcome.LOCK_SHARED
+            logger.info("%s: %s", track_id, error)
+            if not error.same_track and this.in_vain:
+                self._fail(plan, _too_long(track_id))
+            elif error.same_track and this.again:
+                tally.skipped += 1
+                self._settled(plan)
+            else:
+                this.later.append(plan)
+            tally.tell(track_id)
+            return None
         except StoreError:
             raise
         except FeatureStoreError as error:
             self._fail(plan, error)
-            return Outcome.FAILED
-        return Outcome.PROCESSED
+            return None
+        self._open.append(track)
+        # Asked again under the lock: another writer may have published it since the plan was made.
+        if not self._is_there(plan):
+            return track
+        self._close(track, _LeftAlone())
+        tally.audio_seconds_total -= plan.seconds  # will never be encoded by this run
+        if this.again:
+            tally.skipped += 1
+        else:
+            tally.cached += 1
+        self._settled(plan)
+        tally.tell(track_id)
+        return None
 
-    def _extract(self, track: AudioFile, audio: TrackAudio) -> None:
-        tally, began = self._tally, time.monotonic()
-        with self._writer.track(
-            track.track_id,
-            kinds=self._wanted.kinds,
-            overwrite=True,
-            attributes=self._attributes,
-            wait=_LOCK_WAIT,
-        ) as t:
-            # Asked again under the lock: another writer may have published it since the plan was made.
-            if self._is_there(track):
-                raise _AlreadyThere
-            for batch in self._encoded(audio):
-                t.append(raw=batch.raw, segments=batch.segments, starts=batch.starts)
-                tally.tell(track.track_id, seconds=audio.seconds, running=time.monotonic() - began)
-            t.attributes.update(audio.attributes)
-        tally.processed += 1
-        tally.audio_seconds += audio.seconds
-        tally.encoding_seconds += time.monotonic() - began
-        self._unpacked += 1
-        logger.info("%s: %.1f s of audio in %.1f s", track.track_id, audio.seconds, time.monotonic() - began)
-
-    def _encoded(self, audio: TrackAudio) -> Iterator[EncodedBatch]:
-        """The track's features; only meanwhile interrupts are let in."""
-        batches = self._extractor.encode(audio.blocks(), raw="raw" in self._wanted.kinds)
-        while True:
-            with self._interrupts.let_in():
-                try:
-                    batch = next(batches, None)
-                except FeatureStoreError:
-                    raise
-                except Exception as error:
-                    logger.debug("encoding %s failed", audio.track.track_id, exc_info=True)
-                    raise ExtractionError(
-                        f"{audio.track.path}: encoding failed with {type(error).__name__}: {error}"
-                    ) from error
-            if batch is None:
-                return
-            yield batch
-
-    def _is_there(self, track: AudioFile) -> bool:
+    def _take(self, track: OpenTrack, result: EncodedBatch | Exception) -> None:
+        """Write features of a track, and publish it after its last ones."""
+        self._tally.encoding_seconds += (now := time.monotonic()) - self._mark
+        self._mark = now
+        if track.closed:
+            return
+        if isinstance(result, Exception):
+            self._fail_open(track, self._named(track, result))
+            return
         try:
-            return self._wanted.is_there(self._existing(track.track_id), track)
+            track.append(result)
+        except StoreError:
+            raise
+        except FeatureStoreError as error:
+            self._fail_open(track, error)
+            return
+        if not self._publish_if_complete(track):
+            self._tell(track)
+
+    def _named(self, track: OpenTrack, error: Exception) -> FeatureStoreError:
+        if isinstance(error, FeatureStoreError):
+            return error
+        path = track.plan.track.path
+        logger.debug("encoding %s failed", track.plan.track.track_id, exc_info=error)
+        named = ExtractionError(f"{path}: encoding failed with {type(error).__name__}: {error}")
+        named.__cause__ = error
+        return named
+
+    def _publish_if_complete(self, track: OpenTrack) -> bool:
+        if track.closed or not track.complete:
+            return False
+        tally, track_id, seconds = self._tally, track.plan.track.track_id, track.audio.seconds
+        self._open.remove(track)
+        try:
+            track.publish()
+        except StoreError:
+            raise
+        except FeatureStoreError as error:
+            self._fail(track.plan, error)
+            return True
+        tally.processed += 1
+        tally.audio_seconds += seconds
+        self._unpacked += 1
+        logger.info("%s: %.1f s of audio in %.1f s", track_id, seconds, time.monotonic() - track.began)
+        self._settled(track.plan)
+        self._tell(track)
+        return True
+
+    def _tell(self, track: OpenTrack) -> None:
+        self._tally.tell(track.plan.track.track_id, seconds=sum(other.seconds for other in self._open))
+
+    def _close(self, track: OpenTrack, reason: BaseException) -> None:
+        self._open.remove(track)
+        track.give_up(reason)
+
+    def _fail_open(self, track: OpenTrack, error: FeatureStoreError) -> None:
+        if not track.closed:
+            self._close(track, error)
+            self._fail(track.plan, error)
+
+    def _is_there(self, plan: TrackPlan) -> bool:
+        try:
+            return self._wanted.is_there(self._existing(plan.track.track_id), plan.track)
         except OSError:
             return False  # decoding says better what is wrong with the file
 
     def _fail(self, plan: TrackPlan, error: BaseException) -> None:
         logger.info("%s failed: %s", plan.track.track_id, error)
+        self._tally.audio_seconds_total -= plan.seconds
         self._tally.fail(plan.track, error)
+        self._settled(plan)
+        self._tally.tell(plan.track.track_id)
 
 
-def _too_long(track: AudioFile) -> TrackLockedError:
+def _nothing(_: TrackPlan) -> None:
+    """Nobody wants to know."""
+
+
+def published_attributes(
+    read: Callable[[str], Mapping[str, Any] | None], track_id: str
+) -> Mapping[str, Any] | None:
+    """Attributes of a published track; None if there is none, or a damaged one, which is extracted again."""
+    try:
+        return read(track_id)
+    except TrackNotFoundError:
+        return None
+    except CorruptTrackError as error:
+        logger.warning("%s: %s", track_id, error)
+        return None
+
+
+def _too_long(track_id: str) -> TrackLockedError:
     return TrackLockedError(
-        f"track {track.track_id!r} waited {LOCK_PATIENCE:.0f} s for a lock that another writer holds for another "
+        f"track {track_id!r} waited {LOCK_PATIENCE:.0f} s for a lock that another writer holds for another "
         "track: run again later"
     )

@@ -26,9 +26,9 @@ class Progress:
     checked : int
         Tracks looked at in the stage "checking".
     track : str or None
-        Id of the track that the model is at.
+        Id of the track that was at hand last.
     audio_seconds : float
-        Audio encoded by this run, the track at hand included.
+        Audio encoded by this run, tracks at hand included.
     audio_seconds_total : float
         Audio that this run has to encode, as far as the files say their length.
     elapsed : float
@@ -158,6 +158,8 @@ class Tally:
     audio_seconds: float = 0.0
     audio_seconds_total: float = 0.0
     encoding_seconds: float = 0.0
+    furthest: float = 0.0
+    track: str | None = None
     began: float = field(default_factory=time.monotonic)
 
     def enter(self, stage: str) -> None:
@@ -176,7 +178,7 @@ class Tally:
             )
         )
 
-    def tell(self, track: str | None = None, *, seconds: float = 0.0, running: float = 0.0) -> None:
+    def tell(self, track: str | None = None, *, seconds: float = 0.0) -> None:
         """Send the Progress to the listener.
 
         Parameters
@@ -184,13 +186,14 @@ class Tally:
         track : str, optional
             The track at hand.
         seconds : float
-            Audio of it that is encoded, seconds.
-        running : float
-            Seconds that this took.
+            Audio that is encoded, of tracks that are not finished, seconds.
         """
         if self.listener is None:
             return
-        audio, spent = self.audio_seconds + seconds, self.encoding_seconds + running
+        self.track = track
+        # What was told is not taken back when a track fails.
+        self.furthest = audio = max(self.furthest, self.audio_seconds + seconds)
+        spent = self.encoding_seconds
         speed = audio / spent if audio and spent else None
         left = max(0.0, self.audio_seconds_total - audio)
         self.listener(

@@ -41,8 +41,9 @@ class StagingArea:
             self.path = parent / f"{prefix}{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
             files.make_dir(self.path)
             self._owner = filelock.FileLock(self.path / _OWNER, thread_local=False)
-            # Another writer may have taken the folder for abandoned before the lock was there.
-            with contextlib.suppress(FileNotFoundError, filelock.Timeout):
+            # Another writer may have taken the folder for abandoned before the lock was there. That it exists is
+            # what filelock says if it is taken while filelock makes sure that it is there.
+            with contextlib.suppress(FileNotFoundError, FileExistsError, filelock.Timeout):
                 self._owner.acquire(timeout=0)
                 if (self.path / _OWNER).exists():
                     return

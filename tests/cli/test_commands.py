@@ -15,14 +15,14 @@ import featurestore
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from fs_extract.commands import fs_extract
 
-COMMANDS = ["build", "info", "ls", "verify", "pack", "rm", "pretrain", "doctor"]
+COMMANDS = ["build", "info", "ls", "verify", "pack", "rm", "manifest", "labels", "pretrain", "doctor"]
 
 
 def test_help_names_every_command(run):
     result = run("--help")
     assert result.code == 0
-    listed = result.out.partition("Commands:\n")[2].splitlines()[: len(COMMANDS)]
-    assert [line.split()[0] for line in listed] == COMMANDS
+    lines = result.out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines[: len(COMMANDS)]] == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

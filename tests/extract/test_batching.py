@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
 from featurestore.extract.batching import BatchEncoder
+from featurestore.extract.grouping import GROW_AFTER, Window
 from featurestore.extract.transfer import PlainTransfer
 
 CPU = torch.device("cpu")
@@ -225,8 +226,8 @@ def test_the_next_windows_are_sent_while_a_device_computes():
     engine = encoder(Toy(), batch_size=2, transfer=Watched(2))
     track = windows(5)
     check(list(engine.encode(track, raw=True)), track)
-    batch = ["computing", "send 2", "arrived", "computing", "send 1", "arrived", "computing", "arrived"]
-    assert events == ["send 2", *batch]
+    first, second = ["send 2", "computing"], ["send 2", "computing", "arrived"]
+    assert events == [*first, *second, "send 1", "computing", "arrived", "arrived"]
 
 
 def test_features_are_ordinary_arrays():
@@ -269,3 +270,204 @@ def test_a_model_that_ignores_where_to_stop_is_stopped():
     track = windows(2)
     check(list(encoder(model, layers=[0, 1]).encode(track, raw=True)), track, [0, 1])
     assert model.computed == [0, 1]
+
+
+def many_tracks(counts, samples=SAMPLES):
+    """Windows of several tracks, and those of each by owner."""
+    by_owner = {f"track {n}": windows(count, samples, seed=n) for n, count in enumerate(counts)}
+    return by_owner, [Window(owner, *window) for owner, track in by_owner.items() for window in track]
+
+
+def by_owner(results):
+    found = {}
+    for owner, result in results:
+        found.setdefault(owner, []).append(result)
+    return found
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    batch_size=st.integers(1, 6),
+    fits=st.integers(1, 6),
+    transfer=st.none() | st.builds(Overlapping, st.integers(1, 6)),
+)
+def test_results_are_dealt_back_to_their_tracks_in_order(counts, batch_size, fits, transfer):
+    tracks, stream = many_tracks(counts)
+    engine = encoder(Toy(fits), batch_size=batch_size, transfer=transfer)
+    found = by_owner(engine.encode_tracks(stream, raw=True))
+    assert found.keys() == tracks.keys()
+    for owner, track in tracks.items():
+        check(found[owner], track)
+
+
+def test_batches_are_full_across_tracks():
+    model = Toy()
+    _, stream = many_tracks([1, 5, 2, 3, 1])
+    list(encoder(model, batch_size=4).encode_tracks(stream, raw=False))
+    assert model.sizes == [4, 4, 4]
+
+
+def test_tracks_shorter_than_a_window_are_batches_of_their_own_lengths():
+    model = Toy()
+    _, stream = many_tracks([3, 3])
+    short = [Window(f"short {n}", *windows(1, length)[0]) for n, length in enumerate((20, 25, 20))]
+    found = by_owner(encoder(model, batch_size=4).encode_tracks([*stream[:2], *short, *stream[2:]], raw=True))
+    assert sorted(model.sizes) == [1, 2, 2, 4]
+    assert {owner: sum(len(x.starts) for x in results) for owner, results in found.items()} == {
+        "track 0": 3,
+        "track 1": 3,
+        "short 0": 1,
+        "short 1": 1,
+        "short 2": 1,
+    }
+    np.testing.assert_array_equal(found["short 1"][0].raw, expected(windows(1, 25)))
+
+
+def test_features_that_are_not_finite_fail_their_track_only():
+    tracks, stream = many_tracks([2, 2, 2])
+    tracks["track 1"][1][1][3] = np.nan
+    found = by_owner(encoder(Toy(), batch_size=6).encode_tracks(stream, raw=True))
+    check(found["track 0"], tracks["track 0"])
+    check(found["track 2"], tracks["track 2"])
+    (error,) = found["track 1"]
+    assert isinstance(error, ExtractionError)
+    assert "not finite" in str(error)
+
+
+class Picky(Toy):
+    """A model that breaks down over one window, whatever else is in the batch."""
+
+    def states(self, wave, last=None):
+        if (wave[:, 0] == 99).any():
+            self.sizes.append(len(wave))
+            raise ZeroDivisionError("99")
+        yield from super().states(wave, last)
+
+
+@pytest.mark.parametrize("transfer", [None, Overlapping(10)])
+def test_a_model_that_fails_on_one_track_fails_no_other(transfer):
+    tracks, stream = many_tracks([2, 2, 2])
+    tracks["track 1"][1][1][0] = 99
+    model = Picky()
+    found = by_owner(encoder(model, batch_size=6, transfer=transfer).encode_tracks(stream, raw=True))
+    check(found["track 0"], tracks["track 0"])
+    check(found["track 2"], tracks["track 2"])
+    assert [type(error) for error in found["track 1"]] == [ZeroDivisionError]
+    assert model.sizes == [6, 2, 2, 2]
+
+
+def test_a_window_that_never_fits_fails_its_track_only():
+    tracks, stream = many_tracks([1, 1, 1])
+    tracks["track 1"][0][1][0] = 99
+
+    class Greedy(Toy):
+        def states(self, wave, last=None):
+            if (wave[:, 0] == 99).any():
+                out_of_cuda(len(wave))
+            yield from super().states(wave, last)
+
+    found = by_owner(encoder(Greedy(), batch_size=3).encode_tracks(stream, raw=True))
+    check(found["track 0"], tracks["track 0"])
+    check(found["track 2"], tracks["track 2"])
+    (error,) = found["track 1"]
+    assert "out of memory with 1 window" in str(error)
+
+
+def test_without_recovery_all_tracks_of_the_batch_fail_and_the_next_goes_on():
+    model = Toy(fits=0)
+    tracks, stream = many_tracks([2, 2, 4])
+    results = encoder(model, batch_size=4, oom_recovery=False).encode_tracks(stream, raw=True)
+    failed = [next(results), next(results)]
+    assert [owner for owner, _ in failed] == ["track 0", "track 1"]
+    assert all("oom_recovery" in str(error) for _, error in failed)
+    model.fits = 4
+    check(by_owner(results)["track 2"], tracks["track 2"])
+
+
+def test_a_source_that_waits_for_results_gets_them():
+    tracks, stream = many_tracks([1, 1, 1, 1])
+    done = []
+
+    def source():
+        for window in stream:
+            while done != [other.owner for other in stream[: stream.index(window)]]:
+                yield None
+            yield window
+
+    found = {}
+    for owner, result in encoder(Toy(), transfer=Overlapping(9)).encode_tracks(source(), raw=True):
+        done.append(owner)
+        found[owner] = [result]
+    for owner, track in tracks.items():
+        check(found[owner], track)
+
+
+def test_a_device_has_two_batches_at_most():
+    under_way = [0]
+
+    class Counting(Overlapping):
+        def send(self, windows):
+            under_way.append(under_way[-1] + 1)
+            return super().send(windows)
+
+        def mark(self):
+            return lambda: under_way.append(under_way[-1] - 1)
+
+    list(encoder(Toy(), batch_size=2, transfer=Counting(2)).encode(windows(20), raw=False))
+    assert max(under_way) == 2
+
+
+def test_a_size_that_was_reduced_is_tried_again_later():
+    model = Toy(fits=2)
+    engine = encoder(model, batch_size=4)
+    list(engine.encode(windows(4), raw=False))
+    model.fits = 4
+    track = windows(2 * GROW_AFTER + 8)
+    check(list(engine.encode(track, raw=True)), track)
+    assert engine.batch_size == 4
+    assert model.sizes[-1] == 4
+
+
+def test_interrupts_pass_through_a_device_that_is_ahead():
+    def source():
+        yield from windows(3)
+        raise KeyboardInterrupt
+
+    results = encoder(Toy(), batch_size=2, transfer=Overlapping(2)).encode(source(), raw=False)
+    with pytest.raises(KeyboardInterrupt):
+        list(results)
+
+
+class Late(PlainTransfer):
+    """Copies that arrive only when they are waited for, as a busy device's would."""
+
+    overlaps = True
+
+    def __init__(self):
+        super().__init__(CPU)
+        self.under_way = []
+
+    def room(self, *shape):
+        return torch.full(shape, torch.nan)
+
+    def receive(self, result, into):
+        self.under_way.append((result.clone(), into))
+
+    def mark(self):
+        copies, self.under_way = self.under_way, []
+
+        def arrive():
+            with torch.inference_mode():
+                for result, into in copies:
+                    into.copy_(result)
+
+        return arrive
+
+
+@pytest.mark.parametrize("fits", [9, 2])
+def test_nothing_is_looked_at_before_it_has_arrived(fits):
+    tracks, stream = many_tracks([3, 1, 6, 2])
+    found = by_owner(encoder(Toy(fits), transfer=Late()).encode_tracks(stream, raw=True))
+    for owner, track in tracks.items():
+        check(found[owner], track)

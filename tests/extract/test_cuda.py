@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from featurestore import FeatureStore, build
 from featurestore.errors import ExtractionError
 from featurestore.extract import FeatureExtractor
 from featurestore.extract.batching import BatchEncoder
+from featurestore.extract.grouping import Window
 from featurestore.extract.transfer import PinnedTransfer, PlainTransfer
 from featurestore.models import load_model
+from featurestore.models.half import halved
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,15 +49,16 @@ def test_half_precision_is_close(tiny, gain):
         assert found.dtype == np.float32
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", [None, torch.float16])
 def test_overlapped_copies_are_plain_copies(tiny, half):
     device = torch.device("cuda:0")
     model = load_model(tiny).to(device)
+    network = model if half is None else halved(model, half)
     track = [(i, window) for i, window in enumerate(noise(100).reshape(50, -1))]
     found = [
         list(
             BatchEncoder(
-                model=model, device=device, batch_size=7, layers=(1, 3), half=half, transfer=transfer
+                model=network, device=device, batch_size=7, layers=(1, 3), half=half, transfer=transfer
             ).encode(track, raw=True)
         )
         for transfer in (PinnedTransfer(device), PlainTransfer(device))
@@ -62,6 +67,18 @@ def test_overlapped_copies_are_plain_copies(tiny, half):
         assert one.starts == other.starts
         np.testing.assert_array_equal(one.raw, other.raw)
         np.testing.assert_array_equal(one.segments, other.segments)
+
+
+def test_tracks_share_batches_and_get_their_own(tiny):
+    device = torch.device("cuda:0")
+    encoder = BatchEncoder(model=load_model(tiny).to(device), device=device, batch_size=8, layers=(0, 3))
+    samples = noise(100).reshape(50, -1)
+    alone = np.concatenate([x.segments for x in encoder.encode(list(enumerate(samples)), raw=False)])
+    stream = [Window(number // 3, number, window) for number, window in enumerate(samples)]
+    for _, batch in encoder.encode_tracks(stream, raw=True):
+        numbers = [round(start * RATE) for start in batch.starts]
+        np.testing.assert_allclose(batch.segments, alone[numbers], atol=1e-4)
+        np.testing.assert_allclose(batch.raw.mean(axis=2), batch.segments, atol=1e-4)
 
 
 def test_full_memory_for_real(tiny):
@@ -80,3 +97,15 @@ def test_full_memory_for_real(tiny):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     np.testing.assert_allclose(found, wanted, atol=2e-2)
+
+
+def test_two_processes_share_a_card(tiny, tmp_path):
+    (tmp_path / "music").mkdir()
+    for number in range(6):
+        soundfile.write(tmp_path / "music" / f"{number}.wav", noise(3 + number), RATE)
+    settings = {"model": tiny, "segment_duration": 2.0}
+    build(tmp_path / "music", tmp_path / "one.zarr", device="cuda", **settings)
+    report = build(tmp_path / "music", tmp_path / "two.zarr", device="cuda:0,cuda:0", **settings)
+    assert (report.processed, report.failed) == (6, 0)
+    one, two = (FeatureStore(tmp_path / name).aggregated().to_numpy() for name in ("one.zarr", "two.zarr"))
+    np.testing.assert_allclose(one, two, atol=2e-2)

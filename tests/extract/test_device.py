@@ -5,6 +5,7 @@ import torch
 
 from featurestore.errors import DeviceError, SettingError
 from featurestore.extract import default_batch_size, resolve_device
+from featurestore.extract.device import resolve_devices
 
 
 @pytest.fixture
@@ -59,3 +60,27 @@ def test_an_unknown_device(name):
 def test_batch_sizes():
     sizes = {kind: default_batch_size(torch.device(kind)) for kind in ("cpu", "mps", "cuda")}
     assert sizes == {"cpu": 4, "mps": 8, "cuda": 16}
+
+
+@pytest.mark.parametrize(
+    ("names", "cards", "mps", "devices"),
+    [
+        ("cpu", 2, False, ["cpu"]),
+        ("cuda", 2, False, ["cuda:0"]),
+        ("cuda:1, cuda:0", 2, False, ["cuda:1", "cuda:0"]),
+        ("cpu,cpu", 0, False, ["cpu", "cpu"]),
+        ("auto", 3, True, ["cuda:0", "cuda:1", "cuda:2"]),
+        ("auto", 0, True, ["mps"]),
+        ("auto", 0, False, ["cpu"]),
+    ],
+)
+def test_devices_of_a_build(machine, names, cards, mps, devices):
+    machine(cards=cards, mps=mps)
+    assert resolve_devices(names) == devices
+
+
+@pytest.mark.parametrize("names", ["", ",", "cpu,", "cuda:0,cuda:1", "auto,cpu", "cuda:0;cuda:0"])
+def test_lists_of_devices_that_are_none(machine, names):
+    machine(cards=1)
+    with pytest.raises(DeviceError):
+        resolve_devices(names)

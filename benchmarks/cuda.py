@@ -1,0 +1,223 @@
+"""How fast a card extracts features, from a naive loop to what featurestore does: x real time, share of peak.
+
+    python -m benchmarks.cuda [--shape 95m] [--batch 16] [--seconds 600] [--rounds 3] [--device cuda:0] [--json F]
+
+naive     one window at a time, float32, pageable memory; all hidden states come back, and are averaged on the host
++batch    `--batch` windows at a time
++pool     averages on the card: 40 KB come back from a window instead of 15 MB
++pinned   through pinned memory
++overlap  the next batch is sent and begun before the results of the last one are waited for
++fp16     half weights, float32 norms and residual stream
++workers  audio files, decoded by threads, through `build` into a store
+
+Weights are random, of the shape of MERT-v1-95M; audio is noise. The peak is what torch.mm reaches with large
+matrices on the same card, in float32 without TF32 for the first rows and in float16 for the others. Every row is
+the best of `--rounds` after one that does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from benchmarks.encoder import flops
+from featurestore.extract import FeatureExtractor
+from featurestore.extract.batching import BatchEncoder
+from featurestore.extract.transfer import PlainTransfer, Transfer, transfer_for
+from featurestore.models import load_model, save_random_checkpoint
+from featurestore.models.half import halved
+from featurestore.models.mert import MertEncoder
+from featurestore.pipeline import build
+
+WINDOW = 5.0
+"""Seconds of a window."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes
+    ----------
+    name : str
+    seconds : float
+        For all windows.
+    x_real_time : float
+        Seconds of audio, windows that overlap counted once, per second.
+    of_peak : float
+        Share of what torch.mm reaches in the same precision.
+    """
+
+    name: str
+    seconds: float
+    x_real_time: float
+    of_peak: float
+
+
+class OneAtATime(PlainTransfer):
+    """Pinned copies, each of which is waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self._pinned: Transfer = transfer_for(device)
+        self.send, self.room = self._pinned.send, self._pinned.room  # type: ignore[method-assign]
+        self.receive, self.mark = self._pinned.receive, self._pinned.mark  # type: ignore[method-assign]
+
+
+def settled(device: torch.device) -> None:
+    """Wait for a card."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def best(work: Callable[[], Any], device: torch.device, rounds: int) -> float:
+    """Seconds of the quickest of some rounds, after one that does not count."""
+    times = []
+    for _ in range(rounds + 1):
+        settled(device)
+        begin = time.perf_counter()
+        work()
+        settled(device)
+        times.append(time.perf_counter() - begin)
+    return min(times[1:])
+
+
+def peak(device: torch.device, dtype: torch.dtype, rounds: int, size: int) -> float:
+    """Operations per second of torch.mm."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out, times = torch.empty_like(a), 10
+
+    def multiply() -> None:
+        for _ in range(times):
+            torch.mm(a, b, out=out)
+
+    return 2 * times * size**3 / best(multiply, device, rounds)
+
+
+@torch.inference_mode()
+def naive(model: MertEncoder, device: torch.device, windows: np.ndarray, batch: int) -> list[np.ndarray]:
+    """The loop that people write: everything comes back, and is averaged on the host."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return [
+            model.hidden_states(torch.from_numpy(windows[i : i + batch]).to(device)).cpu().numpy().mean(axis=2)
+            for i in range(0, len(windows), batch)
+        ]
+
+
+def drain(encoder: BatchEncoder, windows: np.ndarray) -> list[np.ndarray]:
+    """Features of all windows."""
+    return [x.segments for x in encoder.encode(((0, window) for window in windows), raw=False)]
+
+
+def write_noise(folder: Path, seconds: float, rate: int) -> float:
+    """Ten files of noise; how long they are together, seconds."""
+    folder.mkdir()
+    length = max(rate, round(seconds * rate / 10))
+    for number in range(10):
+        samples = np.random.default_rng(number).normal(0, 0.1, length).astype(np.float32)
+        soundfile.write(folder / f"{number}.wav", samples, rate)
+    return 10 * length / rate
+
+
+def table(
+    *, device: torch.device, shape: str, batch: int, seconds: float, rounds: int, matrix: int = 8192
+) -> Iterator[Row]:
+    """Measure, row by row; features of all rows are compared with those of the first."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save_random_checkpoint(Path(scratch, "model"), shape=shape)
+        model = load_model(folder).to(device)
+        assert isinstance(model, MertEncoder)
+        samples = round(WINDOW * model.sample_rate)
+        count = max(1, int(seconds / WINDOW * 2) - 1)
+        windows = np.random.default_rng(0).normal(0, 0.1, (count, samples)).astype(np.float32)
+        audio = WINDOW * (count + 1) / 2  # windows overlap by half
+        work = count * sum(flops(model.config, samples).values())
+        on_card = device.type == "cuda"
+        single = peak(device, torch.float32, rounds, matrix)
+        half = peak(device, torch.float16, rounds, matrix) if on_card else single
+        layers = tuple(range(model.layers + 1))
+
+        def row(name: str, thing: Callable[[], list[np.ndarray]], top: float, tolerance: float) -> Row:
+            found: list[list[np.ndarray]] = []
+            spent = best(lambda: found.append(thing()), device, rounds)
+            features = np.concatenate(found[-1])
+            if not wanted:
+                wanted.append(features)
+            error = np.abs(features - wanted[0]).max() / np.abs(wanted[0]).max()
+            if not error <= tolerance:
+                raise SystemExit(f"{name}: features differ from those of the first row by {error:.1e}")
+            return Row(name, spent, audio / spent, work / spent / top)
+
+        def encoder(
+            network: Any, transfer: Transfer, dtype: torch.dtype | None = None
+        ) -> Callable[[], list[np.ndarray]]:
+            made = BatchEncoder(
+                model=network, device=device, batch_size=batch, layers=layers, half=dtype, transfer=transfer
+            )
+            return partial(drain, made, windows)
+
+        wanted: list[np.ndarray] = []
+        yield row("naive", partial(naive, model, device, windows, 1), single, 0)
+        yield row("+batch", partial(naive, model, device, windows, batch), single, 1e-3)
+        yield row("+pool", encoder(model, PlainTransfer(device)), single, 1e-3)
+        yield row("+pinned", encoder(model, OneAtATime(device)), single, 1e-3)
+        yield row("+overlap", encoder(model, transfer_for(device)), single, 1e-3)
+        if on_card:
+            network = halved(model, torch.float16)
+            yield row("+fp16", encoder(network, transfer_for(device), torch.float16), half, 0.05)
+        length = write_noise(Path(scratch, "audio"), audio, model.sample_rate)
+        extractor = FeatureExtractor(model=folder, device=str(device), batch_size=batch)
+        number = iter(range(rounds + 1))
+
+        def whole() -> None:
+            store = Path(scratch, f"{next(number)}.zarr")
+            report = build(Path(scratch, "audio"), store, extractor=extractor, feature_level="segments", workers=4)
+            if report.failed:
+                raise SystemExit(f"building failed: {report.errors[0]}")
+
+        spent = best(whole, device, rounds)
+        yield Row("+workers", spent, length / spent, work * length / audio / spent / half)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", default="95m")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=600.0, help="length of the audio")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("benchmarks.cuda needs a CUDA device, and torch finds none here", file=sys.stderr)
+        return 1
+    device = torch.device(chosen.device)
+    card = torch.cuda.get_device_name(device)
+    print(f"{card}, torch {torch.__version__}, {chosen.shape}, batches of {chosen.batch}")
+    print(f"{'':10} {'seconds':>9} {'x real time':>12} {'of peak':>8}")
+    rows = []
+    for row in table(
+        device=device, shape=chosen.shape, batch=chosen.batch, seconds=chosen.seconds, rounds=chosen.rounds
+    ):
+        print(f"{row.name:10} {row.seconds:9.3f} {row.x_real_time:12.0f} {row.of_peak:8.1%}", flush=True)
+        rows.append(asdict(row))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Files of labels as fairseq's HuBERT reads them: a line of whole numbers for each file of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.audio.lists import Listed, read_list
+from featurestore.errors import SettingError, SourceError
+
+TOLERANCE = 0.1
+"""Seconds by which a file and its labels may differ, as in fairseq's HuBERT: a frame or two are always missing."""
+
+SPLITS = ("train", "valid")
+
+
+def label_file(folder: Path, split: str, name: str) -> Path:
+    """Where the labels of a name are: ``train.<name>``, as fairseq has it, or ``train.<name>.km``."""
+    plain, longer = folder / f"{split}.{name}", folder / f"{split}.{name}.km"
+    return longer if longer.is_file() and not plain.is_file() else plain
+
+
+def dictionary_file(folder: Path, name: str) -> Path:
+    """Where the dictionary of a name is: ``dict.<name>.txt``, or ``dict.<name>.km.txt``."""
+    plain, longer = folder / f"dict.{name}.txt", folder / f"dict.{name}.km.txt"
+    return longer if longer.is_file() and not plain.is_file() else plain
+
+
+def read_dictionary(path: Path) -> int:
+    """Number of classes of a dictionary: of ``token count`` lines with the tokens 0, 1, ... in order.
+
+    Raises
+    ------
+    SourceError
+        If there is no such file, or it is another; the message names the line.
+    """
+    classes = 0
+    for number, line in _lines(path):
+        token, _, count = line.partition(" ")
+        if token != str(classes) or not (count.strip().isascii() and count.strip().isdecimal()):
+            raise SourceError(
+                f"line {number} of {path} must be {f'{classes} COUNT'!r}, not {line!r}: tokens are whole numbers "
+                "from 0, in order"
+            )
+        classes += 1
+    if not classes:
+        raise SourceError(f"{path} holds no token")
+    return classes
+
+
+def read_labels(
+    folder: Path, split: str, name: str, *, sample_rate: int = 24_000, frame_rate: float = 75.0
+) -> list[npt.NDArray[np.int32]]:
+    """Labels of the files of a manifest: of `label_store`, or tokens of a codec that were made elsewhere.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``<split>.tsv``, ``<split>.<name>`` (or ``<split>.<name>.km``) and, perhaps, ``dict.<name>.txt``.
+    split : str
+        "train" or "valid".
+    name : str
+        "km", or "encodec_0", ...
+    sample_rate : int
+        Hz, of the samples that the manifest counts.
+    frame_rate : float
+        Labels a second.
+
+    Returns
+    -------
+    list of ndarray of int32, shape (labels,)
+        In the order of the manifest.
+
+    Raises
+    ------
+    SourceError
+        If a file is missing, a line holds no whole numbers or one beyond the dictionary, there are more or fewer
+        lines than files, or labels last longer or shorter than their file by more than `TOLERANCE`. The message
+        names the line.
+    """
+    manifest, path = folder / f"{split}.tsv", label_file(folder, split, name)
+    files = read_list(manifest)
+    dictionary = dictionary_file(folder, name)
+    classes = read_dictionary(dictionary) if dictionary.exists() else None
+    labels: list[npt.NDArray[np.int32]] = []
+    for number, line in _lines(path):
+        if number > len(files):
+            raise SourceError(f"line {number} of {path} is of no file: {manifest} has {len(files)} files")
+        found = _parsed(path, number, line)
+        if len(found) and (found.min() < 0 or (classes is not None and found.max() >= classes)):
+            wrong = found.min() if found.min() < 0 else found.max()
+            raise SourceError(f"line {number} of {path} has the label {wrong}, which {dictionary} has not")
+        check_length(f"line {number} of {path}", files[number - 1], len(found), sample_rate, frame_rate)
+        labels.append(found)
+    if len(labels) < len(files):
+        raise SourceError(
+            f"{path} ends after line {len(labels)}, but {manifest} has {len(files)} files: line {len(labels) + 1} "
+            f"is to be that of {files[len(labels)].relative!r}"
+        )
+    return labels
+
+
+def check_length(where: str, file: Listed, labels: int, sample_rate: float, frame_rate: float) -> None:
+    """Raise SourceError if so many labels are not as long as a file of a manifest."""
+    if file.samples is None:
+        raise SettingError("labels belong to the files of a manifest (.tsv)")
+    seconds = file.samples / sample_rate
+    if abs(labels / frame_rate - seconds) > TOLERANCE:
+        raise SourceError(
+            f"{where} has {labels} labels for the {seconds:.2f} s of {file.relative!r}, {labels / seconds:.2f} a "
+            f"second, not {frame_rate:g}: they were made at another rate, or of another file"
+        )
+
+
+def _parsed(path: Path, number: int, line: str) -> npt.NDArray[np.int32]:
+    try:
+        # int() would take 1_0 and digits of other scripts.
+        if not line.isascii() or "_" in line:
+            raise ValueError
+        return np.array([int(word) for word in line.split()], np.int32)
+    except (ValueError, OverflowError):
+        raise SourceError(f"line {number} of {path} is not a line of whole numbers: {line[:60]!r}") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, one at a time."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.rstrip("\n")
+    except UnicodeDecodeError:
+        raise SourceError(f"{path} is not text") from None
+    except OSError as error:
+        raise SourceError(f"the labels {path} cannot be read: {error.strerror}") from None

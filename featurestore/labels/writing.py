@@ -1,0 +1,56 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from featurestore.errors import StoreAccessError
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
+    """Files to write that take their places, in this order, when the block ends without an error.
+
+    Parameters
+    ----------
+    *paths : Path
+        Where they will be; the folders are made. What is there is replaced.
+
+    Yields
+    ------
+    tuple of binary file
+
+    Raises
+    ------
+    StoreAccessError
+        If they cannot be written; what was there is untouched then.
+    """
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    beside = [path.parent / f".{path.name}.{token}" for path in paths]
+    try:
+        with contextlib.ExitStack() as opened:
+            files = []
+            for path in beside:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.append(opened.enter_context(path.open("xb")))
+            yield tuple(files)
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        for path, target in zip(beside, paths, strict=True):
+            os.replace(path, target)
+    except OSError as error:
+        where = ", ".join(map(str, paths))
+        raise StoreAccessError(
+            f"{where} cannot be written: {error.strerror}: free or remount the disk, or give another folder"
+        ) from error
+    finally:
+        for path in beside:
+            with contextlib.suppress(OSError):
+                path.unlink()

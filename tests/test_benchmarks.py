@@ -1,0 +1,28 @@
+"""Benchmarks that need a card measure what they say: run here small, and on the CPU."""
+
+import pytest
+import torch
+
+from benchmarks import cuda
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_rows_of_the_table_for_cards(one_thread):
+    rows = list(cuda.table(device=torch.device("cpu"), shape="tiny", batch=2, seconds=15, rounds=1, matrix=64))
+    assert [row.name for row in rows] == ["naive", "+batch", "+pool", "+pinned", "+overlap", "+workers"]
+    for row in rows[:-1]:
+        assert row.x_real_time == pytest.approx(15 / row.seconds)
+    assert all(row.of_peak > 0 for row in rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_card_it_says_so(capsys):
+    assert cuda.main([]) == 1
+    assert "needs a CUDA device" in capsys.readouterr().err
