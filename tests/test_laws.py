@@ -81,7 +81,10 @@ def test_packages_of_extraction_are_imported_by_what_uses_them(module):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("build", "doctor", "manifest", "labels", "pretrain"))],
+    [
+        *(["--help"], ["--version"]),
+        *([name, "--help"] for name in ("build", "doctor", "manifest", "labels", "pretrain")),
+    ],
     ids=" ".join,
 )
 def test_help_is_fast_because_it_imports_nothing(arguments):

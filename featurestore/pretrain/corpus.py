@@ -13,7 +13,8 @@ import numpy.typing as npt
 from featurestore.audio import probe
 from featurestore.audio.lists import read_list
 from featurestore.errors import AudioError, SourceError
-from featurestore.pretrain.labels import dictionary_file, read_classes, read_dense, read_tokens, token_file
+from featurestore.labels.tokens import dictionary_file, label_file, read_dictionary
+from featurestore.pretrain.labels import read_dense, read_tokens
 from featurestore.pretrain.recipe import Recipe
 
 
@@ -138,7 +139,7 @@ def open_corpus(split: str, recipe: Recipe, layout: Frames, classes: Mapping[str
     counts = np.array([x.frames for x in entries])
     tokens, short = {}, counts.copy()
     for name in recipe.data.labels:
-        tokens[name], have = read_tokens(token_file(folder, split, name), entries, layout, classes[name])
+        tokens[name], have = read_tokens(label_file(folder, split, name), entries, layout, classes[name])
         short = np.minimum(short, have)
     dense = {
         head.name: read_dense(folder / f"{split}.{head.name}.npy", int(counts.sum()), manifest)
@@ -159,7 +160,7 @@ def open_corpus(split: str, recipe: Recipe, layout: Frames, classes: Mapping[str
 def codebook_classes(recipe: Recipe) -> dict[str, int]:
     """Classes of each codebook."""
     folder = Path(recipe.data.folder)
-    return {name: read_classes(dictionary_file(folder, name)) for name in recipe.data.labels}
+    return {name: read_dictionary(dictionary_file(folder, name)) for name in recipe.data.labels}
 
 
 def _entries(manifest: Path, layout: Frames) -> Sequence[Entry]:

@@ -67,7 +67,7 @@ def evaluate(
         for name, value in {"loss": total, **terms}.items():
             sums[name] = sums.get(name, torch.zeros((), device=processes.device)) + value
         states, _ = encoder(wave, torch.zeros_like(moved.mask))
-        features[rows] = torch.cat([states[-1].mean(dim=1), states[-1].std(dim=1)], dim=1)
+        features[rows] = torch.cat([states[-1].mean(dim=1), states[-1].std(dim=1, correction=0)], dim=1)
     encoder.train()
     heads.train()
     processes.sum(features)
@@ -111,7 +111,7 @@ def probe(features: Tensor, targets: Tensor) -> float:
         Share of the variance that is explained (R squared), all classes together.
     """
     x, y = features.double(), targets.double()
-    x = (x - x[::2].mean(dim=0)) / (x[::2].std(dim=0) + 1e-6)
+    x = (x - x[::2].mean(dim=0)) / (x[::2].std(dim=0, correction=0) + 1e-6)
     mean = y[::2].mean(dim=0)
     gram = x[::2] @ x[::2].T
     ridge = torch.eye(len(gram), dtype=torch.float64) * x.shape[1]

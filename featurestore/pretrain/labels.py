@@ -10,40 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import SourceError
-
-TOLERANCE = 0.1
-"""Seconds by which audio and labels of a file may differ, as in fairseq's HuBERT."""
-
-
-def token_file(folder: Path, split: str, name: str) -> Path:
-    """``train.<name>`` as fairseq calls it, or ``train.<name>.km`` where only that is there."""
-    plain, longer = folder / f"{split}.{name}", folder / f"{split}.{name}.km"
-    return longer if longer.is_file() and not plain.is_file() else plain
-
-
-def dictionary_file(folder: Path, name: str) -> Path:
-    """``dict.<name>.txt`` as fairseq calls it, or ``dict.<name>.km.txt`` where only that is there."""
-    plain, longer = folder / f"dict.{name}.txt", folder / f"dict.{name}.km.txt"
-    return longer if longer.is_file() and not plain.is_file() else plain
-
-
-def read_classes(path: Path) -> int:
-    """Classes of a codebook: one more than the largest token of dict.<name>.txt.
-
-    Raises
-    ------
-    SourceError
-        If there is no such file, or a line is not ``token count``.
-    """
-    largest = -1
-    for number, line in enumerate(_lines(path), 1):
-        token, _, count = line.partition(" ")
-        if not token.isdecimal() or not count.strip().isdecimal():
-            raise SourceError(f"line {number} of {path} is not a token and its count, but {line!r}")
-        largest = max(largest, int(token))
-    if largest < 0:
-        raise SourceError(f"{path} names no token")
-    return largest + 1
+from featurestore.labels.tokens import TOLERANCE
 
 
 def read_tokens(
@@ -54,7 +21,7 @@ def read_tokens(
     Parameters
     ----------
     path : Path
-        As of `token_file`.
+        ``train.<name>``.
     entries : sequence of Entry
         Files of the manifest.
     layout : Frames

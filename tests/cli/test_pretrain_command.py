@@ -78,7 +78,7 @@ def test_options_and_set_change_the_recipe(run, recipe, data, tmp_path):
         (["--config", "95m"], "say with --data where the training data are"),
         (["--config", "95m", "--set", "run.steps"], "--set takes KEY=VALUE"),
         (["--config", "95m", "--set", "run.bacth=3"], "no setting run.bacth; allowed are steps"),
-        (["--config", "95m", "--data", "nowhere"], "dict.encodec_0.txt are missing"),
+        (["--config", "95m", "--data", "nowhere"], "dict.encodec_0.txt cannot be read: No such file"),
     ],
 )
 def test_a_mistake_is_wrong_usage(run, tmp_path, arguments, message):

@@ -123,7 +123,7 @@ def break_tokens(folder, line, change):
         (lambda x: break_manifest(x, 2, "gone.wav\t28800"), r"line 2 of .*train\.tsv.*gone\.wav"),
         (lambda x: break_manifest(x, 2, "train0.wav"), "line 2 of .* is not that of a manifest"),
         (lambda x: (x / "train.km").unlink(), r"train\.km are missing"),
-        (lambda x: (x / "dict.km.txt").unlink(), r"dict\.km\.txt are missing"),
+        (lambda x: (x / "dict.km.txt").unlink(), r"dict\.km\.txt cannot be read: No such file"),
         (lambda x: (x / "dict.km.txt").write_text("0 1\nx\n"), r"line 2 of .*dict\.km\.txt"),
         (lambda x: (x / "train.km").write_text("0 1\n"), r"train\.km has 1 lines, but its manifest names 3 files"),
         (lambda x: break_tokens(x, 2, lambda y: y[:60]), r"line 2 of .*train\.km has \d+ labels for 1\.20 s"),
