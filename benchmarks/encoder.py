@@ -1,11 +1,11 @@
 """How fast the engine for CPUs is, beside transformers' HubertModel with the same weights and the machine's peak.
 
-    python -m benchmarks.encoder CHECKPOINT [--parts thread stages machine build] [--rounds 5] [--audio FOLDER]
+    python -m benchmarks.encoder CHECKPOINT [--parts thread stages machine start build memory]
 
 thread   CPU time of one thread for a window, and its share of what torch.mm reaches in the same round
 stages   where the engine spends it
 machine  wall time with all cores: batches dealt to workers, beside one forward pass on all cores
-build    wall time of `fs-extract build --feature-level segments`, beside benchmarks/plain_loop.py
+start, build, memory   whole programs, see benchmarks/programs.py
 
 Everything is measured in turns, round by round. CHECKPOINT is a folder, and is made of random weights of the shape
 of MERT-v1-95M if it does not exist. CPU time stays meaningful on a busy machine, wall time does not.
@@ -17,9 +17,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -28,13 +25,14 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import HubertModel
 
+from benchmarks import programs
 from benchmarks.plain_loop import load_peer
 from featurestore.extract.batching import BatchEncoder
+from featurestore.extract.device import default_batch_size
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.config import MertConfig
 from featurestore.models.engine import CpuEngine
@@ -105,6 +103,7 @@ def thread(folder: Path, rounds: int) -> dict[str, float]:
     wave = torch.randn(BATCH, SECONDS * model.sample_rate)
     wave = (wave - wave.mean(dim=1, keepdim=True)) / wave.std(dim=1, keepdim=True, correction=0)
     wanted, found = plain(peer, wave), pooled(engine, wave)
+    ours = default_batch_size(torch.device("cpu"))
     a, b, c = (torch.randn(MATRIX, MATRIX) for _ in range(3))
 
     def peak() -> None:
@@ -114,9 +113,9 @@ def thread(folder: Path, rounds: int) -> dict[str, float]:
     things = {
         "peak": peak,
         "plain": partial(plain, peer, wave),
-        "engine": partial(pooled, engine, wave),
+        "engine": lambda: [pooled(engine, part) for part in wave.split(ours)],
         "peak again": peak,
-        "layers 7": partial(pooled, engine, wave, 7),
+        "layers 7": lambda: [pooled(engine, part, 7) for part in wave.split(ours)],
     }
     times = in_turns(things, rounds, time.thread_time)
     count = BATCH * sum(flops(model.config, wave.shape[1]).values())
@@ -144,7 +143,8 @@ def stages(folder: Path, rounds: int) -> dict[str, float]:
     model = load_model(folder)
     assert isinstance(model, MertEncoder)
     engine: Any = CpuEngine(model)
-    wave = torch.randn(BATCH, SECONDS * model.sample_rate) * 0.1
+    size = default_batch_size(torch.device("cpu"))
+    wave = torch.randn(size, SECONDS * model.sample_rate) * 0.1
     spent: dict[str, float] = {}
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,21 +176,21 @@ def stages(folder: Path, rounds: int) -> dict[str, float]:
             matrix()
     peak = 5 * rounds * 2 * MATRIX**3 / spent.pop("peak")
     spent["conv 0"] = spent.pop("all convs") - sum(spent[f"conv {n}"] for n in range(1, len(convs._others) + 1))
-    total = spent.pop("all") / rounds / BATCH
+    total = spent.pop("all") / rounds / size
     print(f"  peak {peak / 1e9:.0f} GF/s; engine {1e3 * total:.0f} ms per window")
     print(f"  {'stage':18} {'GF':>8} {'ms':>8} {'of time':>8} {'of peak':>8}")
     for name, count in flops(model.config, wave.shape[1]).items():
-        seconds = spent[name] / rounds / BATCH
+        seconds = spent[name] / rounds / size
         shares = f"{seconds / total:8.1%} {count / seconds / peak:8.1%}"
         print(f"  {name:18} {count / 1e9:8.2f} {1e3 * seconds:8.1f} {shares}")
-    rest = total - sum(spent.values()) / rounds / BATCH
+    rest = total - sum(spent.values()) / rounds / size
     print(f"  {'norms, pooling':18} {'':8} {1e3 * rest:8.1f} {rest / total:8.1%}")
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         pooled(engine, wave)
     rows = sorted(profiled.key_averages(), key=lambda row: -row.self_cpu_time_total)[:12]
     everything = sum(row.self_cpu_time_total for row in profiled.key_averages())
     print("  by operation:", ", ".join(f"{row.key} {row.self_cpu_time_total / everything:.1%}" for row in rows))
-    return {name: 1e3 * value / rounds / BATCH for name, value in spent.items()}
+    return {name: 1e3 * value / rounds / size for name, value in spent.items()}
 
 
 def machine(folder: Path, rounds: int) -> dict[str, float]:
@@ -199,6 +199,7 @@ def machine(folder: Path, rounds: int) -> dict[str, float]:
     peer, _ = load_peer(folder)
     model = load_model(folder)
     engine = CpuEngine(model)  # type: ignore[arg-type]
+    ours = default_batch_size(torch.device("cpu"))
     windows = torch.randn(4 * BATCH * cores, SECONDS * model.sample_rate)
 
     def loop() -> None:
@@ -211,7 +212,7 @@ def machine(folder: Path, rounds: int) -> dict[str, float]:
 
     def encoder_of(layers: range | tuple[int, ...]) -> Callable[[], None]:
         encoder = BatchEncoder(
-            model=engine, device=torch.device("cpu"), batch_size=BATCH, layers=tuple(layers), workers=cores
+            model=engine, device=torch.device("cpu"), batch_size=ours, layers=tuple(layers), workers=cores
         )
         return partial(drain, encoder)
 
@@ -225,44 +226,13 @@ def machine(folder: Path, rounds: int) -> dict[str, float]:
     }
 
 
-def build(folder: Path, rounds: int, audio: Path | None) -> dict[str, float]:
-    """Wall time of whole programs."""
-    with tempfile.TemporaryDirectory() as scratch:
-        if audio is None:
-            audio = Path(scratch, "audio")
-            audio.mkdir()
-            for number in range(2):
-                samples = np.random.default_rng(number).normal(0, 0.1, (44_100 * 60, 2))
-                soundfile.write(audio / f"{number}.wav", samples, 44_100)
-        programs = {
-            "plain": [sys.executable, "-m", "benchmarks.plain_loop", folder, audio],
-            "fs-extract": [str(Path(sys.executable).with_name("fs-extract")), "build", audio],
-            "--layers 7": [str(Path(sys.executable).with_name("fs-extract")), "build", audio],
-        }
-        options = ["--model", folder, "--feature-level", "segments"]
-        number = iter(range(10_000))
-
-        def run(name: str) -> None:
-            out = Path(scratch, f"out{next(number)}")
-            command = [*programs[name], out, *(options if name != "plain" else [])]
-            command += ["--layers", "7"] if name == "--layers 7" else []
-            result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-            if result.returncode:
-                raise SystemExit(f"{name} failed:\n{result.stderr}")
-
-        times = in_turns({name: partial(run, name) for name in programs}, rounds, time.perf_counter)
-    return {
-        "fs-extract, times faster": ratio(times, "plain", "fs-extract"),
-        "--layers 7, times faster": ratio(times, "plain", "--layers 7"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--parts", nargs="+", default=["thread", "stages", "machine"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--audio", type=Path)
+    parser.add_argument("--minutes", nargs="+", type=float, default=[3, 9], help="of the files of part memory")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not arguments.checkpoint.is_dir():
@@ -271,7 +241,9 @@ def main() -> None:
         "thread": thread,
         "stages": stages,
         "machine": machine,
-        "build": partial(build, audio=arguments.audio),
+        "start": programs.start,
+        "build": partial(programs.build, audio=arguments.audio),
+        "memory": lambda folder, _: programs.memory(folder, arguments.minutes),
     }
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
     results, cores = {}, torch.get_num_threads()

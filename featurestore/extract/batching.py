@@ -75,7 +75,7 @@ class BatchEncoder:
     device : torch.device
         Where the model is.
     batch_size : int
-        Windows that are encoded together at first.
+        Windows that are encoded together at first: by all workers, at least one by each.
     layers : sequence of int
         Hidden states that are wanted, ascending; nothing beyond the last one is computed.
     half : torch.dtype, optional
@@ -178,7 +178,7 @@ class BatchEncoder:
             other owners to fail.
         """
         stop = threading.Event()
-        groups = grouped(windows, lambda: self._workers * self._size.now)
+        groups = grouped(windows, lambda: max(self._workers, self._size.now))
         dealt: deque[list[Window[T]]] = deque()
         running: deque[tuple[list[Window[T]], Future[_Outcome]]] = deque()
         more, together = True, True

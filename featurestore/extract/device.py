@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
-from featurestore.errors import DeviceError
+from featurestore.errors import DeviceError, SettingError
 
 _BATCH_SIZES = {"cpu": 4, "mps": 8, "cuda": 16}
+
+PRECISIONS = {"fp32": None, "fp16": "cuda", "bf16": "cuda", "int8": "cpu"}
+"""What a model can calculate in, and the kind of device that can; None for all."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -73,6 +76,37 @@ def resolve_devices(names: str) -> list[str]:
     return [str(resolve_device(name)) for name in listed]
 
 
+def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.device) -> str:
+    """The arithmetic of a name, as a spec records it.
+
+    Parameters
+    ----------
+    name : {"fp32", "fp16", "bf16", "int8"} or None
+        None for the device's own: fp16 on cuda unless mixed precision is off, fp32 elsewhere.
+    mixed_precision : bool
+        False is another way to say fp32, and contradicts fp16 and bf16.
+    device : torch.device
+        Where the model runs: fp16 is for cuda, bf16 for cards that have it, int8 for the CPU.
+
+    Raises
+    ------
+    SettingError
+        If there is no such precision, or not there.
+    """
+    if name is None:
+        return "fp16" if mixed_precision and device.type == "cuda" else "fp32"
+    if name not in PRECISIONS:
+        raise SettingError(f"precision must be one of {', '.join(PRECISIONS)}, not {name!r}")
+    kind = PRECISIONS[name]
+    if kind == "cuda" and not mixed_precision:
+        raise SettingError(f"precision {name} is mixed precision, which is turned off: leave one of them out")
+    if kind not in (None, device.type):
+        raise SettingError(f"precision {name} is for {kind}, not for {device}: use fp32, or --device {kind}")
+    if name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise SettingError(f"{device} cannot calculate in bf16: use fp16 or fp32")
+    return name
+
+
 def existing_devices() -> list[str]:
     """Names of the devices of this machine, the CPU first."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -84,7 +118,7 @@ def existing_devices() -> list[str]:
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Windows of 5 s that a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
+    """Windows of 5 s that a device encodes at a time: 2 on the CPU (for each core), 8 on mps, 16 on cuda."""
     return _BATCH_SIZES[device.type]
 
 

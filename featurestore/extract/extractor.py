@@ -17,12 +17,14 @@ from featurestore.errors import (
     SettingError,
 )
 from featurestore.extract.batching import BatchEncoder, EncodedBatch
-from featurestore.extract.device import default_batch_size, resolve_device
+from featurestore.extract.device import default_batch_size, resolve_device, resolve_precision
 from featurestore.extract.grouping import T, Window
 from featurestore.extract.tracks import Features, gather, publish
 from featurestore.models.encoder import Encoder, frame_rate, require_encoder
 from featurestore.models.engine import CpuEngine, accelerated
-from featurestore.models.half import halved
+from featurestore.models.fidelity import Fidelity
+from featurestore.models.half import HALF, halved
+from featurestore.models.int8 import quantised
 from featurestore.models.load import load_model
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.windows import hop_samples, sliding_windows, window_samples
@@ -43,9 +45,10 @@ class FeatureExtractor:
     device : str
         "cpu", "cuda", "cuda:N", "mps", or "auto": the first that exists of cuda, mps, cpu.
     batch_size : int, optional
-        Windows that are encoded together; by default 4 on the CPU, 8 on mps, 16 on cuda.
+        Windows that are encoded together; by default 4 on the CPU (at least one by each core), 8 on mps, 16 on
+        cuda.
     mixed_precision : bool
-        Half precision on cuda; other devices always compute in float32.
+        Half precision on cuda, unless `precision` says something else; False is another way to say "fp32".
     oom_recovery : bool
         Halve a batch that does not fit into memory, down to 1, and try larger ones again later.
     segment_duration : float
@@ -55,6 +58,10 @@ class FeatureExtractor:
     layers : sequence of int, optional
         Hidden states to keep, by default all. Features have them in ascending order, and layers beyond the
         last one are not computed.
+    precision : {"fp32", "fp16", "bf16", "int8"}, optional
+        Arithmetic of the model: fp16 is for cuda, and the default there, bf16 for cards that have it; int8 is
+        for MERT and HuBERT on the CPU, faster and less exact: its distance from fp32 is measured when the model
+        is opened, and recorded.
 
     Attributes
     ----------
@@ -62,7 +69,7 @@ class FeatureExtractor:
     device : torch.device
     layers : tuple of int
         Hidden states that are kept, ascending.
-    precision : {"fp32", "fp16"}
+    precision : {"fp32", "fp16", "bf16", "int8"}
         Arithmetic of the model.
     batch_size : int
         Windows that are encoded together by now, after halvings.
@@ -99,9 +106,11 @@ class FeatureExtractor:
         segment_duration: float = 5.0,
         overlap: float = 0.5,
         layers: Sequence[int] | None = None,
+        precision: str | None = None,
     ) -> None:
         # What costs nothing to refuse comes before the model is loaded.
         self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, mixed_precision=mixed_precision, device=self.device)
         if batch_size is None:
             batch_size = default_batch_size(self.device)
         if type(batch_size) is not int or batch_size < 1:
@@ -122,12 +131,16 @@ class FeatureExtractor:
                 f"least {model.min_samples} ({model.min_samples / model.sample_rate:.4f} s)"
             )
         self._frame_rate = frame_rate(model, self._window)
-        self.precision = "fp16" if mixed_precision and self.device.type == "cuda" else "fp32"
         self.model = model.to(self.device)
-        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
-        network = accelerated(self.model) if self.device.type == "cpu" else self.model
+        self._fidelity: Fidelity | None = None
+        network = self.model
+        half = HALF.get(self.precision)
         if half is not None:
             network = halved(network, half)
+        elif self.precision == "int8":
+            network, self._fidelity = quantised(self.model)
+        elif self.device.type == "cpu":
+            network = accelerated(self.model)
         self._encoder = BatchEncoder(
             model=network,
             device=self.device,
@@ -147,6 +160,10 @@ class FeatureExtractor:
         """Everything that identifies this extractor's features in a store of this dtype and codec."""
         from featurestore.audio import RESAMPLER
 
+        measured: dict[str, tuple[float, ...]] = {}
+        if self._fidelity is not None:
+            measured["int8_cosines"] = tuple(round(self._fidelity.cosines[layer], 5) for layer in self.layers)
+            measured["int8_errors"] = tuple(round(self._fidelity.errors[layer], 5) for layer in self.layers)
         return FeatureSpec(
             layers=self.layers,
             dim=self.model.dim,
@@ -162,6 +179,7 @@ class FeatureExtractor:
             precision=self.precision,
             dtype=dtype,
             codec=codec,
+            **measured,
         )
 
     def encode(self, blocks: Iterable[npt.NDArray[np.float32]], *, raw: bool) -> Iterator[EncodedBatch]:

@@ -6,6 +6,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,16 @@ def load_checkpoint(
         read_preprocessor(path), config.sample_rate, source=str(path / PREPROCESSOR)
     )
     files = find_weights(path)
-    # Shapes only: nothing is allocated before the weights have shown that they are of this size.
-    with torch.device("meta"):
-        encoder = MertEncoder(
-            config,
-            sample_rate=sample_rate,
-            do_normalize=do_normalize,
-            name=name,
-            revision=revision,
-            weights_sha256=weights_sha256(files),
-        )
-    state = _fitting(read_weights(files), encoder, source=str(path))
-    encoder.load_state_dict(state, strict=True, assign=True)
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(weights_sha256, files)
+        # Shapes only: nothing is allocated before the weights have shown that they are of this size.
+        with torch.device("meta"):
+            encoder = MertEncoder(
+                config, sample_rate=sample_rate, do_normalize=do_normalize, name=name, revision=revision
+            )
+        state = _fitting(read_weights(files), encoder, source=str(path))
+        encoder.load_state_dict(state, strict=True, assign=True)
+        encoder.weights_sha256 = digest.result()
     return encoder.eval().requires_grad_(False)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, repeat
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK = 1024
-"""Frames that a convolution gives at a time: 2 MB of 512 channels."""
+CHUNK = 512
+"""Frames that a convolution gives at a time: 1 MB of 512 channels."""
 
 
 class Room:
@@ -34,10 +35,13 @@ class SampleConvs:
     ----------
     layers : iterable of Module
         Each with `conv` (Conv1d) and `layer_norm` (None, LayerNorm, or GroupNorm of one channel each).
+    kinds : iterable of type
+        What the first ones are made of; `Conv` without end by default, and the others always.
     """
 
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
-        self._first, *self._others = (_Conv(layer) for layer in layers)
+    def __init__(self, layers: Iterable[nn.Module], kinds: Iterable[type[Conv]] = ()) -> None:
+        kinds = chain(kinds, repeat(Conv))
+        self._first, *self._others = (kind(layer) for kind, layer in zip(kinds, layers, strict=False))
 
     def __call__(self, wave: Tensor, room: Room) -> Tensor:
         """From wave [windows, samples] to frames [windows, frames, channels]."""
@@ -67,12 +71,14 @@ class SampleConvs:
                 if number == 1:
                     # What the first convolution gives is the largest array by far; it is never there as a whole.
                     given = room.take("first", len(inputs), first.channels)
-                    inputs = first.finished(torch.mm(inputs, weight, out=given))
-                conv.into(inputs, piece)
+                    for taps_piece, piece_given in zip(inputs.split(CHUNK), given.split(CHUNK), strict=True):
+                        first.finished(torch.mm(taps_piece, weight, out=piece_given))
+                    inputs = given
+                conv.into(inputs, piece, room)
             x = y
 
 
-class _Conv:
+class Conv:
     """One convolution with its norm and GELU; frames are rows, channels are columns."""
 
     def __init__(self, layer: Any) -> None:
@@ -110,7 +116,7 @@ class _Conv:
         taps = F.pad(samples.unfold(0, self.kernel, self.stride), (0, 1), value=1.0)
         return taps, torch.cat([weight, bias[None]]).float()
 
-    def into(self, x: Tensor, out: Tensor) -> None:
+    def into(self, x: Tensor, out: Tensor, room: Room) -> None:  # noqa: ARG002
         """Convolve frames x [frames in, channels in] into out [frames, channels]."""
         step = self.stride * x.shape[1]
         for begin in range(0, len(self._weight), step):
@@ -147,8 +153,8 @@ class PositionalConv:
     def __init__(self, conv: nn.Conv1d) -> None:
         (kernel,) = conv.kernel_size
         self._groups, self._padding, self._bias = conv.groups, kernel // 2, conv.bias
-        # Four kernels or more: 512 for a kernel of 128, which takes a window of 5 s in one block.
-        self._size = 4 << (kernel - 1).bit_length()
+        # Two kernels or more: 256 for a kernel of 128. Four would be a little faster, with spectra twice as large.
+        self._size = 2 << (kernel - 1).bit_length()
         self._step = self._size - kernel + 1
         # A convolution of neural networks is a correlation: the conjugate of the kernel's spectrum.
         spectrum = torch.fft.rfft(conv.weight, n=self._size).conj().unflatten(0, (self._groups, -1))

@@ -72,7 +72,7 @@ class CpuEngine:
         with torch.no_grad():
             self._convs = SampleConvs(model.feature_extractor.conv_layers)
             self._position = PositionalConv(model.encoder.pos_conv_embed.conv)
-            self._blocks = [_Block(layer) for layer in model.encoder.layers]
+            self._blocks = [Block(layer) for layer in model.encoder.layers]
 
     def frames(self, n_samples: int) -> int:
         """Frames of a window of `n_samples` samples."""
@@ -85,8 +85,10 @@ class CpuEngine:
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
         """Hidden states 0 to `last`, one after the other: those of `MertEncoder.states` up to rounding."""
+        yield from self._states(wave, last, Room())
+
+    def _states(self, wave: Tensor, last: int | None, room: Room) -> Iterator[Tensor]:
         wave, last = self.model.prepared(wave, last)
-        room = Room()
         pre_norm, norm = self.model.config.do_stable_layer_norm, self.model.encoder.layer_norm
         x = self.model.feature_projection(self._convs(wave, room))
         x = x + self._position(x)
@@ -114,7 +116,7 @@ class CpuEngine:
         return float(torch.stack([(x - y).abs().max() / y.abs().max() for x, y in pairs]).max())
 
 
-class _Block:
+class Block:
     """One transformer layer: sums and GELU in place, what is large in memory that is used again."""
 
     def __init__(self, layer: Any) -> None:

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from featurestore.models.encoder import Encoder
 from featurestore.models.mert import MertEncoder
 
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Types of the half precisions."""
+
 
 def halved(encoder: Encoder, dtype: torch.dtype) -> Encoder:
     """An encoder with weights in half precision.

@@ -48,6 +48,7 @@ def build(
     id_from: str = "path",
     file_pattern: str | None = None,
     mixed_precision: bool = True,
+    precision: str | None = None,
     oom_recovery: bool = True,
     extractor: FeatureExtractor | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -102,7 +103,7 @@ def build(
         What becomes the track id: the relative path without suffix, or the name of the file alone.
     file_pattern : str, optional
         Only files whose name matches this glob.
-    mixed_precision, oom_recovery : bool
+    mixed_precision, precision, oom_recovery
         As in `featurestore.FeatureExtractor`.
     extractor : FeatureExtractor, optional
         Used as it is; model, device, layers, windows, batch size and precision are then its own.
@@ -161,6 +162,7 @@ def build(
                 "revision": revision or _recorded_revision(there, model),
                 "batch_size": batch_size,
                 "mixed_precision": mixed_precision,
+                "precision": precision,
                 "oom_recovery": oom_recovery,
                 "segment_duration": segment_duration,
                 "overlap": overlap,

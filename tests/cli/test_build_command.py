@@ -83,6 +83,7 @@ def test_options_reach_the_store(run, music, tmp_path, model_folder):
         "--workers": "2",
         "--batch-size": "3",
         "--device": "cpu",
+        "--precision": "int8",
         "--id-from": "stem",
     }
     flags = ["--no-mixed-precision", "--disable-oom-recovery", "--fail-fast"]
@@ -92,6 +93,8 @@ def test_options_reach_the_store(run, music, tmp_path, model_folder):
     store = FeatureStore(tmp_path / "s.zarr")
     spec = store.spec
     assert (spec.layers, spec.segment_duration, spec.overlap, spec.dtype) == ((1, 3), 0.5, 0.25, "float16")
+    assert spec.precision == "int8"
+    assert len(spec.int8_cosines) == len(spec.int8_errors) == 2
     assert store.track_ids == ["set/one", "set/three"]
     assert not store.has("set/one", kinds=("raw",))
 

@@ -74,7 +74,7 @@ def test_each_worker_computes_on_one_core(engine):
     torch.set_num_threads(3)
     try:
         watched = Watched(engine)
-        some = encoder(watched, workers=2)
+        some = encoder(watched, workers=2, batch_size=4)
         assert len(list(some.encode(windows(8), raw=False))) == 4
         assert {(name[:20], cores) for name, cores, _ in watched.calls} == {("featurestore-encoder", 1)}
         assert torch.get_num_threads() == 3
@@ -94,10 +94,16 @@ def test_all_workers_have_begun():
     pool.shutdown()
 
 
-def test_the_last_windows_are_shared_equally(engine):
+def test_a_batch_is_shared_equally_by_the_workers(engine):
     watched = Watched(engine)
-    list(encoder(watched, workers=2, batch_size=4).encode(windows(13), raw=False))
-    assert sorted(size for _, _, size in watched.calls) == [2, 3, 4, 4]
+    list(encoder(watched, workers=2, batch_size=8).encode(windows(14), raw=False))
+    assert sorted(size for _, _, size in watched.calls) == [3, 3, 4, 4]
+
+
+def test_each_worker_has_a_window_however_small_the_batches(engine):
+    watched = Watched(engine)
+    list(encoder(watched, workers=3, batch_size=2).encode(windows(9), raw=False))
+    assert [size for _, _, size in watched.calls] == [1] * 9
 
 
 def test_a_track_of_few_windows_is_encoded_by_all_cores_together(engine):
@@ -138,7 +144,7 @@ def test_full_memory_halves_batches_and_keeps_results(engine):
 
 
 def test_full_memory_without_recovery(engine):
-    some = encoder(Watched(engine, full(1)), workers=2, oom_recovery=False)
+    some = encoder(Watched(engine, full(1)), workers=2, batch_size=4, oom_recovery=False)
     with pytest.raises(ExtractionError, match="smaller batch_size"):
         list(some.encode(windows(8), raw=False))
 
@@ -172,7 +178,7 @@ def test_it_goes_on_after_an_error(engine):
             failing.clear()
             raise ZeroDivisionError
 
-    some = encoder(Watched(engine, fail_once), workers=2)
+    some = encoder(Watched(engine, fail_once), workers=2, batch_size=4)
     with pytest.raises(ZeroDivisionError):
         list(some.encode(windows(8), raw=False))
     assert len(list(some.encode(windows(8), raw=False))) == 4

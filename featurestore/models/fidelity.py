@@ -1,0 +1,77 @@
+"""How near a faster form of an encoder comes to float32, measured on music that it knows nothing of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featurestore.models.encoder import Encoder
+
+_WINDOWS, _SECONDS = 4, 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """Distance of an encoder from the same one in float32, for each hidden state.
+
+    Parameters
+    ----------
+    cosines : tuple of float
+        Cosine of the angle between the states of all frames of all windows, less float32's mean frame.
+    errors : tuple of float
+        Largest difference, relative to the largest value.
+    """
+
+    cosines: tuple[float, ...]
+    errors: tuple[float, ...]
+
+
+@torch.inference_mode()
+def fidelity(fast: Encoder, exact: Encoder, waves: Tensor) -> Fidelity:
+    """Measure it on waves at the encoder's rate.
+
+    Parameters
+    ----------
+    fast : Encoder
+        On the CPU.
+    exact : Encoder
+        The same in float32.
+    waves : Tensor of float32, shape (windows, samples)
+        Mono.
+
+    Returns
+    -------
+    Fidelity
+        NaN where one of both is not finite.
+    """
+    cosines, errors = [], []
+    for found, wanted in zip(fast.states(waves), exact.states(waves), strict=True):
+        mean = wanted.mean(dim=(0, 1))
+        a, b = ((state - mean).flatten().double() for state in (found, wanted))
+        cosines.append(float(a @ b / torch.sqrt((a @ a) * (b @ b)).clamp_(min=1e-30)))
+        errors.append(float((found - wanted).abs().max() / wanted.abs().max()))
+    return Fidelity(cosines=tuple(cosines), errors=tuple(errors))
+
+
+def probe(sample_rate: int, min_samples: int) -> Tensor:
+    """Pieces of synthetic music [windows, samples], always the same: chords that decay, drums, loud and quiet."""
+    generator = torch.Generator().manual_seed(0)
+    samples = max(round(_SECONDS * sample_rate), min_samples)
+    time = torch.arange(samples) / sample_rate
+    waves = torch.zeros(_WINDOWS, samples)
+    for number, wave in enumerate(waves):
+        for beat in range(4):
+            since = time - beat * _SECONDS / 4
+            sounding = since >= 0
+            for note in torch.randint(0, 48, (3,), generator=generator).tolist():
+                pitch = 55 * 2 ** (note / 12)
+                for partial in range(1, min(9, int(sample_rate / 2 / pitch) + 1)):
+                    tone = torch.sin(2 * math.pi * pitch * partial * since) / partial
+                    wave += sounding * tone * torch.exp(-2 * partial * since.clamp(min=0))
+            drum = torch.randn(samples, generator=generator) * torch.exp(-30 * since.clamp(min=0))
+            wave += sounding * drum * (number % 2)
+        wave *= 0.5**number / wave.abs().max()
+    return waves
