@@ -15,6 +15,7 @@
     ├── ModelError              the model cannot be used: choose another checkpoint
     │   ├── CheckpointError     a file of the checkpoint is missing, damaged, of another shape or unsafe
     │   └── HubUnreachableError give a local folder instead
+    ├── TrainingError           a training diverged: change its recipe, or look at the windows that it names
     ├── ExtractionError         one track could not be encoded (out of memory at batch size 1): others go on
     └── StoreError
         ├── NotAStoreError      the path holds something else, or nothing
@@ -87,6 +88,10 @@ class CheckpointError(ModelError):
 
 class HubUnreachableError(ModelError):
     """The model hub cannot be reached and the model is not in the local cache."""
+
+
+class TrainingError(FeatureStoreError):
+    """A training diverged; the message names the windows that it was at."""
 
 
 class ExtractionError(FeatureStoreError):

@@ -14,7 +14,7 @@ EXTRACTION = {
     *("torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"),
     "sklearn",
 }
-ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "extract", "pipeline", "labels")}
+ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "extract", "pipeline", "labels", "pretrain")}
 
 
 def modules_after(code, *arguments):
@@ -81,7 +81,10 @@ def test_packages_of_extraction_are_imported_by_what_uses_them(module):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("build", "doctor", "manifest", "labels"))],
+    [
+        *(["--help"], ["--version"]),
+        *([name, "--help"] for name in ("build", "doctor", "manifest", "labels", "pretrain")),
+    ],
     ids=" ".join,
 )
 def test_help_is_fast_because_it_imports_nothing(arguments):

@@ -15,6 +15,7 @@ from fs_extract.build import build
 from fs_extract.changing import pack, rm
 from fs_extract.doctor import doctor
 from fs_extract.labels import labels, manifest
+from fs_extract.pretrain import pretrain
 from fs_extract.reading import info, ls, verify
 from fs_extract.terminal import Group, ReaderGoneError, Voice, complain
 
@@ -32,7 +33,7 @@ def fs_extract() -> None:
     """Music collections to MERT features in a Zarr store."""
 
 
-for _command in (build, info, ls, verify, pack, rm, manifest, labels, doctor):
+for _command in (build, info, ls, verify, pack, rm, manifest, labels, pretrain, doctor):
     fs_extract.add_command(_command)
 
 

@@ -98,6 +98,7 @@ class _Attention(nn.Module):
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
+        self.dropout = 0.0
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -108,7 +109,8 @@ class _Attention(nn.Module):
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        heads = F.scaled_dot_product_attention(query, key, value)
+        dropout = self.dropout if self.training else 0.0
+        heads = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         out: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
         return out
 
@@ -118,13 +120,16 @@ class _FeedForward(nn.Module):
         super().__init__()
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.output_dense(F.gelu(self.intermediate_dense(x)))
+        out: Tensor = self.output_dense(self.dropout(F.gelu(self.intermediate_dense(x))))
         return out
 
 
 class _Layer(nn.Module):
+    """One transformer layer. Nothing is dropped unless a training sets the probabilities."""
+
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
         self.pre_norm = config.do_stable_layer_norm
@@ -132,14 +137,15 @@ class _Layer(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = _FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pre_norm:
-            x = x + self.attention(self.layer_norm(x))
-            out: Tensor = x + self.feed_forward(self.final_layer_norm(x))
+            x = x + self.dropout(self.attention(self.layer_norm(x)))
+            out: Tensor = x + self.dropout(self.feed_forward(self.final_layer_norm(x)))
         else:
-            x = self.layer_norm(x + self.attention(x))
-            out = self.final_layer_norm(x + self.feed_forward(x))
+            x = self.layer_norm(x + self.dropout(self.attention(x)))
+            out = self.final_layer_norm(x + self.dropout(self.feed_forward(x)))
         return out
 
 

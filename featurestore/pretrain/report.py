@@ -1,0 +1,61 @@
+"""What a training tells: TrainingProgress on the way, TrainingReport at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress:
+    """Where a training stands.
+
+    Attributes
+    ----------
+    stage : str
+        "targets" (files of which the spectrogram is computed), "training".
+    done, total : int
+        Files or steps.
+    loss : float or None
+    windows_per_second : float or None
+    """
+
+    stage: str
+    done: int
+    total: int
+    loss: float | None = None
+    windows_per_second: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingReport:
+    """What a training did.
+
+    Attributes
+    ----------
+    out : Path
+    model : Path or None
+        The trained model, for `load_model`; None before the last step.
+    steps, total : int
+        Done, by this and earlier runs, and wanted.
+    resumed_from : int
+        Step that this run began at.
+    loss : float or None
+        Of the last steps.
+    valid : dict
+        Of the last evaluation.
+    interrupted : bool
+        Ctrl-C or SIGTERM ended the run; the same call goes on.
+    elapsed : float
+        Seconds.
+    """
+
+    out: Path
+    model: Path | None
+    steps: int
+    total: int
+    resumed_from: int
+    loss: float | None
+    valid: dict[str, float]
+    interrupted: bool
+    elapsed: float

@@ -1,0 +1,323 @@
+"""Training: it learns, goes on exactly where it was stopped, does so in processes, and says what is wrong."""
+
+import json
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from featurestore import load_model
+from featurestore.errors import CheckpointError, DeviceError, SettingError, TrainingError
+from featurestore.pretrain import pretrain
+from featurestore.pretrain.settings import OptimizerSettings
+from featurestore.pretrain.updates import learning_rate
+from tests.pretrain.conftest import GOLDEN, SMALL, make_data, recipe_for, settings, start_command, start_process
+
+NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, "layers": 0.0}
+
+
+def lines_of(out):
+    return [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(out):
+    """The loss of every step, each once."""
+    found = [(x["step"], x["loss"]) for x in lines_of(out) if "loss" in x]
+    assert [step for step, _ in found] == list(range(1, len(found) + 1))
+    return [loss for _, loss in found]
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(shared_data, tmp_path_factory):
+    """A training of 8 steps that nothing disturbs, with all that is drawn: dropouts, masks, mixtures."""
+    out = tmp_path_factory.mktemp("whole")
+    report = pretrain(recipe_for(shared_data), out)
+    return out, report
+
+
+def test_a_training_writes_metrics_checkpoints_and_a_model(whole):
+    out, report = whole
+    assert (report.steps, report.total, report.resumed_from, report.interrupted) == (8, 8, 0, False)
+    assert report.model == out / "model"
+    *steps, evaluation = lines_of(out)
+    assert [x["step"] for x in steps] == list(range(1, 9))
+    for line in steps:
+        assert {"km", "features", "cqt", "keys", "odd", "lr", "gradient norm", "epoch"} <= line.keys()
+        assert set(line["shares of time"]) >= {"reading", "model", "update"}
+    assert evaluation["valid"].keys() >= {"loss", "km", "cqt", "effective rank", "probe"}
+    assert report.valid == evaluation["valid"]
+    assert [x.name for x in sorted((out / "checkpoints").iterdir())] == ["step-00000006", "step-00000008"]
+
+
+def test_every_checkpoint_and_the_model_open_like_released_ones(whole, shared_data):
+    out, _ = whole
+    for folder in (out / "checkpoints" / "step-00000006", out / "model"):
+        model = load_model(folder)
+        assert (model.layers, model.dim, model.sample_rate, model.do_normalize) == (2, 16, 24_000, False)
+        assert torch.isfinite(model.hidden_states(torch.randn(1, 12_000))).all()
+    weights = weights_of(out / "model")
+    assert {f"encoder.pos_conv_embed.conv.weight_{x}" for x in "gv"} | {"masked_spec_embed"} <= weights.keys()
+    assert sorted(x.name for x in (out / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+
+
+def test_an_interrupted_training_goes_on_exactly(whole, shared_data, tmp_path):
+    for steps in (2, 5, 8):
+        report = pretrain(recipe_for(shared_data, run={"steps": 8}), tmp_path, progress=StopAt(steps))
+        assert (report.steps, report.interrupted) == (steps, steps < 8)
+    assert losses_of(tmp_path) == losses_of(whole[0])
+    for name, x in weights_of(whole[0] / "model").items():
+        assert torch.equal(x, weights_of(tmp_path / "model")[name]), name
+
+
+class StopAt:
+    """Sends this process a signal when a step is done, as a scheduler does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, now):
+        if now.stage == "training" and now.done == self.step < now.total:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def write_recipe(path, values):
+    """A recipe as TOML, of JSON, which is close enough for numbers, texts and lists."""
+    heads = values.pop("heads", [])
+    lines = []
+    for table, content in values.items():
+        nested = {k: v for k, v in content.items() if isinstance(v, dict)}
+        lines += [f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in content.items() if k not in nested)]
+        for name, inner in nested.items():
+            lines += [f"[{table}.{name}]", *(f"{k} = {json.dumps(v)}" for k, v in inner.items())]
+    for head in heads:
+        lines += ["[[heads]]", *(f"{k} = {json.dumps(v)}" for k, v in head.items())]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+KILLED_WHILE_SAVING = """
+import json, os, signal, sys
+from featurestore.pretrain import Recipe, checkpoints, pretrain
+
+write, saved = checkpoints.write_model, []
+
+def write_and_die(folder, *arguments):
+    write(folder, *arguments)
+    saved.append(folder)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoints.write_model = write_and_die
+pretrain(Recipe.from_dict(json.loads(sys.argv[1]), source="the test"), sys.argv[2])
+"""
+
+
+def test_a_training_that_is_killed_loses_one_interval_and_goes_on_exactly(whole, shared_data, tmp_path):
+    values = json.dumps(settings(shared_data))
+    killed = start_process(["-c", KILLED_WHILE_SAVING, values, tmp_path])
+    said = killed.communicate(timeout=100)
+    assert killed.returncode == -signal.SIGKILL, said
+    assert [x["step"] for x in lines_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    report = pretrain(recipe_for(shared_data), tmp_path)
+    assert (report.resumed_from, report.steps) == (3, 8)
+    assert losses_of(tmp_path) == losses_of(whole[0])
+    for name, x in weights_of(whole[0] / "model").items():
+        assert torch.equal(x, weights_of(tmp_path / "model")[name]), name
+    assert [x.name for x in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000006", "step-00000008"]
+
+
+def test_a_command_that_is_terminated_saves_and_says_so(shared_data, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.toml", settings(shared_data))
+    out = tmp_path / "out"
+    running = start_command(["pretrain", "--config", recipe, "--out", out, "--steps", 1_000_000])
+    wait_for(lambda: (out / "metrics.jsonl").exists() and len(lines_of(out)) > 3, running)
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=100)
+    assert running.returncode == 130, errors
+    assert "the same command goes on" in errors
+    last = losses_of(out)
+    newest = sorted((out / "checkpoints").iterdir())[-1]
+    assert json.loads((newest / "training.json").read_text())["step"] == len(last)
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batch(shared_data, tmp_path):
+    tables = {"dropout": NO_DROPOUT, "mixing": {"probability": 0.9}, "masking": {"equal": False}}
+    pretrain(recipe_for(shared_data, **tables, run={"batch": 4, "accumulate": 2, "steps": 4}), tmp_path / "one")
+    values = settings(shared_data, **tables, run={"batch": 2, "accumulate": 2, "steps": 4})
+    recipe = write_recipe(tmp_path / "recipe.toml", values)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = ["pretrain", "--config", recipe, "--out", tmp_path / "two"]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = [start_command(command, RANK=str(i), LOCAL_RANK=str(i), **shared) for i in range(2)]
+    said = [x.communicate(timeout=100) for x in running]
+    assert [x.returncode for x in running] == [0, 0], said
+    assert "4 of 4" in said[0][0]
+    assert said[1][0] == ""
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-5)
+    one, two = (weights_of(tmp_path / x / "model") for x in ("one", "two"))
+    for name in one:
+        # Adam turns rounding into steps of its own where a gradient is none but rounding: the bias of the keys.
+        if not name.endswith("k_proj.bias"):
+            torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5)
+    last_one, last_two = lines_of(tmp_path / "one")[-1]["valid"], lines_of(tmp_path / "two")[-1]["valid"]
+    assert last_two == pytest.approx(last_one, rel=1e-3)
+
+
+def test_it_learns_a_handful_of_clips_by_heart(tmp_path):
+    data = make_data(tmp_path / "music", files=2, seconds=1.0)
+    recipe = recipe_for(
+        data,
+        dropout=NO_DROPOUT,
+        mixing={"probability": 0.0},
+        masking={"probability": 0.3},
+        model={"config": {**SMALL, "hidden_size": 32, "intermediate_size": 64}},
+        feature_gradient=1.0,
+        feature_penalty=0.0,
+        cqt={"scale": "log"},
+        optimizer={"lr": 1e-2, "warmup": 10},
+        run={"steps": 150, "batch": 2, "checkpoint_every": 1000, "evaluate_every": 1000},
+    )
+    pretrain(recipe, tmp_path / "out")
+    first, last = (x for x in lines_of(tmp_path / "out")[:-1] if x["step"] in (1, 150))
+    assert last["km"] < 0.3 < 2 < first["km"]
+    assert last["keys"] < 0.2 < 0.5 < first["keys"]
+    assert last["cqt"] < 0.25 * first["cqt"]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_close_to_full(whole, shared_data, tmp_path, precision):
+    pretrain(recipe_for(shared_data, run={"precision": precision}), tmp_path)
+    assert losses_of(tmp_path) == pytest.approx(losses_of(whole[0]), rel=0.02)
+    if precision == "float16":
+        saved = json.loads((tmp_path / "checkpoints" / "step-00000008" / "training.json").read_text())
+        assert saved["scaler"]["scale"] > 1
+
+
+@pytest.mark.parametrize("name", ["base_v1", "large_v1"])
+def test_a_released_checkpoint_is_gone_on_from(shared_data, tmp_path, name):
+    """Nothing but training changes it: with a learning rate of 0 the same hidden states come out."""
+    model = {"start": str(GOLDEN / name)}
+    recipe = recipe_for(shared_data, model=model, optimizer={"lr": 0.0}, run={"steps": 1, "batch": 2})
+    before = load_model(GOLDEN / name)
+    if before.sample_rate != 24_000:
+        pytest.fail("the data are made for 24 kHz")
+    after = load_model(pretrain(recipe, tmp_path / "same").model)
+    wave = torch.randn(2, 12_000)
+    torch.testing.assert_close(after.hidden_states(wave), before.hidden_states(wave), rtol=0, atol=1e-4)
+    assert after.do_normalize == before.do_normalize
+    assert json.loads((tmp_path / "same" / "model" / "config.json").read_text()) == json.loads(
+        (GOLDEN / name / "config.json").read_text()
+    )
+
+
+def test_a_new_training_begins_with_weights_mask_and_heads_of_another(whole, shared_data, tmp_path):
+    out, _ = whole
+    checkpoint = out / "checkpoints" / "step-00000008"
+    recipe = recipe_for(shared_data, model={"start": str(checkpoint)}, optimizer={"lr": 0.0}, run={"steps": 1})
+    pretrain(recipe, tmp_path)
+    new = tmp_path / "checkpoints" / "step-00000001"
+    heads = [load_file(x / "training.safetensors") for x in (checkpoint, new)]
+    names = [x for x in heads[0] if x.startswith("heads.")]
+    assert names
+    assert all(torch.equal(heads[0][x], heads[1][x]) for x in names)
+    assert torch.equal(weights_of(checkpoint)["masked_spec_embed"], weights_of(new)["masked_spec_embed"])
+
+
+def test_a_loss_that_is_no_number_stops_it_and_names_the_windows(own_data, tmp_path):
+    wave, rate = soundfile.read(own_data / "train1.wav", dtype="float32")
+    wave[len(wave) // 2] = np.nan
+    soundfile.write(own_data / "train1.wav", wave, rate, subtype="FLOAT")
+    recipe = recipe_for(own_data, cqt={"masked": 0.0}, run={"batch": 3, "steps": 50})
+    with pytest.raises(TrainingError, match=r"step \d+ is no number.*train1\.wav at \d") as caught:
+        pretrain(recipe, tmp_path)
+    assert lines_of(tmp_path)[-1]["diverged"]
+    assert "optimizer.lr" in str(caught.value)
+
+
+def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_path):
+    pretrain(recipe_for(shared_data, run={"steps": 2}), tmp_path)
+    other = recipe_for(shared_data, model={"config": {**SMALL, "hidden_size": 32}})
+    with pytest.raises(SettingError, match=r"another model\.config: give another folder"):
+        pretrain(other, tmp_path)
+    path = tmp_path / "checkpoints" / "step-00000002" / "training.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        pretrain(recipe_for(shared_data, run={"steps": 3}), tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(shared_data, tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(SettingError, match=r"step-00000001 cannot be written"):
+        pretrain(recipe_for(shared_data, run={"steps": 1}), tmp_path)
+
+
+def test_a_hidden_state_that_there_is_not_is_refused(shared_data, tmp_path):
+    for tables in ({"cqt": {"layer": 3}}, {"heads": [{"name": "keys", "layer": -4}]}):
+        with pytest.raises(SettingError, match=r"layer.* must be from 0 to 2, or -1"):
+            pretrain(recipe_for(shared_data, run={"probe": ""}, **tables), tmp_path)
+
+
+def test_settings_that_are_changed_on_the_way_are_told(whole, shared_data, tmp_path, caplog):
+    pretrain(recipe_for(shared_data, run={"steps": 2}), tmp_path)
+    caplog.clear()
+    report = pretrain(recipe_for(shared_data, run={"steps": 3}, optimizer={"lr": 1e-4}), tmp_path)
+    assert (report.resumed_from, report.steps) == (2, 3)
+    assert "optimizer.lr, run.steps" in caplog.text
+
+
+def test_a_device_that_is_not_there_is_refused(shared_data, tmp_path):
+    with pytest.raises(DeviceError, match="device must be"):
+        pretrain(recipe_for(shared_data), tmp_path, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="no device cuda:0"):
+            pretrain(recipe_for(shared_data), tmp_path, device="cuda")
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    settings = OptimizerSettings(lr=1.0, warmup=10, end_lr=0.1, power=1.0)
+    rates = [learning_rate(step, 110, settings) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.55)
+    assert rates[110] == pytest.approx(0.1)
+    assert learning_rate(500, 110, settings) == pytest.approx(0.1)
+
+
+def test_a_probe_of_ones_own_goes_into_the_metrics(shared_data, tmp_path):
+    report = pretrain(
+        recipe_for(shared_data, run={"steps": 1}), tmp_path, probe=lambda encoder: {"own": float(encoder.dim)}
+    )
+    assert report.valid["own"] == 16.0
+
+
+def test_convolutions_that_are_not_to_learn_stay_as_they_are(whole, shared_data, tmp_path):
+    checkpoint = whole[0] / "checkpoints" / "step-00000008"
+    model = {"start": str(checkpoint)}
+    for steps in (2, 4):  # the second call goes on from the first
+        pretrain(recipe_for(shared_data, model=model, feature_gradient=0.0, run={"steps": steps}), tmp_path)
+    before, after = weights_of(checkpoint), weights_of(tmp_path / "model")
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith("feature_extractor."), name
