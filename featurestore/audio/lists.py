@@ -103,7 +103,7 @@ def _read_manifest(path: Path, text: str) -> Iterator[Listed]:
     root = path.parent / next(lines, (1, "."))[1]
     for number, line in lines:
         relative, tab, samples = line.rpartition("\t")
-        if not tab or not samples.strip().isdigit():
+        if not tab or not samples.strip().isdecimal():
             raise SourceError(
                 f"line {number} of {quoted(path)} is not that of a manifest: a relative path, a tab and a number "
                 "of samples, below a first line with the root"

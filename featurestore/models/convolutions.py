@@ -71,8 +71,9 @@ class SampleConvs:
                 if number == 1:
                     # What the first convolution gives is the largest array by far; it is never there as a whole.
                     given = room.take("first", len(inputs), first.channels)
-                    for taps_piece, piece_given in zip(inputs.split(CHUNK), given.split(CHUNK), strict=True):
-                        first.finished(torch.mm(taps_piece, weight, out=piece_given))
+                    for row in range(0, len(inputs), CHUNK):
+                        some = slice(row, row + CHUNK)
+                        first.finished(torch.mm(inputs[some], weight, out=given[some]))
                     inputs = given
                 conv.into(inputs, piece, room)
             x = y

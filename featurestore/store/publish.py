@@ -55,7 +55,7 @@ class Intent:
             return None
 
 
-def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: bool) -> None:
+def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: bool) -> bool:
     """Decide on a staged change and carry it out; the caller holds the track's lock.
 
     Parameters
@@ -70,13 +70,18 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: b
         What to do with it.
     durable : bool
         Whether the change must survive a loss of power.
+
+    Returns
+    -------
+    bool
+        Whether the staged folder is still there, and empty.
     """
     entry = places.journal / key
     if entry.exists():  # left by a writer that died
         roll_forward(places, key, durable=durable)
     if intent.kinds and not any(os.path.lexists(places.array(kind, key)) for kind in KINDS):
         _add(places, folder, key, intent.kinds, durable=durable)
-        return
+        return True
     intent.write(folder)
     if durable:
         files.sync_tree(folder)
@@ -86,6 +91,7 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: b
     if durable:
         files.sync_dir(places.journal)
     _carry_out(places, key, intent, durable=durable, begun=False)
+    return False
 
 
 def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, durable: bool) -> None:
@@ -99,7 +105,6 @@ def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, dura
         files.rename(folder / kind, places.array(kind, key))
         if durable:
             files.sync_dir(places.kind(kind))
-    files.remove_empty(folder)  # or it goes with the writer
 
 
 def take_back(places: Places, folder: Path) -> None:

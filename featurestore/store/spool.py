@@ -45,7 +45,7 @@ class RowSpool:
     def rows(self) -> npt.NDArray[Any]:
         """All rows, when the last has been appended."""
         if self._fd < 0:
-            rows: npt.NDArray[Any] = np.concatenate(self._parts)
+            rows: npt.NDArray[Any] = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
         else:
             files.write_all(self._fd, self._parts)
             like = self._parts[0]

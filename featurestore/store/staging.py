@@ -45,16 +45,23 @@ class StagingArea:
                 self._owner = files.lock_file(self.path / _OWNER)
                 if self._owner is not None and (self.path / _OWNER).exists():
                     break
+        self._spare: list[Path] = []
         if durable:
             files.sync_dir(parent)
 
     def folder(self) -> Path:
-        """A new, empty folder to stage a change in."""
+        """An empty folder to stage a change in."""
         if self._owner is None:
             raise StoreError("this writer is closed: open another")
+        if self._spare:
+            return self._spare.pop()
         path = self.path / uuid.uuid4().hex[:12]
         files.make_dir(path)
         return path
+
+    def give_back(self, folder: Path) -> None:
+        """Use a folder, which is empty by now, again: to make one and to remove it costs more than a file."""
+        self._spare.append(folder)
 
     def close(self, trash: Path | None = None) -> None:
         """Remove the folder with everything that is still in it, by way of the trash where there is one."""

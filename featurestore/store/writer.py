@@ -162,12 +162,14 @@ class StoreWriter:
                     with files.naming_the_store(self.path):
                         intent = writer.finish()
                 with files.naming_the_store(self.path):
-                    publish.commit(self._places, folder, key, intent, durable=self.durable)
+                    emptied = publish.commit(self._places, folder, key, intent, durable=self.durable)
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
                     publish.take_back(self._places, folder)
                     files.discard(folder, self._places.trash)
                 raise
+            if emptied:
+                self._staging.give_back(folder)
 
     def _lock(self, stack: contextlib.ExitStack, key: str, wait: float) -> None:
         """Hold the lock of a track until the stack is left, with no unfinished change of the track."""
