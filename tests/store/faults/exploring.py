@@ -97,7 +97,9 @@ def record(operation: Operation, folder: Path) -> tuple[list[State], list[str], 
             for state in operation.run(copy):
                 states.append(state)
                 left = [name for name in leftovers(copy) if not name.startswith("staging")]
-                left += [path.name for path in Places(copy / STORE).staging.glob("*/*") if path.suffix != ".lock"]
+                # An empty folder waits for the next change.
+                staged = [x for x in Places(copy / STORE).staging.glob("*/*") if x.suffix != ".lock"]
+                left += [str(x) for x in staged if not x.is_dir() or any(x.iterdir())]
                 require(not left, f"left behind by what is done for good: {left}")
         report((states, steps, sites))
 
