@@ -55,6 +55,9 @@ class RowSpool:
     def columns(self) -> Iterator[npt.NDArray[Any]]:
         """Array [row, 1, feature] of each layer, C-contiguous."""
         rows = self.rows()
+        if self._fd < 0:  # few: one copy is quicker than many
+            yield from np.ascontiguousarray(rows.swapaxes(0, 1))[:, :, None]
+            return
         for layer in range(rows.shape[1]):
             yield np.ascontiguousarray(rows[:, layer : layer + 1])
 
