@@ -1,7 +1,7 @@
 """Does an encoder hear music? Linear probes of its stored features.
 
     python -m benchmarks.probe_music PROBES --soundfont FluidR3Mono_GM.sf3
-    python -m benchmarks.probe PROBES --model mini --model logmel --random mini --plot docs/mini-probes.png
+    python -m benchmarks.probe PROBES --model MINI --model logmel --random MINI --plot docs/mini-probes.png
 
 Builds a store of every encoder and asks logistic regressions, layer by layer, for the pitch of single notes (49
 keys), the family of the instrument (13), how many notes sound (1 to 6) and the composer (3). The soundfont was

@@ -102,15 +102,21 @@ def main() -> None:
         clips = list(csv.DictReader(file))
     # Half of the training's instruments are enough for a curve.
     clips = [x for number, x in enumerate(clips) if x["held_out"] == "1" or number % 2 == 0]
+    kept = arguments.probes / "curve.jsonl"
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    known = {row["model"]: row for row in map(json.loads, lines)}
     rows = []
     for model in arguments.models:
-        step = re.search(r"step-0*(\d+)$", model)
-        found = measure(model, arguments.probes, clips)
-        rows.append({"model": Path(model).name, "step": int(step[1]) if step else None, **found})
-        print(
-            json.dumps({k: np.round(v, 1).tolist() if isinstance(v, list) else v for k, v in rows[-1].items()}),
-            flush=True,
-        )
+        name = Path(model).name
+        if name not in known:
+            step = re.search(r"step-0*(\d+)$", name)
+            found = measure(model, arguments.probes, clips)
+            shown = {key: [round(x, 1) for x in values] for key, values in found.items()}
+            known[name] = {"model": name, "step": int(step[1]) if step else None, **shown}
+            with open(kept, "a", encoding="utf-8") as file:
+                print(json.dumps(known[name]), file=file)
+        rows.append(known[name])
+        print(json.dumps(known[name]), flush=True)
     if arguments.plot:
         steps = sorted((x for x in rows if x["step"] is not None), key=lambda x: x["step"])
         plot(steps, [x for x in rows if x["step"] is None], arguments.plot)

@@ -9,6 +9,7 @@ processes); the second writes train.tsv, valid.tsv and the labels of both:
     train.notes.npy      uint8 [frame, 88]   keys 21 to 108 that are pressed, many at a time
     train.families.npy   uint8 [frame, 13]   families of instruments that play (`benchmarks.midi.FAMILIES`)
     train.voices.npy     uint8 [frame, 8]    how many keys are pressed, one of 0 to 7 or more
+    train.notes_low.npy, train.families_low.npy     the same again, for a head on a lower layer
 
 Frames are 320 samples long, 75 in a second. Of ten files four are single notes, three random chords, three
 scores. The same seed gives the same files. What is held out for probes: `HELD_OUT_PROGRAMS`, and the pieces that
@@ -148,6 +149,11 @@ def finish(out: Path) -> None:
         loaded = [dict(np.load(x.with_suffix(".npz"))) for x in chosen]
         for kind in ("notes", "families", "voices"):
             np.save(out / f"{name}.{kind}.npy", np.concatenate([x[kind] for x in loaded]))
+        for kind in ("notes", "families"):
+            # The recipe asks two layers for them, and each of its heads has a file of its own.
+            low = out / f"{name}.{kind}_low.npy"
+            low.unlink(missing_ok=True)
+            low.symlink_to(f"{name}.{kind}.npy")
         print(f"{name}: {len(chosen)} files")
 
 

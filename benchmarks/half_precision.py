@@ -1,6 +1,6 @@
-"""Put a trained checkpoint into the package: its weights in half precision, its two configurations as they are.
+"""Make a small checkpoint of a trained one: weights in half precision, its two configurations as they are.
 
-python -m benchmarks.ship_mini RUN/checkpoints/step-00003500
+python -m benchmarks.half_precision RUN/checkpoints/step-00003300 OUT
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-import featurestore.models
 from featurestore.models import load_model
-
-PACKAGE = Path(featurestore.models.__file__).with_name("mini")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, default=PACKAGE)
+    parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "preprocessor_config.json"):
@@ -29,6 +26,7 @@ def main() -> None:
     state = load_file(arguments.checkpoint / "model.safetensors")
     halved = {key: value.half() for key, value in sorted(state.items())}
     save_file(halved, arguments.out / "model.safetensors", metadata={"format": "pt"})
+    (arguments.out / "model.safetensors").chmod(0o644)
     before, after = load_model(arguments.checkpoint), load_model(arguments.out)
     wave = torch.randn(1, 48_000, generator=torch.Generator().manual_seed(0))
     pairs = zip(before.states(wave), after.states(wave), strict=True)
