@@ -11,10 +11,10 @@ from pathlib import Path
 from benchmarks.music import write_pieces
 
 HERE = Path("demo")
-AUDIO, MODEL, STORE = HERE / "audio", HERE / "random-mert", HERE / "store.zarr"
+AUDIO, MODEL, STORE = HERE / "audio", "logmel", HERE / "store.zarr"
 
 NEXT = (
-    ("fs-extract build YOUR_MUSIC features.zarr", "your own audio, with the trained model from the hub"),
+    ("fs-extract build YOUR_MUSIC features.zarr", "your own audio, with MERT-v1-95M from the hub"),
     (f"fs-extract info {STORE}", "what is in a store"),
     (f"fs-extract verify --deep {STORE}", "is every byte as it was written?"),
     ("fs-extract build --help", "all options"),
@@ -34,19 +34,12 @@ def main() -> int:
 
     say(
         "2. A model",
-        "A small MERT of the true architecture (7 convolutions, 12 layers) with RANDOM weights. It hears\n"
-        "nothing: its features show the way that data takes, and say nothing about music. For those that do,\n"
-        "give the name of a trained model, as --model m-a-p/MERT-v1-95M.",
+        "logmel: spectra as layers (0 log-mel, 1 constant-Q, 2 chroma), without weights and without a download.\n"
+        "What a network has learned is what it does better; for that give its name, as --model m-a-p/MERT-v1-95M.",
     )
-    if not (MODEL / "model.safetensors").exists():
-        from featurestore.models.random_checkpoint import SHAPES, save_random_checkpoint
-
-        small = {"conv_dim": [64] * 7, "hidden_size": 192, "intermediate_size": 768}
-        save_random_checkpoint(MODEL, shape={**SHAPES["95m"], **small})
-    print(f"   {MODEL}")
 
     say("3. The build")
-    command = ["fs-extract", "build", str(AUDIO), str(STORE), "--model", str(MODEL), "--workers", "2"]
+    command = ["fs-extract", "build", str(AUDIO), str(STORE), "--model", MODEL, "--workers", "2"]
     print(f"   $ {shlex.join(command)}\n", flush=True)
     code = subprocess.call([str(Path(sys.executable).with_name(command[0])), *command[1:]])
     if code:
@@ -73,17 +66,17 @@ def ask() -> None:
 
     store = FeatureStore(STORE)
     answer("store = FeatureStore('demo/store.zarr'); store.track_ids", list(store.track_ids))
-    features = store.aggregated(layer=7)
-    answer("store.aggregated(layer=7)  # one row per track", describe(features))
+    features = store.aggregated(layer=1)
+    answer("store.aggregated(layer=1)  # one row per track", describe(features))
     track = next(iter(store))
-    answer(f"store.segments({track!r}, layer=7)  # one row per window", describe(store.segments(track, layer=7)))
-    answer(f"store.raw({track!r}, layer=7)  # every frame", describe(store.raw(track, layer=7)))
+    answer(f"store.segments({track!r}, layer=1)  # one row per window", describe(store.segments(track, layer=1)))
+    answer(f"store.raw({track!r}, layer=1)  # every frame", describe(store.raw(track, layer=1)))
     rows = features.to_numpy()
     rows = rows - rows.mean(axis=0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     likeness = rows @ rows.T - 2 * np.eye(len(rows))
     nearest = {one: store.track_ids[int(row.argmax())] for one, row in zip(store.track_ids, likeness, strict=True)}
-    answer("the nearest other track, by cosine (random weights: no meaning)", nearest)
+    answer("the nearest other track, by cosine", nearest)
     table = xr.open_zarr(STORE / "packed")
     answer(
         "xarray.open_zarr('demo/store.zarr/packed')  # all tracks, without this library",
