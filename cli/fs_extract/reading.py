@@ -24,18 +24,21 @@ def info(store: Path, *, as_json: bool) -> int:
         print_json(found)
     else:
         spec = found.pop("spec")
-        settings = {name: _short(value) for name, value in spec.items() if value is not None}
+        spec["layers"] = _short(spec["layers"])
+        settings = {name: _listed(value) for name, value in spec.items() if value is not None}
         click.echo(table({**found, **settings}))
     return 0
 
 
-def _short(value: Any) -> Any:
+def _short(layers: list[int]) -> str | list[int]:
     """A run of layers as "0-12" instead of thirteen numbers."""
-    if not isinstance(value, list):
-        return value
-    if len(value) > 2 and value == list(range(value[0], value[-1] + 1)):
-        return f"{value[0]}-{value[-1]}"
-    return ",".join(map(str, value))
+    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return layers
+
+
+def _listed(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 @click.command(cls=Command)

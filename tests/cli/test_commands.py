@@ -113,6 +113,20 @@ def test_info(run, small_store):
     assert found["spec"] == FeatureStore(small_store).spec.to_dict()
 
 
+def test_info_tells_what_int8_has_lost(run, tmp_path):
+    measured = {"int8_cosines": (0.999, 0.998, 0.997), "int8_errors": (0.01, 0.02, 0.03)}
+    StoreWriter(
+        tmp_path / "s.zarr", spec=FeatureSpec(layers=(0, 1, 2), dim=8, precision="int8", **measured)
+    ).close()
+    result = run("info", tmp_path / "s.zarr")
+    lines = dict(line.split(maxsplit=1) for line in result.out.splitlines())
+    assert (lines["layers"], lines["int8_cosines"], lines["int8_errors"]) == (
+        "0-2",
+        "0.999,0.998,0.997",
+        "0.01,0.02,0.03",
+    )
+
+
 def test_ls_prints_one_id_per_line_and_nothing_that_a_terminal_obeys(run, small_store):
     assert run("ls", small_store).out.splitlines() == ["a/one", "a/two", "bell\\x07\\nhere"]
     assert run("ls", small_store, "--json").json == ["a/one", "a/two", "bell\x07\nhere"]
