@@ -118,7 +118,7 @@ def existing_devices() -> list[str]:
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Windows of 5 s that a device encodes at a time: 2 on the CPU (for each core), 8 on mps, 16 on cuda."""
+    """Windows of 5 s that a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
     return _BATCH_SIZES[device.type]
 
 
