@@ -191,7 +191,7 @@ def _place(store: Path, track_id: str, values: np.ndarray) -> str:
     """A track with nothing but `aggregated`, as a writer leaves it, without the locks and steps of publishing."""
     folder = store / "aggregated" / track_id
     folder.mkdir()
-    shard = ShardWriter(folder / layout.shard_name(2), track_id)
+    shard = ShardWriter(folder / layout.shard_name(2), track_id, 4)
     shard.append(values[:, None])
     checksum = shard.finish()
     _describe(folder, track_id, checksum)

@@ -30,6 +30,7 @@ OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _SYNC_FILE_RANGE_WRITE = 2
+_FALLOC_FL_KEEP_SIZE = 1
 _COPY_BYTES = 2**24
 _REASONS = {
     errno.ENOSPC: "the disk is full: free some space and run again",
@@ -129,11 +130,15 @@ def make_parents(path: Path, *, durable: bool) -> None:
         sync_parent(path)
 
 
-def write_all(fd: int, parts: Sequence[Any]) -> None:
-    """Append contiguous buffers to an open file."""
+def write_all(fd: int, parts: Sequence[Any], offset: int | None = None) -> None:
+    """Append contiguous buffers to an open file, or write them from an offset on."""
     views = [view.cast("B") for part in parts if (view := memoryview(part)).nbytes]
     while views:
-        written = os.writev(fd, views[:512])
+        if offset is None:
+            written = os.writev(fd, views[:512])
+        else:
+            written = os.pwritev(fd, views[:512], offset)
+            offset += written
         while views and written >= views[0].nbytes:
             written -= views.pop(0).nbytes
         if written:
@@ -143,6 +148,17 @@ def write_all(fd: int, parts: Sequence[Any]) -> None:
 def create_file(path: Path) -> int:
     """Open a new file for writing; the caller closes the descriptor."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def reserve(fd: int, offset: int, size: int) -> None:
+    """Ask for the room of what is about to be written, which is quicker than finding it page by page.
+
+    The file does not grow; where there is no room, or no such call, the write tells.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(AttributeError):
+        _libc().fallocate(fd, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size))
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -246,7 +246,7 @@ class _Packing:
         targets, sources = np.array(moved, np.int64).reshape(-1, 2).T
         fresh = np.array(read, np.int64)
         spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
-        shard = ShardWriter(path, "the packed table")
+        shard = ShardWriter(path, "the packed table", np.dtype(self.spec.dtype).itemsize)
         root = files.open_root(self.places.root)
         try:
             lost: TrackNotFoundError | None = None

@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ MAX_CHUNK_BYTES = 2**30
 """Bytes of an inner chunk at most: 300,000 segments of 768 values. A damaged size must not fill the memory."""
 
 
-# Beyond this many bytes a second thread pays: reading, writing and checksums all release the interpreter.
+# Beyond this many bytes more threads pay: reading, writing and checksums all release the interpreter.
 _LARGE = 4 * 2**20
 THREADS = 4
 _BLOCK = 2**20  # bytes that stay in a core's cache between being read and being checked
@@ -71,6 +71,9 @@ def plain_index(chunks: int, chunk_bytes: int) -> bytes:
 
 Prepare = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
+_Encoded = tuple[npt.NDArray[Any], int]  # content of a chunk in the file, and its CRC-32C
+_Written = tuple[int, int]  # bytes of a chunk in the file with its CRC-32C, and the latter
+
 
 class ShardWriter:
     """Append inner chunks to a new shard file.
@@ -81,22 +84,28 @@ class ShardWriter:
         The file to create.
     name : str
         How errors call what is written.
+    itemsize : int
+        Bytes of a stored value.
     compressor : str
         "none", "zstd" or "lz4".
     prepare : callable, optional
         Applied to each chunk first; gives it in the stored type.
     """
 
-    def __init__(self, path: Path, name: str, *, compressor: str = "none", prepare: Prepare | None = None) -> None:
+    def __init__(
+        self, path: Path, name: str, itemsize: int, *, compressor: str = "none", prepare: Prepare | None = None
+    ) -> None:
         self._name = name
+        self._itemsize = itemsize
         self._prepare = prepare
         self._compressor = compressor
         self._fd = files.create_file(path)
         self._sizes: list[int] = []
+        self._end = 0
         self._checksums: list[int] = []
 
     def append(self, chunks: Iterable[npt.NDArray[Any]]) -> None:
-        """Append inner chunks, C-contiguous and little-endian, in C order of their grid.
+        """Append inner chunks, C-contiguous, little-endian and of one shape, in C order of their grid.
 
         Raises
         ------
@@ -104,19 +113,42 @@ class ShardWriter:
             If there are more chunks, or larger ones, than a reader accepts.
         """
         for batch in _batches(chunks, _BATCH):
+            if len(self._sizes) + len(batch) > MAX_CHUNKS:
+                raise self._too_long()
             if sum(chunk.nbytes for chunk in batch) < _LARGE:
-                self._write(list(map(self._encode, batch)))
-            else:
-                with ThreadPoolExecutor(1) as pool:  # encodes some chunks while those before them are written
+                self._add(self._write(map(self._encode, batch), self._end))
+                continue
+            with ThreadPoolExecutor(2) as pool:
+                if self._compressor == "none":
+                    self._append_plain(batch, pool)
+                else:
                     for encoded in pool.map(self._encode_all, _batches(batch, _PIECE)):
-                        self._write(encoded)
+                        self._add(self._write(encoded, self._end))
 
-    def _write(self, encoded: Sequence[tuple[npt.NDArray[Any], int]]) -> None:
-        if len(self._sizes) + len(encoded) > MAX_CHUNKS:
-            raise self._too_long()
-        files.write_all(self._fd, [part for content, crc in encoded for part in (content, _CRC.type(crc))])
-        self._checksums += [crc for _, crc in encoded]
-        self._sizes += [content.nbytes + CRC_BYTES for content, _ in encoded]
+    def _append_plain(self, batch: Sequence[npt.NDArray[Any]], pool: Executor) -> None:
+        """Append a batch by several threads: where a chunk goes is known before it is ready."""
+        begin, size = self._end, batch[0].size * self._itemsize + CRC_BYTES
+        many = max(1, _PIECE // size)
+        files.reserve(self._fd, begin, len(batch) * size)
+
+        def write(first: int) -> list[_Written]:
+            return self._write(map(self._encode, batch[first : first + many]), begin + first * size)
+
+        for written in pool.map(write, range(0, len(batch), many)):
+            self._add(written)
+
+    def _write(self, chunks: Iterable[_Encoded], offset: int) -> list[_Written]:
+        encoded = list(chunks)
+        written = [(content.nbytes + CRC_BYTES, crc) for content, crc in encoded]
+        files.write_all(self._fd, [part for content, crc in encoded for part in (content, _CRC.type(crc))], offset)
+        return written
+
+    def _add(self, written: Iterable[_Written]) -> None:
+        """Note what has been written, in its order."""
+        for size, crc in written:
+            self._sizes.append(size)
+            self._checksums.append(crc)
+            self._end += size
 
     def _too_long(self) -> SettingError:
         return SettingError(
@@ -124,10 +156,10 @@ class ShardWriter:
             "split the track"
         )
 
-    def _encode_all(self, chunks: Iterable[npt.NDArray[Any]]) -> list[tuple[npt.NDArray[Any], int]]:
+    def _encode_all(self, chunks: Iterable[npt.NDArray[Any]]) -> list[_Encoded]:
         return list(map(self._encode, chunks))
 
-    def _encode(self, chunk: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
+    def _encode(self, chunk: npt.NDArray[Any]) -> _Encoded:
         """Content of a chunk in the file, and its CRC-32C."""
         if chunk.nbytes > MAX_CHUNK_BYTES:
             raise self._too_long()
@@ -148,7 +180,7 @@ class ShardWriter:
         """
         sizes = np.array(self._sizes, "<u8")
         index = np.stack([np.cumsum(sizes) - sizes, sizes], axis=-1).astype("<u8")
-        files.write_all(self._fd, [index, np.array([google_crc32c.value(index.tobytes())], _CRC)])
+        files.write_all(self._fd, [index, np.array([google_crc32c.value(index.tobytes())], _CRC)], self._end)
         self.close()
         return hashlib.sha256(np.array(self._checksums, _CRC).tobytes()).hexdigest()
 

@@ -204,7 +204,8 @@ class TrackWriter:
         # Raw is made ready chunk by chunk, beside the writing; the rest is small and ready.
         prepare = partial(self._as_stored, kind) if kind == "raw" else None
         path = folder / layout.shard_name(ndim)
-        return ShardWriter(path, self._name(kind), compressor=compressor_of(self._spec.codec), prepare=prepare)
+        compressor = compressor_of(self._spec.codec)
+        return ShardWriter(path, self._name(kind), self._dtype.itemsize, compressor=compressor, prepare=prepare)
 
     def _as_stored(self, kind: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Values in the stored type, C-contiguous, little-endian and finite."""

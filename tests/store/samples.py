@@ -59,7 +59,7 @@ def place_aggregated(path: Path, tracks: Mapping[str, np.ndarray], spec: Feature
     for track_id, values in tracks.items():
         folder = path / "aggregated" / encode_key(track_id)
         folder.mkdir()
-        shard = ShardWriter(folder / shard_name(2), track_id)
+        shard = ShardWriter(folder / shard_name(2), track_id, 4)
         shard.append(values[:, None])
         attributes = {
             "track_id": track_id,

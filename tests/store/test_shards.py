@@ -53,7 +53,9 @@ def write(folder, array, *, batches=1, codec="none"):
     metadata = describe(array, codec)
     folder.mkdir()
     (folder / METADATA).write_bytes(encode(metadata.document()))
-    shard = ShardWriter(folder / shard_name(array.ndim), "the test", compressor=metadata.compressor)
+    shard = ShardWriter(
+        folder / shard_name(array.ndim), "the test", array.itemsize, compressor=metadata.compressor
+    )
     parts = list(chunks_of(array, metadata.chunk_shape))
     for first in range(0, len(parts), batches):
         shard.append(parts[first : first + batches])
