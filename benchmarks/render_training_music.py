@@ -8,6 +8,7 @@ processes); the second writes train.tsv, valid.tsv and the labels of both:
 
     train.notes.npy      uint8 [frame, 88]   keys 21 to 108 that are pressed, many at a time
     train.families.npy   uint8 [frame, 13]   families of instruments that play (`benchmarks.midi.FAMILIES`)
+    train.programs.npy   uint8 [frame, 104]  instruments that play (`benchmarks.midi.PROGRAMS`)
     train.voices.npy     uint8 [frame, 8]    how many keys are pressed, one of 0 to 7 or more
     train.notes_low.npy, train.families_low.npy     the same again, for a head on a lower layer
 
@@ -92,18 +93,21 @@ def excerpt(draw: random.Random, names: list[str], cache: Path) -> tuple[list[No
 
 
 def labels(notes: list[Note], programs: list[int], samples: int) -> dict[str, npt.NDArray[np.uint8]]:
-    """What sounds in each frame: notes [frame, 88], families [frame, 13], voices [frame, 8]."""
+    """By frame: notes [frame, 88], programs [frame, 104], families [frame, 13], voices [frame, 8]."""
     frames = samples // HOP
     pressed = np.zeros((frames, KEYS), np.uint8)
-    playing = np.zeros((frames, len(FAMILIES)), np.uint8)
+    playing = np.zeros((frames, len(PROGRAMS)), np.uint8)
+    playing_families = np.zeros((frames, len(FAMILIES)), np.uint8)
     for note in notes:
         first, last = (max(0, round((at * RATE - CENTRE) / HOP)) for at in (note.start, note.stop))
         last = max(last, first + 1)
         if 0 <= note.key - LOWEST < KEYS:
             pressed[first:last, note.key - LOWEST] = 1
-        playing[first:last, family(programs[note.channel])] = 1
+        program = programs[note.channel]
+        playing[first:last, PROGRAMS.index(program)] = 1
+        playing_families[first:last, family(program)] = 1
     voices = np.eye(MOST_VOICES + 1, dtype=np.uint8)[pressed.sum(axis=1).clip(0, MOST_VOICES)]
-    return {"notes": pressed, "families": playing, "voices": voices}
+    return {"notes": pressed, "programs": playing, "families": playing_families, "voices": voices}
 
 
 def render_files(arguments: argparse.Namespace) -> None:
@@ -147,7 +151,7 @@ def finish(out: Path) -> None:
         lines = [f"{x.name}\t{soundfile.info(x).frames}\n" for x in chosen]
         (out / f"{name}.tsv").write_text(f"{out.resolve()}\n{''.join(lines)}", encoding="utf-8")
         loaded = [dict(np.load(x.with_suffix(".npz"))) for x in chosen]
-        for kind in ("notes", "families", "voices"):
+        for kind in ("notes", "programs", "families", "voices"):
             np.save(out / f"{name}.{kind}.npy", np.concatenate([x[kind] for x in loaded]))
         for kind in ("notes", "families"):
             # The recipe asks two layers for them, and each of its heads has a file of its own.
