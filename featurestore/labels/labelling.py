@@ -20,7 +20,7 @@ from featurestore.errors import SettingError, SourceError, TrackNotFoundError
 from featurestore.labels.fits import Fit, of_layer
 from featurestore.labels.frames import count_frames, frame_rate_of, track_frames
 from featurestore.labels.kmeans import check_settings, fit_kmeans
-from featurestore.labels.tokens import SPLITS, check_length
+from featurestore.labels.tokens import SPLITS, check_length, seconds
 from featurestore.labels.writing import replacing
 from featurestore.store import FeatureStore
 
@@ -218,7 +218,8 @@ def _lines(store: FeatureStore, path: Path, layer: int, dataset: str | None, id_
         if not rate:
             raise SourceError(f"the store {store.path} does not say what the sample rate of {track_id!r} was")
         where = f"line {file.line} of {path}: the store {store.path}"
-        check_length(where, file, count_frames(store, track_id, layer), rate, frame_rate_of(store))
+        have = count_frames(store, track_id, layer)
+        check_length(where, file.relative, seconds(file, rate), have, frame_rate_of(store))
         lines.append(_Line(file, track_id))
     return lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +81,39 @@ def read_labels(
         lines than files, or labels last longer or shorter than their file by more than `TOLERANCE`. The message
         names the line.
     """
-    manifest, path = folder / f"{split}.tsv", label_file(folder, split, name)
-    files = read_list(manifest)
     dictionary = dictionary_file(folder, name)
+    files = [(file.relative, seconds(file, sample_rate)) for file in read_list(folder / f"{split}.tsv")]
     classes = read_dictionary(dictionary) if dictionary.exists() else None
-    labels: list[npt.NDArray[np.int32]] = []
+    return list(read_lines(folder, split, name, files, frame_rate, classes))
+
+
+def read_lines(
+    folder: Path,
+    split: str,
+    name: str,
+    files: Sequence[tuple[str, float]],
+    frame_rate: float,
+    classes: int | None,
+) -> Iterator[npt.NDArray[np.int32]]:
+    """Labels of each file, checked as `read_labels` says.
+
+    Parameters
+    ----------
+    folder, split, name
+        As there.
+    files : sequence of (str, float)
+        How errors call a file of the manifest, and its seconds.
+    frame_rate : float
+        Labels a second.
+    classes : int, optional
+        Of the dictionary.
+    """
+    path, manifest, dictionary = (
+        label_file(folder, split, name),
+        folder / f"{split}.tsv",
+        dictionary_file(folder, name),
+    )
+    number = 0
     for number, line in _lines(path):
         if number > len(files):
             raise SourceError(f"line {number} of {path} is of no file: {manifest} has {len(files)} files")
@@ -93,26 +121,29 @@ def read_labels(
         if len(found) and (found.min() < 0 or (classes is not None and found.max() >= classes)):
             wrong = found.min() if found.min() < 0 else found.max()
             raise SourceError(f"line {number} of {path} has the label {wrong}, which {dictionary} has not")
-        check_length(f"line {number} of {path}", files[number - 1], len(found), sample_rate, frame_rate)
-        labels.append(found)
-    if len(labels) < len(files):
+        check_length(f"line {number} of {path}", *files[number - 1], len(found), frame_rate)
+        yield found
+    if number < len(files):
         raise SourceError(
-            f"{path} ends after line {len(labels)}, but {manifest} has {len(files)} files: line {len(labels) + 1} "
-            f"is to be that of {files[len(labels)].relative!r}"
+            f"{path} ends after line {number}, but {manifest} has {len(files)} files: line {number + 1} is to be "
+            f"that of {files[number][0]!r}"
         )
-    return labels
 
 
-def check_length(where: str, file: Listed, labels: int, sample_rate: float, frame_rate: float) -> None:
-    """Raise SourceError if so many labels are not as long as a file of a manifest."""
-    if file.samples is None:
-        raise SettingError("labels belong to the files of a manifest (.tsv)")
-    seconds = file.samples / sample_rate
+def check_length(where: str, name: str, seconds: float, labels: int, frame_rate: float) -> None:
+    """Raise SourceError if so many labels are not as long as the file of this name."""
     if abs(labels / frame_rate - seconds) > TOLERANCE:
         raise SourceError(
-            f"{where} has {labels} labels for the {seconds:.2f} s of {file.relative!r}, {labels / seconds:.2f} a "
-            f"second, not {frame_rate:g}: they were made at another rate, or of another file"
+            f"{where} has {labels} labels for the {seconds:.2f} s of {name!r}, {labels / seconds:.2f} a second, "
+            f"not {frame_rate:g}: they were made at another rate, or of another file"
         )
+
+
+def seconds(file: Listed, sample_rate: float) -> float:
+    """Length of a file of a manifest."""
+    if file.samples is None:
+        raise SettingError("labels belong to the files of a manifest (.tsv)")
+    return file.samples / sample_rate
 
 
 def _parsed(path: Path, number: int, line: str) -> npt.NDArray[np.int32]:

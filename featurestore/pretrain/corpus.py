@@ -13,7 +13,7 @@ import numpy.typing as npt
 from featurestore.audio import probe
 from featurestore.audio.lists import read_list
 from featurestore.errors import AudioError, SourceError
-from featurestore.labels.tokens import dictionary_file, label_file, read_dictionary
+from featurestore.labels.tokens import dictionary_file, read_dictionary
 from featurestore.pretrain.labels import read_dense, read_tokens
 from featurestore.pretrain.recipe import Recipe
 
@@ -139,7 +139,7 @@ def open_corpus(split: str, recipe: Recipe, layout: Frames, classes: Mapping[str
     counts = np.array([x.frames for x in entries])
     tokens, short = {}, counts.copy()
     for name in recipe.data.labels:
-        tokens[name], have = read_tokens(label_file(folder, split, name), entries, layout, classes[name])
+        tokens[name], have = read_tokens(folder, split, name, entries, layout, classes[name])
         short = np.minimum(short, have)
     dense = {
         head.name: read_dense(folder / f"{split}.{head.name}.npy", int(counts.sum()), manifest)

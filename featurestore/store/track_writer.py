@@ -126,7 +126,8 @@ class TrackWriter:
                 self._append_raw(block)
             if self._rows is not None:
                 self._rows.append(self._as_stored("segments", pooled))
-        self._sum += pooled.sum(axis=0, dtype=np.float64)
+        if self._aggregated is None:
+            self._sum += pooled.sum(axis=0, dtype=np.float64)
         self._segments += len(pooled)
         self._starts += seconds
         self._whole = True

@@ -205,10 +205,10 @@ class StoreWriter:
         if not arrays or set(arrays) - set(KINDS):
             raise SettingError(f"arrays are some of {', '.join(KINDS)}, not {sorted(arrays)}")
         with self.track(track_id, kinds=tuple(arrays), overwrite=overwrite, attributes=attributes) as writer:
-            if "raw" in arrays or "segments" in arrays:
-                writer.append(raw=arrays.get("raw"), segments=arrays.get("segments"))
             if "aggregated" in arrays:
                 writer.set_aggregated(arrays["aggregated"])
+            if "raw" in arrays or "segments" in arrays:
+                writer.append(raw=arrays.get("raw"), segments=arrays.get("segments"))
 
     def remove(self, track_id: str) -> None:
         """Remove a track.

@@ -112,6 +112,11 @@ def break_tokens(folder, line, change):
     (folder / "train.km").write_text("\n".join(lines) + "\n")
 
 
+def cut_lines(folder, kept):
+    lines = (folder / "train.km").read_text().splitlines()
+    (folder / "train.km").write_text("\n".join(lines[:kept]) + "\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -122,17 +127,26 @@ def break_tokens(folder, line, change):
         ),
         (lambda x: break_manifest(x, 2, "gone.wav\t28800"), r"line 2 of .*train\.tsv.*gone\.wav"),
         (lambda x: break_manifest(x, 2, "train0.wav"), "line 2 of .* is not that of a manifest"),
-        (lambda x: (x / "train.km").unlink(), r"train\.km are missing"),
+        (lambda x: (x / "train.km").unlink(), r"train\.km cannot be read: No such file"),
         (lambda x: (x / "dict.km.txt").unlink(), r"dict\.km\.txt cannot be read: No such file"),
         (lambda x: (x / "dict.km.txt").write_text("0 1\nx\n"), r"line 2 of .*dict\.km\.txt"),
-        (lambda x: (x / "train.km").write_text("0 1\n"), r"train\.km has 1 lines, but its manifest names 3 files"),
-        (lambda x: break_tokens(x, 2, lambda y: y[:60]), r"line 2 of .*train\.km has \d+ labels for 1\.20 s"),
+        (lambda x: cut_lines(x, 2), r"train\.km ends after line 2, but .*train\.tsv has 3 files"),
+        (
+            lambda x: break_tokens(x, 2, lambda y: y[:60]),
+            r"line 2 of .*train\.km has \d+ labels for the 1\.20 s of",
+        ),
         (
             lambda x: break_tokens(x, 3, lambda y: " ".join(y.split()[::3])),
-            r"line 3 of .*train\.km .* 25\.0 per second, but the model makes 75 frames",
+            r"line 3 of .*train\.km .* 25\.00 a second, not 75",
         ),
-        (lambda x: break_tokens(x, 1, lambda y: "99 " + y), r"line 1 of .*train\.km has the token 99, .* has 12"),
-        (lambda x: break_tokens(x, 1, lambda y: "a " + y), r"line 1 of .*train\.km is not a list of tokens"),
+        (
+            lambda x: break_tokens(x, 1, lambda y: "99 " + y),
+            r"line 1 of .*train\.km has the label 99, which .*dict\.km\.txt has not",
+        ),
+        (
+            lambda x: break_tokens(x, 1, lambda y: "a " + y),
+            r"line 1 of .*train\.km is not a line of whole numbers",
+        ),
         (lambda x: (x / "train.keys.npy").unlink(), r"train\.keys\.npy are missing"),
         (lambda x: (x / "train.keys.npy").write_bytes(b"?"), r"train\.keys\.npy cannot be read"),
         (lambda x: np.save(x / "train.keys.npy", np.zeros((5, 12), np.uint8)), r"has 5 frames, but .* have 270"),
