@@ -97,8 +97,9 @@ def score(x: Matrix, y: npt.NDArray[np.str_], split: Split) -> tuple[float, floa
 
 def pooled(folder: Path, clips: list[dict[str, str]], model: str, name: str, workers: int) -> dict[str, Matrix]:
     """Features [clip, layer, feature] by pooling, from a store that holds every frame."""
-    path = folder / f"{name}.store"
-    kept = folder / f"{name}.pooled.npz"
+    digest = load_model(model).weights_sha256
+    kept = folder / f"{name}-{(digest or 'none')[:12]}.pooled.npz"
+    path = kept.with_suffix(".store")
     if not kept.exists():
         report = build(
             folder / "audio", path, model=model, overlap=0.0, dtype="float16", workers=workers, feature_level="all"
@@ -191,6 +192,8 @@ def main() -> None:
     with open(arguments.probes / "clips.csv", newline="", encoding="utf-8") as file:
         clips = list(csv.DictReader(file))
     wanted = {Path(x).name: x for x in arguments.model}
+    if len(wanted) < len(arguments.model):
+        raise SystemExit("two models have one name: rename a folder")
     for model in arguments.random:
         name = f"{Path(model).name} with random weights"
         wanted[name] = str(randomised(model, arguments.probes / "random" / Path(model).name))

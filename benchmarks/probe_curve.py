@@ -84,7 +84,7 @@ def plot(rows: list[dict], baselines: list[dict], path: Path) -> None:
     for axis, name in zip(axes, names, strict=True):
         axis.plot([x["step"] for x in rows], [max(x[name]) for x in rows], marker=".", label="training")
         for number, row in enumerate(baselines, 1):
-            axis.axhline(max(row[name]), color=f"C{number}", linestyle="--", label=row["model"])
+            axis.axhline(max(row[name]), color=f"C{number}", linestyle="--", label=Path(row["model"]).name)
         axis.set(title=name, xlabel="step", ylim=(0, None))
     axes[0].set_ylabel("accuracy, %")
     axes[0].legend(fontsize=7)
@@ -107,7 +107,7 @@ def main() -> None:
     known = {row["model"]: row for row in map(json.loads, lines)}
     rows = []
     for model in arguments.models:
-        name = Path(model).name
+        name = str(Path(model).resolve())
         if name not in known:
             step = re.search(r"step-0*(\d+)$", name)
             found = measure(model, arguments.probes, clips)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fs_extract.terminal import Command, Voice, complain, counting_bar, json_option, length, print_json, table
 
@@ -123,6 +124,11 @@ def labels(
     """
     from featurestore.labels import label_store
 
+    fitting = {"clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes"}
+    given = [x for x in click.get_current_context().params if x in fitting and _is_given(x)]
+    if settings["fit"] is not None and given:
+        options = ", ".join(f"--{x.replace('_', '-')}" for x in sorted(given))
+        raise click.UsageError(f"--fit fits nothing, so that {options} mean nothing: leave them out")
     with counting_bar(voice, "tracks read") as progress:
         report = label_store(
             store,
@@ -145,3 +151,7 @@ def labels(
         }
         voice.say(table(rows))
     return 0
+
+
+def _is_given(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE

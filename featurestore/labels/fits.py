@@ -92,11 +92,15 @@ class Fit:
         StoreAccessError
             If it cannot be written.
         """
+        with replacing(path) as (file,):
+            file.write(self.content())
+
+    def content(self) -> bytes:
+        """What `save` writes."""
         about = {"format": _FORMAT, "fingerprint": self.spec.fingerprint, "spec": self.spec.to_dict()}
         content = io.BytesIO()
         np.savez(content, centers=self.centers, about=np.array(json.dumps({**about, **self.details})))
-        with replacing(path) as (file,):
-            file.write(content.getbuffer())
+        return content.getvalue()
 
     @classmethod
     def load(cls, path: Path) -> Fit:

@@ -20,7 +20,7 @@ from featurestore.errors import SettingError, SourceError, TrackNotFoundError
 from featurestore.labels.fits import Fit, of_layer
 from featurestore.labels.frames import count_frames, frame_rate_of, track_frames
 from featurestore.labels.kmeans import check_settings, fit_kmeans
-from featurestore.labels.tokens import SPLITS, check_length, seconds
+from featurestore.labels.tokens import NAME, SPLITS, check_length, seconds
 from featurestore.labels.writing import replacing
 from featurestore.store import FeatureStore
 
@@ -170,8 +170,7 @@ def label_store(
     if found is None:
         found = _fit(opened, fitted, layer, settings, tell)
         found.details["fraction"] = fraction
-        found.save(fit_path)
-    return _write(opened, found, fit_path, splits, out, name, tell)
+    return _write(opened, found, fit_path, splits, out, name, tell, save_fit=fit is None)
 
 
 class _Counted:
@@ -187,8 +186,8 @@ class _Counted:
 
 
 def _check_name(name: str) -> None:
-    if not name or name.strip(".") != name or any(c.isspace() or c in "/\0" for c in name):
-        raise SettingError(f"name must be a part of a file's name, such as logmel, not {name!r}")
+    if not NAME.fullmatch(name) or name == "tsv":  # train.tsv is the manifest
+        raise SettingError(f"name must be of letters, digits, _ and -, such as logmel, and not tsv: not {name!r}")
 
 
 def _splits(folder: Path) -> list[str]:
@@ -253,13 +252,18 @@ def _write(
     out: Path,
     name: str,
     tell: Callable[[], None],
+    *,
+    save_fit: bool,
 ) -> LabelReport:
     clusters = len(fit.centers)
     counts = np.zeros(clusters, np.int64)
     labels: Counter[str] = Counter()
     distance = 0.0
     paths = [out / f"dict.{name}.txt", *(out / f"{split}.{name}" for split in reversed(splits))]
-    with replacing(*paths) as (dictionary, *files):
+    # The fit is replaced together with the labels, so that it is always that of those.
+    with replacing(*paths, *([fit_path] if save_fit else [])) as (dictionary, *files):
+        if save_fit:
+            files.pop().write(fit.content())
         dictionary.writelines(b"%d 1\n" % cluster for cluster in range(clusters))
         for file, (split, lines) in zip(files, reversed(splits.items()), strict=True):
             for line in lines:

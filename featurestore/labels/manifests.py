@@ -101,7 +101,7 @@ def write_manifests(
     SourceError
         If `audio` is no folder, holds no audio or none that can be read, or a name holds a tab or a line break.
     SettingError
-        If `valid` is impossible.
+        If `valid` is impossible, or `out` holds labels that belong to other manifests.
     StoreAccessError
         If the files cannot be written.
     """
@@ -130,11 +130,13 @@ def write_manifests(
         raise SourceError(f"{folder!r} has one usable file, and none is left for train.tsv: give --valid 0")
     # train.tsv last: where it is, the other one is of the same split.
     written = {name: names for name, names in splits.items() if names}
+    lines = {name: [os.fsencode(x) + b"\t%d\n" % counted[x][0] for x in names] for name, names in written.items()}
+    for name in written:
+        _check_labels(out, name, lines[name])
     with replacing(*(out / f"{name}.tsv" for name in written)) as files:
-        for file, names in zip(files, written.values(), strict=True):
+        for file, name in zip(files, written, strict=True):
             file.write(os.fsencode(root) + b"\n")
-            for path in names:
-                file.write(os.fsencode(path) + b"\t%d\n" % counted[path][0])
+            file.writelines(lines[name])
     return ManifestReport(
         out=out,
         train=len(splits["train"]),
@@ -143,6 +145,20 @@ def write_manifests(
         sample_rates=dict(sorted(Counter(rate for _, rate in counted.values()).items())),
         errors=errors,
     )
+
+
+def _check_labels(out: Path, split: str, lines: list[bytes]) -> None:
+    """Raise SettingError if there are labels of other files than those of these lines."""
+    manifest = out / f"{split}.tsv"
+    if not manifest.is_file() or manifest.read_bytes().splitlines(keepends=True)[1:] == lines:
+        return
+    # Spectra have the digest of their files in their names.
+    others = [x.name for x in out.glob(f"{split}.*") if x != manifest and not x.name.startswith(f"{split}.cqt-")]
+    if others:
+        raise SettingError(
+            f"{out} has labels of the files that {manifest.name} lists now ({', '.join(sorted(others)[:3])}), "
+            "not of these: remove them, or give another folder"
+        )
 
 
 def _check_name(name: str, what: str) -> None:

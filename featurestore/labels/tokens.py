@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.audio import probe
 from featurestore.audio.lists import Listed, read_list
 from featurestore.errors import SettingError, SourceError
 
@@ -15,6 +18,9 @@ TOLERANCE = 0.1
 """Seconds by which a file and its labels may differ, as in fairseq's HuBERT: a frame or two are always missing."""
 
 SPLITS = ("train", "valid")
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What labels may be called."""
 
 
 def label_file(folder: Path, split: str, name: str) -> Path:
@@ -52,7 +58,7 @@ def read_dictionary(path: Path) -> int:
 
 
 def read_labels(
-    folder: Path, split: str, name: str, *, sample_rate: int = 24_000, frame_rate: float = 75.0
+    folder: Path, split: str, name: str, *, sample_rate: int | None = 24_000, frame_rate: float = 75.0
 ) -> list[npt.NDArray[np.int32]]:
     """Labels of the files of a manifest: of `label_store`, or tokens of a codec that were made elsewhere.
 
@@ -64,8 +70,8 @@ def read_labels(
         "train" or "valid".
     name : str
         "km", or "encodec_0", ...
-    sample_rate : int
-        Hz, of the samples that the manifest counts.
+    sample_rate : int, optional
+        Hz, of the samples that the manifest counts; None for each file's own, which is looked up in it.
     frame_rate : float
         Labels a second.
 
@@ -133,17 +139,18 @@ def read_lines(
 def check_length(where: str, name: str, seconds: float, labels: int, frame_rate: float) -> None:
     """Raise SourceError if so many labels are not as long as the file of this name."""
     if abs(labels / frame_rate - seconds) > TOLERANCE:
+        rate = labels / seconds if seconds else math.inf
         raise SourceError(
-            f"{where} has {labels} labels for the {seconds:.2f} s of {name!r}, {labels / seconds:.2f} a second, "
+            f"{where} has {labels} labels for the {seconds:.2f} s of {name!r}, {rate:.2f} a second, "
             f"not {frame_rate:g}: they were made at another rate, or of another file"
         )
 
 
-def seconds(file: Listed, sample_rate: float) -> float:
-    """Length of a file of a manifest."""
+def seconds(file: Listed, sample_rate: float | None) -> float:
+    """Length of a file of a manifest, whose own rate is looked up if it is not given."""
     if file.samples is None:
         raise SettingError("labels belong to the files of a manifest (.tsv)")
-    return file.samples / sample_rate
+    return file.samples / (probe(file.path).sample_rate if sample_rate is None else sample_rate)
 
 
 def _parsed(path: Path, number: int, line: str) -> npt.NDArray[np.int32]:

@@ -121,3 +121,11 @@ def frame_rate(model: Encoder, n_samples: int) -> float | None:
             longest = middle
     gained = model.frames(longest) - first
     return gained * model.sample_rate / (longest - model.min_samples)
+
+
+def check_wave(wave: Tensor, min_samples: int) -> None:
+    """Raise SettingError unless these are windows [window, sample] of at least so many samples."""
+    if wave.ndim != 2 or wave.shape[1] < min_samples:
+        raise SettingError(
+            f"wave must be [windows, samples] of at least {min_samples} samples, not of shape {tuple(wave.shape)}"
+        )

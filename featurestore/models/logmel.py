@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from featurestore.models.encoder import check_wave
 from featurestore.models.spectra import ConstantQ, MelBands
 
 NAME = "logmel"
@@ -54,6 +55,7 @@ class LogMelEncoder(nn.Module):
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
         """States 0 to `last` (all if None), each of shape (windows, frames, dim), for samples [window, sample]."""
+        check_wave(wave, self.min_samples)
         frames = self.frames(wave.shape[1])
         with torch.autocast(wave.device.type, enabled=False):
             yield torch.log(self._mel(wave.float(), frames, _FIELD // 2) + FLOOR)

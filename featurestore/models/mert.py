@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from featurestore.errors import SettingError
 from featurestore.models.config import MertConfig
+from featurestore.models.encoder import check_wave
 
 NORMALIZE_EPS = 1e-7
 """Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""
@@ -218,11 +219,7 @@ class MertEncoder(nn.Module):
         last = self.layers if last is None else last
         if not 0 <= last <= self.layers:
             raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
-        if wave.ndim != 2 or wave.shape[1] < self.min_samples:
-            raise SettingError(
-                f"wave must be [windows, samples] of at least {self.min_samples} samples, "
-                f"not of shape {tuple(wave.shape)}"
-            )
+        check_wave(wave, self.min_samples)
         wave = wave.float()
         if self.do_normalize:
             variance, mean = torch.var_mean(wave, dim=1, correction=0, keepdim=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import SettingError
+from featurestore.labels.tokens import NAME
 from featurestore.pretrain.settings import (
     CqtSettings,
     DataSettings,
@@ -31,8 +31,6 @@ from featurestore.pretrain.settings import (
     limited,
 )
 from featurestore.pretrain.tables import read_value
-
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 _TERMS = frozenset({"loss", "features", "cqt", "variance", "covariance"})
 
@@ -102,7 +100,7 @@ class Recipe:
 
     def _check_together(self, source: str) -> None:
         names = [*self.data.labels, *(head.name for head in self.heads)]
-        if odd := [x for x in names if not _NAME.fullmatch(x)]:
+        if odd := [x for x in names if not NAME.fullmatch(x)]:
             raise SettingError(f"{source}: names are of letters, digits, _ and -, not {odd[0]!r}")
         if taken := _TERMS.intersection(names):
             raise SettingError(f"{source}: a term of the loss is called {min(taken)!r} already: rename the labels")

@@ -39,6 +39,9 @@ def test_from_audio_to_labels(run, labelled, tmp_path):
     )
     assert (again / "train.mel").read_bytes() == (labelled / "train.km").read_bytes()
     assert [len(x) for x in read_labels(labelled, "train", "km")] == [89, 89]
+    result = run("labels", store, again, "--manifest", labelled, "--fit", fit, "--clusters", 7, "--seed", 1)
+    assert result.code == 2
+    assert "--clusters, --seed mean nothing" in result.err
 
 
 def test_a_manifest_is_built_from(run, labelled, tmp_path):

@@ -186,3 +186,17 @@ def test_counting_agrees_with_decoding_for_silence_in_flac(tmp_path):
     """A megasample of silence in a few bytes is not taken for a damaged header."""
     soundfile.write(tmp_path / "a.flac", np.zeros(1_000_000), 24_000)
     assert count_samples(Path(tmp_path / "a.flac")) == (1_000_000, 24_000)
+
+
+def test_labels_do_not_outlive_their_manifest(music, tmp_path):
+    write_manifests(music, tmp_path, valid=0.3)
+    (tmp_path / "train.km").write_text("0\n")
+    (tmp_path / "train.cqt-0.f16").write_text("")
+    write_manifests(music, tmp_path, valid=0.3, relative_root=True)  # the same files
+    before = (tmp_path / "train.tsv").read_bytes()
+    with pytest.raises(SettingError, match=r"labels of the files that train\.tsv lists now \(train\.km\)"):
+        write_manifests(music, tmp_path, valid=0.3, seed=3)
+    assert (tmp_path / "train.tsv").read_bytes() == before
+    (tmp_path / "train.km").unlink()
+    write_manifests(music, tmp_path, valid=0.3, seed=3)
+    assert (tmp_path / "train.tsv").read_bytes() != before

@@ -111,3 +111,10 @@ def test_a_name_finds_its_km_file(folder):
         SourceError, match=r"line 2 of .*train\.chroma\.km has the label 2, which .*chroma\.km\.txt"
     ):
         read_labels(folder, "train", "chroma")
+
+
+def test_a_file_without_samples_has_no_labels(folder):
+    (folder / "train.tsv").write_text("/music\na/x.wav\t0\nb/y.wav\t48000\n")
+    write(folder, [7] * 75, [7] * 150)
+    with pytest.raises(SourceError, match=r"line 1 of .* has 75 labels for the 0\.00 s"):
+        read_labels(folder, "train", "encodec_0")

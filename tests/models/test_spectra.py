@@ -170,3 +170,10 @@ def test_other_bare_names_are_told_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"no folder logmell, .* comes with the library \(logmel"):
         load_model("logmell")
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (1, 399), (24_000,)])
+def test_windows_that_are_too_short_are_told(shape):
+    with pytest.raises(SettingError, match="at least 400 samples"):
+        LogMelEncoder().hidden_states(torch.zeros(shape))
+    assert LogMelEncoder().hidden_states(torch.zeros(1, 400)).shape[:3] == (1, 3, 1)
