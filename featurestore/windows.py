@@ -7,14 +7,18 @@ shorter than a window is one window of its own length.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import SettingError
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def window_samples(segment_duration: float, sample_rate: int) -> int:
@@ -37,8 +41,8 @@ def window_samples(segment_duration: float, sample_rate: int) -> int:
     SettingError
         If the duration is not a positive, finite number, or is shorter than half a sample.
     """
-    if not math.isfinite(segment_duration) or segment_duration <= 0:
-        raise SettingError(f"segment_duration must be above 0 seconds, not {segment_duration}")
+    if not _is_number(segment_duration) or not 0 < segment_duration < 1e9:
+        raise SettingError(f"segment_duration must be above 0 seconds and at most 1e9, not {segment_duration!r}")
     samples = round(segment_duration * sample_rate)
     if samples < 1:
         raise SettingError(f"segment_duration {segment_duration} s is less than a sample at {sample_rate} Hz")
@@ -65,8 +69,8 @@ def hop_samples(window: int, overlap: float) -> int:
     SettingError
         If the overlap is outside [0, 1).
     """
-    if not 0 <= overlap < 1:
-        raise SettingError(f"overlap must be at least 0 and below 1, not {overlap}")
+    if not _is_number(overlap) or not 0 <= overlap < 1:
+        raise SettingError(f"overlap must be at least 0 and below 1, not {overlap!r}")
     return max(1, round(window * (1 - overlap)))
 
 
@@ -97,6 +101,11 @@ def window_starts(n_samples: int, window: int, hop: int) -> npt.NDArray[np.int64
     starts = np.arange(0, n_samples - window + 1, hop, dtype=np.int64)
     tail = n_samples - window
     return starts if starts[-1] == tail else np.append(starts, tail)
+
+
+def window_count(n_samples: int, window: int, hop: int) -> int:
+    """How many windows `window_starts` gives."""
+    return 1 + -(-max(0, n_samples - window) // hop)
 
 
 def sliding_windows(

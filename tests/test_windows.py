@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import SettingError
-from featurestore.windows import hop_samples, sliding_windows, window_samples, window_starts
+from featurestore.windows import hop_samples, sliding_windows, window_count, window_samples, window_starts
 
 
 @given(
@@ -19,6 +19,7 @@ from featurestore.windows import hop_samples, sliding_windows, window_samples, w
 def test_every_sample_is_covered_by_equal_windows_none_twice(n_samples, window, overlap):
     hop = max(hop_samples(window, overlap), n_samples // 5_000, 1)
     starts = window_starts(n_samples, window, min(hop, window))
+    assert len(starts) == window_count(n_samples, window, min(hop, window))
     length = min(window, n_samples)
     assert starts[0] == 0
     assert starts[-1] + length == n_samples
@@ -51,13 +52,13 @@ def test_known_tracks(seconds, overlap, starts):
     assert (found / rate).tolist() == starts
 
 
-@pytest.mark.parametrize("overlap", [-0.1, 1.0, 1.5, math.nan])
+@pytest.mark.parametrize("overlap", [-0.1, 1.0, 1.5, math.nan, None, "0.5"])
 def test_overlap_outside_its_range_is_refused(overlap):
     with pytest.raises(SettingError, match="overlap"):
         hop_samples(100, overlap)
 
 
-@pytest.mark.parametrize("duration", [0.0, -1.0, math.inf, math.nan, 1e-9])
+@pytest.mark.parametrize("duration", [0.0, -1.0, math.inf, math.nan, 1e-9, 1e303, "5", None, True])
 def test_impossible_durations_are_refused(duration):
     with pytest.raises(SettingError, match="segment_duration"):
         window_samples(duration, 24_000)

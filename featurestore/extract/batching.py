@@ -322,7 +322,7 @@ class BatchEncoder:
             )
 
     def _not_finite(self) -> ExtractionError:
-        advice = "are its weights or the audio damaged?" if self._half is None else "try --no-mixed-precision"
+        advice = "are its weights or the audio damaged?" if self._half is None else "try --precision fp32"
         return ExtractionError(f"{self._model.name} gives features that are not finite: {advice}")
 
     def _no_room(self, batch: list[Window[T]], reason: str) -> ExtractionError:

@@ -16,7 +16,7 @@ PRECISIONS = {"fp32": None, "fp16": "cuda", "bf16": "cuda", "int8": "cpu"}
 """What a model can calculate in, and the kind of device that can; None for all."""
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """The device of a name; one that is asked for and missing is an error, never another device.
 
     Parameters
@@ -34,7 +34,7 @@ def resolve_device(name: str) -> torch.device:
     DeviceError
         If there is no such device on this machine; lists those that exist.
     """
-    existing = existing_devices()
+    name, existing = str(name), existing_devices()
     if name == "auto":
         return torch.device(next(x for kind in ("cuda", "mps", "cpu") for x in existing if x.startswith(kind)))
     wanted = "cuda:0" if name == "cuda" else re.sub(r"^cuda:0*(?=\d)", "cuda:", name)
@@ -102,8 +102,10 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
         raise SettingError(f"precision {name} is mixed precision, which is turned off: leave one of them out")
     if kind not in (None, device.type):
         raise SettingError(f"precision {name} is for {kind}, not for {device}: use fp32, or --device {kind}")
-    if name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise SettingError(f"{device} cannot calculate in bf16: use fp16 or fp32")
+    if name == "bf16":
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise SettingError(f"{device} cannot calculate in bf16: use fp16 or fp32")
     return name
 
 

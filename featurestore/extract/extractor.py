@@ -99,7 +99,7 @@ class FeatureExtractor:
         *,
         model: str | os.PathLike[str] | Encoder = "m-a-p/MERT-v1-95M",
         revision: str | None = None,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         batch_size: int | None = None,
         mixed_precision: bool = True,
         oom_recovery: bool = True,
@@ -113,7 +113,7 @@ class FeatureExtractor:
         self.precision = resolve_precision(precision, mixed_precision=mixed_precision, device=self.device)
         if batch_size is None:
             batch_size = default_batch_size(self.device)
-        if type(batch_size) is not int or batch_size < 1:
+        if not is_whole(batch_size) or batch_size < 1:
             raise SettingError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
         hop_samples(window_samples(segment_duration, 1_000_000), overlap)
         if isinstance(model, str | os.PathLike):
@@ -138,13 +138,13 @@ class FeatureExtractor:
         if half is not None:
             network = halved(network, half)
         elif self.precision == "int8":
-            network, self._fidelity = quantised(self.model)
+            network, self._fidelity = quantised(self.model, self.layers)
         elif self.device.type == "cpu":
             network = accelerated(self.model)
         self._encoder = BatchEncoder(
             model=network,
             device=self.device,
-            batch_size=batch_size,
+            batch_size=int(batch_size),
             layers=self.layers,
             half=half,
             oom_recovery=oom_recovery,
@@ -350,14 +350,20 @@ class FeatureExtractor:
         return report.to_dict()
 
 
+def is_whole(value: object) -> bool:
+    """Whether this is a whole number."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _checked_layers(layers: Sequence[int] | None, model: Encoder) -> tuple[int, ...]:
     if layers is None:
         return tuple(range(model.layers + 1))
+    if not isinstance(layers, Iterable):
+        raise SettingError(f"layers must be a sequence such as [{layers!r}], not {layers!r}")
     chosen = list(layers)
     if not chosen:
         raise SettingError(f"layers is empty; {model.name} has layers 0 to {model.layers}")
     for layer in chosen:
-        whole = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
-        if not whole or not 0 <= layer <= model.layers:
+        if not is_whole(layer) or not 0 <= layer <= model.layers:
             raise SettingError(f"layer {layer!r} does not exist; {model.name} has layers 0 to {model.layers}")
     return tuple(sorted({int(layer) for layer in chosen}))

@@ -10,7 +10,7 @@ processor gives the same sums, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,13 +40,20 @@ _TINY = 1e-30
 """Scale of a row of zeros."""
 
 
-def quantised(encoder: Encoder) -> tuple[Int8Engine, Fidelity]:
+def quantised(encoder: Encoder, layers: Sequence[int] | None = None) -> tuple[Int8Engine, Fidelity]:
     """An encoder on the CPU in int8, and how near it is to float32 on a probe of synthetic music.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        In float32.
+    layers : sequence of int, optional
+        Hidden states that are wanted; all by default. Others may be as far from float32 as they are.
 
     Raises
     ------
     ModelError
-        If a hidden state is farther from float32 than `LEAST_COSINE` allows.
+        If one of these states is farther from float32 than `LEAST_COSINE` allows.
     SettingError
         If there is no int8 for this family of models, or for this build of torch.
     """
@@ -58,8 +65,10 @@ def quantised(encoder: Encoder) -> tuple[Int8Engine, Fidelity]:
     if not is_available():
         raise SettingError("this build of torch has no exact int8 products for this processor: use precision fp32")
     engine = Int8Engine(encoder)
-    found = fidelity(engine, encoder, probe(encoder.sample_rate, encoder.min_samples))
-    for layer, cosine in enumerate(found.cosines):
+    wanted = range(encoder.layers + 1) if layers is None else layers
+    found = fidelity(engine, encoder, probe(encoder.sample_rate, encoder.min_samples), max(wanted))
+    for layer in wanted:
+        cosine = found.cosines[layer]
         if not cosine >= LEAST_COSINE:  # nor NaN
             raise ModelError(
                 f"{encoder.name} loses too much in int8: the centred cosine of layer {layer} with float32 is "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ def build(
     mixed_precision, precision, oom_recovery
         As in `featurestore.FeatureExtractor`.
     extractor : FeatureExtractor, optional
-        Used as it is; model, device, layers, windows, batch size and precision are then its own.
+        Used as it is; model, device, layers, windows, batch size and precision are its own, and not given here.
     progress : callable, optional
         Called with a `Progress` whenever something has changed, in the calling thread.
 
@@ -139,9 +140,22 @@ def build(
         fail_fast=fail_fast,
         dataset=dataset,
     )
+    settings = {
+        "model": model,
+        "revision": revision,
+        "batch_size": batch_size,
+        "mixed_precision": mixed_precision,
+        "precision": precision,
+        "oom_recovery": oom_recovery,
+        "segment_duration": segment_duration,
+        "overlap": overlap,
+        "layers": layers,
+    }
     if extractor is None:
         _check("batch_size", batch_size)
         hop_samples(window_samples(segment_duration, 1_000_000), overlap)
+    else:
+        _check_defaults({**settings, "device": device})
     _check("workers", workers)
     _check("limit", limit)
     FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype, codec=codec)  # refuses what no store can have
@@ -157,17 +171,7 @@ def build(
             if extractor is not None:
                 job.run(tracks, there, Alone(job, extractor), interrupts, tally)
                 return tally.report()
-            settings = {
-                "model": model,
-                "revision": revision or _recorded_revision(there, model),
-                "batch_size": batch_size,
-                "mixed_precision": mixed_precision,
-                "precision": precision,
-                "oom_recovery": oom_recovery,
-                "segment_duration": segment_duration,
-                "overlap": overlap,
-                "layers": layers,
-            }
+            settings["revision"] = revision or _recorded_revision(there, model)
             with _workforce(job, device, settings, tally) as workforce:
                 job.run(tracks, there, workforce, interrupts, tally)
         except KeyboardInterrupt:
@@ -189,6 +193,19 @@ def _workforce(job: Job, device: str, settings: dict[str, Any], tally: Tally) ->
         raise SettingError("several devices need the name or the folder of a model, not one that is loaded")
     with crew(job, devices, settings, tally) as processes:
         yield processes
+
+
+def _check_defaults(settings: Mapping[str, Any]) -> None:
+    """Raise SettingError if one of these is given; an extractor has its own."""
+    parameters = inspect.signature(build).parameters
+    defaults = {name: parameters[name].default for name in settings}
+    given = [
+        x
+        for x, value in settings.items()
+        if value is not defaults[x] and (defaults[x] is None or value != defaults[x])
+    ]
+    if given:
+        raise SettingError(f"an extractor has its own {', '.join(given)}: make another, or leave them out")
 
 
 def _check(name: str, value: int | None) -> None:

@@ -16,7 +16,7 @@ from featurestore.errors import FeatureStoreError, StoreAccessError
 from featurestore.pipeline.threads import threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
-from featurestore.windows import hop_samples, window_samples, window_starts
+from featurestore.windows import hop_samples, window_count, window_samples
 
 _THREADS = 8
 """Threads that read headers: their time is waiting, on network file systems above all."""
@@ -164,7 +164,7 @@ def _plan_track(
         return TrackPlan(track=track, replaces=replaces)
     window = window_samples(wanted.spec.segment_duration or info.duration, rate)
     samples = max(1, round(info.duration * rate))
-    segments = len(window_starts(samples, window, hop_samples(window, wanted.spec.overlap or 0.0)))
+    segments = window_count(samples, window, hop_samples(window, wanted.spec.overlap or 0.0))
     return TrackPlan(
         track=track,
         replaces=replaces,

@@ -145,10 +145,13 @@ def test_silence_offsets_and_quiet_audio_stay_finite(extractor, gain, offset):
         ({"layers": [-1]}, "layer -1 does not exist"),
         ({"layers": [True]}, "layer True"),
         ({"layers": []}, "layers is empty"),
+        ({"layers": 2}, r"layers must be a sequence such as \[2\]"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"overlap": 1.0}, "overlap"),
         ({"segment_duration": 0}, "segment_duration"),
+        ({"segment_duration": "5"}, "segment_duration"),
+        ({"overlap": None}, "overlap"),
         ({"segment_duration": 0.01}, "240 samples; .* needs at least 400"),
         ({"revision": "main"}, "revision"),
     ],
@@ -168,6 +171,17 @@ def test_settings_are_refused_before_the_model_is_looked_for():
             FeatureExtractor(model="/no/such/folder", **settings)
     with pytest.raises(ModelError):
         FeatureExtractor(model="/no/such/folder")
+
+
+def test_numbers_of_numpy_and_devices_of_torch_will_do(tiny):
+    extractor = FeatureExtractor(
+        model=tiny,
+        device=torch.device("cpu"),
+        batch_size=np.int64(3),
+        overlap=np.float32(0.25),
+        layers=np.arange(2),
+    )
+    assert (extractor.batch_size, extractor.layers, extractor.spec().overlap) == (3, (0, 1), 0.25)
 
 
 def test_defaults_of_the_cpu(tiny):

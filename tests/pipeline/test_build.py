@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +221,30 @@ def test_the_report_is_plain_json_with_the_old_names(music, tmp_path, extractor)
     assert found["errors"][0]["track_id"] == "bad"
     assert found["errors"][0]["error"] == "AudioFormatError"
     assert report.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"layers": [2]}, {"device": "cuda:7"}, {"precision": "int8"}, {"segment_duration": 2.0, "batch_size": 64}],
+)
+def test_settings_of_an_extractor_are_not_given_twice(music, tmp_path, extractor, settings):
+    with pytest.raises(SettingError, match=f"an extractor has its own .*{next(iter(settings))}"):
+        build(music, tmp_path / "s.zarr", extractor=extractor, **settings)
+    with pytest.raises(SettingError, match="an extractor has its own"):
+        extractor.extract_dataset_features(music, tmp_path / "s.zarr", **settings)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize("feature_level", ["all", "segments", "aggregated"])
+def test_memory_does_not_grow_with_the_length_of_a_track(tmp_path, clip, extractor, feature_level):
+    """What numpy holds: samples, windows, frames. Torch has a batch of them, whatever the track."""
+
+    peaks = []
+    for seconds in (20, 200):
+        source = clip(tmp_path / f"{seconds}.wav", seconds, rate=16_000)
+        tracemalloc.start()
+        build(source, tmp_path / f"{seconds}.zarr", extractor=extractor, feature_level=feature_level)
+        peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
+        tracemalloc.stop()
+    samples = 200 * extractor.model.sample_rate * 4 / 2**20
+    assert peaks[1] < peaks[0] + samples / 4, peaks
