@@ -72,8 +72,9 @@ def build(
         Commit or tag on the hub; by default the one that the store was built with.
     device : str
         "cpu", "cuda" (the first card), "cuda:N", "mps"; several of them, "cuda:0,cuda:1", for a process each; or
-        "auto": every CUDA card, or else mps, or else the CPU. Several processes need a main module that can be
-        imported (``if __name__ == "__main__":``), and a `model` that is a name or a folder.
+        "auto": every CUDA card (the first, if the model is loaded), or else mps, or else the CPU. Several processes
+        need a main module that can be imported (``if __name__ == "__main__":``), and a `model` that is a name or a
+        folder.
     feature_level : {"all", "segments", "aggregated"}
         What is stored: raw, segments and aggregated; the last two; the last one.
     workers : int
@@ -186,10 +187,13 @@ def _workforce(job: Job, device: str, settings: dict[str, Any], tally: Tally) ->
     from featurestore.extract.device import resolve_devices
 
     devices = resolve_devices(device)
+    loaded = not isinstance(settings["model"], str | os.PathLike)
+    if loaded and device == "auto":
+        devices = devices[:1]
     if len(devices) == 1 or job.dry_run:
         yield Alone(job, extractor_class(device=devices[0], **settings))
         return
-    if not isinstance(settings["model"], str | os.PathLike):
+    if loaded:
         raise SettingError("several devices need the name or the folder of a model, not one that is loaded")
     with crew(job, devices, settings, tally) as processes:
         yield processes

@@ -73,7 +73,8 @@ class Crew:
                     member.process.join(_FAREWELL)
                     code = member.process.exitcode
                     raise ExtractionError(
-                        f"the process of {member.device} ended before it began (exit code {code})"
+                        f"the process of {member.device} ended before it began (exit code {code}); a script that "
+                        'uses several devices calls build below `if __name__ == "__main__":`'
                     )
         first, *others = specs.items()
         for device, spec in others:

@@ -248,3 +248,11 @@ def test_memory_does_not_grow_with_the_length_of_a_track(tmp_path, clip, extract
         tracemalloc.stop()
     samples = 200 * extractor.model.sample_rate * 4 / 2**20
     assert peaks[1] < peaks[0] + samples / 4, peaks
+
+
+def test_a_model_that_is_loaded_takes_one_device(music, tmp_path, extractor, monkeypatch):
+    monkeypatch.setattr("featurestore.extract.device.resolve_devices", lambda names: ["cpu", "cpu"])
+    settings = {"model": extractor.model, "segment_duration": 1.0, "feature_level": "aggregated"}
+    assert build(music, tmp_path / "s.zarr", device="auto", **settings).processed == 4
+    with pytest.raises(SettingError, match="several devices need the name or the folder"):
+        build(music, tmp_path / "t.zarr", device="cpu,cpu", **settings)
