@@ -72,7 +72,7 @@ def build(
         Commit or tag on the hub; by default the one that the store was built with.
     device : str
         "cpu", "cuda" (the first card), "cuda:N", "mps"; several of them, "cuda:0,cuda:1", for a process each; or
-        "auto": every CUDA card (the first, if the model is loaded), or else mps, or else the CPU. Several processes
+        "auto": every CUDA card (the first if the model is loaded), or else mps, or else the CPU. Several processes
         need a main module that can be imported (``if __name__ == "__main__":``), and a `model` that is a name or a
         folder.
     feature_level : {"all", "segments", "aggregated"}
