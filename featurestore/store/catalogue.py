@@ -15,6 +15,7 @@ from featurestore.errors import CorruptTrackError
 from featurestore.store import files
 from featurestore.store.packed import PackedTable, TableChangedError
 from featurestore.store.packing import list_keys, track_ids_of
+from featurestore.store.stamps import Stamp
 from featurestore.store.tracks import TrackReader
 
 _ATTEMPTS = 20
@@ -95,7 +96,7 @@ class Catalogue:
         else:
             table = self._table()
         folder = self._places.kind("aggregated")
-        if table is not None and not marks and folder.stat().st_mtime_ns == table.stamp:
+        if table is not None and not marks and Stamp.of(folder) == table.stamp:
             return Known(table.ids, table, frozenset(), signature)
         by_key = track_ids_of(self._reader, list_keys(self._places))
         present = set(by_key.values())

@@ -31,6 +31,7 @@ from featurestore.store import files, layout
 from featurestore.store.keys import encode_key
 from featurestore.store.layout import METADATA, ArrayMetadata
 from featurestore.store.shards import THREADS, ShardReader
+from featurestore.store.stamps import Stamp
 from featurestore.store.table_ids import TrackIds, checked_ids, damaged, encode_layers
 
 DIMS = ("track", "layer", "feature")
@@ -101,8 +102,8 @@ class PackedTable:
         Differs between any two states.
     epoch : int
         Grows with each state that does more than append rows to the one before.
-    stamp : int, optional
-        Time of change of the folder `aggregated` that says that the table holds all tracks, nanoseconds.
+    stamp : Stamp, optional
+        Of the folder `aggregated`, while the table holds all tracks.
     features : ArrayMetadata
         Of the array [track, layer, feature].
     """
@@ -110,7 +111,7 @@ class PackedTable:
     ids: TrackIds
     generation: str
     epoch: int
-    stamp: int | None
+    stamp: Stamp | None
     features: ArrayMetadata
 
     @property
@@ -180,7 +181,8 @@ class PackedTable:
         for shard in range(math.ceil(tracks / rows)):
             name = layout.shard_name(1, shard, naming)
             ids.append(checked_ids(_read(fd, "track_id", name, _MAX_IDS_BYTES), rows))
-        return cls(TrackIds(ids, tracks), own["generation"], own["epoch"], own["stamp"], features)
+        stamp = None if own["stamp"] is None else Stamp(own["stamp"], own.get("changed"))
+        return cls(TrackIds(ids, tracks), own["generation"], own["epoch"], stamp, features)
 
     def keys(self) -> list[str]:
         """Key of each row's track.
@@ -343,7 +345,8 @@ def _checked(document: dict[str, Any]) -> dict[str, Any]:
     """What a group's document says of its table."""
     layout.check_seal(document)
     own = document["attributes"]["featurestore"]
-    if not isinstance(own["generation"], str) or not isinstance(own["stamp"], int | None):
+    moments = own["stamp"], own.get("changed")
+    if not isinstance(own["generation"], str) or any(not isinstance(moment, int | None) for moment in moments):
         raise ValueError("impossible generation or stamp")
     if type(own["epoch"]) is not int or own["epoch"] < 0:
         raise ValueError("impossible epoch")

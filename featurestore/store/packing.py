@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
-import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +29,7 @@ from featurestore.store.publish import ASIDE, is_aside
 from featurestore.store.shards import ShardWriter
 from featurestore.store.spool import RowSpool
 from featurestore.store.staging import StagingArea
+from featurestore.store.stamps import Stamp, give_stamp
 from featurestore.store.table_ids import encode_ids, encode_layers
 from featurestore.store.tracks import TrackReader
 
@@ -113,21 +112,6 @@ def track_ids_of(reader: TrackReader, keys: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _stamp(folder: Path) -> int | None:
-    """Give a folder a time of change that no later change can give it again, nanoseconds.
-
-    As long as the folder has it, nothing was added to it or removed. None where this is not allowed.
-    """
-    moment = time.time_ns() - 1_000_000_000 - random.randrange(10**9)
-    try:
-        files.set_modified(folder, moment)
-    except PermissionError:
-        return None
-    found = folder.stat().st_mtime_ns
-    # Some file systems round; another second is a change in between.
-    return found if found // 10**9 == moment // 10**9 else None
-
-
 class _Packing:
     """One attempt at a new state of the table; `damaged` collects keys that cannot be packed."""
 
@@ -147,7 +131,7 @@ class _Packing:
         """Make the new state; `anew` does not look at the old one."""
         # Marks first: a track that is superseded from now on is marked again.
         self.marks = set(os.listdir(self.places.stale))
-        stamp = _stamp(self.places.kind("aggregated"))
+        stamp = give_stamp(self.places.kind("aggregated"))
         listed = list_keys(self.places)
         keys = listed - self.damaged
         old = None if anew else self._old()
@@ -204,8 +188,9 @@ class _Packing:
         appended = rows == old.rows_per_shard and self.ids[: len(old.track_ids)] == old.track_ids
         return old.epoch + (not (appended and self.stale.isdisjoint(old.track_ids)))
 
-    def _write_group(self, folder: Path, rows: int, generation: str, stamp: int | None, epoch: int) -> None:
-        own = {"generation": generation, "epoch": epoch, "stamp": stamp, "fingerprint": self.spec.fingerprint}
+    def _write_group(self, folder: Path, rows: int, generation: str, stamp: Stamp | None, epoch: int) -> None:
+        own = {"generation": generation, "epoch": epoch, "fingerprint": self.spec.fingerprint}
+        own |= {"stamp": stamp and stamp.modified, "changed": stamp and stamp.changed}
         for name, document in table_documents(len(self.ids), rows, self.spec, own).items():
             if not name or (folder / name).exists():
                 files.write_file(folder / name / METADATA, layout.encode(document))

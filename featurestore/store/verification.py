@@ -16,7 +16,8 @@ from featurestore.store import files, layout, publish
 from featurestore.store.keys import decode_key, encode_key
 from featurestore.store.layout import METADATA, Places
 from featurestore.store.packed import PackedTable, TableChangedError
-from featurestore.store.packing import list_keys
+from featurestore.store.packing import list_keys, track_ids_of
+from featurestore.store.stamps import Stamp
 from featurestore.store.tracks import OpenArray, TrackReader
 
 _COMPARE_BYTES = 64 * 2**20
@@ -240,6 +241,11 @@ class _Check:
         # Marks last: a row that was superseded meanwhile has one by now.
         marks = set(os.listdir(self.places.stale)) if self.places.stale.exists() else set()
         table.check(root, self.reader.spec)  # unless the table was packed anew, which removes it
+        lacking = track_ids_of(self.reader, present.difference(keys))
+        # Unchanged since, or the table was copied here together with the time of change.
+        stamp = Stamp.of(self.places.kind("aggregated"))
+        if lacking and table.stamp is not None and table.stamp.modified == stamp.modified:
+            self._add("packed", "", f"the table says that it holds all tracks, and lacks {len(lacking)} of them")
         for row, (key, track_id) in enumerate(zip(keys, table.track_ids, strict=True)):
             if key in marks:
                 continue

@@ -325,6 +325,7 @@ TABLE = {
                 ("stamp", 10**400),
             ),
             *(("stamp", -1), ("stamp", True), ("stamp", [1]), ("fingerprint", "x")),
+            *(("changed", "x"), ("changed", 10**400), ("changed", [1]), ("changed", None)),
             *(("epoch", 1), ("epoch", -1), ("epoch", 10**400), ("epoch", True), ("epoch", 0.0), ("epoch", None)),
         )
     },
@@ -332,6 +333,7 @@ TABLE = {
     "a stamp that lies": lambda path, outside: both(
         ids("a", "a", "x"),
         table(setting(*OWN, "stamp", value=(path / "aggregated").stat().st_mtime_ns)),
+        table(setting(*OWN, "changed", value=(path / "aggregated").stat().st_ctime_ns)),
     )(path, outside),
 }
 HIDDEN = (".featurestore/" + name for name in ("locks", "staging", "journal", "stale", "trash", "quarantine"))

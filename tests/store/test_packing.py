@@ -290,6 +290,7 @@ def remove_file(name):
     [
         *((damage_ids, True), (change_group(fingerprint="x"), True), (change_group(generation=5), True)),
         *((change_group(stamp="x"), True), (change_group(stamp=[1]), True), (remove_file("zarr.json"), True)),
+        (change_group(changed="x"), True),
         *((remove_file("track_id/c.0"), True), (remove_file("features/c.0.0.0"), True)),
         # Which only readers of Zarr need.
         *((damage_metadata, False), (remove_file("features/zarr.json"), False), (remove_file("layer/c.0"), False)),
