@@ -12,7 +12,7 @@ from pathlib import Path
 from featurestore.errors import NotAStoreError, SpecMismatchError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
-from featurestore.store.layout import HIDDEN_DIRS, METADATA, QUARANTINE, Places
+from featurestore.store.layout import HIDDEN_DIRS, METADATA, QUARANTINE, Places, lost_folders
 from featurestore.store.staging import StagingArea, claiming
 
 
@@ -39,7 +39,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
             differences=differences,
         )
     _refuse_links(places)
-    if not (places.hidden / METADATA).exists():
+    if lost_folders(places) or not (places.hidden / METADATA).exists():
         _restore_hidden(places, durable=durable)
     if durable:
         # Whoever made the store may not have lived to do it.
@@ -89,15 +89,18 @@ def _make_hidden(places: Places) -> None:
 
 
 def _restore_hidden(places: Places, *, durable: bool) -> None:
-    """Make the hidden folder again that somebody removed."""
+    """Make again what is missing of the hidden folder: somebody removed it, or a copy left out empty folders."""
     with _beside(places.root) as new:
-        # Without the marks of superseded rows the packed table cannot be trusted.
-        files.discard(places.packed, new.root)
+        if not places.stale.exists():
+            # Without the marks of superseded rows the packed table cannot be trusted.
+            files.discard(places.packed, new.root)
+            if durable:
+                files.sync_dir(places.root)
         _make_hidden(new)
         if durable:
             files.sync_tree(new.hidden)
         files.make_parents(places.hidden, durable=durable)
-        for name in (*HIDDEN_DIRS, METADATA):  # which says that all is there
+        for name in (*HIDDEN_DIRS, METADATA):
             if not (places.hidden / name).exists():
                 _put(new.hidden / name, places.hidden / name)
             if durable:

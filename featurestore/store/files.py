@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FeatureStoreError, StoreAccessError
+from featurestore.spec import KINDS
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How files of a store are opened: no link is followed, and a pipe does not wait."""
@@ -52,7 +53,11 @@ def naming_the_store(path: Path) -> Iterator[None]:
     except FeatureStoreError:  # some are also OSErrors
         raise
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        lost = [] if error.errno != errno.ENOENT else [kind for kind in KINDS if not is_dir(path / kind)]
+        if lost and is_dir(path):
+            reason = f"its folder {lost[0]} is missing: bring it back, or make an empty one by verify --repair"
+        else:
+            reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise StoreAccessError(f"store {path}: {reason} ({error})") from error
 
 

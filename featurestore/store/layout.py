@@ -85,6 +85,11 @@ class Places:
         return self.root / kind / key
 
 
+def lost_folders(places: Places) -> list[str]:
+    """Folders of writers that are missing: many ways to copy a store leave out those that are empty."""
+    return [name for name in HIDDEN_DIRS if not os.path.lexists(places.hidden / name)]
+
+
 @dataclass(frozen=True)
 class ArrayMetadata:
     """Metadata of an array of one shard per `shard_shape`, with inner chunks of `chunk_shape`."""

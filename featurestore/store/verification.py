@@ -14,7 +14,7 @@ from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout, publish
 from featurestore.store.keys import decode_key, encode_key
-from featurestore.store.layout import METADATA, Places
+from featurestore.store.layout import HIDDEN, METADATA, Places
 from featurestore.store.packed import PackedTable, TableChangedError
 from featurestore.store.packing import list_keys, track_ids_of
 from featurestore.store.stamps import Stamp
@@ -142,7 +142,7 @@ class _Check:
             # A track that was being placed may be there by now.
             if key not in placing and self.reader.current(key) is None:
                 self._add("orphan", key, f"{kind}/{key} belongs to no published track")
-        packed = self._packed(set(sound))
+        packed = self._packed(set(sound)) if files.is_dir(self.places.kind("aggregated")) else 0
         return VerifyReport(
             tracks=len(keys["aggregated"]),
             arrays=self.arrays,
@@ -157,12 +157,13 @@ class _Check:
     def _structure(self) -> None:
         for folder in damaged_structure(self.places, self.reader.spec):
             self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
+        if files.is_dir(self.places.hidden):
+            for name in layout.lost_folders(self.places):
+                self._add("structure", "", f"{HIDDEN}/{name} is missing: the next writer makes it again")
 
     def _keys(self, kind: str) -> set[str]:
-        try:
-            return {name for name in os.listdir(self.places.kind(kind)) if name != METADATA}
-        except FileNotFoundError:
-            return set()
+        folder = self.places.kind(kind)
+        return set(os.listdir(folder)) - {METADATA} if files.is_dir(folder) else set()
 
     def _entries(self) -> list[str]:
         try:

@@ -7,7 +7,8 @@ import pytest
 from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
-from featurestore.store import catalogue
+from featurestore.errors import StoreAccessError
+from featurestore.store import catalogue, publish
 
 TRACKS = {name: features(seed) for seed, name in enumerate("abcd")}
 
@@ -78,3 +79,80 @@ def test_a_copy_is_listed_until_it_is_packed(tmp_path, monkeypatch):
     looks.clear()
     assert_holds_all(path)
     assert not looks
+
+
+def without_empty_folders(path):
+    """As version control, and many ways to send a folder, leave it."""
+    dropped = [folder for folder in path.rglob("*") if folder.is_dir() and not any(folder.iterdir())]
+    for folder in dropped:
+        folder.rmdir()
+    return {folder.name for folder in dropped}
+
+
+def test_a_store_without_its_empty_folders_is_written_again(path):
+    store = write_store(path, some("abc"), pack=True)
+    dropped = without_empty_folders(path)
+    assert dropped == {"staging", "journal", "stale", "trash"}
+    problems = store.verify(deep=True).problems
+    assert {problem.what for problem in problems} == {"structure"}
+    assert {problem.message.split()[0] for problem in problems} == {f".featurestore/{name}" for name in dropped}
+    assert sorted(store.track_ids) == ["a", "b", "c"]
+    write_store(path, some("d"), pack=True)
+    assert_holds_all(path)
+    assert store.verify(deep=True).ok
+
+
+@pytest.mark.parametrize("name", ["locks", "staging", "journal", "stale", "trash"])
+def test_a_writer_makes_a_missing_folder_again(path, name):
+    store = write_store(path, some("abc"), pack=True)
+    shutil.rmtree(path / ".featurestore" / name)
+    (problem,) = store.verify().problems
+    assert (problem.what, problem.key) == ("structure", "")
+    write_store(path, some("d"))
+    assert_holds_all(path)
+    assert store.verify(deep=True).ok
+    # Without the marks, nobody knows which of its rows are superseded.
+    assert (path / "packed").exists() == (name != "stale")
+
+
+def test_rows_that_were_superseded_do_not_come_back_when_the_marks_are_lost(path):
+    store = write_store(path, {**some("abcd"), "a": features(9)}, pack=True)
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        writer.put("a", TRACKS["a"], overwrite=True)
+    shutil.rmtree(path / ".featurestore" / "stale")
+    assert_holds_all(path)
+    StoreWriter(path, spec=SPEC).close()
+    assert_holds_all(path)
+    assert store.verify(deep=True).ok
+
+
+@pytest.mark.parametrize("kind", ["raw", "segments", "aggregated"])
+def test_a_missing_group_is_named_and_made_again_by_repair(path, kind):
+    store = write_store(path, some("abc"), pack=True)
+    shutil.rmtree(path / kind)
+    problems = store.verify(deep=True).problems
+    assert f"{kind}: zarr.json is damaged or missing" in [p.message for p in problems if p.what == "structure"]
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        with pytest.raises(StoreAccessError, match=f"folder {kind} is missing.*verify --repair"):
+            writer.put("d", TRACKS["d"])
+        if kind == "aggregated":
+            with pytest.raises(StoreAccessError, match=r"folder aggregated is missing.*verify --repair"):
+                len(store)
+        writer.repair()
+        assert store.verify(deep=True).ok
+        for name, arrays in TRACKS.items():
+            writer.put(name, arrays)
+    assert_holds_all(path)
+
+
+def test_a_change_that_was_decided_waits_until_a_missing_group_is_there(path, monkeypatch):
+    store = write_store(path, some("abc"))
+    writer = StoreWriter(path, spec=SPEC, durable=False)
+    monkeypatch.setattr(publish, "_carry_out", lambda *args, **options: None)
+    writer.put("a", features(9), overwrite=True)
+    monkeypatch.undo()
+    shutil.rmtree(path / "segments")
+    with StoreWriter(path, spec=SPEC, durable=False) as other:
+        other.repair()
+    assert_same(read_all(store, "a"), features(9))
+    assert store.verify(deep=True).ok
