@@ -338,8 +338,34 @@ def discard(path: Path, trash: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder in which nobody is interested any more; others may be removing it too."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a folder or file in which nobody is interested any more; others may be removing it too."""
+    if not is_dir(path):
+        with contextlib.suppress(OSError):
+            unlink(path)
+        return
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+    except RecursionError:
+        _flatten(path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _flatten(path: Path) -> None:
+    """Bring every folder below a folder right into it, so that none is deep."""
+    pending = [path]
+    while pending:
+        above = pending.pop()
+        with contextlib.suppress(OSError):
+            fd = open_dir(above)
+            try:
+                below = list_dirs(fd)
+            finally:
+                os.close(fd)
+            for name in below:
+                target = path / uuid.uuid4().hex
+                with contextlib.suppress(OSError):
+                    rename(above / name, target)
+                    pending.append(target)
 
 
 @cache
