@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,8 +31,38 @@ DTYPES = ("float32", "float16")
 CODECS = ("none", "zstd", "lz4", "bitround")
 """How stored numbers may be compressed; bitround is the only one that changes them."""
 
+MAX_LAYERS = 1024
+MAX_LAYER = 2**31 - 1
+MAX_DIM = 2**18
+"""Values of a feature at most: a chunk of the packed table is 1,024 of them, and has at most 1 GiB."""
+MAX_VALUES = 2**22
+"""Values of all layers together at most: 16 MiB of float32 for each track, were there only a name of it."""
+_MAX_NUMBER = 10**9  # Hz, seconds and the like
+
 _MEASURED = ("int8_cosines", "int8_errors")
 """What is found out about the features, not what identifies them."""
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_MAX_NUMBER <= value <= _MAX_NUMBER
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _are_measured(values: Any) -> bool:
+    return isinstance(values, tuple) and len(values) <= MAX_LAYERS and all(map(_is_number, values))
 
 
 def kinds_of_level(feature_level: str) -> tuple[str, ...]:
@@ -111,16 +141,42 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         layers = self.layers
-        if not layers or any(type(x) is not int or x < 0 for x in layers) or list(layers) != sorted(set(layers)):
-            raise SettingError(f"layers must be ascending, distinct and not negative, not {layers!r}")
-        if type(self.dim) is not int or self.dim < 1:
-            raise SettingError(f"dim must be a whole number of at least 1, not {self.dim!r}")
+        if len(layers) > MAX_LAYERS:
+            raise SettingError(f"layers must be at most {MAX_LAYERS}, not {len(layers)}")
+        wrong = not layers or any(type(x) is not int or not 0 <= x <= MAX_LAYER for x in layers)
+        if wrong or list(layers) != sorted(set(layers)):
+            raise SettingError(
+                f"layers must be ascending, distinct, not negative and at most {MAX_LAYER}, not {layers!r:.200}"
+            )
+        if type(self.dim) is not int or not 1 <= self.dim <= MAX_DIM:
+            raise SettingError(f"dim must be a whole number from 1 to {MAX_DIM}, not {self.dim!r:.100}")
+        if len(layers) * self.dim > MAX_VALUES:
+            raise SettingError(
+                f"layers times dim must be at most {MAX_VALUES}, not {len(layers)} times {self.dim}"
+            )
         if self.dtype not in DTYPES:
             raise SettingError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if self.codec not in CODECS:
             raise SettingError(f"codec must be one of {', '.join(CODECS)}, not {self.codec!r}")
         if self.codec == "bitround" and self.dtype != "float32":
             raise SettingError(f"codec bitround rounds float32, not {self.dtype}")
+        self._check_provenance()
+
+    def _check_provenance(self) -> None:
+        """Raise SettingError unless what was said of the model and its audio is of the right type and possible."""
+        rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+            **dict.fromkeys(("model", "revision", "weights_sha256", "resampler", "precision"), (_is_text, "text")),
+            "do_normalize": (lambda value: isinstance(value, bool), "true or false"),
+            "sample_rate": (lambda value: type(value) is int and _is_positive(value), "a whole number of Hz"),
+            "frame_rate": (_is_positive, "a number of Hz"),
+            "segment_duration": (_is_positive, "a number of seconds"),
+            "overlap": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+            **dict.fromkeys(_MEASURED, (_are_measured, "a number for each layer")),
+        }
+        for name, (is_right, what) in rules.items():
+            value = getattr(self, name)
+            if not is_right(value) and (value is not None or name == "precision"):
+                raise SettingError(f"{name} must be {what}, not {value!r:.100}")
 
     @classmethod
     def for_arrays(

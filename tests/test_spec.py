@@ -75,11 +75,35 @@ def test_arrays_made_elsewhere():
         {"layers": [1]},
         {"layers": [1], "dim": 4, "dtype": "int8"},
         {"layers": [1], "dim": 4, "surprise": 1},
+        {"layers": [1], "dim": 2**18 + 1},
+        {"layers": [2**31], "dim": 4},
+        {"layers": list(range(1025)), "dim": 4},
+        {"layers": list(range(1024)), "dim": 4097},
+        *(
+            {"layers": [1], "dim": 4, name: value}
+            for name, value in (
+                *(
+                    ("model", ["x"]),
+                    ("model", "\ud800"),
+                    ("revision", 1),
+                    ("precision", None),
+                    ("resampler", True),
+                ),
+                *(("do_normalize", 1), ("sample_rate", 24e3), ("sample_rate", 0), ("sample_rate", 10**400)),
+                *(("frame_rate", float("nan")), ("segment_duration", -1.0), ("overlap", 1.0), ("overlap", "foo")),
+                *(("int8_cosines", ["x"]), ("int8_errors", [float("inf")])),
+            )
+        ),
     ],
 )
 def test_impossible_specs_are_refused(values):
     with pytest.raises(SettingError):
         FeatureSpec.from_dict(values)
+
+
+def test_the_largest_specs_are_not_refused():
+    assert FeatureSpec.for_arrays(layers=16, dim=2**18).dim == 2**18
+    assert FeatureSpec.for_arrays(layers=[*range(1023), 2**31 - 1], dim=4096).dim == 4096
 
 
 def test_unknown_feature_level_names_those_that_exist():

@@ -145,6 +145,22 @@ def intent(key, content):
     return work
 
 
+def root(**settings):
+    """Another spec of the store, with its fingerprint and its checksum."""
+
+    def lie(path, outside):
+        document = json.loads((path / "zarr.json").read_text())
+        own = document["attributes"]["featurestore"]
+        own["spec"] |= settings
+        defaults = {"precision": "fp32", "dtype": "float32", "codec": "none"}
+        identity = {name: value for name, value in own["spec"].items() if value != defaults.get(name)}
+        own["fingerprint"] = layout.checksum(identity)
+        own["checksum"] = layout.checksum({name: value for name, value in own.items() if name != "checksum"})
+        (path / "zarr.json").write_text(json.dumps(document))
+
+    return lie
+
+
 OWN = ("attributes", "featurestore")
 SHARDING = ("codecs", 0, "configuration")
 BLOSC = {"typesize": 4, "cname": "zstd", "clevel": 9, "shuffle": "shuffle", "blocksize": 0}
@@ -402,4 +418,41 @@ JOURNAL = {
     "a journal entry that is a file": lambda path, outside: (path / ".featurestore/journal/a").write_text("x"),
     "a mark of no key": lambda path, outside: (path / ".featurestore/stale/A B").touch(),
 }
-CASES = {**METADATA, **FILES, **TABLE, **LINKS, **JOURNAL}
+ROOT = {
+    **{
+        f"a spec with {name} {value!r:.40}": root(**{name: value})
+        for name, value in (
+            *(("dim", 2**62), ("dim", 10**400), ("dim", 2**36), ("dim", 2**18 + 1), ("dim", 2**18), ("dim", 4.0)),
+            *(
+                ("layers", [0, 1, 2**70]),
+                ("layers", [0, 1, 2**31]),
+                ("layers", [10**400]),
+                ("layers", [0, 1, 2.0]),
+            ),
+            *(("model", ["x"]), ("model", 5), ("model", "\ud800"), ("revision", {}), ("weights_sha256", [[]])),
+            *(
+                ("resampler", True),
+                ("precision", 16),
+                ("precision", None),
+                ("do_normalize", 1),
+                ("sample_rate", "x"),
+            ),
+            *(
+                ("sample_rate", 24_000.0),
+                ("sample_rate", -1),
+                ("sample_rate", 10**400),
+                ("frame_rate", float("nan")),
+            ),
+            *(
+                ("frame_rate", [75]),
+                ("segment_duration", float("inf")),
+                ("segment_duration", 0),
+                ("overlap", "foo"),
+            ),
+            *(("overlap", 1), ("overlap", 10**400), ("int8_cosines", ["x"]), ("int8_errors", [10**400])),
+        )
+    },
+    "a spec with a million layers": root(layers=list(range(10**6))),
+    "a spec with many large layers": root(layers=list(range(1_000)), dim=2**17),
+}
+CASES = {**METADATA, **FILES, **ROOT, **TABLE, **LINKS, **JOURNAL}
