@@ -84,7 +84,9 @@ class Catalogue:
             table: tuple[int, ...] = packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns
         except FileNotFoundError:
             table = ()
-        if abs(time.time_ns() - max(aggregated, stale)) < _SETTLED_NS:
+        now = time.time_ns()
+        # Each by itself: a clock that jumped may have left one of them far ahead.
+        if any(abs(now - changed) < _SETTLED_NS for changed in (aggregated, stale)):
             return None
         return aggregated, stale, *table
 

@@ -197,6 +197,19 @@ def test_a_store_that_is_open_sees_every_change(store, packed):
             assert f"new {number}" not in store.track_ids
 
 
+def test_a_store_that_is_open_sees_two_changes_of_one_moment_after_the_clock_jumped(store):
+    """The folder of marks was last changed when the clock was a day ahead."""
+    later = time.time_ns() + 86_400 * 10**9
+    os.utime(store.path / ".featurestore" / "stale", ns=(later, later))
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        writer.put("y", features(4))
+        moment = (store.path / "aggregated").stat().st_mtime_ns
+        assert "y" in store.track_ids
+        writer.put("z", features(5))
+    os.utime(store.path / "aggregated", ns=(moment, moment))  # within a tick of the clock
+    assert "z" in store.track_ids
+
+
 def test_a_view_answers_after_the_table_was_packed_anew(store):
     store.pack()
     view = store.aggregated(layer=1, tracks=["é", "b"])
