@@ -28,8 +28,10 @@ def encode_key(track_id: str) -> str:
     Raises
     ------
     SettingError
-        If the id is empty, longer than 65,536 bytes of UTF-8, or not valid Unicode.
+        If the id is no text, empty, longer than 65,536 bytes of UTF-8, or not valid Unicode.
     """
+    if not isinstance(track_id, str):
+        raise SettingError(f"a track id is text, not {track_id!r:.100}")
     if _PLAIN.match(track_id) and len(track_id) <= MAX_KEY_BYTES and not _RESERVED.match(track_id):
         return track_id
     try:

@@ -38,6 +38,7 @@ DIMS = ("track", "layer", "feature")
 MAX_ROWS = 4096
 _MIN_ROWS = 16
 CHUNK_ROWS = 1024
+_WAY_OUT = "build the table again with `fs-extract verify --deep --repair`"  # pack does not read what it keeps
 _MAX_IDS_BYTES = 2**29  # of ten million tracks
 _ATTEMPTS = 50
 
@@ -300,7 +301,7 @@ class PackedTable:
         finally:
             os.close(folder)
         try:
-            return ShardReader(data, self.features, f"packed/features/{name}")
+            return ShardReader(data, self.features, f"packed/features/{name}", way_out=_WAY_OUT)
         except BaseException:
             os.close(data)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -264,12 +264,15 @@ class FeatureStore:
             return self._known().track_ids
         if isinstance(tracks, str):
             raise SettingError(f"tracks is a sequence of track ids, not one: [{tracks!r}]")
+        if not isinstance(tracks, Iterable):
+            raise SettingError(f"tracks is a sequence of track ids or None, not {tracks!r:.100}")
+        tracks = list(tracks)
         # Looking at each folder is cheaper than listing them all only for a few.
         known: Container[str] = self if len(tracks) < 100 else set(self._known().track_ids)
         for track_id in tracks:
-            if track_id not in known:
+            if not isinstance(track_id, str) or track_id not in known:
                 raise self._unknown(track_id)
-        return list(tracks)
+        return tracks
 
     def _unknown(self, track_id: object) -> TrackNotFoundError:
         close = difflib.get_close_matches(str(track_id), self._known().track_ids[:50_000], n=3)

@@ -202,6 +202,8 @@ class ShardReader:
         Of the array that the file belongs to.
     name : str
         How errors call it.
+    way_out : str
+        What errors say is to be done.
 
     Raises
     ------
@@ -209,9 +211,17 @@ class ShardReader:
         If the file is not of the size that the metadata implies, or its index fails its checks.
     """
 
-    def __init__(self, fd: int, metadata: ArrayMetadata, name: str) -> None:
+    def __init__(
+        self,
+        fd: int,
+        metadata: ArrayMetadata,
+        name: str,
+        *,
+        way_out: str = "extract the track again, or run verify --repair",
+    ) -> None:
         self._fd = fd
         self._name = name
+        self._way_out = way_out
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
         self._compressor = metadata.compressor
         self._shape = metadata.chunk_shape
@@ -230,7 +240,7 @@ class ShardReader:
         os.close(self._fd)
 
     def _damaged(self, what: str) -> CorruptTrackError:
-        return CorruptTrackError(f"{self._name}: {what}; extract the track again, or run verify --repair")
+        return CorruptTrackError(f"{self._name}: {what}; {self._way_out}")
 
     def _read_index(self) -> npt.NDArray[np.uint64]:
         status = os.fstat(self._fd)

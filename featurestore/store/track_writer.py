@@ -31,7 +31,8 @@ class TrackWriter:
     Attributes
     ----------
     attributes : dict
-        JSON values that are stored with each array; may be filled until the block ends.
+        JSON values that are stored with each array; may be filled until the block ends. Names of the store's own
+        attributes are refused.
     """
 
     def __init__(
@@ -161,8 +162,7 @@ class TrackWriter:
         if len(self._kinds) > 1 and not self._segments:
             raise SettingError(f"no segments were appended to track {self._id!r}")
         revision = uuid.uuid4().hex
-        common = {
-            **self._json(self.attributes),
+        own = {
             "track_id": self._id,
             "revision": revision,
             "fingerprint": self._spec.fingerprint,
@@ -170,6 +170,12 @@ class TrackWriter:
             "layers": list(self._spec.layers),
             "starts": self._starts,
         }
+        common = {**self._json(self.attributes), **own}
+        if taken := sorted({*own, "checksums"} & self.attributes.keys()):
+            raise SettingError(
+                f"attributes of track {self._id!r:.200} are named {', '.join(taken)}, as the store's own are: "
+                "use other names"
+            )
         layers, dim = self._sum.shape
         if self._raw is not None:
             checksum = self._raw.finish()

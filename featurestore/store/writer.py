@@ -122,7 +122,7 @@ class StoreWriter:
         overwrite : bool, optional
             Whether a track that exists is replaced; by default, what the writer was opened with.
         attributes : mapping, optional
-            JSON values that are stored with each of its arrays.
+            JSON values that are stored with each of its arrays, under names that are not the store's own.
         wait : float
             Seconds to wait for a writer that is at work on another track that shares the lock.
 
@@ -138,7 +138,8 @@ class StoreWriter:
         TrackExistsError
             If it exists and is not to be replaced.
         StoreAccessError
-            If the disk is full or fails; nothing of the track is published then.
+            If the disk is full or fails. Nothing of the track is published then, unless its last step fails: to
+            make sure that what is in its place stays there.
         """
         key = encode_key(track_id)
         chosen = tuple(kind for kind in KINDS if kind in {*kinds, "aggregated"})

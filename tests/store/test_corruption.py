@@ -123,3 +123,14 @@ def test_any_flipped_bit_is_found_and_never_read_as_a_number(sound, tmp_path):
         file.write_bytes(before)
         assert file.parent.stat().st_mtime_ns == moments.st_mtime_ns
     assert FeatureStore(copy).verify(deep=True).problems == ()
+
+
+def test_a_damaged_row_says_how_to_build_the_table_again(path):
+    make(path, SPEC)
+    flip(path / "packed" / "features" / "c.0.0.0", 5, 0)
+    store = FeatureStore(path)
+    with pytest.raises(CorruptTrackError, match="build the table again with `fs-extract verify --deep --repair`"):
+        np.asarray(store.aggregated())
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        writer.repair(deep=True)
+    assert len(np.asarray(store.aggregated())) == 3

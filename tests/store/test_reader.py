@@ -114,6 +114,18 @@ def test_one_id_is_no_list_of_ids(store):
         store.segments(tracks="b")
 
 
+@pytest.mark.parametrize("tracks", [5, 1.5, object()])
+def test_what_is_no_list_of_ids_is_refused(store, tracks):
+    for ask in (store.aggregated, store.segments):
+        with pytest.raises(SettingError, match="sequence of track ids"):
+            ask(tracks=tracks)
+
+
+def test_ids_may_come_in_any_iterable(store):
+    for tracks in (("b", "é"), iter(["b", "é"]), np.array(["b", "é"]), dict.fromkeys(["b", "é"])):
+        assert store.aggregated(tracks=tracks).shape == (2, 3, 4)
+
+
 def test_looking_for_what_looks_alike_takes_no_time_to_speak_of(tmp_path):
     store = write_store(
         tmp_path / "s", {"x" * 5_000 + str(i): features(i, kinds=["aggregated"]) for i in range(30)}
