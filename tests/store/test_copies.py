@@ -1,13 +1,14 @@
 """Stores that were copied: over another store, back from a backup, or without their empty folders."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
-from featurestore.errors import StoreAccessError
+from featurestore.errors import CorruptTrackError, StoreAccessError
 from featurestore.store import catalogue, publish
 
 TRACKS = {name: features(seed) for seed, name in enumerate("abcd")}
@@ -156,3 +157,36 @@ def test_a_change_that_was_decided_waits_until_a_missing_group_is_there(path, mo
         other.repair()
     assert_same(read_all(store, "a"), features(9))
     assert store.verify(deep=True).ok
+
+
+def test_a_track_of_another_model_is_reported_and_not_packed(tmp_path, caplog):
+    path, other = tmp_path / "store.zarr", tmp_path / "other.zarr"
+    store = write_store(path, some("ab"), spec=replace(SPEC, model="one"), pack=True)
+    write_store(other, some("c"), spec=replace(SPEC, model="another"))
+    for kind in TRACKS["c"]:
+        shutil.copytree(other / kind / "c", path / kind / "c")
+    (problem,) = store.verify().problems
+    assert (problem.what, problem.track_id) == ("track", "c")
+    assert "another spec" in problem.message
+    with pytest.raises(CorruptTrackError, match="another spec"):
+        np.asarray(store.raw("c"))
+    store.pack()
+    assert "another spec; extract the track again, or run verify --repair: left out" in caplog.text
+    assert store.info()["packed"] == 2
+    with StoreWriter(path, spec=store.spec, durable=False) as writer:
+        writer.repair(deep=False)
+    assert store.track_ids == ["a", "b"]
+    assert store.verify(deep=True).ok
+    assert np.array_equal(store.aggregated(), [TRACKS[name]["aggregated"] for name in "ab"])
+
+
+def test_shards_of_two_tracks_that_changed_places_are_found_by_a_deep_check_alone(path):
+    """They are whole, and what says which is whose is in neither."""
+    store = write_store(path, some("abc"))
+    for kind, name in (("raw", "c.0.0.0.0"), ("aggregated", "c.0.0")):
+        one, two = path / kind / "a" / name, path / kind / "b" / name
+        one.rename(path / "aside")
+        two.rename(one)
+        (path / "aside").rename(two)
+    assert store.verify().ok
+    assert [problem.track_id for problem in store.verify(deep=True).problems] == ["a", "b"]
