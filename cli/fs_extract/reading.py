@@ -89,15 +89,20 @@ def _details(store: Any, track_id: str) -> dict[str, Any]:
 @click.pass_obj
 def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, as_json: bool) -> int:
     """Check that STORE is whole."""
-    from featurestore import FeatureStore, StoreWriter
+    from featurestore import FeatureStore, StoreWriter, VerifyReport
+    from featurestore.errors import CorruptTrackError
 
-    opened = FeatureStore(store)
     moved: list[Path] = []
-    if repair:
-        with StoreWriter(store, spec=opened.spec) as writer:
-            report, moved = writer.repair(deep=deep)
+    try:
+        opened = FeatureStore(store)
+    except CorruptTrackError as error:
+        report = VerifyReport.of_damaged_root(error, deep=deep)
     else:
-        report = opened.verify(deep=deep)
+        if repair:
+            with StoreWriter(store, spec=opened.spec) as writer:
+                report, moved = writer.repair(deep=deep)
+        else:
+            report = opened.verify(deep=deep)
     if as_json:
         print_json({**report.to_dict(), "put_aside": [str(path) for path in moved]})
     else:

@@ -337,7 +337,9 @@ def read_root(root: Path) -> FeatureSpec:
         if checksum({name: value for name, value in own.items() if name != "checksum"}) != own["checksum"]:
             raise ValueError("it fails its checksum")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptTrackError(f"{root}: the root metadata is damaged: {error}") from None
+        raise CorruptTrackError(
+            f"{root}: the root metadata is damaged: {error}; bring back its {METADATA} from a copy"
+        ) from None
     return spec
 
 

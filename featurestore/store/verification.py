@@ -80,6 +80,11 @@ class VerifyReport:
     elapsed: float
     problems: tuple[Problem, ...]
 
+    @classmethod
+    def of_damaged_root(cls, error: CorruptTrackError, *, deep: bool) -> VerifyReport:
+        """Report of a store that cannot be opened."""
+        return cls(0, 0, 0, 0, 0, deep, 0.0, (Problem("structure", "", None, str(error)),))
+
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -156,6 +157,30 @@ def test_verify_finds_damage_and_repair_puts_it_aside(run, small_store):
     assert run("verify", small_store, "--deep", "--repair").code == 1
     assert run("verify", small_store, "--deep").code == 0
     assert run("info", small_store, "--json").json["tracks"] == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--deep"], ["--repair"], ["--deep", "--repair"]])
+def test_verify_reports_a_damaged_root(run, small_store, options):
+    root = small_store / "zarr.json"
+    root.write_text(root.read_text().replace('"dim": 8', '"dim": 9'))
+    report = run("verify", small_store, "--json", *options)
+    assert (report.code, report.json["ok"], report.json["deep"]) == (1, False, "--deep" in options)
+    (problem,) = report.json["problems"]
+    assert problem["what"] == "structure"
+    assert "root metadata" in problem["message"]
+    result = run("verify", small_store, *options)
+    assert result.code == 1
+    assert "root metadata is damaged" in result.err
+
+
+@pytest.mark.parametrize("kind", ["raw", "aggregated"])
+def test_verify_reports_a_missing_group(run, small_store, kind):
+    shutil.rmtree(small_store / kind)
+    for options in ([], ["--repair"]):
+        report = run("verify", small_store, "--json", *options)
+        assert (report.code, report.json["ok"]) == (1, False)
+        assert "structure" in {problem["what"] for problem in report.json["problems"]}
+    assert run("verify", small_store, "--deep").code == 0
 
 
 def test_ls_goes_on_over_damaged_tracks(run, small_store):
