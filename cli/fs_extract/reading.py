@@ -115,6 +115,8 @@ def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, as_json: bool
         }
         if report.unfinished:
             rows["unfinished"] = f"{report.unfinished} changes: a writer is at work, or the next one finishes them"
+        if report.left and not repair:
+            rows["left over"] = f"{report.left} folders: writers are at work, or the next one sweeps them"
         rows["problems"] = len(report.problems)
         if moved:
             rows["put aside"] = f"{len(moved)} tracks, in {moved[0].parent}: build again to extract them"

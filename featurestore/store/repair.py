@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from featurestore.errors import TrackLockedError
-from featurestore.spec import FeatureSpec
+from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.layout import METADATA, QUARANTINE, Places
 from featurestore.store.locks import TrackLocks
 from featurestore.store.tracks import TrackReader
-from featurestore.store.verification import Problem, damaged_kinds, damaged_structure
+from featurestore.store.verification import Problem, damaged_kinds, damaged_structure, stray_files
 
 _LONGEST_NAME = 200
 
 
 def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Problem], *, deep: bool) -> list[Path]:
-    """Move the folders of damaged tracks and orphans to ``.featurestore/quarantine``.
+    """Move the folders of damaged tracks, and what is of none, to ``.featurestore/quarantine``.
 
     Returns
     -------
@@ -31,22 +31,33 @@ def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Proble
     for key in sorted({problem.key for problem in problems if problem.key}):
         with contextlib.suppress(TrackLockedError), locks.holding(key):
             # Looked at again: it may have been written anew since it was found to be damaged.
+            places = reader.places
             kinds = damaged_kinds(reader, key, deep=deep)
-            if kinds:
-                moved.append(_put_aside(reader.places, key, kinds))
+            moves = {places.array(kind, key): kind for kind in kinds}
+            strays = [
+                (kind, name) for kind in KINDS if kind not in kinds for name in stray_files(places, kind, key)
+            ]
+            for number, (kind, name) in enumerate(strays):
+                moves[places.array(kind, key) / name] = _short(f"{kind}.{number}.{name}")
+            if moves:
+                moved.append(_put_aside(places, key, moves))
     return moved
 
 
-def _put_aside(places: Places, key: str, kinds: list[str]) -> Path:
-    name = os.fsdecode(os.fsencode(key)[:_LONGEST_NAME])
-    folder = places.hidden / QUARANTINE / f"{name}.{uuid.uuid4().hex[:12]}"
+def _short(name: str) -> str:
+    return os.fsdecode(os.fsencode(name)[:_LONGEST_NAME])
+
+
+def _put_aside(places: Places, key: str, moves: Mapping[Path, str]) -> Path:
+    """Move folders and files of a track, each to a name of its own, into a new folder."""
+    folder = places.hidden / QUARANTINE / f"{_short(key)}.{uuid.uuid4().hex[:12]}"
     # Made sure of before anything goes there, or it could be lost on the way.
     files.make_parents(folder, durable=True)
-    if "aggregated" in kinds:
+    if places.array("aggregated", key) in moves:
         files.touch(places.stale / key)
-    for kind in kinds:
-        files.rename(places.array(kind, key), folder / kind)
-    for changed in [folder, places.stale, *map(places.kind, kinds)]:
+    for source, target in moves.items():
+        files.rename(source, folder / target)
+    for changed in dict.fromkeys([folder, places.stale, *(source.parent for source in moves)]):
         files.sync_dir(changed)
     return folder
 

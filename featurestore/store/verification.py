@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
-from featurestore.spec import KINDS, FeatureSpec
+from featurestore.spec import DIMS, KINDS, FeatureSpec
 from featurestore.store import files, layout, publish
 from featurestore.store.keys import decode_key, encode_key
 from featurestore.store.layout import HIDDEN, METADATA, Places
@@ -31,8 +34,9 @@ class Problem:
     Attributes
     ----------
     what : str
-        "track" (damaged: extract it again), "orphan" (files of no published track), "packed" (the table is
-        damaged or disagrees with the tracks: pack again) or "structure" (metadata of the store itself).
+        "track" (damaged: extract it again), "orphan" (files of no published track, or not of a store), "packed"
+        (the table is damaged or disagrees with the tracks: pack again) or "structure" (metadata and folders of the
+        store itself).
     key : str
         Folder of the track, "" for the table and the store itself.
     track_id : str or None
@@ -61,6 +65,9 @@ class VerifyReport:
         Bytes of features that were read and checked.
     packed : int
         Rows of the packed table.
+    left : int
+        Folders of writers that are at work, or that died: the next one sweeps them, those of other hosts after a
+        day.
     unfinished : int
         Changes that a writer has decided on and not finished: it is at work, or the next writer finishes them.
     deep : bool
@@ -75,6 +82,7 @@ class VerifyReport:
     arrays: int
     bytes_read: int
     packed: int
+    left: int
     unfinished: int
     deep: bool
     elapsed: float
@@ -83,7 +91,7 @@ class VerifyReport:
     @classmethod
     def of_damaged_root(cls, error: CorruptTrackError, *, deep: bool) -> VerifyReport:
         """Report of a store that cannot be opened."""
-        return cls(0, 0, 0, 0, 0, deep, 0.0, (Problem("structure", "", None, str(error)),))
+        return cls(0, 0, 0, 0, 0, 0, deep, 0.0, (Problem("structure", "", None, str(error)),))
 
     @property
     def ok(self) -> bool:
@@ -102,6 +110,17 @@ class VerifyReport:
 def verify(reader: TrackReader, *, deep: bool) -> VerifyReport:
     """Check the store of a reader."""
     return _Check(reader, deep=deep).run()
+
+
+def stray_files(places: Places, kind: str, key: str) -> list[str]:
+    """Names of what lies in the folder of an array and is not of it."""
+    own = {METADATA, layout.shard_name(len(DIMS[kind]))}
+    folder = places.array(kind, key)
+    if not files.is_dir(folder):  # a link may lead anywhere
+        return []
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(set(os.listdir(folder)) - own)
+    return []
 
 
 def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
@@ -153,7 +172,8 @@ class _Check:
             arrays=self.arrays,
             bytes_read=self.bytes,
             packed=packed,
-            unfinished=len(self._entries()) + len(placing),
+            left=len(self._entries(self.places.staging)) + len(self._entries(self.places.trash)),
+            unfinished=len(self._entries(self.places.journal)) + len(placing),
             deep=self.deep,
             elapsed=time.monotonic() - begun,
             problems=tuple(self.problems),
@@ -162,17 +182,31 @@ class _Check:
     def _structure(self) -> None:
         for folder in damaged_structure(self.places, self.reader.spec):
             self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
+        for name in sorted(self._foreign_folders()):
+            self._add("orphan", "", f"{name} is no folder of a store: keep it elsewhere")
         if files.is_dir(self.places.hidden):
             for name in layout.lost_folders(self.places):
                 self._add("structure", "", f"{HIDDEN}/{name} is missing: the next writer makes it again")
+
+    def _foreign_folders(self) -> Iterator[str]:
+        """Folders in the root that are not the store's; hidden ones belong to whatever keeps or sends it."""
+        own = {*KINDS, self.places.packed.name}
+        with os.scandir(self.places.root) as entries:
+            for entry in entries:
+                if (
+                    entry.name not in own
+                    and not entry.name.startswith(".")
+                    and entry.is_dir(follow_symlinks=False)
+                ):
+                    yield entry.name
 
     def _keys(self, kind: str) -> set[str]:
         folder = self.places.kind(kind)
         return set(os.listdir(folder)) - {METADATA} if files.is_dir(folder) else set()
 
-    def _entries(self) -> list[str]:
+    def _entries(self, folder: Path) -> list[str]:
         try:
-            return os.listdir(self.places.journal)
+            return os.listdir(folder)
         except FileNotFoundError:
             return []
 
@@ -202,6 +236,8 @@ class _Check:
                     self.arrays += 1
                     if self.deep:
                         self._array(array, f"{kind}/{key}")
+                for name in stray_files(self.places, kind, key):
+                    self._add("orphan", key, f"{kind}/{key}/{name} is no file of the track", track_id)
             for kind in set(KINDS) - set(current.attributes["kinds"]):
                 if self.places.array(kind, key).exists() and not (self.places.journal / key).exists():
                     self._add("orphan", key, f"{kind}/{key} is not of the published revision", track_id)

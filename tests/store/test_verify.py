@@ -192,3 +192,58 @@ def test_metadata_of_others_survives_the_repair_of_the_structure(store):
         writer.repair()
     assert zarr.open_group(store.path / "raw", mode="r").attrs["note"] == "mine"
     assert store.verify(deep=True).ok
+
+
+def test_stray_files_of_a_track_are_found_and_put_aside_without_it(store):
+    strays = {"raw/a/c.1.0.0.0": b"x", "raw/a/c.0.0.0.0.tmp": b"y", "aggregated/b/notes": b"z"}
+    for name, content in strays.items():
+        (store.path / name).write_bytes(content)
+    assert found(store) == {("orphan", "a"), ("orphan", "b")}
+    assert {p.message.split()[0] for p in store.verify().problems} == set(strays)
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        _, moved = writer.repair()
+    assert sorted(file.read_bytes() for folder in moved for file in folder.iterdir()) == [b"x", b"y", b"z"]
+    assert store.verify(deep=True).ok
+    for name, arrays in TRACKS.items():
+        assert_same(read_all(store, name), arrays)
+
+
+def test_a_long_name_of_a_stray_file_does_not_keep_repair_from_it(store):
+    for name in ("é" * 127, "é" * 126 + "a"):
+        (store.path / "segments" / "a" / name).touch()
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        _, (moved,) = writer.repair()
+    assert len(list(moved.iterdir())) == 2
+    assert store.verify(deep=True).ok
+
+
+def test_foreign_folders_in_the_root_are_named_and_left_alone(store):
+    for name in ("mine", ".git"):
+        (store.path / name).mkdir()
+    (store.path / "README.md").touch()
+    (problem,) = store.verify().problems
+    assert (problem.what, problem.key, problem.message.split()[0]) == ("orphan", "", "mine")
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        assert writer.repair()[1] == []
+    assert (store.path / "mine").is_dir()
+
+
+def test_what_dead_writers_left_is_counted(store):
+    assert store.verify().left == 0
+    (store.path / ".featurestore" / "staging" / "another-host.1.abc").mkdir()
+    (store.path / ".featurestore" / "trash" / "x").mkdir()
+    report = store.verify()
+    assert (report.left, report.ok) == (2, True)
+
+
+def test_nothing_is_put_aside_from_where_a_link_leads(store):
+    outside = store.path.parent / "outside"
+    outside.mkdir()
+    (outside / "mine").touch()
+    (store.path / "raw" / "a").rename(store.path.parent / "elsewhere")
+    (store.path / "raw" / "a").symlink_to(outside)
+    (store.path / "segments" / "a" / "stray").touch()
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        writer.repair()
+    assert (outside / "mine").exists()
+    assert store.verify(deep=True).ok
