@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator
@@ -169,7 +170,7 @@ def _values(report: TrainingReport) -> dict[str, Any]:
         "total": report.total,
         "resumed_from": report.resumed_from,
         "loss": report.loss,
-        "valid": report.valid,
+        "valid": {name: x if math.isfinite(x) else None for name, x in report.valid.items()},
         "interrupted": report.interrupted,
         "elapsed": report.elapsed,
     }

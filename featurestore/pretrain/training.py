@@ -18,7 +18,7 @@ from featurestore.errors import SettingError, TrainingError
 from featurestore.models import MertEncoder
 from featurestore.pretrain import checkpoints
 from featurestore.pretrain.batches import Batch, Reader, batches, fixed_batches
-from featurestore.pretrain.corpus import Frames, codebook_classes, open_corpus
+from featurestore.pretrain.corpus import Frames, check_classes, codebook_classes, open_corpus
 from featurestore.pretrain.cqt import CqtFile, CqtTarget, fill_together
 from featurestore.pretrain.evaluation import evaluate
 from featurestore.pretrain.losses import Counts, losses, term_names
@@ -35,6 +35,9 @@ logger = logging.getLogger("featurestore")
 
 CHECKPOINTS, MODEL, METRICS = "checkpoints", "model", "metrics.jsonl"
 _SHOWN_WINDOWS = 16
+
+_LEAST_SCALE = 1e-4
+"""Of the loss in float16 (fairseq's min_loss_scale): some 30 updates in a row were skipped before."""
 
 Probe = Callable[[MertEncoder], Mapping[str, float]]
 
@@ -103,6 +106,7 @@ class _Training:
         classes = codebook_classes(recipe)
         self.train = open_corpus("train", recipe, self.layout, classes)
         self.valid = open_corpus("valid", recipe, self.layout, classes)
+        check_classes(self.train, self.valid)
         dense = {name: x.shape[1] for name, x in self.train.dense.items()}
         self.encoder = TrainedEncoder(encoder, recipe.dropout, recipe.feature_gradient, begin.mask)
         self.heads = Heads(encoder.dim, recipe, classes, dense)
@@ -125,11 +129,14 @@ class _Training:
         self.last_valid: dict[str, float] = {}
 
     def run(self) -> TrainingReport:
-        first = self._resume()
+        first, evaluated = self._resume()
         total = self.recipe.run.steps
         reader, valid = self._targets()
         step = first
         interrupted = self._stopping()
+        # A run that ended between a checkpoint and its evaluation owes it.
+        if step and not evaluated and not interrupted and self._evaluates(step):
+            self._evaluate(step, valid)
         if step < total and not interrupted:
             stream = batches(
                 self.plan,
@@ -178,13 +185,13 @@ class _Training:
             if saving or step % run.log_every == 0:
                 self._log(step, step - since, names, sums)
                 sums, since = torch.zeros_like(sums), step
-            if step % run.evaluate_every == 0 or step == total:
-                with self.metrics.clock("evaluation"):
-                    self._evaluate(step, valid)
             if saving:
                 with self.metrics.clock("checkpoint"):
                     self._save(step)
                 saved = step
+            if self._evaluates(step):
+                with self.metrics.clock("evaluation"):
+                    self._evaluate(step, valid)
         if since != step:
             self._log(step, step - since, names, sums)
         if saved != step:
@@ -217,18 +224,21 @@ class _Training:
         with self.metrics.clock("sum"):
             self.processes.sum(self.flat)
             if not math.isfinite(float(self.flat[-1])):
-                self._diverged(step)
+                self._diverged(step, "the loss")
         with self.metrics.clock("update"):
             self.scaler.unscale_(self.optimizer)
             norm = torch.linalg.vector_norm(self.flat[:-1])
             if not self.scaler.is_enabled() and not math.isfinite(float(norm)):
-                self._diverged(step)
+                self._diverged(step, "the gradients")
             if recipe.optimizer.clip:
                 self.flat[:-1] *= torch.clamp(recipe.optimizer.clip / (norm + 1e-6), max=1)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(step, recipe.run.steps, recipe.optimizer)
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            # The scaler halves its scale and skips the update wherever a gradient is no number.
+            if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE:
+                self._diverged(step, "the gradients")
         self.norm = norm
         return sums
 
@@ -246,7 +256,7 @@ class _Training:
         kind = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.recipe.run.precision)
         return torch.autocast(self.processes.device.type, dtype=kind, enabled=kind is not None)
 
-    def _diverged(self, step: int) -> None:
+    def _diverged(self, step: int, what: str) -> None:
         windows = [
             {"file": self.train.entries[x.file].path, "seconds": x.frame * self.layout.hop / self.layout.rate}
             for x in self.plan.windows(step)
@@ -259,8 +269,8 @@ class _Training:
             else ""
         )
         raise TrainingError(
-            f"the loss of step {step + 1} is no number any more; its windows are {shown}{more}. "
-            "Lower optimizer.lr, or look at these files; the last checkpoint is whole"
+            f"{what} of step {step + 1} {'is' if what == 'the loss' else 'are'} no number any more; its windows "
+            f"are {shown}{more}. Lower optimizer.lr, or look at these files; the last checkpoint is whole"
         )
 
     def _log(self, step: int, steps: int, names: list[str], sums: Tensor) -> None:
@@ -289,6 +299,9 @@ class _Training:
             )
         )
 
+    def _evaluates(self, step: int) -> bool:
+        return step % self.recipe.run.evaluate_every == 0 or step == self.recipe.run.steps
+
     def _evaluate(self, step: int, valid: list[Batch]) -> None:
         found = evaluate(self.encoder, self.heads, valid, self.recipe, self.processes, self.cqt)
         if self._probe is not None and self.processes.first:
@@ -306,13 +319,13 @@ class _Training:
             )
         self.processes.wait()
 
-    def _resume(self) -> int:
-        """Take up the newest checkpoint; returns its step, 0 without one."""
+    def _resume(self) -> tuple[int, bool]:
+        """Take up the newest checkpoint; returns its step, 0 without one, and whether it has been evaluated."""
         self.out.mkdir(parents=True, exist_ok=True)
         there = checkpoints.found(self.out / CHECKPOINTS)
         if not there:
             self.metrics.rewind(0)
-            return 0
+            return 0, False
         scalars = checkpoints.read_scalars(there[-1])
         changed = changed_settings(scalars.get("recipe", {}), self.recipe.to_dict())
         if fixed := [x for x in changed if x.startswith("model.")]:
@@ -326,9 +339,8 @@ class _Training:
         if self.scaler.is_enabled() and scalars.get("scaler"):
             self.scaler.load_state_dict(scalars["scaler"])
         step = int(scalars["step"])
-        self.processes.wait()
-        self.metrics.rewind(step)
-        return step
+        evaluated = torch.tensor([int(self.metrics.rewind(step))], device=self.processes.device)
+        return step, bool(self.processes.sum(evaluated).item())
 
     def _targets(self) -> tuple[Reader, list[Batch]]:
         """Compute what is computed once; returns readers of it."""

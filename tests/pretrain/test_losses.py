@@ -237,6 +237,13 @@ def test_the_effective_rank_is_that_of_equal_singular_values():
         assert effective_rank(features) == pytest.approx(rank, rel=0.02)
 
 
+def test_features_that_are_no_numbers_have_no_rank_and_no_probe():
+    features = torch.randn(20, 5)
+    features[3, 2] = math.nan
+    assert math.isnan(effective_rank(features))
+    assert math.isnan(probe(features, torch.randn(20, 2)))
+
+
 def test_the_probe_finds_what_is_there_and_nothing_else():
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(400, 20, generator=draw)

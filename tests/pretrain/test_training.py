@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from featurestore import load_model
-from featurestore.errors import CheckpointError, DeviceError, SettingError, TrainingError
-from featurestore.pretrain import pretrain
+from featurestore.errors import CheckpointError, DeviceError, SettingError, SourceError, TrainingError
+from featurestore.pretrain import pretrain, training
+from featurestore.pretrain.losses import losses
 from featurestore.pretrain.settings import OptimizerSettings
 from featurestore.pretrain.updates import learning_rate
 from tests.pretrain.conftest import GOLDEN, SMALL, make_data, recipe_for, settings, start_command, start_process
@@ -22,7 +23,10 @@ NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, 
 
 
 def lines_of(out):
-    return [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return [json.loads(x, parse_constant=refuse) for x in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses_of(out):
@@ -255,6 +259,56 @@ def test_a_loss_that_is_no_number_stops_it_and_names_the_windows(own_data, tmp_p
         pretrain(recipe, tmp_path)
     assert lines_of(tmp_path)[-1]["diverged"]
     assert "optimizer.lr" in str(caught.value)
+
+
+def test_gradients_that_are_no_numbers_stop_it_in_float16_too(shared_data, tmp_path, monkeypatch):
+    """The scaler skips such updates; a root of 0 has a finite loss and no finite gradient."""
+
+    def rootless(states, *arguments):
+        total, terms = losses(states, *arguments)
+        return total + torch.sqrt(0 * states[-1].float().sum()), terms
+
+    monkeypatch.setattr(training, "losses", rootless)
+    recipe = recipe_for(shared_data, run={"steps": 60, "batch": 2, "precision": "float16", "probe": ""})
+    with pytest.raises(TrainingError, match=r"the gradients of step 30 are no number.*train\d\.wav at \d"):
+        pretrain(recipe, tmp_path)
+    *steps, last = lines_of(tmp_path)
+    assert last["diverged"]
+    assert [x["gradient norm"] for x in steps] == [None] * 29
+
+
+def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(whole, shared_data, tmp_path):
+    def fail(encoder):
+        raise ZeroDivisionError
+
+    recipe = recipe_for(shared_data)
+    with pytest.raises(ZeroDivisionError):
+        pretrain(recipe, tmp_path, probe=fail)
+    report = pretrain(recipe, tmp_path)
+    assert (report.resumed_from, report.steps) == (8, 8)
+    assert report.valid == whole[1].valid
+    assert lines_of(tmp_path)[-1]["valid"] == whole[1].valid
+    assert pretrain(recipe, tmp_path).valid == {}  # it is there, and not computed again
+    assert len(lines_of(tmp_path)) == 9
+
+
+def test_a_file_of_valid_that_holds_no_numbers_is_named_before_the_first_step(own_data, tmp_path):
+    wave, rate = soundfile.read(own_data / "valid1.wav", dtype="float32")
+    wave[len(wave) // 2] = np.nan
+    soundfile.write(own_data / "valid1.wav", wave, rate, subtype="FLOAT")
+    for masked in (0.0, 1.0):
+        with pytest.raises(
+            SourceError, match=r"valid1\.wav, line 3 of .*valid\.tsv, has samples that are no numbers"
+        ):
+            pretrain(recipe_for(own_data, cqt={"masked": masked}, run={"valid_windows": 12}), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_labels_of_other_classes_in_valid_are_refused(own_data, tmp_path):
+    labels = np.load(own_data / "valid.keys.npy")
+    np.save(own_data / "valid.keys.npy", labels[:, :7])
+    with pytest.raises(SourceError, match=r"valid\.keys\.npy has 7 classes, but .*train\.keys\.npy has 12"):
+        pretrain(recipe_for(own_data), tmp_path)
 
 
 def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_path):
