@@ -11,6 +11,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from featurestore.errors import SettingError
+
 
 class Metrics:
     """The file, and the clocks of what is written into it.
@@ -33,27 +35,33 @@ class Metrics:
         -------
         bool
             Whether an evaluation of that very step stays.
+
+        Raises
+        ------
+        SettingError
+            If the file cannot be read or written.
         """
         if self._path is None or not self._path.exists():
             return False
         kept, evaluated = [], False
-        for line in self._path.read_text("utf-8").splitlines(keepends=True):
-            try:
-                values = json.loads(line)
-            except ValueError:
-                continue  # cut off by the end of the run
-            if line.endswith("\n") and values.get("step", 0) <= step:
-                kept.append(line)
-                evaluated |= values["step"] == step and "valid" in values
-        aside = self._path.with_name(f".{self._path.name}.new")
-        aside.write_text("".join(kept), "utf-8")
-        os.replace(aside, self._path)
+        with _written(self._path):
+            for line in self._path.read_text("utf-8").splitlines(keepends=True):
+                try:
+                    values = json.loads(line)
+                except ValueError:
+                    continue  # cut off by the end of the run
+                if line.endswith("\n") and values.get("step", 0) <= step:
+                    kept.append(line)
+                    evaluated |= values.get("step") == step and "valid" in values
+            aside = self._path.with_name(f".{self._path.name}.new")
+            aside.write_text("".join(kept), "utf-8")
+            os.replace(aside, self._path)
         return evaluated
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append a line; what is no number is null in it, as JSON has none."""
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
+            with _written(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_of_json(values), allow_nan=False) + "\n")
 
     @contextmanager
@@ -72,6 +80,14 @@ class Metrics:
         shares = {name: round(x / elapsed, 4) for name, x in self._spent.items()}
         self._since, self._spent = now, {}
         return elapsed, shares
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _of_json(value: Any) -> Any:

@@ -21,6 +21,7 @@ from featurestore.pretrain.batches import Batch, Reader, batches, fixed_batches
 from featurestore.pretrain.corpus import Frames, check_classes, codebook_classes, open_corpus
 from featurestore.pretrain.cqt import CqtFile, CqtTarget, fill_together
 from featurestore.pretrain.evaluation import evaluate
+from featurestore.pretrain.lock import locked
 from featurestore.pretrain.losses import Counts, losses, term_names
 from featurestore.pretrain.metrics import Metrics
 from featurestore.pretrain.network import Heads, TrainedEncoder, start
@@ -77,12 +78,16 @@ def pretrain(
     SourceError
         If a manifest or labels are missing or do not fit; names file and line.
     SettingError
-        If a setting is impossible, or `out` holds a training of another network.
+        If a setting is impossible, or `out` holds a training of another network, or one that is running.
     TrainingError
         If the loss is no number any more; names the windows.
     """
-    with joined(device) as processes, Stop() as stop:
-        return _Training(recipe, Path(out), processes, stop, progress, probe).run()
+    with joined(device) as processes:
+        stop = Stop()
+        # Until it runs there is nothing to save: Ctrl-C ends it at once.
+        training = _Training(recipe, Path(out), processes, stop, progress, probe)
+        with locked(Path(out), processes), stop:
+            return training.run()
 
 
 class _Training:
@@ -321,7 +326,6 @@ class _Training:
 
     def _resume(self) -> tuple[int, bool]:
         """Take up the newest checkpoint; returns its step, 0 without one, and whether it has been evaluated."""
-        self.out.mkdir(parents=True, exist_ok=True)
         there = checkpoints.found(self.out / CHECKPOINTS)
         if not there:
             self.metrics.rewind(0)

@@ -137,6 +137,39 @@ pretrain(Recipe.from_dict(json.loads(sys.argv[1]), source="the test"), sys.argv[
 """
 
 
+def test_a_second_ctrl_c_ends_it_at_once(shared_data, tmp_path):
+    def hurry(now):
+        if now.stage == "training" and now.done == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe_for(shared_data), tmp_path, progress=hurry)
+    assert not (tmp_path / "checkpoints").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_the_data_are_opened_ends_it_at_once(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "open_corpus", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe_for(shared_data), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_trainings_in_one_folder_are_refused(shared_data, tmp_path):
+    def again(now):
+        if now.stage == "training" and now.done == 2:
+            with pytest.raises(
+                SettingError, match=rf"another training is at work in {tmp_path}: wait for its end"
+            ):
+                pretrain(recipe_for(shared_data), tmp_path)
+
+    recipe = recipe_for(shared_data, run={"steps": 3})
+    assert pretrain(recipe, tmp_path, progress=again).steps == 3
+    assert losses_of(tmp_path)
+    assert pretrain(recipe, tmp_path).resumed_from == 3
+
+
 def test_a_training_that_is_killed_loses_one_interval_and_goes_on_exactly(whole, shared_data, tmp_path):
     values = json.dumps(settings(shared_data))
     killed = start_process(["-c", KILLED_WHILE_SAVING, values, tmp_path])
@@ -326,6 +359,16 @@ def test_a_checkpoint_that_cannot_be_written_is_named(shared_data, tmp_path):
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(SettingError, match=r"step-00000001 cannot be written"):
         pretrain(recipe_for(shared_data, run={"steps": 1}), tmp_path)
+
+
+def test_a_folder_that_cannot_be_the_output_is_named(shared_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(SettingError, match=rf"{out} cannot be the folder of the output .*: give another one"):
+            pretrain(recipe_for(shared_data), out)
+    (tmp_path / "out" / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(SettingError, match=r"metrics\.jsonl cannot be written: Is a directory"):
+        pretrain(recipe_for(shared_data), tmp_path / "out")
 
 
 def test_a_hidden_state_that_there_is_not_is_refused(shared_data, tmp_path):
