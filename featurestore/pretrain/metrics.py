@@ -13,6 +13,8 @@ from typing import Any
 
 from featurestore.errors import SettingError
 
+METRICS = "metrics.jsonl"
+
 
 class Metrics:
     """The file, and the clocks of what is written into it.

@@ -175,6 +175,26 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return out
 
 
+def shaping_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that say which tensors the network and its heads have.
+
+    Parameters
+    ----------
+    recipe : mapping
+        As `Recipe.to_dict` gives it, also by way of JSON.
+    """
+    values = json.loads(json.dumps(recipe))
+    found = {f"model.{key}": x for key, x in values.get("model", {}).items()}
+    cqt = values.get("cqt", {})
+    predicts = bool(cqt.get("masked") or cqt.get("everywhere"))
+    found["cqt.masked or cqt.everywhere above 0"] = predicts
+    found["cqt.bins"] = cqt.get("bins") if predicts else None
+    found["data.labels"] = labels = values.get("data", {}).get("labels")
+    found["tokens.dim"] = values.get("tokens", {}).get("dim") if labels else None
+    found["list of heads"] = sorted(head["name"] for head in values.get("heads", []))
+    return found
+
+
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names of the settings in which two recipes differ, as `Recipe.to_dict` gives them, also by way of JSON."""
     changed = []

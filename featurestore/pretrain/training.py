@@ -14,32 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featurestore.errors import SettingError, TrainingError
+from featurestore.errors import TrainingError
 from featurestore.models import MertEncoder
-from featurestore.pretrain import checkpoints
+from featurestore.pretrain import checkpoints, resuming
 from featurestore.pretrain.batches import Batch, Reader, batches, fixed_batches
-from featurestore.pretrain.corpus import Frames, check_classes, codebook_classes, open_corpus
+from featurestore.pretrain.corpus import check_classes, codebook_classes, open_corpus
 from featurestore.pretrain.cqt import CqtFile, CqtTarget, fill_together
+from featurestore.pretrain.divergence import LEAST_SCALE, diverged
 from featurestore.pretrain.evaluation import evaluate
 from featurestore.pretrain.lock import locked
 from featurestore.pretrain.losses import Counts, losses, term_names
-from featurestore.pretrain.metrics import Metrics
-from featurestore.pretrain.network import Heads, TrainedEncoder, start
+from featurestore.pretrain.metrics import METRICS, Metrics
+from featurestore.pretrain.network import Heads, TrainedEncoder, check_layers, layout_of
 from featurestore.pretrain.plan import Plan
 from featurestore.pretrain.processes import Processes, joined
-from featurestore.pretrain.recipe import Recipe, changed_settings
+from featurestore.pretrain.recipe import Recipe
 from featurestore.pretrain.report import TrainingProgress, TrainingReport
 from featurestore.pretrain.stopping import Stop
 from featurestore.pretrain.updates import adamw, flat_gradients, learning_rate
 
 logger = logging.getLogger("featurestore")
 
-CHECKPOINTS, MODEL, METRICS = "checkpoints", "model", "metrics.jsonl"
-_SHOWN_WINDOWS = 16
-
-_LEAST_SCALE = 1e-4
-"""Of the loss in float16 (fairseq's min_loss_scale): some 30 updates in a row were skipped before."""
-
+CHECKPOINTS, MODEL = "checkpoints", "model"
 Probe = Callable[[MertEncoder], Mapping[str, float]]
 
 
@@ -104,10 +100,10 @@ class _Training:
         self._stop, self._tell, self._probe = stop, progress or (lambda _: None), probe
         self._begun = time.monotonic()
         torch.manual_seed(recipe.run.seed)
-        begin = start(recipe)
+        begin = resuming.begin(recipe, out / CHECKPOINTS, processes.count)
         encoder, self.config = begin.encoder, begin.config
         self.layout = layout_of(encoder, recipe.data.window)
-        _check_layers(recipe, encoder.layers)
+        check_layers(recipe, encoder.layers)
         classes = codebook_classes(recipe)
         self.train = open_corpus("train", recipe, self.layout, classes)
         self.valid = open_corpus("valid", recipe, self.layout, classes)
@@ -229,12 +225,12 @@ class _Training:
         with self.metrics.clock("sum"):
             self.processes.sum(self.flat)
             if not math.isfinite(float(self.flat[-1])):
-                self._diverged(step, "the loss")
+                raise self._diverged("loss", step)
         with self.metrics.clock("update"):
             self.scaler.unscale_(self.optimizer)
             norm = torch.linalg.vector_norm(self.flat[:-1])
             if not self.scaler.is_enabled() and not math.isfinite(float(norm)):
-                self._diverged(step, "the gradients")
+                raise self._diverged("gradient", step)
             if recipe.optimizer.clip:
                 self.flat[:-1] *= torch.clamp(recipe.optimizer.clip / (norm + 1e-6), max=1)
             for group in self.optimizer.param_groups:
@@ -242,8 +238,8 @@ class _Training:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             # The scaler halves its scale and skips the update wherever a gradient is no number.
-            if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE:
-                self._diverged(step, "the gradients")
+            if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+                raise self._diverged("gradient", step)
         self.norm = norm
         return sums
 
@@ -261,22 +257,8 @@ class _Training:
         kind = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.recipe.run.precision)
         return torch.autocast(self.processes.device.type, dtype=kind, enabled=kind is not None)
 
-    def _diverged(self, step: int, what: str) -> None:
-        windows = [
-            {"file": self.train.entries[x.file].path, "seconds": x.frame * self.layout.hop / self.layout.rate}
-            for x in self.plan.windows(step)
-        ]
-        self.metrics.write({"step": step + 1, "diverged": windows})
-        shown = ", ".join(f"{x['file']} at {x['seconds']:.2f} s" for x in windows[:_SHOWN_WINDOWS])
-        more = (
-            f" and {len(windows) - _SHOWN_WINDOWS} more (all are in {METRICS})"
-            if len(windows) > _SHOWN_WINDOWS
-            else ""
-        )
-        raise TrainingError(
-            f"{what} of step {step + 1} {'is' if what == 'the loss' else 'are'} no number any more; its windows "
-            f"are {shown}{more}. Lower optimizer.lr, or look at these files; the last checkpoint is whole"
-        )
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        return diverged(what, step, self.plan.windows(step), self.train, self.metrics)
 
     def _log(self, step: int, steps: int, names: list[str], sums: Tensor) -> None:
         values = dict(zip(names, (self.processes.sum(sums) / steps).tolist(), strict=True))
@@ -318,7 +300,11 @@ class _Training:
 
     def _save(self, step: int) -> None:
         if self.processes.first:
-            scalars = {"recipe": self.recipe.to_dict(), "scaler": self.scaler.state_dict()}
+            scalars = {
+                "recipe": self.recipe.to_dict(),
+                "processes": self.processes.count,
+                "scaler": self.scaler.state_dict(),
+            }
             checkpoints.save(
                 self.out / CHECKPOINTS, step, self.trained, self.config, scalars, self.recipe.run.keep
             )
@@ -326,20 +312,15 @@ class _Training:
 
     def _resume(self) -> tuple[int, bool]:
         """Take up the newest checkpoint; returns its step, 0 without one, and whether it has been evaluated."""
-        there = checkpoints.found(self.out / CHECKPOINTS)
-        if not there:
-            self.metrics.rewind(0)
-            return 0, False
-        scalars = checkpoints.read_scalars(there[-1])
-        changed = changed_settings(scalars.get("recipe", {}), self.recipe.to_dict())
-        if fixed := [x for x in changed if x.startswith("model.")]:
-            raise SettingError(
-                f"{there[-1]} was trained with another {fixed[0]}: give another folder for the output, or "
-                "begin a new training from it with model.start"
-            )
-        if changed and self.processes.first:
-            logger.warning("going on from %s with other settings: %s", there[-1].name, ", ".join(changed))
-        checkpoints.restore(there[-1], self.trained)
+        with resuming.newest(self.out / CHECKPOINTS) as checkpoint:
+            if checkpoint is None:
+                self.metrics.rewind(0)
+                return 0, False
+            scalars = checkpoints.read_scalars(checkpoint)
+            changed = resuming.changes(checkpoint, scalars, self.recipe, self.processes.count)
+            if changed and self.processes.first:
+                logger.warning("going on from %s with other settings: %s", checkpoint.name, ", ".join(changed))
+            checkpoints.restore(checkpoint, self.trained)
         if self.scaler.is_enabled() and scalars.get("scaler"):
             self.scaler.load_state_dict(scalars["scaler"])
         step = int(scalars["step"])
@@ -371,19 +352,3 @@ class _Training:
             checkpoints.publish(folder, lambda aside: checkpoints.write_model(aside, self.trained, self.config))
         self.processes.wait()
         return folder
-
-
-def _check_layers(recipe: Recipe, layers: int) -> None:
-    asked = {"cqt.layer": recipe.cqt.layer, "variance.layer": recipe.variance.layer}
-    asked |= {f"layer of the head {head.name}": head.layer for head in recipe.heads}
-    for name, layer in asked.items():
-        if not -layers <= layer + 1 <= layers + 1:
-            raise SettingError(f"{name} must be from 0 to {layers}, or -1 for the last, not {layer}")
-
-
-def layout_of(encoder: MertEncoder, seconds: float) -> Frames:
-    """How a window of some seconds becomes frames."""
-    hop = math.prod(encoder.config.conv_stride)
-    window = max(encoder.min_samples, round(seconds * encoder.sample_rate))
-    window = -(-window // hop) * hop
-    return Frames(encoder.sample_rate, hop, window, encoder.frames(window))

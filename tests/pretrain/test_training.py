@@ -1,6 +1,7 @@
 """Training: it learns, goes on exactly where it was stopped, does so in processes, and says what is wrong."""
 
 import json
+import shutil
 import signal
 import socket
 import time
@@ -303,7 +304,7 @@ def test_gradients_that_are_no_numbers_stop_it_in_float16_too(shared_data, tmp_p
 
     monkeypatch.setattr(training, "losses", rootless)
     recipe = recipe_for(shared_data, run={"steps": 60, "batch": 2, "precision": "float16", "probe": ""})
-    with pytest.raises(TrainingError, match=r"the gradients of step 30 are no number.*train\d\.wav at \d"):
+    with pytest.raises(TrainingError, match=r"the gradient of step 30 is no number.*train\d\.wav at \d"):
         pretrain(recipe, tmp_path)
     *steps, last = lines_of(tmp_path)
     assert last["diverged"]
@@ -346,13 +347,55 @@ def test_labels_of_other_classes_in_valid_are_refused(own_data, tmp_path):
 
 def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_path):
     pretrain(recipe_for(shared_data, run={"steps": 2}), tmp_path)
-    other = recipe_for(shared_data, model={"config": {**SMALL, "hidden_size": 32}})
-    with pytest.raises(SettingError, match=r"another model\.config: give another folder"):
-        pretrain(other, tmp_path)
+    for name, tables in {
+        r"model\.config": {"model": {"config": {**SMALL, "hidden_size": 32}}},
+        r"cqt\.masked or cqt\.everywhere above 0": {"cqt": {"masked": 0.0}},
+        r"cqt\.bins": {"cqt": {"bins": 40}},
+        r"tokens\.dim": {"tokens": {"dim": 4}},
+        r"data\.labels": {"data": {"labels": []}},
+        "list of heads": {"heads": [{"name": "keys"}]},
+    }.items():
+        with pytest.raises(SettingError, match=rf"step-00000002 was trained with another {name}: .* --start /"):
+            pretrain(recipe_for(shared_data, **tables), tmp_path)
     path = tmp_path / "checkpoints" / "step-00000002" / "training.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="is damaged"):
+    with pytest.raises(CheckpointError, match=r"is damaged.*Remove .*step-00000002 to begin anew"):
         pretrain(recipe_for(shared_data, run={"steps": 3}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["training.json", "config.json", "model.safetensors", "training.safetensors"])
+def test_a_damaged_checkpoint_is_named_with_the_one_before(whole, shared_data, tmp_path, name):
+    out = tmp_path / "out"
+    shutil.copytree(whole[0], out)
+    (out / "checkpoints" / "step-00000099").mkdir()  # is none, without training.json
+    damaged = out / "checkpoints" / "step-00000008" / name
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=rf"{name} .*Remove .*step-00000008 to go on from step-00000006"):
+        pretrain(recipe_for(shared_data), out)
+    shutil.rmtree(damaged.parent)
+    assert pretrain(recipe_for(shared_data), out).resumed_from == 6
+    assert losses_of(out) == losses_of(whole[0])
+
+
+def test_labels_that_have_got_other_classes_are_refused_on_the_way(own_data, tmp_path):
+    pretrain(recipe_for(own_data, run={"steps": 1}), tmp_path)
+    with (own_data / "dict.km.txt").open("a") as file:
+        file.write("12 1\n")
+    with pytest.raises(SettingError, match=r"label_embs_concat has shape \(12, 8\), but .* \(13, 8\).* --start"):
+        pretrain(recipe_for(own_data, run={"steps": 2}), tmp_path)
+
+
+def test_a_training_goes_on_without_the_checkpoint_that_it_started_from(whole, shared_data, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(whole[0] / "model", start)
+    for steps in (1, 2):
+        recipe = recipe_for(shared_data, model={"start": str(start)}, run={"steps": steps, "probe": ""})
+        report = pretrain(recipe, tmp_path / "out")
+        shutil.rmtree(start, ignore_errors=True)
+    assert (report.resumed_from, report.steps) == (1, 2)
+    assert json.loads((report.model / "config.json").read_text()) == json.loads(
+        (whole[0] / "model" / "config.json").read_text()
+    )
 
 
 def test_a_checkpoint_that_cannot_be_written_is_named(shared_data, tmp_path):
