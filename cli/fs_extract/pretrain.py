@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.errors import SettingError
 from fs_extract.terminal import Command, Voice, complain, duration, json_option, print_json, table
 
 if TYPE_CHECKING:
@@ -108,8 +109,11 @@ def _show(voice: Voice, report: TrainingReport, *, as_json: bool) -> None:
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *tables, last = key.split(".")
-    for name in tables:
+    for depth, name in enumerate(tables, 1):
         values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            table = ".".join(tables[:depth])
+            raise SettingError(f"{table} has the value {values!r} already, so there is no {key}: give one of both")
     values[last] = value
 
 

@@ -119,6 +119,12 @@ class Recipe:
                 raise SettingError(
                     f"{source}: mixing.{name} must be two ascending numbers above 0, not {low}, {high}"
                 )
+        for i, (step, probability) in enumerate(self.masking.schedule):
+            if step < 0 or not 0 <= probability <= 1:
+                raise SettingError(
+                    f"{source}: masking.schedule[{i}] must be a step and a probability from 0 to 1, "
+                    f"not {step}, {probability}"
+                )
         if self.mixing.probability and self.mixing.seconds[1] > self.data.window:
             raise SettingError(f"{source}: mixing.seconds must not exceed data.window, {self.data.window} s")
         if not (self.data.labels or self.heads or self.cqt.masked or self.cqt.everywhere):
