@@ -32,21 +32,21 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_data(folder, *, files=6, seconds=1.2, seed=0):
+def make_data(folder, *, files=6, seconds=1.2, seed=0, rate=RATE):
     """A folder of training data: melodies of 12 notes, with their notes as tokens and as auxiliary labels."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
-    samples = int(seconds * RATE)
+    samples = int(seconds * rate)
     frames = samples // HOP
     for split, count in (("train", files), ("valid", 4)):
         manifest, tokens, keys, loud = [str(folder)], [], [], []
         for index in range(count):
             notes = random.integers(0, 12, size=4)
             played = np.repeat(notes, -(-samples // 4))[:samples]
-            wave = 0.3 * np.sin(2 * np.pi * np.cumsum(300 * 2 ** (played / 6)) / RATE)
+            wave = 0.3 * np.sin(2 * np.pi * np.cumsum(300 * 2 ** (played / 6)) / rate)
             wave += 0.01 * random.normal(size=samples)
             name = f"{split}{index}.wav"
-            soundfile.write(folder / name, wave.astype(np.float32), RATE, subtype="PCM_16")
+            soundfile.write(folder / name, wave.astype(np.float32), rate, subtype="PCM_16")
             manifest.append(f"{name}\t{samples}")
             of_frame = played[np.arange(frames) * HOP]
             tokens.append(" ".join(map(str, of_frame)))

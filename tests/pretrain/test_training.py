@@ -1,5 +1,6 @@
 """Training: it learns, goes on exactly where it was stopped, does so in processes, and says what is wrong."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 
 from featurestore import load_model
 from featurestore.errors import CheckpointError, DeviceError, SettingError, SourceError, TrainingError
+from featurestore.models import save_random_checkpoint
+from featurestore.models.random_checkpoint import SHAPES
 from featurestore.pretrain import pretrain, training
 from featurestore.pretrain.losses import losses
 from featurestore.pretrain.settings import OptimizerSettings
@@ -224,6 +227,49 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(shared_data, tmp_pa
     assert last_two == pytest.approx(last_one, rel=1e-3)
 
 
+SHARED_IN_TWO_RUNS = """
+import json, os, sys
+from featurestore.pretrain import Recipe, pretrain
+
+for steps, port in ((2, sys.argv[3]), (4, sys.argv[4])):
+    os.environ["MASTER_PORT"] = port
+    values = json.loads(sys.argv[1])
+    values["run"]["steps"] = steps
+    report = pretrain(Recipe.from_dict(values, source="the test"), sys.argv[2])
+    print(report.resumed_from, report.steps)
+"""
+
+
+def free_ports(count):
+    """Ports that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [str(one.getsockname()[1]) for one in sockets]
+
+
+def test_two_processes_go_on_exactly_and_another_number_of_them_is_told(shared_data, tmp_path, caplog):
+    tables = {
+        "dropout": NO_DROPOUT,
+        "masking": {"equal": False},
+        "optimizer": {"power": 0.0},  # whatever the number of steps is
+    }
+    pretrain(recipe_for(shared_data, **tables, run={"batch": 4, "steps": 4}), tmp_path / "one")
+    values = settings(shared_data, **tables, run={"batch": 2})
+    command = ["-c", SHARED_IN_TWO_RUNS, json.dumps(values), tmp_path / "two", *free_ports(2)]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    running = [start_process(command, RANK=str(i), LOCAL_RANK=str(i), **shared) for i in range(2)]
+    said = [x.communicate(timeout=200) for x in running]
+    assert [x.returncode for x in running] == [0, 0], said
+    assert said[0][0] == said[1][0] == "0 2\n2 4\n"
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-5)
+    caplog.clear()
+    report = pretrain(recipe_for(shared_data, **tables, run={"batch": 2, "steps": 5}), tmp_path / "two")
+    assert (report.resumed_from, report.steps) == (4, 5)
+    assert "other settings: run.steps, the number of processes (2, now 1)" in caplog.text
+
+
 def test_it_learns_a_handful_of_clips_by_heart(tmp_path):
     data = make_data(tmp_path / "music", files=2, seconds=1.0)
     recipe = recipe_for(
@@ -269,6 +315,40 @@ def test_a_released_checkpoint_is_gone_on_from(shared_data, tmp_path, name):
     assert json.loads((tmp_path / "same" / "model" / "config.json").read_text()) == json.loads(
         (GOLDEN / name / "config.json").read_text()
     )
+
+
+def test_a_released_checkpoint_at_16_khz_is_gone_on_from(tmp_path):
+    """Such as MERT v0: 50 frames a second."""
+    start = save_random_checkpoint(
+        tmp_path / "start", shape={**SHAPES["tiny"], **SMALL, "sample_rate": 16_000}, do_normalize=True
+    )
+    data = make_data(tmp_path / "music", files=3, rate=16_000)
+    recipe = recipe_for(data, model={"start": str(start)}, run={"steps": 2, "batch": 2})
+    report = pretrain(recipe, tmp_path / "out")
+    model = load_model(report.model)
+    assert (model.sample_rate, model.do_normalize, model.frames(16_000)) == (16_000, True, 49)
+    assert report.valid["probe"] < 1
+    assert len(losses_of(tmp_path / "out")) == 2
+    recipe = recipe_for(make_data(tmp_path / "faster", files=3), model={"start": str(start)})
+    with pytest.raises(SourceError, match=r"labels for the 1\.20 s of .* 75\.00 a second, not 50"):
+        pretrain(recipe, tmp_path / "other")
+
+
+def test_a_released_checkpoint_with_a_pickle_of_weights_is_gone_on_from(shared_data, tmp_path):
+    start = tmp_path / "start"
+    start.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "pytorch_model.bin"):
+        shutil.copy(GOLDEN / "base_v1" / name, start)
+    for steps in (1, 2):
+        recipe = recipe_for(
+            shared_data, model={"start": str(start)}, optimizer={"lr": 0.0}, run={"steps": steps, "batch": 2}
+        )
+        report = pretrain(recipe, tmp_path / "out")
+    assert (report.resumed_from, report.steps) == (1, 2)
+    wave = torch.randn(2, 12_000)
+    before, after = load_model(start), load_model(report.model)
+    torch.testing.assert_close(after.hidden_states(wave), before.hidden_states(wave), rtol=0, atol=1e-4)
+    assert not list((tmp_path / "out").rglob("*.bin"))
 
 
 def test_a_new_training_begins_with_weights_mask_and_heads_of_another(whole, shared_data, tmp_path):
