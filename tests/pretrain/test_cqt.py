@@ -1,7 +1,5 @@
 """The constant-Q target: computed in every step it is that of the file, and both are those of MERT's code."""
 
-import json
-
 import pytest
 import torch
 
@@ -9,14 +7,14 @@ from featurestore.pretrain import load_recipe, pretrain
 from featurestore.pretrain.corpus import Frames
 from featurestore.pretrain.cqt import CqtTarget
 from featurestore.pretrain.settings import CqtSettings
-from tests.pretrain.conftest import SMALL, make_data, recipe_for
+from tests.pretrain.conftest import SMALL, lines_of, make_data, recipe_for
 
 SECONDS = 1.2
 """90 whole frames: a file is a window, and both end in the same silence."""
 
 
 def steps_of(out):
-    return [x for x in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in x]
+    return [x for x in lines_of(out) if "loss" in x]
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,7 @@ from featurestore.pretrain.network import Heads, TrainedEncoder, start
 from featurestore.pretrain.plan import Window
 from featurestore.pretrain.settings import VarianceSettings
 from featurestore.pretrain.training import layout_of
-from tests.pretrain.conftest import SMALL, recipe_for
-
-NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, "layers": 0.0}
+from tests.pretrain.conftest import NO_DROPOUT, SMALL, recipe_for
 
 
 def make(recipe):
