@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.errors import SettingError
 from fs_extract.terminal import Command, Voice, complain, duration, json_option, print_json, table
 
 if TYPE_CHECKING:
@@ -107,8 +109,11 @@ def _show(voice: Voice, report: TrainingReport, *, as_json: bool) -> None:
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *tables, last = key.split(".")
-    for name in tables:
+    for depth, name in enumerate(tables, 1):
         values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            table = ".".join(tables[:depth])
+            raise SettingError(f"{table} has the value {values!r} already, so there is no {key}: give one of both")
     values[last] = value
 
 
@@ -169,7 +174,7 @@ def _values(report: TrainingReport) -> dict[str, Any]:
         "total": report.total,
         "resumed_from": report.resumed_from,
         "loss": report.loss,
-        "valid": report.valid,
+        "valid": {name: x if math.isfinite(x) else None for name, x in report.valid.items()},
         "interrupted": report.interrupted,
         "elapsed": report.elapsed,
     }

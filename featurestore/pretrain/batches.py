@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from featurestore.errors import SourceError
 from featurestore.pretrain.corpus import Corpus, read_window
 from featurestore.pretrain.plan import Plan, Window
 
@@ -194,4 +195,21 @@ def fixed_batches(corpus: Corpus, reader: Reader, plan: Plan, count: int, batch:
     found = [Window(int(x), int(place * (corpus.starts[x] - 1))) for place in places for x in files]
     windows = list(dict.fromkeys(found))[:count]
     parts = [range(len(windows))[i : i + batch] for i in range(0, len(windows), batch)]
-    return [reader.read([windows[i] for i in part], plan.masks(0, part), [[] for _ in part]) for part in parts]
+    read = [reader.read([windows[i] for i in part], plan.masks(0, part), [[] for _ in part]) for part in parts]
+    for made in read:
+        _check_finite(corpus, made)
+    return read
+
+
+def _check_finite(corpus: Corpus, batch: Batch) -> None:
+    """Raise a SourceError if a window has samples, or a spectrum, that are no numbers."""
+    finite = batch.wave.isfinite().all(dim=1)
+    if batch.cqt is not None:
+        finite &= batch.cqt.isfinite().all(dim=2).all(dim=1)
+    if len(bad := (~finite).nonzero()[:, 0]):
+        window, layout = batch.windows[int(bad[0])], corpus.layout
+        entry = corpus.entries[window.file]
+        raise SourceError(
+            f"{entry.path}, line {entry.line} of {corpus.manifest}, has samples that are no numbers, in or near "
+            f"the window at {window.frame * layout.hop / layout.rate:.2f} s: repair it, or take it out"
+        )

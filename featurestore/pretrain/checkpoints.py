@@ -139,7 +139,8 @@ def save(
 
 def found(folder: Path) -> list[Path]:
     """Checkpoints of a folder, the newest last."""
-    return sorted(x for x in folder.glob(f"{_PREFIX}*") if x.name.removeprefix(_PREFIX).isdecimal())
+    named = (x for x in folder.glob(f"{_PREFIX}*") if x.name.removeprefix(_PREFIX).isdecimal())
+    return sorted(x for x in named if (x / SCALARS).is_file())
 
 
 def read_scalars(folder: Path) -> dict[str, Any]:
@@ -164,10 +165,19 @@ def restore(folder: Path, trained: Trained) -> None:
     ------
     CheckpointError
         If the checkpoint is damaged, or of another network or other heads.
+    SettingError
+        If its heads are for other numbers of classes.
     """
     from featurestore.models.checkpoint import check_tensors, read_weights
 
     state = {**read_weights([folder / SAFETENSORS]), **read_weights([folder / TRAINING_TENSORS])}
+    for name, x in trained.named():
+        if name.startswith("heads.") and name in state and state[name].shape != x.shape:
+            raise SettingError(
+                f"{folder}: {name} has shape {tuple(state[name].shape)}, but the labels or dictionaries ask for "
+                f"{tuple(x.shape)}: they have other classes than they had. Put back what was there, or begin a "
+                f"new training with another folder for the output and --start {folder} (model.start)"
+            )
     moments = {name: [x for x in _MOMENTS if f"{x}.{name}" in state] for name, _ in trained.named()}
     wanted = {name: tuple(x.shape) for name, x in trained.named()}
     for name, parameter in trained.named():

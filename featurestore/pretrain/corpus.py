@@ -157,6 +157,17 @@ def open_corpus(split: str, recipe: Recipe, layout: Frames, classes: Mapping[str
     return Corpus(manifest, layout, entries, usable, starts, tokens, dense)
 
 
+def check_classes(train: Corpus, valid: Corpus) -> None:
+    """Raise a SourceError unless the labels of both have the same classes."""
+    for name, labels in train.dense.items():
+        files = [x.manifest.with_suffix(f".{name}.npy") for x in (valid, train)]
+        classes = [x.shape[1] for x in (valid.dense[name], labels)]
+        if classes[0] != classes[1]:
+            raise SourceError(
+                f"{files[0]} has {classes[0]} classes, but {files[1]} has {classes[1]}: write both with the same"
+            )
+
+
 def codebook_classes(recipe: Recipe) -> dict[str, int]:
     """Classes of each codebook."""
     folder = Path(recipe.data.folder)

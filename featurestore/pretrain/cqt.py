@@ -82,22 +82,25 @@ class CqtFile:
             "lowest": settings.lowest,
             "rate": corpus.layout.rate,
             "hop": corpus.layout.hop,
-            "files": [(x.path, x.samples, x.changed) for x in corpus.entries],
+            "manifest": str(corpus.manifest.resolve()),
         }
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-        split = corpus.manifest.stem
-        self._values = folder / f"{split}.cqt-{digest}.f16"
-        self._done = folder / f"{split}.cqt-{digest}.done"
+        files = _digest([(x.path, x.samples, x.changed) for x in corpus.entries])
+        self._family = f"{corpus.manifest.stem}.cqt-{_digest(identity)}-"
+        self._values = folder / f"{self._family}{files}.f16"
+        self._done = folder / f"{self._family}{files}.done"
 
     def missing(self) -> list[int]:
         """Indices of the files that are not in it yet."""
+        count = len(self._corpus.entries)
         try:
-            return [int(i) for i in np.flatnonzero(np.fromfile(self._done, np.uint8) == 0)]
+            done = np.fromfile(self._done, np.uint8)
         except FileNotFoundError:
-            return list(range(len(self._corpus.entries)))
+            done = np.zeros(count, np.uint8)
+        # One that was cut off says nothing about any file.
+        return [int(i) for i in np.flatnonzero(done == 0)] if len(done) == count else list(range(count))
 
     def make(self) -> None:
-        """Make the file, without values, if it is not there.
+        """Make the file, without values, if it is not there; those of the files as they were before are removed.
 
         Raises
         ------
@@ -107,12 +110,16 @@ class CqtFile:
         size = self._corpus.frames * self._settings.bins * 2
         try:
             self._values.parent.mkdir(parents=True, exist_ok=True)
+            for path in self._values.parent.glob(f"{self._family}*"):
+                if path not in (self._values, self._done):
+                    path.unlink(missing_ok=True)
             if not self._values.exists() or self._values.stat().st_size != size:
                 self._done.unlink(missing_ok=True)
                 with self._values.open("wb") as file:
                     _allocate(file, size)
-            if not self._done.exists():
-                self._done.write_bytes(bytes(len(self._corpus.entries)))
+            count = len(self._corpus.entries)
+            if not self._done.exists() or self._done.stat().st_size != count:
+                _publish(self._done, bytes(count))
         except OSError as error:
             raise SettingError(
                 f"{self._values} cannot be written ({error.strerror}): set data.cache to another folder, or "
@@ -139,6 +146,20 @@ class CqtFile:
         """The values, [frames of all files, bins]."""
         shape = (self._corpus.frames, self._settings.bins)
         return np.memmap(self._values, np.float16, mode, shape=shape)  # type: ignore[call-overload,no-any-return]
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
+
+
+def _publish(path: Path, content: bytes) -> None:
+    """Write a file aside and rename it: one that is there is whole."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
 
 
 def _allocate(file: BinaryIO, size: int) -> None:

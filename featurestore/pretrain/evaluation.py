@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -87,7 +88,14 @@ def effective_rank(features: Tensor) -> float:
     ----------
     features : Tensor, shape (windows, dim)
         One row for each window.
+
+    Returns
+    -------
+    float
+        NaN where a feature is no number.
     """
+    if not features.isfinite().all():
+        return math.nan
     values = torch.linalg.svdvals((features - features.mean(dim=0)).double())
     shares = values / values.sum().clamp(min=1e-12)
     return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
@@ -108,8 +116,11 @@ def probe(features: Tensor, targets: Tensor) -> float:
     Returns
     -------
     float
-        Share of the variance that is explained (R squared), all classes together.
+        Share of the variance that is explained (R squared), all classes together; NaN where a feature is no
+        number.
     """
+    if not features.isfinite().all():
+        return math.nan
     x, y = features.double(), targets.double()
     x = (x - x[::2].mean(dim=0)) / (x[::2].std(dim=0, correction=0) + 1e-6)
     mean = y[::2].mean(dim=0)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+from featurestore.errors import SettingError
+
+METRICS = "metrics.jsonl"
 
 
 class Metrics:
@@ -25,26 +30,41 @@ class Metrics:
         self._spent: dict[str, float] = {}
         self._since = perf_counter()
 
-    def rewind(self, step: int) -> None:
-        """Drop what was written after a step, by a run that was killed before its next checkpoint."""
+    def rewind(self, step: int) -> bool:
+        """Drop what was written after a step, by a run that was killed before its next checkpoint.
+
+        Returns
+        -------
+        bool
+            Whether an evaluation of that very step stays.
+
+        Raises
+        ------
+        SettingError
+            If the file cannot be read or written.
+        """
         if self._path is None or not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text("utf-8").splitlines(keepends=True):
-            try:
-                if line.endswith("\n") and json.loads(line).get("step", 0) <= step:
+            return False
+        kept, evaluated = [], False
+        with _written(self._path):
+            for line in self._path.read_text("utf-8").splitlines(keepends=True):
+                try:
+                    values = json.loads(line)
+                except ValueError:
+                    continue  # cut off by the end of the run
+                if line.endswith("\n") and values.get("step", 0) <= step:
                     kept.append(line)
-            except ValueError:
-                continue  # cut off by the end of the run
-        aside = self._path.with_name(f".{self._path.name}.new")
-        aside.write_text("".join(kept), "utf-8")
-        os.replace(aside, self._path)
+                    evaluated |= values.get("step") == step and "valid" in values
+            aside = self._path.with_name(f".{self._path.name}.new")
+            aside.write_text("".join(kept), "utf-8")
+            os.replace(aside, self._path)
+        return evaluated
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Append a line."""
+        """Append a line; what is no number is null in it, as JSON has none."""
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+            with _written(self._path), self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_of_json(values), allow_nan=False) + "\n")
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
@@ -62,3 +82,17 @@ class Metrics:
         shares = {name: round(x / elapsed, 4) for name, x in self._spent.items()}
         self._since, self._spent = now, {}
         return elapsed, shares
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _of_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _of_json(x) for key, x in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

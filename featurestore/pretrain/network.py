@@ -15,12 +15,13 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from featurestore.errors import SettingError
 from featurestore.models import MertEncoder, load_model
-from featurestore.models.checkpoint import read_weights
+from featurestore.models.checkpoint import load_checkpoint, read_weights
 from featurestore.models.config import MertConfig
 from featurestore.models.files import CONFIG, find_weights, read_json
 from featurestore.models.hub import fetch
 from featurestore.models.random_checkpoint import SHAPES
 from featurestore.pretrain import convolutions
+from featurestore.pretrain.corpus import Frames
 from featurestore.pretrain.recipe import Recipe
 from featurestore.pretrain.settings import DropoutSettings
 
@@ -214,6 +215,17 @@ def start(recipe: Recipe) -> Start:
     return Start(encoder, values)
 
 
+def start_again(checkpoint: Path) -> Start:
+    """The network of a checkpoint of this training, whose weights are then restored.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged.
+    """
+    return Start(load_checkpoint(checkpoint), read_json(checkpoint / CONFIG))
+
+
 def _from_checkpoint(name: str) -> Start:
     encoder = load_model(name)
     if not isinstance(encoder, MertEncoder):
@@ -248,3 +260,20 @@ def initialise(encoder: MertEncoder) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
+
+
+def check_layers(recipe: Recipe, layers: int) -> None:
+    """Raise a SettingError if a loss asks for a hidden state that there is not."""
+    asked = {"cqt.layer": recipe.cqt.layer, "variance.layer": recipe.variance.layer}
+    asked |= {f"layer of the head {head.name}": head.layer for head in recipe.heads}
+    for name, layer in asked.items():
+        if not -layers <= layer + 1 <= layers + 1:
+            raise SettingError(f"{name} must be from 0 to {layers}, or -1 for the last, not {layer}")
+
+
+def layout_of(encoder: MertEncoder, seconds: float) -> Frames:
+    """How a window of some seconds becomes frames."""
+    hop = math.prod(encoder.config.conv_stride)
+    window = max(encoder.min_samples, round(seconds * encoder.sample_rate))
+    window = -(-window // hop) * hop
+    return Frames(encoder.sample_rate, hop, window, encoder.frames(window))

@@ -119,6 +119,12 @@ class Recipe:
                 raise SettingError(
                     f"{source}: mixing.{name} must be two ascending numbers above 0, not {low}, {high}"
                 )
+        for i, (step, probability) in enumerate(self.masking.schedule):
+            if step < 0 or not 0 <= probability <= 1:
+                raise SettingError(
+                    f"{source}: masking.schedule[{i}] must be a step and a probability from 0 to 1, "
+                    f"not {step}, {probability}"
+                )
         if self.mixing.probability and self.mixing.seconds[1] > self.data.window:
             raise SettingError(f"{source}: mixing.seconds must not exceed data.window, {self.data.window} s")
         if not (self.data.labels or self.heads or self.cqt.masked or self.cqt.everywhere):
@@ -173,6 +179,26 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         both = isinstance(value, Mapping) and isinstance(before, Mapping)
         out[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
     return out
+
+
+def shaping_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that say which tensors the network and its heads have.
+
+    Parameters
+    ----------
+    recipe : mapping
+        As `Recipe.to_dict` gives it, also by way of JSON.
+    """
+    values = json.loads(json.dumps(recipe))
+    found = {f"model.{key}": x for key, x in values.get("model", {}).items()}
+    cqt = values.get("cqt", {})
+    predicts = bool(cqt.get("masked") or cqt.get("everywhere"))
+    found["cqt.masked or cqt.everywhere above 0"] = predicts
+    found["cqt.bins"] = cqt.get("bins") if predicts else None
+    found["data.labels"] = labels = values.get("data", {}).get("labels")
+    found["tokens.dim"] = values.get("tokens", {}).get("dim") if labels else None
+    found["list of heads"] = sorted(head["name"] for head in values.get("heads", []))
+    return found
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def limited(default: Any, *, least: float | None = None, most: float | None = None, among: Any = None) -> Any:
-    """A field with limits, for `featurestore.pretrain.tables`."""
+    """A field with limits, of each of its items if it is a list, for `featurestore.pretrain.tables`."""
     return field(default=default, metadata={"least": least, "most": most, "among": among})
 
 
@@ -249,7 +249,7 @@ class OptimizerSettings:
     end_lr: float = limited(0.0, least=0)
     warmup: int = limited(32_000, least=0)
     power: float = limited(1.0, least=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[float, float] = limited((0.9, 0.98), least=0, most=0.9999)
     eps: float = limited(1e-6, least=0)
     weight_decay: float = limited(0.01, least=0)
     clip: float = limited(10.0, least=0)

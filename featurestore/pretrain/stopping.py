@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step at hand is finished, and the training saved."""
+"""Ctrl-C and SIGTERM: the step at hand is finished, and the training saved; a second Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any, Self
 
 
 class Stop:
-    """Notes the first Ctrl-C or SIGTERM, which then ends the training after the step at hand."""
+    """Notes the first Ctrl-C or SIGTERM, which then ends the training after the step at hand.
+
+    After it, Ctrl-C does what it did before.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -28,3 +31,6 @@ class Stop:
 
     def _note(self, *_: object) -> None:
         self.asked = True
+        # SIGTERM may come twice without anybody's impatience: to a group, and once more from who passes it on.
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 from featurestore.errors import SettingError
+
+_LARGEST = {int: 2**63 - 1, float: sys.float_info.max}
 
 
 def read_value(kind: Any, value: Any, source: str, where: str, limits: Mapping[str, Any] | None = None) -> Any:
@@ -22,7 +25,8 @@ def read_value(kind: Any, value: Any, source: str, where: str, limits: Mapping[s
             raise SettingError(f"{source}: {where} must be a list of {len(kinds)}, not {value!r}")
         items = [kinds[0]] * len(value) if kinds[-1] is Ellipsis else kinds
         return tuple(
-            read_value(x, y, source, f"{where}[{i}]") for i, (x, y) in enumerate(zip(items, value, strict=True))
+            read_value(x, y, source, f"{where}[{i}]", limits)
+            for i, (x, y) in enumerate(zip(items, value, strict=True))
         )
     if get_origin(kind) is dict:
         if not isinstance(value, Mapping):
@@ -30,6 +34,8 @@ def read_value(kind: Any, value: Any, source: str, where: str, limits: Mapping[s
         return dict(value)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
     fits = type(value) in (int, float) if kind is float else type(value) is kind
+    if fits and kind in _LARGEST and not -_LARGEST[kind] <= value <= _LARGEST[kind]:  # NaN is not either
+        fits, words = False, {int: "a whole number below 2**63", float: "a finite number"}[kind]
     least, most, among = (limits.get(x) for x in ("least", "most", "among"))
     if among is not None:
         words = f"one of {', '.join(among)}"

@@ -14,28 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featurestore.errors import SettingError, TrainingError
+from featurestore.errors import TrainingError
 from featurestore.models import MertEncoder
-from featurestore.pretrain import checkpoints
+from featurestore.pretrain import checkpoints, resuming
 from featurestore.pretrain.batches import Batch, Reader, batches, fixed_batches
-from featurestore.pretrain.corpus import Frames, codebook_classes, open_corpus
+from featurestore.pretrain.corpus import check_classes, codebook_classes, open_corpus
 from featurestore.pretrain.cqt import CqtFile, CqtTarget, fill_together
+from featurestore.pretrain.divergence import LEAST_SCALE, diverged
 from featurestore.pretrain.evaluation import evaluate
+from featurestore.pretrain.lock import locked
 from featurestore.pretrain.losses import Counts, losses, term_names
-from featurestore.pretrain.metrics import Metrics
-from featurestore.pretrain.network import Heads, TrainedEncoder, start
+from featurestore.pretrain.metrics import METRICS, Metrics
+from featurestore.pretrain.network import Heads, TrainedEncoder, check_layers, layout_of
 from featurestore.pretrain.plan import Plan
 from featurestore.pretrain.processes import Processes, joined
-from featurestore.pretrain.recipe import Recipe, changed_settings
+from featurestore.pretrain.recipe import Recipe
 from featurestore.pretrain.report import TrainingProgress, TrainingReport
 from featurestore.pretrain.stopping import Stop
 from featurestore.pretrain.updates import adamw, flat_gradients, learning_rate
 
 logger = logging.getLogger("featurestore")
 
-CHECKPOINTS, MODEL, METRICS = "checkpoints", "model", "metrics.jsonl"
-_SHOWN_WINDOWS = 16
-
+CHECKPOINTS, MODEL = "checkpoints", "model"
 Probe = Callable[[MertEncoder], Mapping[str, float]]
 
 
@@ -74,12 +74,16 @@ def pretrain(
     SourceError
         If a manifest or labels are missing or do not fit; names file and line.
     SettingError
-        If a setting is impossible, or `out` holds a training of another network.
+        If a setting is impossible, or `out` holds a training of another network, or one that is running.
     TrainingError
         If the loss is no number any more; names the windows.
     """
-    with joined(device) as processes, Stop() as stop:
-        return _Training(recipe, Path(out), processes, stop, progress, probe).run()
+    with joined(device) as processes:
+        stop = Stop()
+        # Until it runs there is nothing to save: Ctrl-C ends it at once.
+        training = _Training(recipe, Path(out), processes, stop, progress, probe)
+        with locked(Path(out), processes), stop:
+            return training.run()
 
 
 class _Training:
@@ -96,13 +100,14 @@ class _Training:
         self._stop, self._tell, self._probe = stop, progress or (lambda _: None), probe
         self._begun = time.monotonic()
         torch.manual_seed(recipe.run.seed)
-        begin = start(recipe)
+        begin = resuming.begin(recipe, out / CHECKPOINTS, processes.count)
         encoder, self.config = begin.encoder, begin.config
         self.layout = layout_of(encoder, recipe.data.window)
-        _check_layers(recipe, encoder.layers)
+        check_layers(recipe, encoder.layers)
         classes = codebook_classes(recipe)
         self.train = open_corpus("train", recipe, self.layout, classes)
         self.valid = open_corpus("valid", recipe, self.layout, classes)
+        check_classes(self.train, self.valid)
         dense = {name: x.shape[1] for name, x in self.train.dense.items()}
         self.encoder = TrainedEncoder(encoder, recipe.dropout, recipe.feature_gradient, begin.mask)
         self.heads = Heads(encoder.dim, recipe, classes, dense)
@@ -125,11 +130,14 @@ class _Training:
         self.last_valid: dict[str, float] = {}
 
     def run(self) -> TrainingReport:
-        first = self._resume()
+        first, evaluated = self._resume()
         total = self.recipe.run.steps
         reader, valid = self._targets()
         step = first
         interrupted = self._stopping()
+        # A run that ended between a checkpoint and its evaluation owes it.
+        if step and not evaluated and not interrupted and self._evaluates(step):
+            self._evaluate(step, valid)
         if step < total and not interrupted:
             stream = batches(
                 self.plan,
@@ -178,13 +186,13 @@ class _Training:
             if saving or step % run.log_every == 0:
                 self._log(step, step - since, names, sums)
                 sums, since = torch.zeros_like(sums), step
-            if step % run.evaluate_every == 0 or step == total:
-                with self.metrics.clock("evaluation"):
-                    self._evaluate(step, valid)
             if saving:
                 with self.metrics.clock("checkpoint"):
                     self._save(step)
                 saved = step
+            if self._evaluates(step):
+                with self.metrics.clock("evaluation"):
+                    self._evaluate(step, valid)
         if since != step:
             self._log(step, step - since, names, sums)
         if saved != step:
@@ -217,18 +225,21 @@ class _Training:
         with self.metrics.clock("sum"):
             self.processes.sum(self.flat)
             if not math.isfinite(float(self.flat[-1])):
-                self._diverged(step)
+                raise self._diverged("loss", step)
         with self.metrics.clock("update"):
             self.scaler.unscale_(self.optimizer)
             norm = torch.linalg.vector_norm(self.flat[:-1])
             if not self.scaler.is_enabled() and not math.isfinite(float(norm)):
-                self._diverged(step)
+                raise self._diverged("gradient", step)
             if recipe.optimizer.clip:
                 self.flat[:-1] *= torch.clamp(recipe.optimizer.clip / (norm + 1e-6), max=1)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(step, recipe.run.steps, recipe.optimizer)
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            # The scaler halves its scale and skips the update wherever a gradient is no number.
+            if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+                raise self._diverged("gradient", step)
         self.norm = norm
         return sums
 
@@ -246,22 +257,8 @@ class _Training:
         kind = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.recipe.run.precision)
         return torch.autocast(self.processes.device.type, dtype=kind, enabled=kind is not None)
 
-    def _diverged(self, step: int) -> None:
-        windows = [
-            {"file": self.train.entries[x.file].path, "seconds": x.frame * self.layout.hop / self.layout.rate}
-            for x in self.plan.windows(step)
-        ]
-        self.metrics.write({"step": step + 1, "diverged": windows})
-        shown = ", ".join(f"{x['file']} at {x['seconds']:.2f} s" for x in windows[:_SHOWN_WINDOWS])
-        more = (
-            f" and {len(windows) - _SHOWN_WINDOWS} more (all are in {METRICS})"
-            if len(windows) > _SHOWN_WINDOWS
-            else ""
-        )
-        raise TrainingError(
-            f"the loss of step {step + 1} is no number any more; its windows are {shown}{more}. "
-            "Lower optimizer.lr, or look at these files; the last checkpoint is whole"
-        )
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        return diverged(what, step, self.plan.windows(step), self.train, self.metrics)
 
     def _log(self, step: int, steps: int, names: list[str], sums: Tensor) -> None:
         values = dict(zip(names, (self.processes.sum(sums) / steps).tolist(), strict=True))
@@ -289,6 +286,9 @@ class _Training:
             )
         )
 
+    def _evaluates(self, step: int) -> bool:
+        return step % self.recipe.run.evaluate_every == 0 or step == self.recipe.run.steps
+
     def _evaluate(self, step: int, valid: list[Batch]) -> None:
         found = evaluate(self.encoder, self.heads, valid, self.recipe, self.processes, self.cqt)
         if self._probe is not None and self.processes.first:
@@ -300,35 +300,32 @@ class _Training:
 
     def _save(self, step: int) -> None:
         if self.processes.first:
-            scalars = {"recipe": self.recipe.to_dict(), "scaler": self.scaler.state_dict()}
+            scalars = {
+                "recipe": self.recipe.to_dict(),
+                "processes": self.processes.count,
+                "scaler": self.scaler.state_dict(),
+            }
             checkpoints.save(
                 self.out / CHECKPOINTS, step, self.trained, self.config, scalars, self.recipe.run.keep
             )
         self.processes.wait()
 
-    def _resume(self) -> int:
-        """Take up the newest checkpoint; returns its step, 0 without one."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        there = checkpoints.found(self.out / CHECKPOINTS)
-        if not there:
-            self.metrics.rewind(0)
-            return 0
-        scalars = checkpoints.read_scalars(there[-1])
-        changed = changed_settings(scalars.get("recipe", {}), self.recipe.to_dict())
-        if fixed := [x for x in changed if x.startswith("model.")]:
-            raise SettingError(
-                f"{there[-1]} was trained with another {fixed[0]}: give another folder for the output, or "
-                "begin a new training from it with model.start"
-            )
-        if changed and self.processes.first:
-            logger.warning("going on from %s with other settings: %s", there[-1].name, ", ".join(changed))
-        checkpoints.restore(there[-1], self.trained)
+    def _resume(self) -> tuple[int, bool]:
+        """Take up the newest checkpoint; returns its step, 0 without one, and whether it has been evaluated."""
+        with resuming.newest(self.out / CHECKPOINTS) as checkpoint:
+            if checkpoint is None:
+                self.metrics.rewind(0)
+                return 0, False
+            scalars = checkpoints.read_scalars(checkpoint)
+            changed = resuming.changes(checkpoint, scalars, self.recipe, self.processes.count)
+            if changed and self.processes.first:
+                logger.warning("going on from %s with other settings: %s", checkpoint.name, ", ".join(changed))
+            checkpoints.restore(checkpoint, self.trained)
         if self.scaler.is_enabled() and scalars.get("scaler"):
             self.scaler.load_state_dict(scalars["scaler"])
         step = int(scalars["step"])
-        self.processes.wait()
-        self.metrics.rewind(step)
-        return step
+        evaluated = torch.tensor([int(self.metrics.rewind(step))], device=self.processes.device)
+        return step, bool(self.processes.sum(evaluated).item())
 
     def _targets(self) -> tuple[Reader, list[Batch]]:
         """Compute what is computed once; returns readers of it."""
@@ -355,19 +352,3 @@ class _Training:
             checkpoints.publish(folder, lambda aside: checkpoints.write_model(aside, self.trained, self.config))
         self.processes.wait()
         return folder
-
-
-def _check_layers(recipe: Recipe, layers: int) -> None:
-    asked = {"cqt.layer": recipe.cqt.layer, "variance.layer": recipe.variance.layer}
-    asked |= {f"layer of the head {head.name}": head.layer for head in recipe.heads}
-    for name, layer in asked.items():
-        if not -layers <= layer + 1 <= layers + 1:
-            raise SettingError(f"{name} must be from 0 to {layers}, or -1 for the last, not {layer}")
-
-
-def layout_of(encoder: MertEncoder, seconds: float) -> Frames:
-    """How a window of some seconds becomes frames."""
-    hop = math.prod(encoder.config.conv_stride)
-    window = max(encoder.min_samples, round(seconds * encoder.sample_rate))
-    window = -(-window // hop) * hop
-    return Frames(encoder.sample_rate, hop, window, encoder.frames(window))

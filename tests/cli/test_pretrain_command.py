@@ -78,6 +78,12 @@ def test_options_and_set_change_the_recipe(run, recipe, data, tmp_path):
         (["--config", "95m"], "say with --data where the training data are"),
         (["--config", "95m", "--set", "run.steps"], "--set takes KEY=VALUE"),
         (["--config", "95m", "--set", "run.bacth=3"], "no setting run.bacth; allowed are steps"),
+        (["--config", "95m", "--set", "run=1", "--set", "run.batch=3"], "run has the value 1 already"),
+        (["--config", "95m", "--set", "run.batch=3", "--set", "run=1"], "run must be a table, not 1"),
+        (["--config", "95m", "--batch-size", "3", "--set", "run.batch.x=3"], "so there is no run.batch.x"),
+        (["--config", "95m", "--seed", "99999999999999999999"], "run.seed must be a whole number below 2**63"),
+        (["--config", "95m", "--set", "optimizer.betas=[1.5,0.9]"], "from 0 to 0.9999, not 1.5"),
+        (["--config", "95m", "--set", "optimizer.lr=inf"], "optimizer.lr must be a finite number"),
         (["--config", "95m", "--data", "nowhere"], "dict.encodec_0.txt cannot be read: No such file"),
     ],
 )
@@ -95,3 +101,12 @@ def test_a_loss_that_is_no_number_is_a_failure(run, recipe, data, tmp_path):
     result = run("pretrain", "--config", recipe, "--data", data, "--out", tmp_path / "out")
     assert result.code == 1
     assert "the loss of step 1 is no number any more" in result.err
+
+
+def test_an_output_that_is_no_folder_is_wrong_usage(run, recipe, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "out" / "metrics.jsonl").mkdir(parents=True)
+    for out, named in (("file", "file"), ("file/x", "file/x"), ("out", "out/metrics.jsonl")):
+        result = run("pretrain", "--config", recipe, "--data", data, "--out", tmp_path / out)
+        assert result.code == 2
+        assert str(tmp_path / named) in result.err

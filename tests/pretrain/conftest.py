@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
-from featurestore.pretrain import Recipe
+from featurestore.pretrain import Recipe, pretrain
 
 RATE, HOP = 24_000, 320
+NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, "layers": 0.0}
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 
 SMALL = {
@@ -32,21 +35,21 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_data(folder, *, files=6, seconds=1.2, seed=0):
+def make_data(folder, *, files=6, seconds=1.2, seed=0, rate=RATE):
     """A folder of training data: melodies of 12 notes, with their notes as tokens and as auxiliary labels."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
-    samples = int(seconds * RATE)
+    samples = int(seconds * rate)
     frames = samples // HOP
     for split, count in (("train", files), ("valid", 4)):
         manifest, tokens, keys, loud = [str(folder)], [], [], []
         for index in range(count):
             notes = random.integers(0, 12, size=4)
             played = np.repeat(notes, -(-samples // 4))[:samples]
-            wave = 0.3 * np.sin(2 * np.pi * np.cumsum(300 * 2 ** (played / 6)) / RATE)
+            wave = 0.3 * np.sin(2 * np.pi * np.cumsum(300 * 2 ** (played / 6)) / rate)
             wave += 0.01 * random.normal(size=samples)
             name = f"{split}{index}.wav"
-            soundfile.write(folder / name, wave.astype(np.float32), RATE, subtype="PCM_16")
+            soundfile.write(folder / name, wave.astype(np.float32), rate, subtype="PCM_16")
             manifest.append(f"{name}\t{samples}")
             of_frame = played[np.arange(frames) * HOP]
             tokens.append(" ".join(map(str, of_frame)))
@@ -115,3 +118,29 @@ def start_process(arguments, **environment):
 def start_command(arguments, **environment):
     """`fs-extract` in a process of its own."""
     return start_process(["-m", "fs_extract", *arguments], **environment)
+
+
+def lines_of(out):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return [json.loads(x, parse_constant=refuse) for x in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(out):
+    """The loss of every step, each once."""
+    found = [(x["step"], x["loss"]) for x in lines_of(out) if "loss" in x]
+    assert [step for step, _ in found] == list(range(1, len(found) + 1))
+    return [loss for _, loss in found]
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def whole(shared_data, tmp_path_factory):
+    """A training of 8 steps that nothing disturbs, with all that is drawn: dropouts, masks, mixtures."""
+    out = tmp_path_factory.mktemp("whole")
+    report = pretrain(recipe_for(shared_data), out)
+    return out, report

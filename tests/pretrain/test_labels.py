@@ -1,5 +1,8 @@
 """Labels belong to frames: they are found where they are, and files that do not fit are named with their line."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -91,6 +94,42 @@ def test_spectra_that_were_lost_are_computed_again(shared_data, tmp_path):
     file.make()
     assert file.missing() == list(range(6))
     assert values.stat().st_size == corpus.frames * 60 * 2
+
+
+@pytest.mark.parametrize("length", [0, 5, 7])
+def test_a_note_of_what_is_computed_that_was_cut_off_says_nothing(shared_data, tmp_path, length):
+    file = CqtFile(tmp_path, open_train(shared_data), recipe_for(shared_data).cqt)
+    file.make()
+    file.fill([0])
+    (done,) = tmp_path.glob("*.done")
+    done.write_bytes(b"\1" * length)
+    assert file.missing() == list(range(6))
+    file.make()
+    assert done.read_bytes() == bytes(6)
+
+
+def test_a_note_that_could_not_be_written_is_not_there(shared_data, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = CqtFile(tmp_path, open_train(shared_data), recipe_for(shared_data).cqt)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SettingError, match=r"cannot be written \(No space left"):
+        file.make()
+    assert not list(tmp_path.glob("train.*.done"))
+    assert file.missing() == list(range(6))
+
+
+def test_spectra_of_files_that_have_changed_replace_the_old_ones_and_no_others(own_data, tmp_path):
+    recipe, fewer = recipe_for(own_data), recipe_for(own_data, cqt={"bins": 20})
+    for settings in (recipe.cqt, fewer.cqt):
+        CqtFile(tmp_path, open_train(own_data), settings).make()
+    before = set(tmp_path.glob("train.*"))
+    (own_data / "train0.wav").touch()
+    CqtFile(tmp_path, open_train(own_data), recipe.cqt).make()
+    after = set(tmp_path.glob("train.*"))
+    assert len(before) == len(after) == 4
+    assert len(before & after) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_named(shared_data, tmp_path):

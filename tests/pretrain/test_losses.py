@@ -15,9 +15,7 @@ from featurestore.pretrain.network import Heads, TrainedEncoder, start
 from featurestore.pretrain.plan import Window
 from featurestore.pretrain.settings import VarianceSettings
 from featurestore.pretrain.training import layout_of
-from tests.pretrain.conftest import SMALL, recipe_for
-
-NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, "layers": 0.0}
+from tests.pretrain.conftest import NO_DROPOUT, SMALL, recipe_for
 
 
 def make(recipe):
@@ -235,6 +233,13 @@ def test_the_effective_rank_is_that_of_equal_singular_values():
     for rank in (1, 5, 30):
         features = torch.randn(2_000, rank, generator=draw) @ directions[:rank]
         assert effective_rank(features) == pytest.approx(rank, rel=0.02)
+
+
+def test_features_that_are_no_numbers_have_no_rank_and_no_probe():
+    features = torch.randn(20, 5)
+    features[3, 2] = math.nan
+    assert math.isnan(effective_rank(features))
+    assert math.isnan(probe(features, torch.randn(20, 2)))
 
 
 def test_the_probe_finds_what_is_there_and_nothing_else():

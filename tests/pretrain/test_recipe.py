@@ -1,5 +1,7 @@
 """Recipes: presets, files that change them, and mistakes that are named."""
 
+import math
+
 import pytest
 
 from featurestore.errors import SettingError
@@ -70,6 +72,18 @@ def test_a_recipe_survives_json():
         ({"run": {"compile": True}}, "run.compile needs dropout.layers = 0"),
         ({"run": {"probe": "keys"}}, "run.probe must be one of no names"),
         ({"run": []}, "run must be a table"),
+        ({"run": {"seed": 99999999999999999999}}, r"run.seed must be a whole number below 2\*\*63 of at least 0"),
+        ({"run": {"steps": 10**400}}, r"run.steps must be a whole number below 2\*\*63"),
+        ({"optimizer": {"lr": math.inf}}, "optimizer.lr must be a finite number of at least 0, not inf"),
+        ({"optimizer": {"lr": 10**400}}, "optimizer.lr must be a finite number of at least 0"),
+        ({"optimizer": {"betas": [1.5, 0.9]}}, r"optimizer.betas\[0\] must be a number from 0 to 0.9999, not 1.5"),
+        ({"mixing": {"volume": math.nan}}, "mixing.volume must be a finite number"),
+        (
+            {"masking": {"schedule": [[1, math.nan]]}},
+            r"masking.schedule\[0\]\[1\] must be a finite number, not nan",
+        ),
+        ({"masking": {"schedule": [[1, 0.5], [2, -3.0]]}}, r"schedule\[1\] must be .* from 0 to 1, not 2, -3.0"),
+        ({"masking": {"schedule": [[1, 7.0]]}}, r"schedule\[0\] must be a step and a probability from 0 to 1"),
         ({"masking": {"probability": 1.5}}, "masking.probability must be a number from 0 to 1"),
         ({"mixing": {"seconds": [1.0]}}, "mixing.seconds must be a list of 2"),
         ({"mixing": {"seconds": [2.0, 1.0]}}, "mixing.seconds must be two ascending numbers"),

@@ -1,9 +1,7 @@
-"""Training: it learns, goes on exactly where it was stopped, does so in processes, and says what is wrong."""
+"""Training: it learns, goes on from released models, and says what is wrong."""
 
 import json
-import signal
-import socket
-import time
+import shutil
 
 import numpy as np
 import pytest
@@ -12,36 +10,23 @@ import torch
 from safetensors.torch import load_file
 
 from featurestore import load_model
-from featurestore.errors import CheckpointError, DeviceError, SettingError, TrainingError
-from featurestore.pretrain import pretrain
+from featurestore.errors import DeviceError, SettingError, SourceError, TrainingError
+from featurestore.models import save_random_checkpoint
+from featurestore.models.random_checkpoint import SHAPES
+from featurestore.pretrain import pretrain, training
+from featurestore.pretrain.losses import losses
 from featurestore.pretrain.settings import OptimizerSettings
 from featurestore.pretrain.updates import learning_rate
-from tests.pretrain.conftest import GOLDEN, SMALL, make_data, recipe_for, settings, start_command, start_process
-
-NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, "layers": 0.0}
-
-
-def lines_of(out):
-    return [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses_of(out):
-    """The loss of every step, each once."""
-    found = [(x["step"], x["loss"]) for x in lines_of(out) if "loss" in x]
-    assert [step for step, _ in found] == list(range(1, len(found) + 1))
-    return [loss for _, loss in found]
-
-
-def weights_of(folder):
-    return load_file(folder / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def whole(shared_data, tmp_path_factory):
-    """A training of 8 steps that nothing disturbs, with all that is drawn: dropouts, masks, mixtures."""
-    out = tmp_path_factory.mktemp("whole")
-    report = pretrain(recipe_for(shared_data), out)
-    return out, report
+from tests.pretrain.conftest import (
+    GOLDEN,
+    NO_DROPOUT,
+    SMALL,
+    lines_of,
+    losses_of,
+    make_data,
+    recipe_for,
+    weights_of,
+)
 
 
 def test_a_training_writes_metrics_checkpoints_and_a_model(whole):
@@ -71,119 +56,6 @@ def test_every_checkpoint_and_the_model_open_like_released_ones(whole, shared_da
         "model.safetensors",
         "preprocessor_config.json",
     ]
-
-
-def test_an_interrupted_training_goes_on_exactly(whole, shared_data, tmp_path):
-    for steps in (2, 5, 8):
-        report = pretrain(recipe_for(shared_data, run={"steps": 8}), tmp_path, progress=StopAt(steps))
-        assert (report.steps, report.interrupted) == (steps, steps < 8)
-    assert losses_of(tmp_path) == losses_of(whole[0])
-    for name, x in weights_of(whole[0] / "model").items():
-        assert torch.equal(x, weights_of(tmp_path / "model")[name]), name
-
-
-class StopAt:
-    """Sends this process a signal when a step is done, as a scheduler does."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def __call__(self, now):
-        if now.stage == "training" and now.done == self.step < now.total:
-            signal.raise_signal(signal.SIGTERM)
-
-
-def write_recipe(path, values):
-    """A recipe as TOML, of JSON, which is close enough for numbers, texts and lists."""
-    heads = values.pop("heads", [])
-    lines = []
-    for table, content in values.items():
-        nested = {k: v for k, v in content.items() if isinstance(v, dict)}
-        lines += [f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in content.items() if k not in nested)]
-        for name, inner in nested.items():
-            lines += [f"[{table}.{name}]", *(f"{k} = {json.dumps(v)}" for k, v in inner.items())]
-    for head in heads:
-        lines += ["[[heads]]", *(f"{k} = {json.dumps(v)}" for k, v in head.items())]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-KILLED_WHILE_SAVING = """
-import json, os, signal, sys
-from featurestore.pretrain import Recipe, checkpoints, pretrain
-
-write, saved = checkpoints.write_model, []
-
-def write_and_die(folder, *arguments):
-    write(folder, *arguments)
-    saved.append(folder)
-    if len(saved) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-checkpoints.write_model = write_and_die
-pretrain(Recipe.from_dict(json.loads(sys.argv[1]), source="the test"), sys.argv[2])
-"""
-
-
-def test_a_training_that_is_killed_loses_one_interval_and_goes_on_exactly(whole, shared_data, tmp_path):
-    values = json.dumps(settings(shared_data))
-    killed = start_process(["-c", KILLED_WHILE_SAVING, values, tmp_path])
-    said = killed.communicate(timeout=100)
-    assert killed.returncode == -signal.SIGKILL, said
-    assert [x["step"] for x in lines_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
-    report = pretrain(recipe_for(shared_data), tmp_path)
-    assert (report.resumed_from, report.steps) == (3, 8)
-    assert losses_of(tmp_path) == losses_of(whole[0])
-    for name, x in weights_of(whole[0] / "model").items():
-        assert torch.equal(x, weights_of(tmp_path / "model")[name]), name
-    assert [x.name for x in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000006", "step-00000008"]
-
-
-def test_a_command_that_is_terminated_saves_and_says_so(shared_data, tmp_path):
-    recipe = write_recipe(tmp_path / "recipe.toml", settings(shared_data))
-    out = tmp_path / "out"
-    running = start_command(["pretrain", "--config", recipe, "--out", out, "--steps", 1_000_000])
-    wait_for(lambda: (out / "metrics.jsonl").exists() and len(lines_of(out)) > 3, running)
-    running.send_signal(signal.SIGTERM)
-    _, errors = running.communicate(timeout=100)
-    assert running.returncode == 130, errors
-    assert "the same command goes on" in errors
-    last = losses_of(out)
-    newest = sorted((out / "checkpoints").iterdir())[-1]
-    assert json.loads((newest / "training.json").read_text())["step"] == len(last)
-
-
-def test_two_processes_do_what_one_does_with_twice_the_batch(shared_data, tmp_path):
-    tables = {"dropout": NO_DROPOUT, "mixing": {"probability": 0.9}, "masking": {"equal": False}}
-    pretrain(recipe_for(shared_data, **tables, run={"batch": 4, "accumulate": 2, "steps": 4}), tmp_path / "one")
-    values = settings(shared_data, **tables, run={"batch": 2, "accumulate": 2, "steps": 4})
-    recipe = write_recipe(tmp_path / "recipe.toml", values)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = ["pretrain", "--config", recipe, "--out", tmp_path / "two"]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [start_command(command, RANK=str(i), LOCAL_RANK=str(i), **shared) for i in range(2)]
-    said = [x.communicate(timeout=100) for x in running]
-    assert [x.returncode for x in running] == [0, 0], said
-    assert "4 of 4" in said[0][0]
-    assert said[1][0] == ""
-    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-5)
-    one, two = (weights_of(tmp_path / x / "model") for x in ("one", "two"))
-    for name in one:
-        # Adam turns rounding into steps of its own where a gradient is none but rounding: the bias of the keys.
-        if not name.endswith("k_proj.bias"):
-            torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5)
-    last_one, last_two = lines_of(tmp_path / "one")[-1]["valid"], lines_of(tmp_path / "two")[-1]["valid"]
-    assert last_two == pytest.approx(last_one, rel=1e-3)
 
 
 def test_it_learns_a_handful_of_clips_by_heart(tmp_path):
@@ -233,6 +105,40 @@ def test_a_released_checkpoint_is_gone_on_from(shared_data, tmp_path, name):
     )
 
 
+def test_a_released_checkpoint_at_16_khz_is_gone_on_from(tmp_path):
+    """Such as MERT v0: 50 frames a second."""
+    start = save_random_checkpoint(
+        tmp_path / "start", shape={**SHAPES["tiny"], **SMALL, "sample_rate": 16_000}, do_normalize=True
+    )
+    data = make_data(tmp_path / "music", files=3, rate=16_000)
+    recipe = recipe_for(data, model={"start": str(start)}, run={"steps": 2, "batch": 2})
+    report = pretrain(recipe, tmp_path / "out")
+    model = load_model(report.model)
+    assert (model.sample_rate, model.do_normalize, model.frames(16_000)) == (16_000, True, 49)
+    assert report.valid["probe"] < 1
+    assert len(losses_of(tmp_path / "out")) == 2
+    recipe = recipe_for(make_data(tmp_path / "faster", files=3), model={"start": str(start)})
+    with pytest.raises(SourceError, match=r"labels for the 1\.20 s of .* 75\.00 a second, not 50"):
+        pretrain(recipe, tmp_path / "other")
+
+
+def test_a_released_checkpoint_with_a_pickle_of_weights_is_gone_on_from(shared_data, tmp_path):
+    start = tmp_path / "start"
+    start.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "pytorch_model.bin"):
+        shutil.copy(GOLDEN / "base_v1" / name, start)
+    for steps in (1, 2):
+        recipe = recipe_for(
+            shared_data, model={"start": str(start)}, optimizer={"lr": 0.0}, run={"steps": steps, "batch": 2}
+        )
+        report = pretrain(recipe, tmp_path / "out")
+    assert (report.resumed_from, report.steps) == (1, 2)
+    wave = torch.randn(2, 12_000)
+    before, after = load_model(start), load_model(report.model)
+    torch.testing.assert_close(after.hidden_states(wave), before.hidden_states(wave), rtol=0, atol=1e-4)
+    assert not list((tmp_path / "out").rglob("*.bin"))
+
+
 def test_a_new_training_begins_with_weights_mask_and_heads_of_another(whole, shared_data, tmp_path):
     out, _ = whole
     checkpoint = out / "checkpoints" / "step-00000008"
@@ -257,15 +163,39 @@ def test_a_loss_that_is_no_number_stops_it_and_names_the_windows(own_data, tmp_p
     assert "optimizer.lr" in str(caught.value)
 
 
-def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_path):
-    pretrain(recipe_for(shared_data, run={"steps": 2}), tmp_path)
-    other = recipe_for(shared_data, model={"config": {**SMALL, "hidden_size": 32}})
-    with pytest.raises(SettingError, match=r"another model\.config: give another folder"):
-        pretrain(other, tmp_path)
-    path = tmp_path / "checkpoints" / "step-00000002" / "training.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="is damaged"):
-        pretrain(recipe_for(shared_data, run={"steps": 3}), tmp_path)
+def test_gradients_that_are_no_numbers_stop_it_in_float16_too(shared_data, tmp_path, monkeypatch):
+    """The scaler skips such updates; a root of 0 has a finite loss and no finite gradient."""
+
+    def rootless(states, *arguments):
+        total, terms = losses(states, *arguments)
+        return total + torch.sqrt(0 * states[-1].float().sum()), terms
+
+    monkeypatch.setattr(training, "losses", rootless)
+    recipe = recipe_for(shared_data, run={"steps": 60, "batch": 2, "precision": "float16", "probe": ""})
+    with pytest.raises(TrainingError, match=r"the gradient of step 30 is no number.*train\d\.wav at \d"):
+        pretrain(recipe, tmp_path)
+    *steps, last = lines_of(tmp_path)
+    assert last["diverged"]
+    assert [x["gradient norm"] for x in steps] == [None] * 29
+
+
+def test_a_file_of_valid_that_holds_no_numbers_is_named_before_the_first_step(own_data, tmp_path):
+    wave, rate = soundfile.read(own_data / "valid1.wav", dtype="float32")
+    wave[len(wave) // 2] = np.nan
+    soundfile.write(own_data / "valid1.wav", wave, rate, subtype="FLOAT")
+    for masked in (0.0, 1.0):
+        with pytest.raises(
+            SourceError, match=r"valid1\.wav, line 3 of .*valid\.tsv, has samples that are no numbers"
+        ):
+            pretrain(recipe_for(own_data, cqt={"masked": masked}, run={"valid_windows": 12}), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_labels_of_other_classes_in_valid_are_refused(own_data, tmp_path):
+    labels = np.load(own_data / "valid.keys.npy")
+    np.save(own_data / "valid.keys.npy", labels[:, :7])
+    with pytest.raises(SourceError, match=r"valid\.keys\.npy has 7 classes, but .*train\.keys\.npy has 12"):
+        pretrain(recipe_for(own_data), tmp_path)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_named(shared_data, tmp_path):
@@ -274,18 +204,20 @@ def test_a_checkpoint_that_cannot_be_written_is_named(shared_data, tmp_path):
         pretrain(recipe_for(shared_data, run={"steps": 1}), tmp_path)
 
 
+def test_a_folder_that_cannot_be_the_output_is_named(shared_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(SettingError, match=rf"{out} cannot be the folder of the output .*: give another one"):
+            pretrain(recipe_for(shared_data), out)
+    (tmp_path / "out" / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(SettingError, match=r"metrics\.jsonl cannot be written: Is a directory"):
+        pretrain(recipe_for(shared_data), tmp_path / "out")
+
+
 def test_a_hidden_state_that_there_is_not_is_refused(shared_data, tmp_path):
     for tables in ({"cqt": {"layer": 3}}, {"heads": [{"name": "keys", "layer": -4}]}):
         with pytest.raises(SettingError, match=r"layer.* must be from 0 to 2, or -1"):
             pretrain(recipe_for(shared_data, run={"probe": ""}, **tables), tmp_path)
-
-
-def test_settings_that_are_changed_on_the_way_are_told(whole, shared_data, tmp_path, caplog):
-    pretrain(recipe_for(shared_data, run={"steps": 2}), tmp_path)
-    caplog.clear()
-    report = pretrain(recipe_for(shared_data, run={"steps": 3}, optimizer={"lr": 1e-4}), tmp_path)
-    assert (report.resumed_from, report.steps) == (2, 3)
-    assert "optimizer.lr, run.steps" in caplog.text
 
 
 def test_a_device_that_is_not_there_is_refused(shared_data, tmp_path):
