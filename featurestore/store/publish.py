@@ -152,12 +152,11 @@ def recover(places: Places, locks: TrackLocks) -> set[str]:
     Returns
     -------
     set of str
-        Names of staging folders that are needed still: another writer has the lock of one of their tracks, or
-        there is no place to put them.
+        Names of staging folders that are needed still: another writer has the lock of one of their tracks.
     """
-    if not all(files.is_dir(places.kind(kind)) for kind in KINDS):  # until the store is repaired
-        return {folder.name for folder in _folders(places.staging)}
-    for entry in list(places.journal.iterdir()):
+    # What is decided waits, if there is no place for it, until the store is repaired.
+    whole = all(files.is_dir(places.kind(kind)) for kind in KINDS)
+    for entry in list(places.journal.iterdir()) if whole else []:
         with contextlib.suppress(TrackLockedError), locks.holding(entry.name):
             roll_forward(places, entry.name, durable=True)
     needed = set()
