@@ -5,22 +5,32 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from samples import SPEC, assert_same, features, read_all
+from samples import assert_same, features, read_all
 
-from featurestore import FeatureStore, StoreWriter
+from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import StoreError, TrackExistsError, TrackLockedError, TrackNotFoundError
-from featurestore.spec import KINDS
-from featurestore.store import files
+from featurestore.spec import CODECS, KINDS
+from featurestore.store import files, packed
 from featurestore.store.keys import encode_key
+from featurestore.store.layout import shard_name
 from featurestore.store.locks import stripe_of
 
 IDS = ["a", "B/ü", "x" * 220, "c", "..", "zarr.json"]
 assert len({stripe_of(encode_key(track_id)) for track_id in IDS}) == len(IDS)
+
+SPECS = [
+    FeatureSpec.for_arrays(layers=3, dim=4, dtype=dtype, codec=codec)
+    for codec in CODECS
+    for dtype in ("float32", "float16")
+    if (dtype, codec) != ("float16", "bitround")
+]
+MEMORY = Path("/dev/shm")  # where it does not take long to make sure that something is on the disk
 
 tracks = st.sampled_from(IDS)
 writers = st.integers(0, 1)
@@ -50,28 +60,34 @@ class Exits:
         return call
 
 
-def whole(arrays):
-    """What a store holds of arrays that were put: aggregated always."""
-    if "aggregated" in arrays:
-        return arrays
-    pooled = arrays["segments"] if "segments" in arrays else arrays["raw"].mean(axis=2, dtype=np.float64)
-    return {**arrays, "aggregated": pooled.mean(axis=0, dtype=np.float64).astype(np.float32)}
+def rounded(values):
+    """Values with ten bits of mantissa behind the first."""
+    mantissa, exponent = np.frexp(values.astype(np.float64))
+    return np.ldexp(np.rint(mantissa * 2**11), exponent - 11).astype(values.dtype)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
 
 
 class StoreMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="model-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="model-", dir=MEMORY if MEMORY.is_dir() else None))
         self.path = self.folder / "store.zarr"
-        self.writers = [self.open(), self.open()]
-        self.readers = [FeatureStore(self.path)]
+        self.patches = contextlib.ExitStack()
+        # A table of a few shards, without thousands of tracks.
+        self.patches.enter_context(mock.patch.multiple(packed, MAX_ROWS=2, _MIN_ROWS=2))
+        self.writers = []
         self.model = {}
         self.packed = []  # ids in the order of the table
         self.begun = {}  # track in progress -> (stack, writer of the track, batches so far)
         self.held = []  # (view, ids, layers) of aggregated
 
     def open(self):
-        return StoreWriter(self.path, spec=SPEC, durable=False)
+        return StoreWriter(self.path, spec=self.spec, durable=self.durable)
 
     def teardown(self):
         for stack, _, _ in self.begun.values():
@@ -82,16 +98,39 @@ class StoreMachine(RuleBasedStateMachine):
         self.open().close()  # sweeps away what the dead left
         for name in ("staging", "journal", "trash"):
             assert list((self.path / ".featurestore" / name).iterdir()) == []
+        self.patches.close()
         shutil.rmtree(self.folder)
 
     def expected_order(self):
         kept = [track_id for track_id in self.packed if track_id in self.model]
         return kept + sorted(set(self.model).difference(kept))
 
-    @initialize(arrays=contents)
-    def begin_with_a_track(self, arrays):
-        self.writers[0].put("a", arrays)
-        self.model["a"] = whole(arrays)
+    def stored(self, arrays):
+        """What a store holds of arrays that were put: aggregated always."""
+        if "aggregated" not in arrays:
+            pooled = arrays["segments"] if "segments" in arrays else arrays["raw"].mean(axis=2, dtype=np.float64)
+            arrays = {**arrays, "aggregated": pooled.mean(axis=0, dtype=np.float64)}
+        typed = {kind: values.astype(self.spec.dtype) for kind, values in arrays.items()}
+        return {kind: rounded(v) if self.spec.codec == "bitround" else v for kind, v in typed.items()}
+
+    def rows(self, ids):
+        rows = [self.model[track_id]["aggregated"] for track_id in ids]
+        return np.array(rows, self.spec.dtype).reshape(-1, len(self.spec.layers), self.spec.dim)
+
+    @initialize(
+        spec=st.sampled_from(SPECS),
+        durable=st.booleans(),
+        number=st.integers(1, len(IDS)),
+        pack=st.booleans(),
+    )
+    def begin_with_some_tracks(self, spec, durable, number, pack):
+        self.spec, self.durable = spec, durable
+        self.writers = [self.open(), self.open()]
+        self.readers = [FeatureStore(self.path)]
+        for seed, track_id in enumerate(IDS[-number:]):
+            self.put(0, track_id, features(seed), overwrite=False)
+        if pack:
+            self.pack(0)
 
     @rule(writer=writers, track_id=tracks, arrays=contents, overwrite=st.booleans())
     def put(self, writer, track_id, arrays, overwrite):
@@ -105,7 +144,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert track_id not in self.begun
             assert overwrite or track_id not in self.model
-            self.model[track_id] = whole(arrays)
+            self.model[track_id] = self.stored(arrays)
 
     @rule(writer=writers, track_id=tracks)
     def remove(self, writer, track_id):
@@ -150,9 +189,8 @@ class StoreMachine(RuleBasedStateMachine):
         stack.close()
         raw = np.concatenate(state["raw"])
         pooled = raw.mean(axis=2, dtype=np.float64)
-        arrays = {"raw": raw, "segments": pooled.astype(np.float32)}
-        arrays["aggregated"] = pooled.mean(axis=0).astype(np.float32)
-        self.model[track_id] = {kind: arrays[kind] for kind in {*state["kinds"], "aggregated"}}
+        arrays = {"raw": raw, "segments": pooled, "aggregated": pooled.mean(axis=0)}
+        self.model[track_id] = self.stored({kind: arrays[kind] for kind in {*state["kinds"], "aggregated"}})
 
     @precondition(lambda self: self.begun)
     @rule(data=st.data())
@@ -206,7 +244,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.pop(track_id, None)
         else:
             found = read_all(store, track_id)
-            candidates = [self.model.get(track_id), whole(arrays) if change == "put" else None]
+            candidates = [self.model.get(track_id), self.stored(arrays) if change == "put" else None]
             same = [c for c in candidates if c is not None and set(c) == set(found)]
             same = [c for c in same if all(np.array_equal(c[kind], found[kind]) for kind in c)]
             assert same, "neither the old revision nor the new one"
@@ -220,6 +258,40 @@ class StoreMachine(RuleBasedStateMachine):
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
+
+    @rule(writer=writers, deep=st.booleans())
+    def repair_what_is_sound(self, writer, deep):
+        report, moved = self.writers[writer].repair(deep=deep)
+        assert report.ok
+        assert moved == []
+
+    @precondition(lambda self: self.model.keys() - self.begun.keys())
+    @rule(writer=writers, data=st.data())
+    def repair_a_damaged_track(self, writer, data):
+        track_id = data.draw(st.sampled_from(sorted(self.model.keys() - self.begun.keys())))
+        kind = data.draw(st.sampled_from(sorted(self.model[track_id])))
+        array, key = self.model.pop(track_id)[kind], encode_key(track_id)
+        flip_a_bit(self.path / kind / key / shard_name(array.ndim))
+        report, moved = self.writers[writer].repair()
+        assert {problem.key for problem in report.problems if problem.what == "track"} == {key}
+        assert len(moved) == 1
+        self.packed_again(anew="packed" in {problem.what for problem in report.problems})
+
+    @precondition(lambda self: self.model.keys() & set(self.packed))
+    @rule(writer=writers, data=st.data())
+    def repair_a_damaged_table(self, writer, data):
+        table = FeatureStore(self.path)._catalogue.known().table
+        # Nobody looks at rows of tracks that were removed.
+        track_id = data.draw(st.sampled_from(sorted(self.model.keys() & set(self.packed))))
+        shard = table.rows[track_id] // table.rows_per_shard
+        flip_a_bit(self.path / "packed" / "features" / shard_name(3, shard, table.features.naming))
+        report, moved = self.writers[writer].repair()
+        assert {problem.what for problem in report.problems} == {"packed"}
+        assert moved == []
+        self.packed_again(anew=True)
+
+    def packed_again(self, *, anew):
+        self.packed = sorted(self.model) if anew else self.expected_order()
 
     @rule(writer=writers)
     def open_a_writer_anew(self, writer):
@@ -241,7 +313,7 @@ class StoreMachine(RuleBasedStateMachine):
     def views_that_are_held_answer_with_what_is_there_now(self):
         for view, ids, layer in self.held:
             if set(ids) <= set(self.model):
-                rows = np.array([self.model[t]["aggregated"] for t in ids], np.float32).reshape(-1, 3, 4)
+                rows = self.rows(ids)
                 assert np.array_equal(view, rows if layer is None else rows[:, layer])
             else:
                 with contextlib.suppress(TrackNotFoundError):
@@ -259,8 +331,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (track_id in store) == (track_id in self.model)
         for track_id, arrays in self.model.items():
             assert_same(read_all(store, track_id), arrays)
-        rows = np.array([self.model[t]["aggregated"] for t in order], np.float32).reshape(-1, 3, 4)
-        assert np.array_equal(store.aggregated(), rows)
+        assert np.array_equal(store.aggregated(), self.rows(order))
         report = store.verify(deep=True)
         assert report.problems == ()
         assert report.tracks == len(self.model)

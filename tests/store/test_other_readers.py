@@ -72,32 +72,63 @@ def test_xarray_reads_a_table_of_no_tracks(tmp_path):
     assert dataset.features.values.shape == (0, 3, 4)
 
 
-def test_tensorstore_reads_tracks_and_table(path):
-    def read(folder):
-        store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}}
-        return tensorstore.open(store, read=True).result().read().result()
+def with_zarr(folder, chosen=()):
+    return zarr.open_array(folder, mode="r")[chosen]
 
+
+def with_zarrs(folder, chosen=()):
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        return zarr.open_array(folder, mode="r")[chosen]
+
+
+def with_tensorstore(folder, chosen=()):
+    store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}}
+    return tensorstore.open(store, read=True).result()[chosen].read().result()
+
+
+@pytest.mark.parametrize("read", [with_zarrs, with_tensorstore])
+def test_others_read_tracks_and_table(path, read):
     assert read(path / "raw" / "a=2fb").tobytes() == TRACKS["a/b"]["raw"].tobytes()
     assert np.array_equal(read(path / "packed" / "features"), FeatureStore(path).aggregated())
-    assert read(path / "packed" / "layer").tolist() == [0, 1, 2]
 
 
-def test_zarrs_reads_the_table(path):
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        assert np.array_equal(
-            zarr.open_array(path / "packed" / "features", mode="r")[...], FeatureStore(path).aggregated()
-        )
+def test_tensorstore_reads_the_numbers_of_the_layers(path):
+    assert with_tensorstore(path / "packed" / "layer").tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("codec", ["zstd", "lz4", "bitround"])
-def test_others_read_compressed_stores(tmp_path, codec):
-    spec = FeatureSpec.for_arrays(layers=3, dim=64, codec=codec)
-    arrays = features(5, spec=spec)
+def real_numbers(spec):
+    """Values of every size, of both signs."""
+    rng = np.random.default_rng(5)
+    shapes = {"raw": (2, 3, 5, 64), "segments": (2, 3, 64), "aggregated": (3, 64)}
+    scales = {kind: 10.0 ** rng.integers(-4, 5, shape) for kind, shape in shapes.items()}
+    return {kind: (rng.normal(size=shapes[kind]) * scales[kind]).astype(spec.dtype) for kind in shapes}
+
+
+@pytest.mark.parametrize("read", [with_zarr, with_zarrs, with_tensorstore])
+@pytest.mark.parametrize(
+    ("dtype", "codec"),
+    [(dtype, codec) for dtype in ("float32", "float16") for codec in ("none", "zstd", "lz4")]
+    + [("float32", "bitround")],
+)
+def test_others_read_every_codec_whole_and_layer_by_layer(tmp_path, dtype, codec, read):
+    spec = FeatureSpec.for_arrays(layers=3, dim=64, dtype=dtype, codec=codec)
+    arrays = real_numbers(spec)
     store = write_store(tmp_path / "store.zarr", {"a": arrays}, spec=spec, pack=True)
-    for kind in arrays:
-        assert np.array_equal(zarr.open_array(store.path / kind / "a", mode="r")[...], arrays[kind])
-    assert np.array_equal(xr.open_zarr(store.path / "packed").features[0], arrays["aggregated"])
-    assert np.array_equal(store.raw("a"), arrays["raw"])
+    ours = {"raw": store.raw("a"), "segments": store.segments("a"), "aggregated": store.aggregated()[0]}
+    every = slice(None)
+    for kind, given in arrays.items():
+        held = np.asarray(ours[kind])
+        if codec == "bitround":
+            assert (held != given).any()
+            assert (np.abs(held - given.astype(np.float64)) <= 2.0**-11 * np.abs(given)).all()
+        else:
+            assert held.tobytes() == given.tobytes()
+        segments = (every,) * (given.ndim > 2)
+        for chosen in [(), (*segments, 1), (*segments, slice(1, 3))]:
+            assert read(store.path / kind / "a", chosen).tobytes() == held[chosen].tobytes()
+    assert read(store.path / "packed" / "features", (every, 1)).tobytes() == ours["aggregated"][1].tobytes()
+    assert np.array_equal(store.raw("a", layer=1), np.asarray(ours["raw"])[:, 1])
+    assert np.array_equal(xr.open_zarr(store.path / "packed").features[0], ours["aggregated"])
     assert store.verify(deep=True).ok
 
 

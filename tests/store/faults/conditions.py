@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import files, packed, packing, track_writer
+from featurestore.store import files, packed, packing, shards, track_writer
 from featurestore.store.writer import StoreWriter
 
 SPEC = FeatureSpec.for_arrays(layers=2, dim=3)
@@ -72,6 +72,13 @@ def away(*, years: int = 0, host: str | None = None) -> Iterator[None]:
         mock.patch("time.time_ns", side_effect=lambda: now_ns() + seconds * 10**9),
         mock.patch("socket.gethostname", return_value=host or socket.gethostname()),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def two_threads() -> Iterator[None]:
+    """Raw of three segments or more is written by two threads, two chunks of a revision 1 at a time."""
+    with small_tables(), mock.patch.object(shards, "_LARGE", 150), mock.patch.object(shards, "_PIECE", 80):
         yield
 
 

@@ -24,23 +24,36 @@ def quick():
         yield pool
 
 
+class Explorations:
+    """Explorations, each begun when somebody first wants it, by what a test is marked with."""
+
+    def __init__(self, pool):
+        self._pool = pool
+        self._begun = {}
+
+    def begin(self, mark):
+        key = repr((mark.args, mark.kwargs))
+        if key not in self._begun:
+            self._begun[key] = self._pool.submit(worker.call, *mark.args, **mark.kwargs)
+        return self._begun[key]
+
+
 @pytest.fixture(scope="session")
-def explorations(request):
-    """What the chosen tests wait for, all begun at once: exploration by id of the test."""
-    marked = [(item, item.get_closest_marker("explores")) for item in request.session.items]
+def explored(request):
+    """What the chosen tests wait for, all begun at once."""
     with processes(min(2, os.cpu_count() or 1)) as pool:
-        yield {
-            item.nodeid: pool.submit(worker.call, *mark.args, **mark.kwargs)
-            for item, mark in marked
-            if mark is not None
-        }
+        explorations = Explorations(pool)
+        for item in request.session.items:
+            if mark := item.get_closest_marker("explores"):
+                explorations.begin(mark)
+        yield explorations
         pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture
-def findings(request, explorations):
+def findings(request, explored):
     """What the exploration of a test found: nothing that must not be, after each of its points."""
-    found = explorations[request.node.nodeid].result()
+    found = explored.begin(request.node.get_closest_marker("explores")).result()
     assert not found.violations, "\n\n".join(found.violations[:5])
     assert found.points >= len(found.steps) > 0
     return found

@@ -29,7 +29,19 @@ from .steps import Perform, Step, Visitor, watch
 
 @dataclass
 class Findings:
-    """What came of interrupting an operation again and again."""
+    """What came of interrupting an operation again and again.
+
+    Attributes
+    ----------
+    points : int
+        How often it was interrupted.
+    steps : list of str
+        Kinds of the steps at which it was.
+    sites : set of (str, int)
+        Lines of the store that were being executed then: (file, line).
+    violations : list of str
+        What must not be.
+    """
 
     points: int = 0
     steps: list[str] = field(default_factory=list)
@@ -79,16 +91,19 @@ def copy_of(folder: Path) -> Iterator[Path]:
         shutil.rmtree(copy)
 
 
-def record(operation: Operation, folder: Path) -> tuple[list[State], list[str], set[tuple[str, int]]]:
-    """States that an operation comes to, kinds of its steps, and the lines of the store that make them."""
+Sites = frozenset[tuple[str, int]]
+
+
+def record(operation: Operation, folder: Path) -> tuple[list[State], list[str], list[Sites]]:
+    """States that an operation comes to, kinds of its steps, and the lines of the store that make each."""
 
     def work(report: Callable[[object], None]) -> None:
         steps: list[str] = []
-        sites: set[tuple[str, int]] = set()
+        sites: list[Sites] = []
 
         def visitor(step: Step, perform: Perform) -> Any:
             steps.append(step.kind)
-            sites.update(step.sites())
+            sites.append(step.sites())
             return perform()
 
         with operation.conditions():
@@ -162,13 +177,24 @@ def explore(
     visitors: Callable[[int, str], Iterator[tuple[str, Visitor]]],
     judge: Judge,
     meanwhile: Callable[[Path], None] = lambda _: None,
+    *,
+    sample: bool = False,
 ) -> Findings:
-    """Do an operation again and again, each time with another visitor; after each, all that must hold does."""
+    """Do an operation again and again, each time with another visitor; after each, all that must hold does.
+
+    Parameters
+    ----------
+    sample : bool
+        Not at every step, but at the first that the same lines of the store make.
+    """
     findings = Findings()
     with prepared(name, plain=plain) as (operation, folder):
-        states, findings.steps, findings.sites = record(operation, folder)
+        states, kinds, sites = record(operation, folder)
         seen: set[str] = set()
-        for number, kind in enumerate(findings.steps, 1):
+        for number, (kind, lines) in enumerate(zip(kinds, sites, strict=True), 1):
+            if sample and lines in sites[: number - 1]:
+                continue
+            findings.steps.append(kind)
             for what, visitor in visitors(number, kind):
                 findings.points += 1
                 with copy_of(folder) as copy:
@@ -176,6 +202,7 @@ def explore(
                     done = attempt(visitor, operation, copy)
                     try:
                         judge(done, len(states), kind)
+                        findings.sites |= lines
                         with operation.conditions():
                             meanwhile(copy)
                         between = around(operation, states, done.states)

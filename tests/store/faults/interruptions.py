@@ -19,8 +19,8 @@ from .exploring import Attempt, Findings, around, copy_of, explore, prepared, re
 from .forking import Child, in_child
 from .invariants import around_any, check, observe, progress, require, same, sound
 from .scenarios import Operation
-from .steps import Visitor, watch
-from .visitors import NEEDS_ROOM, TORN, Fail, FailFrom, Interrupt, Kill, Pause
+from .steps import WRITES, Visitor, watch
+from .visitors import NEEDS_ROOM, Fail, FailFrom, Interrupt, Kill, Pause
 
 
 def kill(
@@ -28,6 +28,7 @@ def kill(
     *,
     plain: bool = False,
     moments: Sequence[str] = ("before", "torn", "after"),
+    sample: bool = False,
     years: int = 0,
     host: str | None = None,
 ) -> Findings:
@@ -35,6 +36,8 @@ def kill(
 
     Parameters
     ----------
+    sample : bool
+        Only at the first step that the same lines of the store make.
     years, host
         How far the clock is ahead of the first writer that comes afterwards, and what its host is called.
     """
@@ -46,13 +49,13 @@ def kill(
 
     def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
         for moment in moments:
-            if moment != "torn" or kind in TORN:
+            if moment != "torn" or kind in WRITES:
                 yield f"killed {moment}", Kill(number, moment)
 
     def judge(done: Attempt, states: int, kind: str) -> None:
         require(done.ended.signal == signal.SIGKILL, f"was not killed: {done}")
 
-    return explore(name, plain, visitors, judge, meanwhile)
+    return explore(name, plain, visitors, judge, meanwhile, sample=sample)
 
 
 def fail(name: str, *, plain: bool = False) -> Findings:
@@ -129,7 +132,7 @@ def pause(name: str, *, plain: bool = False, years: int = 0, host: str | None = 
     """
     findings = Findings()
     with prepared(name, plain=plain) as (operation, folder):
-        states, findings.steps, findings.sites = record(operation, folder)
+        states, findings.steps, _ = record(operation, folder)
         for number, kind in enumerate(findings.steps, 1):
             findings.points += 1
             with copy_of(folder) as copy:

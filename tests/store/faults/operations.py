@@ -18,6 +18,7 @@ from .conditions import (
     State,
     small_memory,
     track,
+    two_threads,
     writer,
 )
 from .forking import in_child
@@ -132,6 +133,7 @@ def _operations() -> Iterator[Operation]:
     new = track("subject", 1)
     prepare, before = store_with()
     yield Operation("new track", prepare, before, putting("subject", new, before))
+    yield Operation("new track, two threads", prepare, before, putting("subject", new, before), two_threads)
     for name, was, becomes in [
         ("overwrite, same kinds", KINDS, KINDS),
         ("overwrite, fewer kinds", KINDS, ("aggregated",)),

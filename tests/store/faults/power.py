@@ -227,7 +227,7 @@ def _touched(kind: str, paths: tuple[str, ...]) -> set[str]:
 def told(step: Step) -> tuple[str, tuple[str, ...]]:
     """Kind, in fewer words, and absolute paths."""
     args, options = step.args, step.options
-    if step.kind in (*WRITES, "ftruncate", "fsync", "fdatasync"):
+    if step.kind in (*WRITES, "ftruncate", "fallocate", "fsync", "fdatasync"):
         return "fsync" if "sync" in step.kind else "write", (_path_of(args[0]),)
     if step.kind in ("rename", "replace", "link", "exchange"):
         kind = "rename" if step.kind == "replace" else step.kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,12 @@ from featurestore.spec import FeatureSpec
 from featurestore.store.reader import FeatureStore
 from featurestore.store.writer import StoreWriter
 
-from .conditions import STORE, State, Track, small_tables, track, writer
+from .conditions import STORE, State, small_tables, track, writer
 from .exploring import scratch
 from .forking import Report
 from .invariants import observe, progress, require, sound
 from .mounts import SmallDisk, with_small_disk
-from .scenarios import store_with
+from .scenarios import store_with, without
 
 LARGE = np.random.default_rng(0).standard_normal((8, 2, 256, 3)).astype(np.float32)
 """Raw features of three pages a segment."""
@@ -43,10 +43,17 @@ def pack(w: StoreWriter) -> None:
 CHANGES: dict[str, Change] = {"put": put, "append": append, "pack": pack}
 
 
-def fill_up(name: str, *, of: str) -> list[str]:
-    """Do something with ever more room, "bytes" or "names", until it fits; give the errors until then."""
+def fill_up(name: str, *, of: str, new: bool = False) -> list[str]:
+    """Do something with ever more room, "bytes" or "names", until it fits; give the errors until then.
+
+    Parameters
+    ----------
+    new : bool
+        Whether the track that is written is not there before.
+    """
     change = CHANGES[name]
-    prepare, before = store_with(track("subject"), others={"Kept/1": track("Kept/1"), "later": track("later")})
+    others = {"Kept/1": track("Kept/1"), "later": track("later")}
+    prepare, before = store_with(None if new else track("subject"), others=others)
     step = 2048 if of == "bytes" else 1
 
     def work(disk: SmallDisk, report: Report) -> None:
@@ -65,7 +72,7 @@ def fill_up(name: str, *, of: str) -> list[str]:
                     disk.limit()
                     if amount % (8 * step) == 0:  # the same writer goes on
                         change(w)
-                        list(_restored(disk.folder, w, before))
+                        _restore(disk.folder, w, before)
                 sound(disk.folder)
                 _intact(disk.folder, before)
             else:
@@ -89,11 +96,15 @@ def _intact(folder: Path, before: State) -> None:
     progress(observe(FeatureStore(folder / STORE)), before, before)
 
 
-def _restored(folder: Path, w: StoreWriter, before: State) -> Iterator[None]:
+def _restore(folder: Path, w: StoreWriter, before: State) -> None:
+    """Put back "subject", in which alone a store may differ, as it was."""
     seen = observe(FeatureStore(folder / STORE))
-    yield progress({**seen, "subject": before["subject"]}, before, before)  # type: ignore[func-returns-value]
-    subject: Track = before["subject"] or {}
-    yield w.put("subject", subject)
+    progress(without("subject", seen), without("subject", before), without("subject", before))
+    subject = before.get("subject")
+    if subject is not None:
+        w.put("subject", subject)
+    elif "subject" in seen:
+        w.remove("subject")
 
 
 def create_on_full_disk() -> list[str]:

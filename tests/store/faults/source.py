@@ -6,9 +6,9 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 
-from .steps import KINDS, STORE
+from .steps import KINDS, LIBRARY, STORE
 
-_CHANGING = {*KINDS, "open", "renameat2", "renamex_np"}
+_CHANGING = {*KINDS, "open", *LIBRARY}
 # What changes the disk behind the back of featurestore.store.files: modules, and methods of paths and arrays.
 _MODULES = {
     "ctypes",
@@ -111,6 +111,9 @@ def _mode(call: ast.Call) -> str:
     return texts[-1] if texts else ""
 
 
+_OWNERS = ("os", "shutil", "?")
+
+
 @cache
 def changers() -> frozenset[str]:
     """Functions of files.py that change the disk, by themselves or through each other."""
@@ -122,7 +125,7 @@ def changers() -> frozenset[str]:
             for name, function in functions.items()
             for call in _calls(function)
             if name not in found
-            and (_called(call)[1] in found or (_called(call)[0] in ("os", "shutil", "?") and _changes(call)))
+            and (_called(call)[1] in found or (_called(call)[0] in _OWNERS and _changes(call)))
         }
         if not more:
             return frozenset(found)
@@ -138,10 +141,12 @@ def _changes(call: ast.Call) -> bool:
 
 def call_sites() -> dict[tuple[str, int], tuple[int, str]]:
     """Where the store calls for a change: (file, first line) to (last line, function)."""
+    elsewhere = ((module, call) for module in modules() for call in _calls(tree(module)))
+    calls = [(module, call) for module, call in elsewhere if _called(call)[0] == "files"]
+    calls += [("files.py", call) for call in _calls(tree("files.py"))]
     return {
-        (module, call.lineno): (call.end_lineno or call.lineno, name)
-        for module in modules()
-        for call in _calls(tree(module))
-        for owner, name in [_called(call)]
-        if owner == "files" and name in changers()
+        (module, call.lineno): (call.end_lineno or call.lineno, _called(call)[1])
+        for module, call in calls
+        if (_called(call)[0] in ("files", "") and _called(call)[1] in changers())
+        or (module == "files.py" and _called(call)[0] in _OWNERS and _changes(call))
     }

@@ -1,7 +1,8 @@
 """Every change that a process makes on disk, step by step, for a visitor that watches it or ends it.
 
-Steps are system calls: `watch` puts itself before the functions of `os` that change a disk and before the exchange
-of two folders. A change on any other way (a file opened for writing by `open`, a function of `posix`) is an error.
+Steps are system calls: `watch` puts itself before the functions of `os` that change a disk and before those of
+the C library that exchange two folders or ask for room. A change on any other way (a file opened for writing by
+`open`, a function of `posix`) is an error.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ctypes
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,16 @@ KINDS = (
     *("ftruncate", "chmod", "fchmod", "lchmod", "chown", "fchown", "lchown", "setxattr", "removexattr"),
 )
 """The functions of `os` that change what is on disk; `os.open` does where it creates or truncates."""
+
+LIBRARY = (
+    {"renameat2": ("exchange", slice(1, 4, 2)), "fallocate": ("fallocate", slice(0, 1))}
+    if sys.platform == "linux"
+    else {"renamex_np": ("exchange", slice(0, 2))}
+)
+"""The functions of the C library that change what is on disk: kind of the step, and which arguments it has."""
+
+EVERY = (*KINDS, "open", "exchange", "fallocate")
+"""Kinds of all steps."""
 
 CREATING = os.O_CREAT | os.O_TRUNC | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
 _AUDITED = {
@@ -68,20 +80,32 @@ Perform = Callable[[], Any]
 Visitor = Callable[[Step, Perform], Any]
 
 
+class _Inside(threading.local):
+    """How many original functions a thread is in."""
+
+    depth = 0
+
+
 def watch(visitor: Visitor) -> None:
-    """From now on and for good, `visitor(step, perform)` stands in for every change this process makes."""
+    """From now on and for good, `visitor(step, perform)` stands in for every change this process makes.
+
+    Threads take their steps one at a time.
+    """
     # `perform` nests: what an original function does by itself is not another step.
-    inside = [0]
+    inside, turn = _Inside(), threading.Lock()
 
     def visit(step: Step, perform: Perform) -> Any:
         def performed() -> Any:
-            inside[0] += 1
+            inside.depth += 1
             try:
                 return perform()
             finally:
-                inside[0] -= 1
+                inside.depth -= 1
 
-        return performed() if inside[0] else visitor(step, performed)
+        if inside.depth:
+            return performed()
+        with turn:
+            return visitor(step, performed)
 
     def wrapped(kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def function(*args: Any, **options: Any) -> Any:
@@ -111,7 +135,7 @@ def watch(visitor: Visitor) -> None:
     files._libc = lambda: _Library(library, visit)  # type: ignore[assignment]
 
     def audit(event: str, args: tuple[Any, ...]) -> None:
-        if inside[0]:
+        if inside.depth:
             return
         # os.open has no mode; `open` has one, and would write unseen.
         unseen = event == "open" and args[1] is not None and set(str(args[1])) & set("wax+")
@@ -124,7 +148,7 @@ def watch(visitor: Visitor) -> None:
 
 
 class _Library:
-    """The C library, with the exchange of two folders as a step."""
+    """The C library, with what changes the disk as a step."""
 
     def __init__(self, library: ctypes.CDLL, visit: Visitor) -> None:
         self._library = library
@@ -134,12 +158,12 @@ class _Library:
         function = getattr(self._library, name)
         if name == "sync_file_range":  # changes nothing: it only lets the system begin
             return function  # type: ignore[no-any-return]
-        assert name in ("renameat2", "renamex_np"), f"{name} is no step that is known"
-        paths = slice(1, 4, 2) if name == "renameat2" else slice(0, 2)
+        assert name in LIBRARY, f"{name} is no step that is known"
+        kind, which = LIBRARY[name]
 
         def call(*args: Any) -> int:
             try:
-                return int(self._visit(Step("exchange", args[paths], {}), lambda: function(*args)))
+                return int(self._visit(Step(kind, args[which], {}), lambda: function(*args)))
             except OSError as error:
                 ctypes.set_errno(error.errno or errno.EIO)
                 return -1

@@ -8,7 +8,7 @@ from .mounts import NotPermittedError
 from .operations import OPERATIONS
 from .profiles import NIGHTLY, TYPICAL, explorations
 
-NAMES = list(OPERATIONS) if NIGHTLY else [name for name in TYPICAL if name != "new track"]
+NAMES = OPERATIONS if NIGHTLY else [*TYPICAL, "new track, two threads"]
 
 
 @pytest.mark.parametrize("operation", explorations("interruptions.fail", NAMES))
@@ -34,9 +34,11 @@ def on_small_disk(quick, function, *args, **options):
 
 
 @pytest.mark.parametrize("of", ["bytes", "names"])
-@pytest.mark.parametrize("change", ["put", "append", "pack"])
-def test_a_real_disk_with_ever_more_room(change, of, quick):
-    told = on_small_disk(quick, "fill_up", change, of=of)
+@pytest.mark.parametrize(
+    ("change", "new"), [("put", False), ("append", False), ("pack", False), ("put", True), ("append", True)]
+)
+def test_a_real_disk_with_ever_more_room(change, new, of, quick):
+    told = on_small_disk(quick, "fill_up", change, of=of, new=new)
     assert len(told) >= 3
     assert all("store.zarr: the disk is full" in message and "run again" in message for message in told)
 

@@ -1,7 +1,12 @@
-"""No change of the disk without a test that stops it there."""
+"""No change of the disk without a step that tests can stop it at."""
 
 import ctypes
+import errno
 import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,8 +15,9 @@ from featurestore.store import files
 from . import source
 from .forking import in_child
 from .operations import OPERATIONS
-from .steps import STORE, Step, watch
+from .steps import STORE, WRITES, Step, watch
 from .tracing import NotPermittedError, changing_calls
+from .visitors import NEEDS_ROOM, FailFrom, Kill
 
 
 @pytest.mark.parametrize("module", source.modules())
@@ -38,26 +44,6 @@ def test_only_the_module_files_changes_the_disk(module):
 def test_changes_elsewhere_are_found(code, monkeypatch):
     monkeypatch.setattr(source, "text", lambda _: code)
     assert list(source.stray_changes("some.py"))
-
-
-def test_every_call_for_a_change_is_reached_by_an_operation(quick):
-    """If this fails for a new step: add an operation to scenarios.py that comes to it."""
-    recorded = quick.map(_recorded, [(name, plain) for name in OPERATIONS for plain in (False, True)])
-    seen = set().union(*recorded)
-    missed = {
-        f"{module}:{line} files.{name}"
-        for (module, line), (last, name) in source.call_sites().items()
-        if not any((module, i) in seen for i in range(line, last + 1))
-    }
-    assert not missed
-
-
-def _recorded(what):
-    from .exploring import prepared, record
-
-    name, plain = what
-    with prepared(name, plain=plain) as (operation, folder):
-        return record(operation, folder)[2]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -118,3 +104,64 @@ def test_steps_are_seen_once_each_with_their_place_in_the_source(tmp_path):
     assert [kind for kind, _ in found.reports] == ["open", "writev", "unlink", "rmdir"]
     assert all("files.py" in names for _, names in found.reports)
     assert STORE.name == "store"
+
+
+def written_by(kind, fd):
+    """Write eight bytes behind the first two of a file by one of the system calls."""
+    os.lseek(fd, 2, os.SEEK_SET)
+    content = [b"0123", b"4567"] if kind.endswith("v") else b"01234567"
+    getattr(os, kind)(fd, content, *([2] if kind.startswith("p") else []))
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_every_write_can_be_killed_in_its_middle(kind, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"ab")
+
+    def work(_):
+        watch(Kill(1, "torn"))
+        written_by(kind, os.open(path, os.O_WRONLY))
+
+    assert in_child(work).signal == signal.SIGKILL
+    assert path.read_bytes() == b"ab0123"
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_a_full_disk_refuses_every_write(kind, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"ab")
+
+    def work(_):
+        watch(FailFrom(1, errno.ENOSPC, NEEDS_ROOM))
+        written_by(kind, os.open(path, os.O_WRONLY))
+
+    assert "No space left" in in_child(work).error
+    assert path.read_bytes() == b"ab"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="room is asked for on Linux only")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_room_that_is_refused_is_told_as_the_kernel_tells_it(code, tmp_path):
+    def work(report):
+        def visitor(step: Step, perform):
+            report(step.kind)
+            raise OSError(code, os.strerror(code))
+
+        fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+        watch(visitor)
+        files.reserve(fd, 0, 4096)
+        report((files._libc().fallocate(fd, 1, 0, 1), ctypes.get_errno()))
+
+    ended = in_child(work)
+    assert not ended.error
+    assert ended.reports == ["fallocate", "fallocate", (-1, code)]
+
+
+def test_steps_of_a_thread_are_seen_while_another_is_in_one(tmp_path):
+    def work(report):
+        os.fsync = lambda fd: time.sleep(0.1)
+        watch(lambda step, perform: (report(step.kind), perform()))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(os.fsync, [0, 1]))
+
+    assert in_child(work).reports == ["fsync", "fsync"]

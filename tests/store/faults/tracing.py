@@ -18,7 +18,8 @@ from typing import Any
 from .steps import CREATING
 
 _TRACEME, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 24, 0x4200, 0x420E
-_SYSGOOD, _EXITKILL = 1, 1 << 20
+_SYSGOOD, _CLONES, _EXITKILL = 1, 8, 1 << 20
+_THREADS_TOO = 1 << 30  # __WALL of waitpid
 _ENTRY = 1
 _REMOVEDIR = 0x200
 _SHARED, _WRITABLE, _ANONYMOUS = 1, 2, 0x20
@@ -94,6 +95,8 @@ def _ptrace(request: int, pid: int, address: int, data: Any) -> int:
 def changing_calls(work: Callable[[], None]) -> list[str]:
     """Kinds of the system calls of `work`, run in a fork, that change what is on disk; as in `steps`.
 
+    Those of all its threads, in the order in which they are made.
+
     Raises
     ------
     NotPermittedError
@@ -106,6 +109,7 @@ def changing_calls(work: Callable[[], None]) -> list[str]:
     if not pid:
         code = 1
         try:
+            os.setpgid(0, 0)  # what is waited for below
             _ptrace(_TRACEME, 0, 0, None)
             os.kill(os.getpid(), signal.SIGSTOP)
             work()
@@ -117,17 +121,19 @@ def changing_calls(work: Callable[[], None]) -> list[str]:
     found = []
     _, status = os.waitpid(pid, 0)
     if os.WIFSTOPPED(status):
-        _ptrace(_SETOPTIONS, pid, 0, _SYSGOOD | _EXITKILL)
+        _ptrace(_SETOPTIONS, pid, 0, _SYSGOOD | _CLONES | _EXITKILL)
     info = _Info()
-    while os.WIFSTOPPED(status):
-        stopped = os.WSTOPSIG(status)
-        if stopped == signal.SIGTRAP | 0x80:
-            _ptrace(_GET_SYSCALL_INFO, pid, ctypes.sizeof(info), ctypes.byref(info))
-            if info.op == _ENTRY and info.number in names:
-                found += _kind(names[info.number], list(info.args))
-        passed_on = 0 if stopped in (signal.SIGTRAP | 0x80, signal.SIGSTOP) else stopped
-        _ptrace(_SYSCALL, pid, 0, passed_on)
-        _, status = os.waitpid(pid, 0)
+    thread = pid
+    while thread != pid or os.WIFSTOPPED(status):
+        if os.WIFSTOPPED(status):
+            stopped = os.WSTOPSIG(status)
+            if stopped == signal.SIGTRAP | 0x80:
+                _ptrace(_GET_SYSCALL_INFO, thread, ctypes.sizeof(info), ctypes.byref(info))
+                if info.op == _ENTRY and info.number in names:
+                    found += _kind(names[info.number], list(info.args))
+            ours = stopped in (signal.SIGTRAP | 0x80, signal.SIGTRAP, signal.SIGSTOP)
+            _ptrace(_SYSCALL, thread, 0, 0 if ours else stopped)
+        thread, status = os.waitpid(-pid, _THREADS_TOO)
     if os.WEXITSTATUS(status) == 2:
         raise NotPermittedError("the kernel refuses")
     assert status == 0, f"the traced process ended with {status}"

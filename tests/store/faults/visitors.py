@@ -9,15 +9,12 @@ import signal
 from collections.abc import Collection
 from typing import Any
 
-from .steps import KINDS, Perform, Step
+from .steps import EVERY, WRITES, Perform, Step
 
-TORN = ("write", "writev")
-"""Steps that may be done by half."""
-
-NEEDS_ROOM = {"open", "mkdir", "write", "writev", "link", "rename"}
+NEEDS_ROOM = {*WRITES, "fallocate", "open", "mkdir", "link", "rename"}
 """Steps that a full disk refuses; a rename may need room for a name."""
 
-_write = os.write
+_write, _pwrite = os.write, os.pwrite
 
 
 class Kill:
@@ -32,12 +29,22 @@ class Kill:
         if self.left:
             return perform()
         if self.moment == "torn":
-            whole = b"".join(step.args[1]) if step.kind == "writev" else bytes(step.args[1])
-            _write(step.args[0], whole[: len(whole) // 2])
+            _write_half(step)
         with contextlib.suppress(OSError):
             if self.moment == "after":
                 perform()
         return os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _write_half(step: Step) -> None:
+    """The first half of what one of `WRITES` would write."""
+    fd, what, *rest = step.args
+    whole = b"".join(what) if step.kind.endswith("v") else bytes(what)
+    half = whole[: len(whole) // 2]
+    if step.kind.startswith("p"):
+        _pwrite(fd, half, rest[0])
+    else:
+        _write(fd, half)
 
 
 class Interrupt:
@@ -74,7 +81,7 @@ class Fail:
 class FailFrom(Fail):
     """An error at all steps of some kinds from one step on."""
 
-    def __init__(self, number: int, code: int, kinds: Collection[str] = (*KINDS, "open", "exchange")) -> None:
+    def __init__(self, number: int, code: int, kinds: Collection[str] = EVERY) -> None:
         super().__init__(number, code)
         self.kinds = kinds
 
