@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import time
 import zlib
@@ -79,6 +80,20 @@ def away(*, years: int = 0, host: str | None = None) -> Iterator[None]:
 def two_threads() -> Iterator[None]:
     """Raw of three segments or more is written by two threads, two chunks of a revision 1 at a time."""
     with small_tables(), mock.patch.object(shards, "_LARGE", 150), mock.patch.object(shards, "_PIECE", 80):
+        yield
+
+
+@contextlib.contextmanager
+def too_deep() -> Iterator[None]:
+    """Folders in folders of a folder are too deep to be removed by recursion."""
+    remove = shutil.rmtree
+
+    def rmtree(path: Path, **options: bool) -> None:
+        if any(below.is_dir() for below in Path(path).glob("*/*")):
+            raise RecursionError
+        remove(path, **options)
+
+    with small_tables(), mock.patch("shutil.rmtree", rmtree):
         yield
 
 

@@ -17,6 +17,7 @@ from .conditions import (
     STORE,
     State,
     small_memory,
+    too_deep,
     track,
     two_threads,
     writer,
@@ -77,6 +78,8 @@ def _littered(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
         for where in (places.trash / "0123", places.journal / "later", places.journal / "nobody" / "raw"):
             where.mkdir(parents=True)
             (where / "zarr.json").write_text("{")
+        (places.trash / "file").write_text("{")
+        (places.trash / "0123" / "below" / "deeper").mkdir(parents=True)
         (places.staging / f"{socket.gethostname()}.1.0123").mkdir()
 
     return prepare_and_litter
@@ -185,6 +188,7 @@ def _operations() -> Iterator[Operation]:
     killed = interrupted(removing("subject", before), prepare, lambda step: into(step, "journal"))
     yield Operation("recover a removal", killed, before, opening(fewer))
     yield Operation("sweep", _littered(prepare), before, opening(before))
+    yield Operation("sweep, too deep", _littered(prepare), before, opening(before), too_deep)
 
     broken = _with_damage(prepare, "segments", "subject", "c.0.0.0")
     unread = {**before, "subject": None}
