@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +17,11 @@ from featurestore.models.config import MertConfig, audio_settings
 from featurestore.models.files import (
     CONFIG,
     PICKLE,
-    PREPROCESSOR,
     SAFETENSORS,
     find_weights,
     first_few,
     read_json,
+    read_preprocessor,
     weights_sha256,
 )
 from featurestore.models.mert import MertEncoder
@@ -49,8 +48,8 @@ def load_checkpoint(
     Parameters
     ----------
     folder : path
-        Holds config.json, preprocessor_config.json and model.safetensors (or its shards with their index, or
-        pytorch_model.bin, which is only read with ``weights_only=True``).
+        Holds config.json, preprocessor_config.json (or processor_config.json) and model.safetensors (or its
+        shards with their index, or pytorch_model.bin, which is only read with ``weights_only=True``).
     name : str, optional
         Name of the model, by default the folder as given.
     revision : str, optional
@@ -69,9 +68,8 @@ def load_checkpoint(
     path = Path(folder)
     name = os.fspath(folder) if name is None else name
     config = MertConfig.from_dict(read_json(path / CONFIG), source=str(path / CONFIG))
-    sample_rate, do_normalize = audio_settings(
-        read_preprocessor(path), config.sample_rate, source=str(path / PREPROCESSOR)
-    )
+    preprocessor, source = read_preprocessor(path)
+    sample_rate, do_normalize = audio_settings(preprocessor, config.sample_rate, source=source)
     files = find_weights(path)
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(weights_sha256, files)
@@ -84,16 +82,6 @@ def load_checkpoint(
         encoder.load_state_dict(state, strict=True, assign=True)
         encoder.weights_sha256 = digest.result()
     return encoder.eval().requires_grad_(False)
-
-
-def read_preprocessor(folder: Path) -> dict[str, Any]:
-    """Values of preprocessor_config.json, which a checkpoint must have."""
-    if not (folder / PREPROCESSOR).is_file():
-        raise CheckpointError(
-            f"{folder} has no {PREPROCESSOR}: without it nobody knows whether the model wants normalised "
-            f"audio, and checkpoints of one family differ in it. Copy it from where the model comes from"
-        )
-    return read_json(folder / PREPROCESSOR)
 
 
 def read_weights(files: list[Path]) -> dict[str, Tensor]:

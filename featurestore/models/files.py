@@ -10,8 +10,12 @@ from typing import Any
 
 from featurestore.errors import CheckpointError
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG = "config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 SAFETENSORS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+_NESTED = "feature_extractor"
+"""Where the settings of PREPROCESSOR are in PROCESSOR, which is all that a processor of transformers 5 saves."""
 
 _MOST_JSON = 1 << 24
 """Bytes; the largest file that is JSON is the index of a sharded checkpoint."""
@@ -54,6 +58,30 @@ def shard_names(index: Path) -> list[str]:
         if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
             raise CheckpointError(f"{index} names {name!r}, which is no safetensors file beside it")
     return sorted(set(names.values()))
+
+
+def read_preprocessor(folder: Path) -> tuple[dict[str, Any], str]:
+    """What a checkpoint says of its audio, and the file that says it.
+
+    That is preprocessor_config.json, else "feature_extractor" of processor_config.json.
+
+    Raises
+    ------
+    CheckpointError
+        If there is neither, or the file is damaged.
+    """
+    path = folder / PREPROCESSOR
+    if path.is_file():
+        return read_json(path), str(path)
+    path = folder / PROCESSOR
+    values = read_json(path).get(_NESTED) if path.is_file() else None
+    if isinstance(values, dict):
+        return values, str(path)
+    raise CheckpointError(
+        f"{folder} has no {PREPROCESSOR}, nor a {PROCESSOR} with a {_NESTED}: without it nobody knows whether the "
+        f"model wants normalised audio, and checkpoints of one family differ in it. Copy it from where the model "
+        f"comes from"
+    )
 
 
 def weights_sha256(files: list[Path]) -> str:

@@ -345,6 +345,21 @@ def test_contradictory_audio_settings(tiny, changes, message):
         load_model(tiny)
 
 
+def test_audio_settings_of_a_processor(tiny):
+    settings = json.loads((tiny / "preprocessor_config.json").read_text())
+    other = {"feature_extractor": {**settings, "do_normalize": False}, "processor_class": "Wav2Vec2Processor"}
+    (tiny / "processor_config.json").write_text(json.dumps(other))
+    assert load_model(tiny).do_normalize is True  # preprocessor_config.json comes first
+    (tiny / "preprocessor_config.json").unlink()
+    assert load_model(tiny).do_normalize is False
+    for damaged in (..., [settings], "Wav2Vec2FeatureExtractor", None):
+        change_json(tiny / "processor_config.json", feature_extractor=damaged)
+        with pytest.raises(
+            CheckpointError, match=r"preprocessor_config\.json, nor a processor_config\.json with a"
+        ):
+            load_model(tiny)
+
+
 def test_audio_settings_have_the_defaults_of_their_format(tiny):
     change_json(tiny / "preprocessor_config.json", do_normalize=..., sampling_rate=...)
     model = load_model(tiny)

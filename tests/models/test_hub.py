@@ -214,12 +214,36 @@ def test_what_the_hub_does_not_have(hub, ask, name, revision, message):
     assert message in answer["message"]
 
 
+def nest(folder):
+    """The settings of the audio where a processor of transformers 5 saves them."""
+    old = folder / "preprocessor_config.json"
+    processor = {"feature_extractor": json.loads(old.read_text()), "processor_class": "Wav2Vec2Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    old.unlink()
+
+
+def test_the_settings_of_a_processor(hub, ask, closed):
+    nest(hub.folder)
+    online = ask(NAME, endpoint=hub.url)
+    assert files(online) == ["config.json", "model.safetensors", "processor_config.json"]
+    assert load_model(online["folder"]).do_normalize is True
+    assert ask(NAME, endpoint=closed)["folder"] == online["folder"]
+
+
+def test_a_processor_without_settings_in_the_cache_is_not_complete(hub, ask):
+    folder = ask(NAME, "v1", endpoint=hub.url)["folder"]
+    os.unlink(os.path.join(folder, "preprocessor_config.json"))
+    with open(os.path.join(folder, "processor_config.json"), "w") as file:
+        file.write('{"processor_class": "Wav2Vec2Processor"}')
+    assert "preprocessor_config.json" in files(ask(NAME, COMMITS["v1"], endpoint=hub.url))
+
+
 def test_a_model_without_weights(hub, ask):
     for name in ("model.safetensors", "pytorch_model.bin", "preprocessor_config.json"):
         (hub.folder / name).unlink()
     answer = ask(NAME, endpoint=hub.url)
     assert answer["error"] == "ModelError"
-    assert "lacks preprocessor_config.json, model.safetensors" in answer["message"]
+    assert "lacks preprocessor_config.json or processor_config.json, model.safetensors" in answer["message"]
 
 
 def check_way_out(answer, cache):

@@ -365,6 +365,22 @@ def test_preprocessing_is_not_guessed(own):
         load_model(folder)
 
 
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2 with adapters", "whisper"])
+def test_preprocessing_that_a_processor_saved(own, name):
+    folder = own(name)
+    wanted = load_model(folder)
+    extractor = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
+    found = load_model(folder)
+    assert (found.sample_rate, found.do_normalize) == (wanted.sample_rate, wanted.do_normalize)
+    assert torch.equal(found.hidden_states(noise(4_000)), wanted.hidden_states(noise(4_000)))
+    extractor["sampling_rate"] = 0
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
+    with pytest.raises(CheckpointError, match=r"/processor_config\.json: sampling_rate"):
+        load_model(folder)
+
+
 def test_whisper_hears_a_window_followed_by_silence(saved):
     encoder = load_model(saved("whisper")[0])
     wave = noise(8_000)
