@@ -16,7 +16,6 @@ from featurestore.errors import CheckpointError, MissingDependencyError
 from featurestore.models.config import MertConfig, audio_settings
 from featurestore.models.files import (
     CONFIG,
-    PICKLE,
     SAFETENSORS,
     find_weights,
     first_few,
@@ -48,8 +47,8 @@ def load_checkpoint(
     Parameters
     ----------
     folder : path
-        Holds config.json, preprocessor_config.json (or processor_config.json) and model.safetensors (or its
-        shards with their index, or pytorch_model.bin, which is only read with ``weights_only=True``).
+        Holds config.json, preprocessor_config.json (or processor_config.json) and model.safetensors, or else
+        pytorch_model.bin, which is only read with ``weights_only=True``; or the shards of one with their index.
     name : str, optional
         Name of the model, by default the folder as given.
     revision : str, optional
@@ -88,7 +87,7 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
     """Tensors of all files; together they hold no more bytes than the files."""
     state: dict[str, Tensor] = {}
     for path in files:
-        tensors = _read_pickle(path) if path.name == PICKLE else _read_safetensors(path)
+        tensors = _read_pickle(path) if path.suffix == ".bin" else _read_safetensors(path)
         if twice := sorted(state.keys() & tensors.keys()):
             raise CheckpointError(f"{path} repeats tensors of another shard: {first_few(twice)}")
         claimed = sum(x.numel() * x.element_size() for x in tensors.values())

@@ -15,6 +15,7 @@ from featurestore.errors import CheckpointError, HubUnreachableError, MissingDep
 from featurestore.models.files import (
     CONFIG,
     PICKLE,
+    PICKLE_SHARDS,
     PREPROCESSOR,
     PROCESSOR,
     SAFETENSORS,
@@ -31,7 +32,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # In the order of preference of a local folder; nothing else is fetched, code least of all.
-_WANTED = ((CONFIG,), (PREPROCESSOR, PROCESSOR), (SAFETENSORS, SHARDS, PICKLE))
+_WANTED = ((CONFIG,), (PREPROCESSOR, PROCESSOR), (SAFETENSORS, SHARDS, PICKLE, PICKLE_SHARDS))
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -130,8 +131,8 @@ def _download(name: str, revision: str | None, present: set[str]) -> HubSnapshot
     commit = folder.name
     for file in others:
         hf_hub_download(name, file, revision=commit)
-    if SHARDS in others:
-        for file in shard_names(folder / SHARDS):
+    for index in {SHARDS, PICKLE_SHARDS}.intersection(others):
+        for file in shard_names(folder / index):
             hf_hub_download(name, file, revision=commit)
     return HubSnapshot(folder=folder, revision=commit)
 

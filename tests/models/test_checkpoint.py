@@ -70,6 +70,13 @@ def test_safetensors_pickle_and_shards_are_the_same_model(tiny, tmp_path):
     assert torch.equal(sharded.hidden_states(WAVE), states)
     lines = "".join(f"{hashlib.sha256((tiny / x).read_bytes()).hexdigest()}  {x}\n" for x in sorted(shards))
     assert sharded.weights_sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    for name, part in shards.items():
+        (tiny / name).unlink()
+        torch.save(part, tiny / name.replace(".safetensors", ".bin"))
+    (tiny / "model.safetensors.index.json").unlink()
+    index = {"weight_map": {key: name.replace(".safetensors", ".bin") for key, name in weight_map.items()}}
+    (tiny / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert torch.equal(load_model(tiny).hidden_states(WAVE), states)
 
 
 def test_safetensors_are_preferred(tiny):
@@ -307,6 +314,34 @@ def test_noise_as_weights_is_an_error_of_ours(golden, tmp_path, noise, keep, see
     (tmp_path / "pytorch_model.bin").write_bytes(start + noise)
     with pytest.raises(CheckpointError):
         load_model(tmp_path)
+
+
+def pickle_shard(folder, content):
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model-00001-of-00001.bin")
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def test_a_pickle_bomb_in_a_shard_is_not_executed(tiny, tmp_path):
+    pickle_shard(tiny, {"a": Bomb(str(tmp_path / "executed"))})
+    with pytest.raises(CheckpointError, match=r"00001\.bin is damaged or unsafe"):
+        load_model(tiny)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_shard_that_claims_more_than_it_holds(tiny):
+    pickle_shard(tiny, {"a": torch.zeros(1).expand(1 << 16, 1 << 16)})
+    with pytest.raises(CheckpointError, match="claim 17179869184 bytes"):
+        load_model(tiny)
+
+
+@pytest.mark.parametrize("name", ["../model.bin", "model.safetensors", "a/b.bin", ".bin", 3])
+def test_shards_of_a_pickle_lie_beside_their_index(tiny, name):
+    (tiny / "model.safetensors").rename(tiny.parent / "model.safetensors")
+    (tiny / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match=r"no \.bin file beside it"):
+        load_model(tiny)
 
 
 @pytest.mark.parametrize(

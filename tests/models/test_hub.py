@@ -186,16 +186,24 @@ def test_a_pickle_only_where_there_is_nothing_else(hub, ask):
     assert "pytorch_model.bin" in files(ask(NAME, endpoint=hub.url))
 
 
-def test_shards(hub, ask):
-    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+@pytest.mark.parametrize(
+    ("index_name", "names"),
+    [
+        ("model.safetensors.index.json", [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]),
+        ("pytorch_model.bin.index.json", [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]),
+    ],
+)
+def test_shards(hub, ask, index_name, names):
     (hub.folder / "model.safetensors").unlink()
+    if index_name.startswith("pytorch"):
+        (hub.folder / "pytorch_model.bin").unlink()
     for name in names:
         (hub.folder / name).write_bytes(name.encode())
     index = {"weight_map": {"a": names[0], "b": names[1], "c": names[0]}}
-    (hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (hub.folder / index_name).write_text(json.dumps(index))
     assert set(names) <= set(files(ask(NAME, endpoint=hub.url)))
     index["weight_map"]["d"] = "../../etc/passwd"
-    (hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (hub.folder / index_name).write_text(json.dumps(index))
     assert ask(NAME, "v1", endpoint=hub.url)["error"] == "CheckpointError"
 
 
