@@ -85,7 +85,8 @@ class _Check:
     def _noise(self, n_samples: int, windows: int = 1) -> Tensor:
         """The same for the same arguments."""
         generator = torch.Generator().manual_seed(n_samples)
-        return (0.1 * torch.randn(windows, n_samples, generator=generator)).to(self._device)
+        noise = torch.randn(windows, n_samples, generator=generator, dtype=torch.float32)
+        return (0.1 * noise).to(self._device)
 
     def _lengths(self) -> Iterator[int]:
         """Lengths of windows up to a second, odd ones too."""
@@ -168,7 +169,7 @@ class _Check:
         """A window must not depend on those that it is encoded with."""
         encoder = self._encoder
         waves = self._noise(max(encoder.min_samples, encoder.sample_rate // 2), 4)
-        waves = waves * torch.tensor([[1.0], [0.01], [3.0], [0.0]], device=self._device)
+        waves = waves * torch.tensor([[1.0], [0.01], [3.0], [0.0]], device=self._device, dtype=torch.float32)
         together = encoder.hidden_states(waves)
         for number, wave in enumerate(waves):
             self._close(

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from featurestore.errors import SettingError
+from featurestore.errors import ModelError, SettingError
 
 _ATTRIBUTES = (
     *("name", "revision", "weights_sha256", "sample_rate", "layers", "dim", "do_normalize", "min_samples"),
@@ -121,6 +121,16 @@ def frame_rate(model: Encoder, n_samples: int) -> float | None:
             longest = middle
     gained = model.frames(longest) - first
     return gained * model.sample_rate / (longest - model.min_samples)
+
+
+def check_float32(model: nn.Module, name: str) -> None:
+    """Raise ModelError unless a network's first weights are float32: half precision and int8 begin with it too."""
+    dtype = next(model.parameters()).dtype
+    if dtype != torch.float32:
+        raise ModelError(
+            f"the weights of {name} are {dtype}: give the model in float32, as load_model loads it (model.float() "
+            f"makes it so); precision chooses the arithmetic"
+        )
 
 
 def check_wave(wave: Tensor, min_samples: int) -> None:

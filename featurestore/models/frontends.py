@@ -118,7 +118,7 @@ class LogMel(Frontend):
             mel_scale="slaney",
         )
         self.register_buffer("_filters", torch.from_numpy(filters.T).float().contiguous(), persistent=False)
-        self.register_buffer("_window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("_window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
 
     @classmethod
     def from_dict(cls, preprocessor: Mapping[str, Any], *, mels: int, positions: int, source: str) -> Self:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from featurestore.errors import SettingError
 from featurestore.models.config import MertConfig
-from featurestore.models.encoder import check_wave
+from featurestore.models.encoder import check_float32, check_wave
 
 NORMALIZE_EPS = 1e-7
 """Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""
@@ -213,9 +213,10 @@ class MertEncoder(nn.Module):
 
         Raises
         ------
-        SettingError
+        ModelError, SettingError
             As `states`.
         """
+        check_float32(self, self.name)
         last = self.layers if last is None else last
         if not 0 <= last <= self.layers:
             raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
@@ -247,6 +248,8 @@ class MertEncoder(nn.Module):
 
         Raises
         ------
+        ModelError
+            If the weights are not float32.
         SettingError
             If `wave` has another shape or is too short, or there is no state `last`.
         """

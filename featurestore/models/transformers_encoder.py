@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from featurestore.errors import CheckpointError, MissingDependencyError, SettingError
 from featurestore.models.checkpoint import check_tensors, read_weights
 from featurestore.models.config import audio_settings
+from featurestore.models.encoder import check_float32, check_wave
 from featurestore.models.families import FAMILIES, Family
 from featurestore.models.files import CONFIG, find_weights, read_json, read_preprocessor, weights_sha256
 from featurestore.models.frontends import Frontend, LogMel, Samples
@@ -124,17 +125,16 @@ class TransformersEncoder(nn.Module):
 
         Raises
         ------
+        ModelError
+            If the weights are not float32.
         SettingError
             If `wave` has another shape or length than the model can hear, or there is no state `last`.
         """
+        check_float32(self, self.name)
         last = self.layers if last is None else last
         if not 0 <= last <= self.layers:
             raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
-        if wave.ndim != 2 or wave.shape[1] < self.min_samples:
-            raise SettingError(
-                f"wave must be [windows, samples] of at least {self.min_samples} samples, "
-                f"not of shape {tuple(wave.shape)}"
-            )
+        check_wave(wave, self.min_samples)
         frames = self.frames(wave.shape[1])
         x, args, kwargs = self._first_call(wave)
         yield x[:, :frames]

@@ -444,6 +444,17 @@ def test_random_checkpoints_are_deterministic_and_alive(tmp_path, shape):
     assert (states.std(dim=2) > 1e-3).float().mean() > 0.9  # frames differ
 
 
+def test_random_checkpoints_do_not_depend_on_the_callers_default_type(tmp_path):
+    wanted = save_random_checkpoint(tmp_path / "float32", shape="tiny")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = save_random_checkpoint(tmp_path / "float64", shape="tiny")
+    finally:
+        torch.set_default_dtype(before)
+    assert (found / "model.safetensors").read_bytes() == (wanted / "model.safetensors").read_bytes()
+
+
 def test_released_shapes(tmp_path):
     for shape, layers, dim in (("95m", 12, 768), ("330m", 24, 1024)):
         assert (SHAPES[shape]["num_hidden_layers"], SHAPES[shape]["hidden_size"]) == (layers, dim)

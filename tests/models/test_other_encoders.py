@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from featurestore import FeatureExtractor
-from featurestore.errors import CheckpointError, SettingError
+from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model
 from featurestore.models.transformers_encoder import TransformersEncoder, load_transformers_checkpoint
 
@@ -199,6 +199,27 @@ def test_a_spec_says_what_the_model_hears(case):
     assert spec.do_normalize == NETWORKS[name][3]
     assert spec.frame_rate == (50.0 if "whisper" in name else 100.0)
     assert len(spec.weights_sha256) == 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("name", ["wavlm", "whisper"])
+def test_the_callers_default_type_changes_nothing(saved, name, dtype):
+    wave = noise(4_000)
+    wanted = load_model(saved(name)[0]).hidden_states(wave)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        encoder = load_model(saved(name)[0])
+        check_encoder(encoder)
+        assert torch.equal(encoder.hidden_states(wave), wanted)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_weights_of_another_type_are_refused(saved):
+    encoder = load_model(saved("wavlm")[0]).double()
+    with pytest.raises(ModelError, match=r"are torch\.float64: give the model in float32"):
+        encoder.hidden_states(noise(4_000))
 
 
 def test_only_hubert_that_the_native_network_cannot_hold_takes_transformers(saved, tmp_path):
