@@ -257,12 +257,8 @@ class BatchEncoder:
         """What becomes of a batch. A full memory is a reason only: the traceback would hold what fills it."""
         try:
             return self._encode(np.stack([window.samples for window in batch]), raw, stop)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            return _Full(str(error))
-        except RuntimeError as error:
-            return _Full(str(error)) if _is_full_host(error) else error
         except Exception as error:
-            return error
+            return _Full(str(error)) if is_out_of_memory(error) else error
 
     def _encode(self, windows: npt.NDArray[np.float32], raw: bool, stop: threading.Event | None) -> _Pending:
         """Encode windows [window, sample]. That nobody waits for it any more ends it at the next layer."""
@@ -339,6 +335,9 @@ class BatchEncoder:
 
 _END = object()
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
+"""What torch says in a RuntimeError: on the CPU, where CUDA's own part of a card is full, and on mps."""
+
 
 def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
     """Whether a batch is known not to have fitted: nothing more is begun until that is settled."""
@@ -346,6 +345,8 @@ def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
     return future.done() and isinstance(future.result(), _Full)
 
 
-def _is_full_host(error: RuntimeError) -> bool:
-    """Whether torch's allocator of the CPU failed: it has no error class of its own, but gives its name."""
-    return "DefaultCPUAllocator: " in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ended, of a device or of the host: not each allocator of torch has an error of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    )

@@ -19,6 +19,10 @@ def out_of_cuda(size):
     raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} GiB.\nmany more lines")
 
 
+def out_of_context(size):
+    raise RuntimeError("CUDA error: out of memory\nmany more lines")
+
+
 def out_of_host(size):
     torch.empty(1 << 60)
 
@@ -112,7 +116,7 @@ def test_order_and_values_whatever_fits(count, batch_size, fits, layers, fail_at
     assert max(model.computed) == layers[-1]
 
 
-@pytest.mark.parametrize("fail", [out_of_cuda, out_of_host, out_of_numpy])
+@pytest.mark.parametrize("fail", [out_of_cuda, out_of_context, out_of_host, out_of_numpy])
 def test_only_the_batch_that_fails_is_halved(fail):
     model = Toy(fits=3, fail=fail, fail_at=2)
     engine = encoder(model, batch_size=8)
