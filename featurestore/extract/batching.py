@@ -21,7 +21,7 @@ from featurestore.extract.device import arithmetic, forget_memory
 from featurestore.extract.grouping import BatchSize, T, Window, grouped
 from featurestore.extract.transfer import Transfer, transfer_for
 from featurestore.extract.workers import single_core_threads
-from featurestore.models.encoder import Encoder
+from featurestore.models.encoder import Encoder, check_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +275,7 @@ class BatchEncoder:
             wave = transfer.send(np.asarray(windows, np.float32))
             for layer, state in enumerate(model.states(wave, last=last)):
                 if layer in slots:
+                    check_state(model, layer, state, windows=len(windows), n_samples=windows.shape[1])
                     state = state.float()
                     pooled.append(state.mean(dim=1))
                     if raw:

@@ -77,7 +77,7 @@ class FeatureExtractor:
     DeviceError
         If the device is not on this machine, or has no memory left for the model.
     ModelError
-        If the model cannot be loaded.
+        If the model cannot be loaded, or has an attribute that cannot be.
 
     Notes
     -----

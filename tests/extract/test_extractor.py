@@ -185,6 +185,24 @@ def test_numbers_of_numpy_and_devices_of_torch_will_do(tiny):
     assert (extractor.batch_size, extractor.layers, extractor.spec().overlap) == (3, (0, 1), 0.25)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", None),
+        ("name", ""),
+        ("sample_rate", 24_000.0),
+        ("dim", "64"),
+        ("layers", True),
+        ("do_normalize", 1),
+    ],
+)
+def test_an_encoder_whose_attributes_cannot_be(model, name, value):
+    own = Counting(model)
+    setattr(own, name, value)
+    with pytest.raises(ModelError, match=f"breaks the rule of `{name}`: it is"):
+        FeatureExtractor(model=own)
+
+
 def full_card():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmany more lines")
 
