@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featurestore.errors import ModelError
 from featurestore.models.convolutions import PositionalConv, Room, SampleConvs, gelu_
 from featurestore.models.encoder import Encoder, check_float32
 from featurestore.models.mert import MertEncoder
@@ -47,10 +48,11 @@ def accelerated(encoder: Encoder) -> Encoder:
     """
     if not isinstance(encoder, MertEncoder):
         return encoder
-    check_float32(encoder, encoder.name)
     try:
         engine = CpuEngine(encoder)
         deviation = engine.deviation()
+    except ModelError:
+        raise
     except Exception as error:  # whatever operations of another build of torch, or a changed model, make of it
         found = f"fails ({(str(error) or type(error).__name__).splitlines()[0]})"
     else:
@@ -68,9 +70,15 @@ class CpuEngine:
     ----------
     model : MertEncoder
         In float32 on the CPU. Its dense weights are shared, not copied.
+
+    Raises
+    ------
+    ModelError
+        If the weights are not float32.
     """
 
     def __init__(self, model: MertEncoder) -> None:
+        check_float32(model, model.name)
         self.model = model
         self.name, self.revision, self.weights_sha256 = model.name, model.revision, model.weights_sha256
         self.sample_rate, self.do_normalize = model.sample_rate, model.do_normalize

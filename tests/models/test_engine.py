@@ -14,6 +14,7 @@ from featurestore.errors import ModelError, SettingError
 from featurestore.models import MertEncoder, convolutions, engine, load_model
 from featurestore.models.config import MertConfig
 from featurestore.models.engine import CpuEngine, accelerated
+from featurestore.models.half import halved
 from featurestore.models.random_checkpoint import SHAPES
 
 CLIPS = ["music_0p7s", "min_400", "two_720", "silence_1s"]
@@ -251,7 +252,13 @@ def test_an_engine_that_fails_is_not_used(plain, monkeypatch, caplog):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_weights_of_another_type_are_refused(plain, dtype, caplog):
     model = copy.deepcopy(plain).to(dtype)
-    for use in (accelerated, lambda model: model.hidden_states(torch.zeros(1, 400))):
+    uses = [
+        accelerated,
+        CpuEngine,
+        lambda model: halved(model, torch.float16),
+        lambda model: model.hidden_states(torch.zeros(1, 400)),
+    ]
+    for use in uses:
         with pytest.raises(ModelError, match=f"are {dtype}: give the model in float32"):
             use(model)
     assert caplog.text == ""
