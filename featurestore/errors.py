@@ -4,7 +4,7 @@
 
     FeatureStoreError
     ├── SettingError            a setting is wrong: change the call or the option it names
-    │   └── DeviceError         the device that was asked for is not on this machine
+    │   └── DeviceError         the device that was asked for is not on this machine, or full
     ├── MissingDependencyError  install the extra it names
     ├── SourceError             the source names no usable audio: fix the path or the list
     ├── AudioError              one file is unusable: repair or drop it, all others go on
@@ -47,7 +47,7 @@ class SettingError(FeatureStoreError, ValueError):
 
 
 class DeviceError(SettingError):
-    """The device that was asked for is not on this machine."""
+    """The device that was asked for is not on this machine, or has no memory left for the model."""
 
 
 class MissingDependencyError(FeatureStoreError, ImportError):

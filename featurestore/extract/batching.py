@@ -21,7 +21,7 @@ from featurestore.extract.device import arithmetic, forget_memory
 from featurestore.extract.grouping import BatchSize, T, Window, grouped
 from featurestore.extract.transfer import Transfer, transfer_for
 from featurestore.extract.workers import single_core_threads
-from featurestore.models.encoder import Encoder
+from featurestore.models.encoder import Encoder, check_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,12 +257,8 @@ class BatchEncoder:
         """What becomes of a batch. A full memory is a reason only: the traceback would hold what fills it."""
         try:
             return self._encode(np.stack([window.samples for window in batch]), raw, stop)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            return _Full(str(error))
-        except RuntimeError as error:
-            return _Full(str(error)) if _is_full_host(error) else error
         except Exception as error:
-            return error
+            return _Full(str(error)) if is_out_of_memory(error) else error
 
     def _encode(self, windows: npt.NDArray[np.float32], raw: bool, stop: threading.Event | None) -> _Pending:
         """Encode windows [window, sample]. That nobody waits for it any more ends it at the next layer."""
@@ -279,6 +275,7 @@ class BatchEncoder:
             wave = transfer.send(np.asarray(windows, np.float32))
             for layer, state in enumerate(model.states(wave, last=last)):
                 if layer in slots:
+                    check_state(model, layer, state, windows=len(windows), n_samples=windows.shape[1])
                     state = state.float()
                     pooled.append(state.mean(dim=1))
                     if raw:
@@ -339,6 +336,9 @@ class BatchEncoder:
 
 _END = object()
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
+"""What torch says in a RuntimeError: on the CPU, where CUDA's own part of a card is full, and on mps."""
+
 
 def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
     """Whether a batch is known not to have fitted: nothing more is begun until that is settled."""
@@ -346,6 +346,8 @@ def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
     return future.done() and isinstance(future.result(), _Full)
 
 
-def _is_full_host(error: RuntimeError) -> bool:
-    """Whether torch's allocator of the CPU failed: it has no error class of its own, but gives its name."""
-    return "DefaultCPUAllocator: " in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ended, of a device or of the host: not each allocator of torch has an error of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    )

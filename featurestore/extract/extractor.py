@@ -11,12 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from featurestore.errors import (
-    ExtractionError,
-    FeatureStoreError,
-    SettingError,
-)
-from featurestore.extract.batching import BatchEncoder, EncodedBatch
+from featurestore.errors import DeviceError, ExtractionError, FeatureStoreError, SettingError
+from featurestore.extract.batching import BatchEncoder, EncodedBatch, is_out_of_memory
 from featurestore.extract.device import default_batch_size, resolve_device, resolve_precision
 from featurestore.extract.grouping import T, Window
 from featurestore.extract.tracks import Features, gather, publish
@@ -79,9 +75,9 @@ class FeatureExtractor:
     SettingError
         If a setting is impossible; says what it may be.
     DeviceError
-        If the device is not on this machine.
+        If the device is not on this machine, or has no memory left for the model.
     ModelError
-        If the model cannot be loaded.
+        If the model cannot be loaded, or has an attribute that cannot be.
 
     Notes
     -----
@@ -131,16 +127,20 @@ class FeatureExtractor:
                 f"least {model.min_samples} ({model.min_samples / model.sample_rate:.4f} s)"
             )
         self._frame_rate = frame_rate(model, self._window)
-        self.model = model.to(self.device)
         self._fidelity: Fidelity | None = None
-        network = self.model
         half = HALF.get(self.precision)
-        if half is not None:
-            network = halved(network, half)
-        elif self.precision == "int8":
-            network, self._fidelity = quantised(self.model, self.layers)
-        elif self.device.type == "cpu":
-            network = accelerated(self.model)
+        try:
+            self.model = network = model.to(self.device)
+            if half is not None:
+                network = halved(network, half)
+            elif self.precision == "int8":
+                network, self._fidelity = quantised(self.model, self.layers)
+            elif self.device.type == "cpu":
+                network = accelerated(self.model)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise _no_room(self.device, model, error) from error
+            raise
         self._encoder = BatchEncoder(
             model=network,
             device=self.device,
@@ -353,6 +353,14 @@ class FeatureExtractor:
 def is_whole(value: object) -> bool:
     """Whether this is a whole number."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _no_room(device: torch.device, model: Encoder, error: Exception) -> DeviceError:
+    reason = str(error).split("\n", 1)[0]
+    return DeviceError(
+        f"{device} has too little free memory for {model.name}: end what else uses it, or choose another device "
+        f"(device, --device) or a smaller model ({reason})"
+    )
 
 
 def _checked_layers(layers: Sequence[int] | None, model: Encoder) -> tuple[int, ...]:

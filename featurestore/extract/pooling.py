@@ -8,21 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 
-def pool_frames(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Mean over frames.
-
-    Parameters
-    ----------
-    raw : ndarray, shape (segments, layers, frames, dim)
-        At least one frame.
-
-    Returns
-    -------
-    ndarray of float32, shape (segments, layers, dim)
-    """
-    return np.asarray(raw.mean(axis=2, dtype=np.float64), np.float32)
-
-
 def pool_segments(segments: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Mean over segments; as all have the same length, also the mean over all of their frames.
 

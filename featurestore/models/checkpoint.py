@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +16,11 @@ from featurestore.errors import CheckpointError, MissingDependencyError
 from featurestore.models.config import MertConfig, audio_settings
 from featurestore.models.files import (
     CONFIG,
-    PICKLE,
-    PREPROCESSOR,
     SAFETENSORS,
     find_weights,
     first_few,
     read_json,
+    read_preprocessor,
     weights_sha256,
 )
 from featurestore.models.mert import MertEncoder
@@ -49,8 +47,8 @@ def load_checkpoint(
     Parameters
     ----------
     folder : path
-        Holds config.json, preprocessor_config.json and model.safetensors (or its shards with their index, or
-        pytorch_model.bin, which is only read with ``weights_only=True``).
+        Holds config.json, preprocessor_config.json (or processor_config.json) and model.safetensors, or else
+        pytorch_model.bin, which is only read with ``weights_only=True``; or the shards of one with their index.
     name : str, optional
         Name of the model, by default the folder as given.
     revision : str, optional
@@ -69,9 +67,8 @@ def load_checkpoint(
     path = Path(folder)
     name = os.fspath(folder) if name is None else name
     config = MertConfig.from_dict(read_json(path / CONFIG), source=str(path / CONFIG))
-    sample_rate, do_normalize = audio_settings(
-        read_preprocessor(path), config.sample_rate, source=str(path / PREPROCESSOR)
-    )
+    preprocessor, source = read_preprocessor(path)
+    sample_rate, do_normalize = audio_settings(preprocessor, config.sample_rate, source=source)
     files = find_weights(path)
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(weights_sha256, files)
@@ -86,21 +83,11 @@ def load_checkpoint(
     return encoder.eval().requires_grad_(False)
 
 
-def read_preprocessor(folder: Path) -> dict[str, Any]:
-    """Values of preprocessor_config.json, which a checkpoint must have."""
-    if not (folder / PREPROCESSOR).is_file():
-        raise CheckpointError(
-            f"{folder} has no {PREPROCESSOR}: without it nobody knows whether the model wants normalised "
-            f"audio, and checkpoints of one family differ in it. Copy it from where the model comes from"
-        )
-    return read_json(folder / PREPROCESSOR)
-
-
 def read_weights(files: list[Path]) -> dict[str, Tensor]:
     """Tensors of all files; together they hold no more bytes than the files."""
     state: dict[str, Tensor] = {}
     for path in files:
-        tensors = _read_pickle(path) if path.name == PICKLE else _read_safetensors(path)
+        tensors = _read_pickle(path) if path.suffix == ".bin" else _read_safetensors(path)
         if twice := sorted(state.keys() & tensors.keys()):
             raise CheckpointError(f"{path} repeats tensors of another shard: {first_few(twice)}")
         claimed = sum(x.numel() * x.element_size() for x in tensors.values())

@@ -1,4 +1,4 @@
-"""config.json and preprocessor_config.json of a checkpoint, as far as inference needs them."""
+"""config.json of a checkpoint and the settings of its audio, as far as inference needs them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def audio_settings(preprocessor: Mapping[str, Any], stated_rate: int | None, *, 
     Parameters
     ----------
     preprocessor : mapping
-        Parsed preprocessor_config.json. An absent do_normalize is True, as in Wav2Vec2FeatureExtractor.
+        Values of preprocessor_config.json. An absent do_normalize is True, as in Wav2Vec2FeatureExtractor.
     stated_rate : int or None
         Hz, of config.json; must agree.
     source : str

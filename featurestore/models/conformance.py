@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from featurestore.errors import ModelError
-from featurestore.models.encoder import Encoder, frame_rate, require_encoder
-
-_TYPES = {
-    "name": (str, "a name"),
-    "revision": (str | None, "a commit or None"),
-    "weights_sha256": (str | None, "64 hex digits or None"),
-    "do_normalize": (bool, "True or False"),
-}
+from featurestore.models.encoder import Encoder, broken_rule, check_state, frame_rate, require_encoder
 
 
 def check_encoder(encoder: Encoder, *, device: str = "cpu", tolerance: float = 1e-4) -> None:
@@ -55,7 +46,6 @@ class _Check:
         self._encoder, self._device, self._tolerance = encoder, device, tolerance
 
     def run(self) -> None:
-        self._attributes()
         self._frames()
         moved = self._encoder.to(self._device)
         self._require(moved is not None, "to", "it returns None, not the encoder on that device")
@@ -67,7 +57,7 @@ class _Check:
 
     def _require(self, holds: bool, rule: str, found: str) -> None:
         if not holds:
-            raise ModelError(f"{self._encoder.name or 'the encoder'} breaks the rule of `{rule}`: {found}")
+            raise broken_rule(self._encoder, rule, found)
 
     def _close(self, found: Tensor, wanted: Tensor, rule: str, found_what: str) -> None:
         """Equal shapes, and equal numbers but for rounding."""
@@ -85,31 +75,13 @@ class _Check:
     def _noise(self, n_samples: int, windows: int = 1) -> Tensor:
         """The same for the same arguments."""
         generator = torch.Generator().manual_seed(n_samples)
-        return (0.1 * torch.randn(windows, n_samples, generator=generator)).to(self._device)
+        noise = torch.randn(windows, n_samples, generator=generator, dtype=torch.float32)
+        return (0.1 * noise).to(self._device)
 
     def _lengths(self) -> Iterator[int]:
         """Lengths of windows up to a second, odd ones too."""
         least, second = self._encoder.min_samples, self._encoder.sample_rate
         yield from sorted({least, least + 1, *(x for x in (second // 3, second // 2 + 7, second) if x > least)})
-
-    def _attributes(self) -> None:
-        encoder = self._encoder
-        for name, (kind, what) in _TYPES.items():
-            value = getattr(encoder, name)
-            self._require(isinstance(value, kind), name, f"it is {value!r}, not {what}")
-        self._require(bool(encoder.name), "name", "it is empty, but a store's spec names the model by it")
-        sha256 = encoder.weights_sha256
-        self._require(
-            sha256 is None or re.fullmatch("[0-9a-f]{64}", sha256) is not None,
-            "weights_sha256",
-            f"it is {sha256!r}, not 64 hex digits or None",
-        )
-        for name in ("sample_rate", "layers", "dim", "min_samples"):
-            value = getattr(encoder, name)
-            least = 0 if name == "layers" else 1
-            self._require(
-                type(value) is int and value >= least, name, f"it is {value!r}, not a whole number from {least}"
-            )
 
     def _frames(self) -> None:
         encoder = self._encoder
@@ -132,16 +104,8 @@ class _Check:
             states = list(encoder.states(wave))
             wanted = encoder.layers + 1
             self._require(len(states) == wanted, "layers", f"there are {len(states)} states, not {wanted}")
-            shape = (2, encoder.frames(n_samples), encoder.dim)
             for number, state in enumerate(states):
-                self._require(
-                    tuple(state.shape) == shape,
-                    "frames",
-                    f"state {number} of {n_samples} samples has shape {tuple(state.shape)}, not {shape}",
-                )
-                self._require(
-                    state.is_floating_point(), "states", f"state {number} is {state.dtype}, not floating point"
-                )
+                check_state(encoder, number, state, windows=2, n_samples=n_samples)
                 self._require(state.device.type == self._device.type, "to", f"state {number} is on {state.device}")
             self._require(torch.equal(wave, before), "states", "it changes the samples that it is given")
             self._require(
@@ -168,7 +132,7 @@ class _Check:
         """A window must not depend on those that it is encoded with."""
         encoder = self._encoder
         waves = self._noise(max(encoder.min_samples, encoder.sample_rate // 2), 4)
-        waves = waves * torch.tensor([[1.0], [0.01], [3.0], [0.0]], device=self._device)
+        waves = waves * torch.tensor([[1.0], [0.01], [3.0], [0.0]], device=self._device, dtype=torch.float32)
         together = encoder.hidden_states(waves)
         for number, wave in enumerate(waves):
             self._close(

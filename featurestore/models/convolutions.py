@@ -21,10 +21,10 @@ class Room:
         self._blocks: dict[str, Tensor] = {}
 
     def take(self, name: str, rows: int, width: int) -> Tensor:
-        """A matrix [rows, width] of anything, which lasts until the name is taken again."""
+        """A float32 matrix [rows, width] of anything, which lasts until the name is taken again."""
         block = self._blocks.get(name)
         if block is None or block.numel() < rows * width:
-            block = self._blocks[name] = torch.empty(rows * width)
+            block = self._blocks[name] = torch.empty(rows * width, dtype=torch.float32)
         return block[: rows * width].view(rows, width)
 
 

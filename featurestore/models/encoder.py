@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from featurestore.errors import SettingError
+from featurestore.errors import ModelError, SettingError
 
 _ATTRIBUTES = (
     *("name", "revision", "weights_sha256", "sample_rate", "layers", "dim", "do_normalize", "min_samples"),
     *("frames", "states", "hidden_states", "to"),
 )
+_TYPES = {
+    "name": (str, "a name"),
+    "revision": (str | None, "a commit or None"),
+    "weights_sha256": (str | None, "64 hex digits or None"),
+    "do_normalize": (bool, "True or False"),
+}
 
 
 class Encoder(Protocol):
@@ -86,19 +93,51 @@ class Encoder(Protocol):
         ...
 
 
-def require_encoder(model: object) -> None:
-    """Refuse what lacks an attribute of `Encoder`.
+def require_encoder(model: Any) -> None:
+    """Refuse what lacks an attribute of `Encoder`, or has one that cannot be.
 
     Raises
     ------
     SettingError
         Names what is missing.
+    ModelError
+        Names what cannot be.
     """
     if missing := [name for name in _ATTRIBUTES if not hasattr(model, name)]:
         raise SettingError(
             f"model must be the name of a model, a folder, or an encoder; the {type(model).__name__} that was "
             f"given has no {', '.join(missing)}"
         )
+    for name, (kind, what) in _TYPES.items():
+        value = getattr(model, name)
+        if not isinstance(value, kind):
+            raise broken_rule(model, name, f"it is {value!r}, not {what}")
+    if not model.name:
+        raise broken_rule(model, "name", "it is empty, but a store's spec names the model by it")
+    sha256 = model.weights_sha256
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise broken_rule(model, "weights_sha256", f"it is {sha256!r}, not 64 hex digits or None")
+    for name, least in (("sample_rate", 1), ("layers", 0), ("dim", 1), ("min_samples", 1)):
+        value = getattr(model, name)
+        if type(value) is not int or value < least:
+            raise broken_rule(model, name, f"it is {value!r}, not a whole number from {least}")
+
+
+def broken_rule(model: Encoder, rule: str, found: str) -> ModelError:
+    """The error for an encoder that does not keep a rule: names both, and what was found."""
+    return ModelError(f"{model.name or 'the encoder'} breaks the rule of `{rule}`: {found}")
+
+
+def check_state(model: Encoder, number: int, state: Tensor, *, windows: int, n_samples: int) -> None:
+    """Raise ModelError unless a state is floating point and has the shape that the model promises."""
+    if not isinstance(state, Tensor) or not state.is_floating_point():
+        kind = state.dtype if isinstance(state, Tensor) else type(state).__name__
+        raise broken_rule(model, "states", f"state {number} is {kind}, not a Tensor of floating point")
+    found, wanted = tuple(state.shape), (windows, model.frames(n_samples), model.dim)
+    if found != wanted:
+        axes = zip(("states", "frames", "dim"), found, wanted, strict=False)
+        axis = next((rule for rule, one, other in axes if one != other), "states")
+        raise broken_rule(model, axis, f"state {number} of {n_samples} samples has shape {found}, not {wanted}")
 
 
 def frame_rate(model: Encoder, n_samples: int) -> float | None:
@@ -121,6 +160,16 @@ def frame_rate(model: Encoder, n_samples: int) -> float | None:
             longest = middle
     gained = model.frames(longest) - first
     return gained * model.sample_rate / (longest - model.min_samples)
+
+
+def check_float32(model: nn.Module, name: str) -> None:
+    """Raise ModelError unless a network's first weights are float32: half precision and int8 begin with it too."""
+    dtype = next(model.parameters()).dtype
+    if dtype != torch.float32:
+        raise ModelError(
+            f"the weights of {name} are {dtype}: give the model in float32, as load_model loads it (model.float() "
+            f"makes it so); precision chooses the arithmetic"
+        )
 
 
 def check_wave(wave: Tensor, min_samples: int) -> None:

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featurestore.errors import ModelError
 from featurestore.models.convolutions import PositionalConv, Room, SampleConvs, gelu_
-from featurestore.models.encoder import Encoder
+from featurestore.models.encoder import Encoder, check_float32
 from featurestore.models.mert import MertEncoder
 
 TOLERANCE = 1e-4
@@ -38,20 +39,27 @@ def accelerated(encoder: Encoder) -> Encoder:
     -------
     Encoder
         A `CpuEngine` for a `MertEncoder` if both give the same hidden states of a short probe, or else `encoder`
-        itself. That they differ is said through the logger "featurestore".
+        itself. That they differ, or that the engine fails, is said through the logger "featurestore".
+
+    Raises
+    ------
+    ModelError
+        If the weights are not float32.
     """
     if not isinstance(encoder, MertEncoder):
         return encoder
-    engine = CpuEngine(encoder)
-    deviation = engine.deviation()
-    if deviation <= TOLERANCE:
-        return engine
-    logger.warning(
-        "%s: the engine for CPUs differs from the plain forward pass (by %.1e of the largest value); "
-        "the plain one is used, which is slower",
-        encoder.name,
-        deviation,
-    )
+    try:
+        engine = CpuEngine(encoder)
+        deviation = engine.deviation()
+    except ModelError:
+        raise
+    except Exception as error:  # whatever operations of another build of torch, or a changed model, make of it
+        found = f"fails ({(str(error) or type(error).__name__).splitlines()[0]})"
+    else:
+        if deviation <= TOLERANCE:
+            return engine
+        found = f"differs from the plain forward pass (by {deviation:.1e} of the largest value)"
+    logger.warning("%s: the engine for CPUs %s; the plain one is used, which is slower", encoder.name, found)
     return encoder
 
 
@@ -62,9 +70,15 @@ class CpuEngine:
     ----------
     model : MertEncoder
         In float32 on the CPU. Its dense weights are shared, not copied.
+
+    Raises
+    ------
+    ModelError
+        If the weights are not float32.
     """
 
     def __init__(self, model: MertEncoder) -> None:
+        check_float32(model, model.name)
         self.model = model
         self.name, self.revision, self.weights_sha256 = model.name, model.revision, model.weights_sha256
         self.sample_rate, self.do_normalize = model.sample_rate, model.do_normalize
@@ -111,7 +125,7 @@ class CpuEngine:
         NaN if one of both is not finite.
         """
         samples = max(_PROBE_SAMPLES, self.min_samples)
-        probe = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
+        probe = torch.randn(1, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         pairs = zip(self.states(probe), self.model.states(probe), strict=True)
         return float(torch.stack([(x - y).abs().max() / y.abs().max() for x, y in pairs]).max())
 

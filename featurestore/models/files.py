@@ -10,32 +10,36 @@ from typing import Any
 
 from featurestore.errors import CheckpointError
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-SAFETENSORS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+CONFIG = "config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+SAFETENSORS, SHARDS = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_SHARDS = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+_NESTED = "feature_extractor"
+"""Where the settings of PREPROCESSOR are in PROCESSOR, which is all that a processor of transformers 5 saves."""
 
 _MOST_JSON = 1 << 24
 """Bytes; the largest file that is JSON is the index of a sharded checkpoint."""
 
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.(safetensors|bin)")
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """Files of weights of a checkpoint: model.safetensors, else its shards, else pytorch_model.bin.
+    """Files of weights of a checkpoint: model.safetensors, else its shards, else pytorch_model.bin or its shards.
 
     Raises
     ------
     CheckpointError
         If there are none, or the index of the shards is damaged or names anything but files beside it.
     """
-    if (folder / SAFETENSORS).is_file():
-        return [folder / SAFETENSORS]
-    if (folder / SHARDS).is_file():
-        names = shard_names(folder / SHARDS)
-        if missing := [x for x in names if not (folder / x).is_file()]:
-            raise CheckpointError(f"{folder / SHARDS} names {first_few(missing)}, which is not there")
-        return [folder / name for name in names]
-    if (folder / PICKLE).is_file():
-        return [folder / PICKLE]
+    for whole, index in ((folder / SAFETENSORS, folder / SHARDS), (folder / PICKLE, folder / PICKLE_SHARDS)):
+        if whole.is_file():
+            return [whole]
+        if index.is_file():
+            names = shard_names(index)
+            if missing := [x for x in names if not (folder / x).is_file()]:
+                raise CheckpointError(f"{index} names {first_few(missing)}, which is not there")
+            return [folder / name for name in names]
     raise CheckpointError(f"{folder} holds no weights: neither {SAFETENSORS} nor {PICKLE}")
 
 
@@ -45,15 +49,40 @@ def shard_names(index: Path) -> list[str]:
     Raises
     ------
     CheckpointError
-        If the index is damaged or names anything but safetensors files beside it.
+        If the index is damaged or names anything but files of its own format beside it.
     """
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index} has no weight_map")
+    suffix = ".bin" if index.name == PICKLE_SHARDS else ".safetensors"
     for name in names.values():
-        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
-            raise CheckpointError(f"{index} names {name!r}, which is no safetensors file beside it")
+        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name) or not name.endswith(suffix):
+            raise CheckpointError(f"{index} names {name!r}, which is no {suffix} file beside it")
     return sorted(set(names.values()))
+
+
+def read_preprocessor(folder: Path) -> tuple[dict[str, Any], str]:
+    """What a checkpoint says of its audio, and the file that says it.
+
+    That is preprocessor_config.json, else "feature_extractor" of processor_config.json.
+
+    Raises
+    ------
+    CheckpointError
+        If there is neither, or the file is damaged.
+    """
+    path = folder / PREPROCESSOR
+    if path.is_file():
+        return read_json(path), str(path)
+    path = folder / PROCESSOR
+    values = read_json(path).get(_NESTED) if path.is_file() else None
+    if isinstance(values, dict):
+        return values, str(path)
+    raise CheckpointError(
+        f"{folder} has no {PREPROCESSOR}, nor a {PROCESSOR} with a {_NESTED}: without it nobody knows whether the "
+        f"model wants normalised audio, and checkpoints of one family differ in it. Copy it from where the model "
+        f"comes from"
+    )
 
 
 def weights_sha256(files: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""From samples to what a network of transformers reads: normalised samples, or log-mel spectra."""
+"""From samples to what a network reads: normalised samples, or log-mel spectra."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, SettingError
 from featurestore.models.config import MOST_UNITS, Reader
-from featurestore.models.mert import NORMALIZE_EPS
+
+_NORMALIZE_EPS = 1e-7
+"""Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""
 
 # Far above any such network, as the bounds of config.json.
 _MOST_FFT, _MOST_SAMPLES = 1 << 14, 1 << 26
@@ -74,7 +76,7 @@ class Samples(Frontend):
         if not self.do_normalize:
             return wave
         variance, mean = torch.var_mean(wave, dim=1, correction=0, keepdim=True)
-        return (wave - mean) / torch.sqrt(variance + NORMALIZE_EPS)
+        return (wave - mean) / torch.sqrt(variance + _NORMALIZE_EPS)
 
 
 class LogMel(Frontend):
@@ -118,7 +120,7 @@ class LogMel(Frontend):
             mel_scale="slaney",
         )
         self.register_buffer("_filters", torch.from_numpy(filters.T).float().contiguous(), persistent=False)
-        self.register_buffer("_window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("_window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
 
     @classmethod
     def from_dict(cls, preprocessor: Mapping[str, Any], *, mels: int, positions: int, source: str) -> Self:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featurestore.models.encoder import Encoder
+from featurestore.models.encoder import Encoder, check_float32
 from featurestore.models.mert import MertEncoder
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -35,9 +35,15 @@ def halved(encoder: Encoder, dtype: torch.dtype) -> Encoder:
     -------
     Encoder
         A copy on the same device if it is a `MertEncoder`; any other encoder as it is, for autocast to deal with.
+
+    Raises
+    ------
+    ModelError
+        If the weights are not float32.
     """
     if not isinstance(encoder, MertEncoder):
         return encoder
+    check_float32(encoder, encoder.name)
     # Weights that stay are shared with the original.
     shared = {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())}
     network: Any = copy.deepcopy(encoder, shared)

@@ -15,10 +15,13 @@ from featurestore.errors import CheckpointError, HubUnreachableError, MissingDep
 from featurestore.models.files import (
     CONFIG,
     PICKLE,
+    PICKLE_SHARDS,
     PREPROCESSOR,
+    PROCESSOR,
     SAFETENSORS,
     SHARDS,
     find_weights,
+    read_preprocessor,
     shard_names,
 )
 
@@ -29,8 +32,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # In the order of preference of a local folder; nothing else is fetched, code least of all.
-_CONFIGS = (CONFIG, PREPROCESSOR)
-_WEIGHTS = (SAFETENSORS, SHARDS, PICKLE)
+_WANTED = ((CONFIG,), (PREPROCESSOR, PROCESSOR), (SAFETENSORS, SHARDS, PICKLE, PICKLE_SHARDS))
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -121,17 +123,16 @@ def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
 def _download(name: str, revision: str | None, present: set[str]) -> HubSnapshot:
     from huggingface_hub import hf_hub_download
 
-    weights = next((x for x in _WEIGHTS if x in present), None)
-    if weights is None or not present.issuperset(_CONFIGS):
-        wanted = [x for x in _CONFIGS if x not in present] + ([] if weights else [" or ".join(_WEIGHTS)])
-        raise ModelError(f"{name} on the hub is no checkpoint that can be read: it lacks {', '.join(wanted)}")
+    if missing := [" or ".join(names) for names in _WANTED if present.isdisjoint(names)]:
+        raise ModelError(f"{name} on the hub is no checkpoint that can be read: it lacks {', '.join(missing)}")
+    config, *others = (next(x for x in names if x in present) for names in _WANTED)
     # By the name of the revision, so that the cache knows it offline; the rest by the commit that this gave.
-    folder = Path(hf_hub_download(name, _CONFIGS[0], revision=revision)).parent
+    folder = Path(hf_hub_download(name, config, revision=revision)).parent
     commit = folder.name
-    for file in (*_CONFIGS[1:], weights):
+    for file in others:
         hf_hub_download(name, file, revision=commit)
-    if weights == SHARDS:
-        for file in shard_names(folder / SHARDS):
+    for index in {SHARDS, PICKLE_SHARDS}.intersection(others):
+        for file in shard_names(folder / index):
             hf_hub_download(name, file, revision=commit)
     return HubSnapshot(folder=folder, revision=commit)
 
@@ -140,15 +141,14 @@ def _cached(name: str, revision: str | None) -> HubSnapshot | None:
     """The model as the cache holds it, if it is complete there."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(name, _CONFIGS[0], revision=revision)
+    config = try_to_load_from_cache(name, CONFIG, revision=revision)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
     try:
         find_weights(folder)
+        read_preprocessor(folder)
     except CheckpointError:
-        return None
-    if not all((folder / x).is_file() for x in _CONFIGS):
         return None
     return HubSnapshot(folder=folder, revision=folder.name)
 

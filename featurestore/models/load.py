@@ -26,8 +26,8 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     Parameters
     ----------
     name_or_path : str or path
-        A local folder in the hub's layout (config.json, preprocessor_config.json, model.safetensors or
-        pytorch_model.bin), ``logmel``, or a name of the hub such as ``m-a-p/MERT-v1-95M`` or
+        A local folder in the hub's layout (config.json, preprocessor_config.json or processor_config.json,
+        model.safetensors or pytorch_model.bin), ``logmel``, or a name of the hub such as ``m-a-p/MERT-v1-95M`` or
         ``facebook/hubert-base-ls960``: MERT, HuBERT, wav2vec 2.0, WavLM, data2vec-audio or Whisper. A folder
         that exists comes first. Code in either is never run.
     revision : str, optional

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from featurestore.errors import SettingError
 from featurestore.models.config import MertConfig
-from featurestore.models.encoder import check_wave
-
-NORMALIZE_EPS = 1e-7
-"""Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""
+from featurestore.models.encoder import check_float32, check_wave
+from featurestore.models.frontends import Samples
 
 
 class _SampleConv(nn.Module):
@@ -192,9 +190,13 @@ class MertEncoder(nn.Module):
         self.name, self.revision, self.weights_sha256 = name, revision, weights_sha256
         self.sample_rate, self.do_normalize = sample_rate, do_normalize
         self.layers, self.dim = config.num_hidden_layers, config.hidden_size
-        self.min_samples = 1
-        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-            self.min_samples = (self.min_samples - 1) * stride + kernel
+        self._frontend = Samples(
+            kernels=config.conv_kernel,
+            strides=config.conv_stride,
+            sample_rate=sample_rate,
+            do_normalize=do_normalize,
+        )
+        self.min_samples = self._frontend.min_samples
         self.feature_extractor = _FeatureExtractor(config)
         self.feature_projection = _FeatureProjection(config)
         self.encoder = _Transformer(config)
@@ -202,29 +204,22 @@ class MertEncoder(nn.Module):
 
     def frames(self, n_samples: int) -> int:
         """Frames of a window of `n_samples` samples; 0 if it is shorter than `min_samples`."""
-        if n_samples < self.min_samples:
-            return 0
-        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
-            n_samples = (n_samples - kernel) // stride + 1
-        return n_samples
+        return self._frontend.frames(n_samples)
 
     def prepared(self, wave: Tensor, last: int | None) -> tuple[Tensor, int]:
         """Arguments of `states` checked, the wave normalised if the model wants it.
 
         Raises
         ------
-        SettingError
+        ModelError, SettingError
             As `states`.
         """
+        check_float32(self, self.name)
         last = self.layers if last is None else last
         if not 0 <= last <= self.layers:
             raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
         check_wave(wave, self.min_samples)
-        wave = wave.float()
-        if self.do_normalize:
-            variance, mean = torch.var_mean(wave, dim=1, correction=0, keepdim=True)
-            wave = (wave - mean) / torch.sqrt(variance + NORMALIZE_EPS)
-        return wave, last
+        return self._frontend(wave.float()), last
 
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
@@ -247,6 +242,8 @@ class MertEncoder(nn.Module):
 
         Raises
         ------
+        ModelError
+            If the weights are not float32.
         SettingError
             If `wave` has another shape or is too short, or there is no state `last`.
         """

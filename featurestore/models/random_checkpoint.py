@@ -128,17 +128,17 @@ def _random_state(config: MertConfig, seed: int) -> dict[str, Tensor]:
     with torch.device("meta"):
         network = MertEncoder(config, sample_rate=1, do_normalize=False)
     state: dict[str, Tensor] = {
-        "masked_spec_embed": torch.rand(config.hidden_size, generator=generator),
+        "masked_spec_embed": torch.rand(config.hidden_size, generator=generator, dtype=torch.float32),
     }
     for key, meta in network.state_dict().items():
         if key.endswith("bias"):
-            value = torch.zeros(meta.shape)
+            value = torch.zeros(meta.shape, dtype=torch.float32)
         elif "layer_norm" in key:
-            value = torch.ones(meta.shape)
+            value = torch.ones(meta.shape, dtype=torch.float32)
         else:
             # Convolutions: He et al. 2015, arXiv:1502.01852; dense layers: a fixed 0.02.
             deviation = math.sqrt(2 / meta[0].numel()) if meta.ndim == 3 else 0.02
-            value = torch.randn(meta.shape, generator=generator) * deviation
+            value = torch.randn(meta.shape, generator=generator, dtype=torch.float32) * deviation
         if key == "encoder.pos_conv_embed.conv.weight":
             state[f"{key}_v"] = value
             state[f"{key}_g"] = torch.linalg.vector_norm(value, dim=(0, 1), keepdim=True)

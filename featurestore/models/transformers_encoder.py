@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, MissingDependencyError, SettingError
-from featurestore.models.checkpoint import check_tensors, read_preprocessor, read_weights
+from featurestore.models.checkpoint import check_tensors, read_weights
 from featurestore.models.config import audio_settings
+from featurestore.models.encoder import check_float32, check_wave
 from featurestore.models.families import FAMILIES, Family
-from featurestore.models.files import CONFIG, PREPROCESSOR, find_weights, read_json, weights_sha256
+from featurestore.models.files import CONFIG, find_weights, read_json, read_preprocessor, weights_sha256
 from featurestore.models.frontends import Frontend, LogMel, Samples
 
 _NEW_NAMES = {
@@ -124,17 +125,16 @@ class TransformersEncoder(nn.Module):
 
         Raises
         ------
+        ModelError
+            If the weights are not float32.
         SettingError
             If `wave` has another shape or length than the model can hear, or there is no state `last`.
         """
+        check_float32(self, self.name)
         last = self.layers if last is None else last
         if not 0 <= last <= self.layers:
             raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
-        if wave.ndim != 2 or wave.shape[1] < self.min_samples:
-            raise SettingError(
-                f"wave must be [windows, samples] of at least {self.min_samples} samples, "
-                f"not of shape {tuple(wave.shape)}"
-            )
+        check_wave(wave, self.min_samples)
         frames = self.frames(wave.shape[1])
         x, args, kwargs = self._first_call(wave)
         yield x[:, :frames]
@@ -207,13 +207,13 @@ def load_transformers_checkpoint(
     values = read_json(path / CONFIG)
     family = FAMILIES[values["model_type"]]
     settings = family.settings(values, source=str(path / CONFIG))
-    preprocessor = read_preprocessor(path)
+    preprocessor, source = read_preprocessor(path)
     files = find_weights(path)
     network = _empty_network(family, settings, source=str(path / CONFIG))
     state = _fitting(read_weights(files), network, family, source=str(path))
     network.load_state_dict(state, strict=True, assign=True)
     with _quiet():
-        frontend = _frontend(network.config, preprocessor, source=str(path / PREPROCESSOR))
+        frontend = _frontend(network.config, preprocessor, source=source)
     return TransformersEncoder(
         network,
         frontend=frontend,

@@ -19,6 +19,10 @@ def out_of_cuda(size):
     raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} GiB.\nmany more lines")
 
 
+def out_of_context(size):
+    raise RuntimeError("CUDA error: out of memory\nmany more lines")
+
+
 def out_of_host(size):
     torch.empty(1 << 60)
 
@@ -112,7 +116,7 @@ def test_order_and_values_whatever_fits(count, batch_size, fits, layers, fail_at
     assert max(model.computed) == layers[-1]
 
 
-@pytest.mark.parametrize("fail", [out_of_cuda, out_of_host, out_of_numpy])
+@pytest.mark.parametrize("fail", [out_of_cuda, out_of_context, out_of_host, out_of_numpy])
 def test_only_the_batch_that_fails_is_halved(fail):
     model = Toy(fits=3, fail=fail, fail_at=2)
     engine = encoder(model, batch_size=8)
@@ -253,6 +257,44 @@ def test_features_that_are_not_finite_are_an_error():
 class Short(Toy):
     def states(self, wave, last=None):
         yield from super().states(wave, last=1)
+
+
+class Altered(Toy):
+    """Gives states that are no longer what it promises."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def states(self, wave, last=None):
+        for layer, state in enumerate(super().states(wave, last)):
+            yield self.change(state) if layer == 2 else state
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, :5], r"`frames`: state 2 of 40 samples has shape \(2, 5, 5\), not \(2, 8, 5\)"),
+        (lambda x: torch.cat([x, x]), r"`states`: .* shape \(4, 8, 5\), not \(2, 8, 5\)"),
+        (lambda x: x[:1], r"`states`: .* shape \(1, 8, 5\), not"),
+        (lambda x: x[:, 0], r"`frames`: .* shape \(2, 5\), not"),
+        (lambda x: x[..., None], r"`states`: .* shape \(2, 8, 5, 1\), not"),
+        (lambda x: x[..., :4], r"`dim`: .* shape \(2, 8, 4\), not"),
+        (lambda x: torch.complex(x, x), r"`states`: state 2 is torch\.complex64, not a Tensor of floating point"),
+        (lambda x: x.long(), r"`states`: state 2 is torch\.int64, not a Tensor of floating point"),
+        (lambda x: x.numpy(), r"`states`: state 2 is ndarray, not a Tensor"),
+        (lambda x: x.tolist(), "`states`: state 2 is list, not a Tensor"),
+    ],
+)
+def test_states_that_are_not_as_promised(change, message, raw):
+    with pytest.raises(ModelError, match=f"^toy breaks the rule of {message}"):
+        list(encoder(Altered(change)).encode(windows(2), raw=raw))
+    check(list(encoder(Altered(change), layers=[0, 1]).encode(windows(2), raw=True)), windows(2), [0, 1])
+
+
+def test_states_may_be_of_any_floating_point():
+    check(list(encoder(Altered(torch.Tensor.double)).encode(windows(2), raw=True)), windows(2))
 
 
 def test_a_model_that_breaks_its_promise():

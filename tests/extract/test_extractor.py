@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -182,6 +183,58 @@ def test_numbers_of_numpy_and_devices_of_torch_will_do(tiny):
         layers=np.arange(2),
     )
     assert (extractor.batch_size, extractor.layers, extractor.spec().overlap) == (3, (0, 1), 0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", None),
+        ("name", ""),
+        ("sample_rate", 24_000.0),
+        ("dim", "64"),
+        ("layers", True),
+        ("do_normalize", 1),
+    ],
+)
+def test_an_encoder_whose_attributes_cannot_be(model, name, value):
+    own = Counting(model)
+    setattr(own, name, value)
+    with pytest.raises(ModelError, match=f"breaks the rule of `{name}`: it is"):
+        FeatureExtractor(model=own)
+
+
+def full_card():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmany more lines")
+
+
+def full_context():
+    raise RuntimeError("CUDA error: out of memory\nmany more lines")
+
+
+def full_host():
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("fill", [full_card, full_context, full_host])
+def test_a_device_without_room_for_the_model(model, fill):
+    class Large(Counting):
+        def to(self, device):
+            fill()
+
+    with pytest.raises(DeviceError, match=r"^cpu has too little free memory for .*tiny.*: .*--device") as caught:
+        FeatureExtractor(model=Large(model))
+    assert "many more" not in str(caught.value)
+    # As the process of one device of several reports it.
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_other_errors_of_moving_a_model_pass_through(model):
+    class Broken(Counting):
+        def to(self, device):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        FeatureExtractor(model=Broken(model))
 
 
 def test_defaults_of_the_cpu(tiny):

@@ -70,6 +70,13 @@ def test_safetensors_pickle_and_shards_are_the_same_model(tiny, tmp_path):
     assert torch.equal(sharded.hidden_states(WAVE), states)
     lines = "".join(f"{hashlib.sha256((tiny / x).read_bytes()).hexdigest()}  {x}\n" for x in sorted(shards))
     assert sharded.weights_sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    for name, part in shards.items():
+        (tiny / name).unlink()
+        torch.save(part, tiny / name.replace(".safetensors", ".bin"))
+    (tiny / "model.safetensors.index.json").unlink()
+    index = {"weight_map": {key: name.replace(".safetensors", ".bin") for key, name in weight_map.items()}}
+    (tiny / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert torch.equal(load_model(tiny).hidden_states(WAVE), states)
 
 
 def test_safetensors_are_preferred(tiny):
@@ -309,6 +316,34 @@ def test_noise_as_weights_is_an_error_of_ours(golden, tmp_path, noise, keep, see
         load_model(tmp_path)
 
 
+def pickle_shard(folder, content):
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model-00001-of-00001.bin")
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def test_a_pickle_bomb_in_a_shard_is_not_executed(tiny, tmp_path):
+    pickle_shard(tiny, {"a": Bomb(str(tmp_path / "executed"))})
+    with pytest.raises(CheckpointError, match=r"00001\.bin is damaged or unsafe"):
+        load_model(tiny)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_shard_that_claims_more_than_it_holds(tiny):
+    pickle_shard(tiny, {"a": torch.zeros(1).expand(1 << 16, 1 << 16)})
+    with pytest.raises(CheckpointError, match="claim 17179869184 bytes"):
+        load_model(tiny)
+
+
+@pytest.mark.parametrize("name", ["../model.bin", "model.safetensors", "a/b.bin", ".bin", 3])
+def test_shards_of_a_pickle_lie_beside_their_index(tiny, name):
+    (tiny / "model.safetensors").rename(tiny.parent / "model.safetensors")
+    (tiny / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match=r"no \.bin file beside it"):
+        load_model(tiny)
+
+
 @pytest.mark.parametrize(
     "name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", "x.bin", "", 3, "gone.safetensors"]
 )
@@ -343,6 +378,21 @@ def test_contradictory_audio_settings(tiny, changes, message):
     change_json(tiny / "preprocessor_config.json", **changes)
     with pytest.raises(CheckpointError, match=message):
         load_model(tiny)
+
+
+def test_audio_settings_of_a_processor(tiny):
+    settings = json.loads((tiny / "preprocessor_config.json").read_text())
+    other = {"feature_extractor": {**settings, "do_normalize": False}, "processor_class": "Wav2Vec2Processor"}
+    (tiny / "processor_config.json").write_text(json.dumps(other))
+    assert load_model(tiny).do_normalize is True  # preprocessor_config.json comes first
+    (tiny / "preprocessor_config.json").unlink()
+    assert load_model(tiny).do_normalize is False
+    for damaged in (..., [settings], "Wav2Vec2FeatureExtractor", None):
+        change_json(tiny / "processor_config.json", feature_extractor=damaged)
+        with pytest.raises(
+            CheckpointError, match=r"preprocessor_config\.json, nor a processor_config\.json with a"
+        ):
+            load_model(tiny)
 
 
 def test_audio_settings_have_the_defaults_of_their_format(tiny):
@@ -392,6 +442,17 @@ def test_random_checkpoints_are_deterministic_and_alive(tmp_path, shape):
     assert model.weights_sha256 != load_model(other).weights_sha256
     states = model.hidden_states(WAVE)
     assert (states.std(dim=2) > 1e-3).float().mean() > 0.9  # frames differ
+
+
+def test_random_checkpoints_do_not_depend_on_the_callers_default_type(tmp_path):
+    wanted = save_random_checkpoint(tmp_path / "float32", shape="tiny")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = save_random_checkpoint(tmp_path / "float64", shape="tiny")
+    finally:
+        torch.set_default_dtype(before)
+    assert (found / "model.safetensors").read_bytes() == (wanted / "model.safetensors").read_bytes()
 
 
 def test_released_shapes(tmp_path):

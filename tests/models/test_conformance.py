@@ -105,7 +105,7 @@ BROKEN = {
     "`hidden_states`: it differs from the states": (Reversed, {}),
     "`frames`: state 0 of 8007 samples": (Rounded, {}),
     "`min_samples`: a window of 399 samples has 1 frames, not 0": (Eager, {}),
-    "not floating point": (Whole, {}),
+    "is torch.int64, not a Tensor of floating point": (Whole, {}),
     "`to`: it returns None": (Lost, {}),
     "`layers`: there are 2 states, not 3": (Bands, {"layers": 2}),
     r"has shape \(2, 1, 201\), not \(2, 1, 200\)": (Bands, {"dim": 200}),

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.errors import SettingError
+from featurestore.errors import ModelError, SettingError
 from featurestore.models import MertEncoder, convolutions, engine, load_model
 from featurestore.models.config import MertConfig
 from featurestore.models.engine import CpuEngine, accelerated
+from featurestore.models.half import halved
 from featurestore.models.random_checkpoint import SHAPES
 
 CLIPS = ["music_0p7s", "min_400", "two_720", "silence_1s"]
@@ -236,6 +237,45 @@ def test_weights_that_are_not_finite_are_left_to_the_plain_pass(plain, caplog):
     model.encoder.layers[1].feed_forward.output_dense.bias[3] = float("nan")
     assert accelerated(model) is model
     assert "differs" in caplog.text
+
+
+def test_an_engine_that_fails_is_not_used(plain, monkeypatch, caplog):
+    def gone(*_):
+        raise NotImplementedError("no such operation\nin this build")
+
+    monkeypatch.setattr(engine, "gelu_", gone)
+    with caplog.at_level(logging.WARNING, logger="featurestore"):
+        assert accelerated(plain) is plain
+    assert "fails (no such operation); the plain one is used" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_another_type_are_refused(plain, dtype, caplog):
+    model = copy.deepcopy(plain).to(dtype)
+    uses = [
+        accelerated,
+        CpuEngine,
+        lambda model: halved(model, torch.float16),
+        lambda model: model.hidden_states(torch.zeros(1, 400)),
+    ]
+    for use in uses:
+        with pytest.raises(ModelError, match=f"are {dtype}: give the model in float32"):
+            use(model)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_callers_default_type_changes_nothing(golden, dtype):
+    wave = torch.randn(1, 3_000)
+    wanted = accelerated(load_model(golden / "base_v1")).hidden_states(wave)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        fast = accelerated(load_model(golden / "base_v1"))
+        assert isinstance(fast, CpuEngine)
+        assert torch.equal(fast.hidden_states(wave), wanted)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_other_encoders_are_left_alone():

@@ -186,16 +186,24 @@ def test_a_pickle_only_where_there_is_nothing_else(hub, ask):
     assert "pytorch_model.bin" in files(ask(NAME, endpoint=hub.url))
 
 
-def test_shards(hub, ask):
-    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+@pytest.mark.parametrize(
+    ("index_name", "names"),
+    [
+        ("model.safetensors.index.json", [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]),
+        ("pytorch_model.bin.index.json", [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]),
+    ],
+)
+def test_shards(hub, ask, index_name, names):
     (hub.folder / "model.safetensors").unlink()
+    if index_name.startswith("pytorch"):
+        (hub.folder / "pytorch_model.bin").unlink()
     for name in names:
         (hub.folder / name).write_bytes(name.encode())
     index = {"weight_map": {"a": names[0], "b": names[1], "c": names[0]}}
-    (hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (hub.folder / index_name).write_text(json.dumps(index))
     assert set(names) <= set(files(ask(NAME, endpoint=hub.url)))
     index["weight_map"]["d"] = "../../etc/passwd"
-    (hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (hub.folder / index_name).write_text(json.dumps(index))
     assert ask(NAME, "v1", endpoint=hub.url)["error"] == "CheckpointError"
 
 
@@ -214,12 +222,36 @@ def test_what_the_hub_does_not_have(hub, ask, name, revision, message):
     assert message in answer["message"]
 
 
+def nest(folder):
+    """The settings of the audio where a processor of transformers 5 saves them."""
+    old = folder / "preprocessor_config.json"
+    processor = {"feature_extractor": json.loads(old.read_text()), "processor_class": "Wav2Vec2Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    old.unlink()
+
+
+def test_the_settings_of_a_processor(hub, ask, closed):
+    nest(hub.folder)
+    online = ask(NAME, endpoint=hub.url)
+    assert files(online) == ["config.json", "model.safetensors", "processor_config.json"]
+    assert load_model(online["folder"]).do_normalize is True
+    assert ask(NAME, endpoint=closed)["folder"] == online["folder"]
+
+
+def test_a_processor_without_settings_in_the_cache_is_not_complete(hub, ask):
+    folder = ask(NAME, "v1", endpoint=hub.url)["folder"]
+    os.unlink(os.path.join(folder, "preprocessor_config.json"))
+    with open(os.path.join(folder, "processor_config.json"), "w") as file:
+        file.write('{"processor_class": "Wav2Vec2Processor"}')
+    assert "preprocessor_config.json" in files(ask(NAME, COMMITS["v1"], endpoint=hub.url))
+
+
 def test_a_model_without_weights(hub, ask):
     for name in ("model.safetensors", "pytorch_model.bin", "preprocessor_config.json"):
         (hub.folder / name).unlink()
     answer = ask(NAME, endpoint=hub.url)
     assert answer["error"] == "ModelError"
-    assert "lacks preprocessor_config.json, model.safetensors" in answer["message"]
+    assert "lacks preprocessor_config.json or processor_config.json, model.safetensors" in answer["message"]
 
 
 def check_way_out(answer, cache):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from featurestore import FeatureExtractor
-from featurestore.errors import CheckpointError, SettingError
+from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model
 from featurestore.models.transformers_encoder import TransformersEncoder, load_transformers_checkpoint
 
@@ -201,6 +201,27 @@ def test_a_spec_says_what_the_model_hears(case):
     assert len(spec.weights_sha256) == 64
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("name", ["wavlm", "whisper"])
+def test_the_callers_default_type_changes_nothing(saved, name, dtype):
+    wave = noise(4_000)
+    wanted = load_model(saved(name)[0]).hidden_states(wave)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        encoder = load_model(saved(name)[0])
+        check_encoder(encoder)
+        assert torch.equal(encoder.hidden_states(wave), wanted)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_weights_of_another_type_are_refused(saved):
+    encoder = load_model(saved("wavlm")[0]).double()
+    with pytest.raises(ModelError, match=r"are torch\.float64: give the model in float32"):
+        encoder.hidden_states(noise(4_000))
+
+
 def test_only_hubert_that_the_native_network_cannot_hold_takes_transformers(saved, tmp_path):
     import transformers
 
@@ -362,6 +383,22 @@ def test_preprocessing_is_not_guessed(own):
     folder = own("whisper")
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no preprocessor_config\.json"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2 with adapters", "whisper"])
+def test_preprocessing_that_a_processor_saved(own, name):
+    folder = own(name)
+    wanted = load_model(folder)
+    extractor = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
+    found = load_model(folder)
+    assert (found.sample_rate, found.do_normalize) == (wanted.sample_rate, wanted.do_normalize)
+    assert torch.equal(found.hidden_states(noise(4_000)), wanted.hidden_states(noise(4_000)))
+    extractor["sampling_rate"] = 0
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
+    with pytest.raises(CheckpointError, match=r"/processor_config\.json: sampling_rate"):
         load_model(folder)
 
 
