@@ -69,8 +69,8 @@ def probe(sample_rate: int, min_samples: int) -> Tensor:
     """Pieces of synthetic music [windows, samples], always the same: chords that decay, drums, loud and quiet."""
     generator = torch.Generator().manual_seed(0)
     samples = max(round(_SECONDS * sample_rate), min_samples)
-    time = torch.arange(samples) / sample_rate
-    waves = torch.zeros(_WINDOWS, samples)
+    time = torch.arange(samples, dtype=torch.float32) / sample_rate
+    waves = torch.zeros(_WINDOWS, samples, dtype=torch.float32)
     for number, wave in enumerate(waves):
         for beat in range(2):
             since = time - beat * _SECONDS / 2
@@ -80,7 +80,9 @@ def probe(sample_rate: int, min_samples: int) -> Tensor:
                 for partial in range(1, min(9, int(sample_rate / 2 / pitch) + 1)):
                     tone = torch.sin(2 * math.pi * pitch * partial * since) / partial
                     wave += sounding * tone * torch.exp(-2 * partial * since.clamp(min=0))
-            drum = torch.randn(samples, generator=generator) * torch.exp(-30 * since.clamp(min=0))
+            drum = torch.randn(samples, generator=generator, dtype=torch.float32) * torch.exp(
+                -30 * since.clamp(min=0)
+            )
             wave += sounding * drum * (number % 2)
         wave *= 0.5 ** (number / 2) / wave.abs().max()
     return waves

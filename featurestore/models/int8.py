@@ -83,10 +83,11 @@ def is_available() -> bool:
         return False
     generator = torch.Generator().manual_seed(0)
     # The largest values next to each other: sums of 16 bits that overflow would show here.
-    weight = torch.where(torch.rand(32, 256, generator=generator) < 0.9, 127, -127)
-    rows = torch.where(torch.rand(8, 256, generator=generator) < 0.9, 127, 0)
+    weight = torch.where(torch.rand(32, 256, generator=generator, dtype=torch.float32) < 0.9, 127, -127)
+    rows = torch.where(torch.rand(8, 256, generator=generator, dtype=torch.float32) < 0.9, 127, 0)
     try:
-        found = _product(rows.to(torch.uint8), _packed(weight.to(torch.int8)), torch.ones(32), torch.zeros(32))
+        scales, biases = torch.ones(32, dtype=torch.float32), torch.zeros(32, dtype=torch.float32)
+        found = _product(rows.to(torch.uint8), _packed(weight.to(torch.int8)), scales, biases)
     except (RuntimeError, NotImplementedError):
         return False
     return torch.equal(found, (rows @ weight.T).float())
