@@ -213,7 +213,7 @@ def randomised(model: str, folder: Path) -> Path:
     from dataclasses import asdict
 
     encoder = load_model(model)
-    shape = {"model_type": "mert_model", **asdict(encoder.config)}
+    shape = {"model_type": "mert_model", **json.loads(json.dumps(asdict(encoder.config)))}
     return save_random_checkpoint(folder, shape=shape, do_normalize=encoder.do_normalize)
 
 
