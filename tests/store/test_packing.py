@@ -12,7 +12,7 @@ from samples import SPEC, features, place_aggregated, write_store
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
-from featurestore.store import catalogue, packed, packing
+from featurestore.store import catalogue, files, packed, packing
 from featurestore.store.layout import shard_name
 from featurestore.store.locks import exclusive
 from featurestore.store.packed import rows_per_shard
@@ -375,3 +375,24 @@ def test_a_table_without_marks_of_superseded_rows_is_not_trusted(path):
     assert np.array_equal(FeatureStore(path).aggregated(), [expected["a"], expected["b"]])
     FeatureStore(path).pack()
     assert_complete(path, expected)
+
+
+def test_a_group_that_gets_another_stamp_while_it_is_checked_is_no_damage(tmp_path, monkeypatch):
+    """Packing when nothing is new gives the group's document another time of change, in place."""
+    store = write_store(tmp_path / "s.zarr", {"a": features()}, pack=True)
+    root = files.open_root(store.path)
+    opened = packed.PackedTable.open(root, SPEC)
+    document, packing_now = packed._document, []
+
+    def read(fd, folder):
+        found = document(fd, folder)
+        if not folder and not packing_now:
+            packing_now.append(True)
+            with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+                writer.pack()
+            packing_now.clear()
+        return found
+
+    monkeypatch.setattr(packed, "_document", read)
+    opened.check(root, SPEC)
+    os.close(root)
