@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.music import write_pieces
 
 HERE = Path("demo")
-AUDIO, MODEL, STORE = HERE / "audio", "logmel", HERE / "store.zarr"
+AUDIO, MODEL, STORE = HERE / "audio", "mini", HERE / "store.zarr"
 
 NEXT = (
     ("fs-extract build YOUR_MUSIC features.zarr", "your own audio, with MERT-v1-95M from the hub"),
@@ -34,8 +34,9 @@ def main() -> int:
 
     say(
         "2. A model",
-        "logmel: spectra as layers (0 log-mel, 1 constant-Q, 2 chroma), without weights and without a download.\n"
-        "What a network has learned is what it does better; for that give its name, as --model m-a-p/MERT-v1-95M.",
+        "mini: a small MERT that comes with the library, trained on music rendered from scores (docs/mini.md).\n"
+        "It shows how everything works; for research there are the models of the hub, as\n"
+        "--model m-a-p/MERT-v1-95M.",
     )
 
     say("3. The build")
@@ -66,11 +67,11 @@ def ask() -> None:
 
     store = FeatureStore(STORE)
     answer("store = FeatureStore('demo/store.zarr'); store.track_ids", list(store.track_ids))
-    features = store.aggregated(layer=1)
-    answer("store.aggregated(layer=1)  # one row per track", describe(features))
+    features = store.aggregated(layer=3)
+    answer("store.aggregated(layer=3)  # one row per track", describe(features))
     track = next(iter(store))
-    answer(f"store.segments({track!r}, layer=1)  # one row per window", describe(store.segments(track, layer=1)))
-    answer(f"store.raw({track!r}, layer=1)  # every frame", describe(store.raw(track, layer=1)))
+    answer(f"store.segments({track!r}, layer=3)  # one row per window", describe(store.segments(track, layer=3)))
+    answer(f"store.raw({track!r}, layer=3)  # every frame", describe(store.raw(track, layer=3)))
     rows = features.to_numpy()
     rows = rows - rows.mean(axis=0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

@@ -52,7 +52,10 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.argument("source")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option(
-    "--model", default="m-a-p/MERT-v1-95M", show_default=True, help="A local folder, logmel, or a name on the hub."
+    "--model",
+    default="m-a-p/MERT-v1-95M",
+    show_default=True,
+    help="A local folder, mini, logmel, or a name on the hub.",
 )
 @click.option(
     "--revision", help="Commit or tag on the hub.  [default: the one that the store was built with, or the newest]"

@@ -162,7 +162,7 @@ def _way_out(name: str, revision: str | None, error: BaseException) -> str:
         f"the hub cannot be reached ({reason}), and {name}{at} is not in the local cache "
         f"{constants.HF_HUB_CACHE}. Give a local folder that holds config.json, preprocessor_config.json and "
         f'model.safetensors (or pytorch_model.bin): --model /path/to/folder, load_model("/path/to/folder"); or '
-        "use what comes with the library and needs no hub: --model logmel (spectra)"
+        "use what comes with the library and needs no hub: --model mini (a small MERT) or --model logmel (spectra)"
     )
 
 

@@ -16,7 +16,15 @@ from featurestore.models.hub import fetch, is_hub_name
 from featurestore.models.logmel import NAME as LOGMEL
 from featurestore.models.logmel import LogMelEncoder
 
-BUILT_IN: Mapping[str, Callable[[], Encoder]] = {LOGMEL: LogMelEncoder}
+MINI = "mini"
+"""The small MERT whose weights come with the library, in half precision; see docs/mini.md."""
+
+
+def _load_mini() -> Encoder:
+    return load_checkpoint(Path(__file__).with_name(MINI), name=MINI)
+
+
+BUILT_IN: Mapping[str, Callable[[], Encoder]] = {LOGMEL: LogMelEncoder, MINI: _load_mini}
 """Models that come with the library, by name."""
 
 
@@ -27,9 +35,9 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     ----------
     name_or_path : str or path
         A local folder in the hub's layout (config.json, preprocessor_config.json or processor_config.json,
-        model.safetensors or pytorch_model.bin), ``logmel``, or a name of the hub such as ``m-a-p/MERT-v1-95M`` or
-        ``facebook/hubert-base-ls960``: MERT, HuBERT, wav2vec 2.0, WavLM, data2vec-audio or Whisper. A folder
-        that exists comes first. Code in either is never run.
+        model.safetensors or pytorch_model.bin), ``mini``, ``logmel``, or a name of the hub such as
+        ``m-a-p/MERT-v1-95M`` or ``facebook/hubert-base-ls960``: MERT, HuBERT, wav2vec 2.0, WavLM, data2vec-audio
+        or Whisper. A folder that exists comes first. Code in either is never run.
     revision : str, optional
         Branch, tag or commit of a model of the hub, by default "main". The commit that it names is recorded
         as the model's `revision`. A model that comes with the library has one revision only.
