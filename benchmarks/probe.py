@@ -120,6 +120,13 @@ def pooled(folder: Path, clips: list[dict[str, str]], model: str, name: str, wor
 
 def probe(clips: list[dict[str, str]], features: dict[str, Matrix], count: int, seed: int) -> list[dict]:
     """Results by task, pooling, layer and split."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # more threads for such small matrices take ten times as long
+        return _probe(clips, features, count, seed)
+
+
+def _probe(clips: list[dict[str, str]], features: dict[str, Matrix], count: int, seed: int) -> list[dict]:
     rows = []
     for task, (kind, label) in TASKS.items():
         chosen = [i for i, x in enumerate(clips) if x["probe_set"] == kind]
