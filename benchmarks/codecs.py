@@ -45,7 +45,7 @@ def main() -> None:
                     begun = time.perf_counter()
                     writer.put("t", {"raw": raw})
                     write = time.perf_counter() - begun
-                view = FeatureStore(path).raw("t", layer=7)
+                view = FeatureStore(path).raw("t", layer=extractor.layers[len(extractor.layers) // 2])
                 begun = time.perf_counter()
                 view.to_numpy()
                 read = time.perf_counter() - begun
