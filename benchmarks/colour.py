@@ -22,10 +22,8 @@ def coloured(samples: Samples, draw: np.random.Generator) -> Samples:
             out = sosfilt(_peak(hertz, draw.uniform(-9, 9), draw.uniform(0.4, 2.0)), out)
     if draw.random() < 0.3:
         out = out + draw.uniform(0.1, 0.6) * fftconvolve(out, _room(draw))[: len(out)]
-    peak = np.abs(out).max() + 1e-9
     if draw.random() < 0.1:
-        drive = draw.uniform(1, 4) / peak
-        out, peak = np.tanh(out * drive), 1.0
+        out = np.tanh(out * (draw.uniform(1, 4) / (np.abs(out).max() + 1e-9)))
     if draw.random() < 0.1:
         out = sosfilt(_low_pass(np.exp(draw.uniform(np.log(2_000), np.log(9_000)))), out)
     out = out / (np.abs(out).max() + 1e-9) * 10 ** (draw.uniform(-24, -1) / 20)

@@ -1,6 +1,6 @@
 """Make a small checkpoint of a trained one: weights in half precision, its two configurations as they are.
 
-python -m benchmarks.half_precision RUN/checkpoints/step-00003300 OUT
+python -m benchmarks.half_precision RUN/checkpoints/step-00013000 OUT
 """
 
 from __future__ import annotations

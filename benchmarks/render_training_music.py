@@ -131,11 +131,12 @@ def render_files(arguments: argparse.Namespace) -> None:
         shift = draw.choice(SHIFTS) if draw.random() < 0.3 else 0
         # A recording made at a higher rate runs slower here: the key that is heard is `shift` below the played.
         player = players[draw.choice(arguments.soundfont), shift]
-        played = [x._replace(start=x.start, key=x.key + shift) for x in notes if 0 <= x.key + shift < 128]
-        stretched = [
-            x._replace(start=x.start * RATE / player.rate, stop=x.stop * RATE / player.rate) for x in played
+        played = [
+            x._replace(start=x.start * RATE / player.rate, stop=x.stop * RATE / player.rate, key=x.key + shift)
+            for x in notes
+            if 0 <= x.key + shift < 128
         ]
-        stereo = player.play(stretched, programs, SECONDS * RATE / player.rate)
+        stereo = player.play(played, programs, SECONDS * RATE / player.rate)
         effects = np.random.default_rng([arguments.seed, number])
         mono = coloured(stereo.mean(axis=1), effects)
         np.savez_compressed(path.with_suffix(".npz"), **labels(notes, programs, len(mono)))

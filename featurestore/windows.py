@@ -42,7 +42,7 @@ def window_samples(segment_duration: float, sample_rate: int) -> int:
         If the duration is not a positive, finite number, or is shorter than half a sample.
     """
     if not _is_number(segment_duration) or not 0 < segment_duration < 1e9:
-        raise SettingError(f"segment_duration must be above 0 seconds and at most 1e9, not {segment_duration!r}")
+        raise SettingError(f"segment_duration must be above 0 seconds and below 1e9, not {segment_duration!r}")
     samples = round(segment_duration * sample_rate)
     if samples < 1:
         raise SettingError(f"segment_duration {segment_duration} s is less than a sample at {sample_rate} Hz")

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from fs_extract.terminal import Command, Voice, complain, counting_bar, json_option, length, print_json, table
 
 _SHOWN_FAILURES = 20
+_OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
 
 
 @click.command(cls=Command)
@@ -124,10 +125,9 @@ def labels(
     """
     from featurestore.labels import label_store
 
-    fitting = {"clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes"}
-    given = [x for x in click.get_current_context().params if x in fitting and _is_given(x)]
+    given = [x for x in _OF_A_FIT if _is_given(x)]
     if settings["fit"] is not None and given:
-        options = ", ".join(f"--{x.replace('_', '-')}" for x in sorted(given))
+        options = ", ".join(f"--{x.replace('_', '-')}" for x in given)
         raise click.UsageError(f"--fit fits nothing, so that {options} mean nothing: leave them out")
     with counting_bar(voice, "tracks read") as progress:
         report = label_store(

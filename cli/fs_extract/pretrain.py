@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator
@@ -167,6 +166,8 @@ def _summary(report: TrainingReport) -> dict[str, str]:
 
 
 def _values(report: TrainingReport) -> dict[str, Any]:
+    from featurestore.pretrain.metrics import of_json
+
     return {
         "out": str(report.out),
         "model": None if report.model is None else str(report.model),
@@ -174,7 +175,7 @@ def _values(report: TrainingReport) -> dict[str, Any]:
         "total": report.total,
         "resumed_from": report.resumed_from,
         "loss": report.loss,
-        "valid": {name: x if math.isfinite(x) else None for name, x in report.valid.items()},
+        "valid": of_json(report.valid),
         "interrupted": report.interrupted,
         "elapsed": report.elapsed,
     }

@@ -64,7 +64,7 @@ class Metrics:
         """Append a line; what is no number is null in it, as JSON has none."""
         if self._path is not None:
             with _written(self._path), self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_of_json(values), allow_nan=False) + "\n")
+                file.write(json.dumps(of_json(values), allow_nan=False) + "\n")
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
@@ -92,7 +92,8 @@ def _written(path: Path) -> Iterator[None]:
         raise SettingError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _of_json(value: Any) -> Any:
+def of_json(value: Any) -> Any:
+    """A value with null for what is no number, as JSON has none."""
     if isinstance(value, Mapping):
-        return {key: _of_json(x) for key, x in value.items()}
+        return {key: of_json(x) for key, x in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
