@@ -83,6 +83,10 @@ class Player:
         self._synth = tinysoundfont.Synth(samplerate=rate, gain=GAIN_DB)
         self._font = self._synth.sfload(str(soundfont))
 
+    def has(self, program: int) -> bool:
+        """Whether the soundfont has this program."""
+        return self._synth.sfpreset_name(self._font, 0, program) is not None
+
     def play(self, notes: Iterable[Note], programs: Sequence[int], seconds: float) -> Samples:
         """Samples [n, 2] of the first `seconds` of notes; `programs` has one for each channel."""
         total = round(seconds * self.rate)

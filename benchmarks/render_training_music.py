@@ -129,8 +129,9 @@ def render_files(arguments: argparse.Namespace) -> None:
             else excerpt(draw, names, arguments.out / "scores")
         )  # fmt: skip
         shift = draw.choice(SHIFTS) if draw.random() < 0.3 else 0
+        complete = [x for x in arguments.soundfont if all(map(players[x, 0].has, programs))]
         # A recording made at a higher rate runs slower here: the key that is heard is `shift` below the played.
-        player = players[draw.choice(arguments.soundfont), shift]
+        player = players[draw.choice(complete), shift]
         played = [
             x._replace(start=x.start * RATE / player.rate, stop=x.stop * RATE / player.rate, key=x.key + shift)
             for x in notes
