@@ -81,13 +81,16 @@ class TrackIds(Sequence[str]):
         CorruptTrackError
             If they are not those of a table.
         """
+        ids: list[str] = []
         try:
-            ids = [track_id for chunk in self._chunks for track_id in decode_ids(chunk)]
+            for chunk in self._chunks:
+                ids += decode_ids(chunk)
         except ValueError as error:
             raise damaged(error) from None
-        if not all(ids[: self._tracks]) or any(ids[self._tracks :]):
-            raise damaged("the number of track ids is wrong")
+        rest = ids[self._tracks :]
         del ids[self._tracks :]
+        if any(rest) or not all(ids):
+            raise damaged("the number of track ids is wrong")
         return ids
 
     def __len__(self) -> int:
