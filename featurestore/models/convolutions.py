@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import chain, repeat
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 CHUNK = 512
 """Frames that a convolution gives at a time: 1 MB of 512 channels."""
+
+PIECE = 127
+"""Frames of the last convolution that are computed at a time: the second has just below 8 `CHUNK` for them."""
 
 
 class Room:
@@ -55,13 +59,23 @@ class SampleConvs:
 
     def _window(self, samples: Tensor, out: Tensor, room: Room) -> None:
         """Convolve the samples of one window into out [frames, channels]."""
+        taps, weight = self._first.unfolded(samples)
+        stride = math.prod(conv.stride for conv in self._others)
+        for begin in range(0, len(out), PIECE):
+            self._piece(taps[begin * stride :], weight, out[begin : begin + PIECE], room)
+
+    def _piece(self, taps: Tensor, weight: Tensor, out: Tensor, room: Room) -> None:
+        """Convolve what the first frames, out [frames, channels], need of taps."""
         first = self._first
-        taps, weight = first.unfolded(samples)
-        x = out if not self._others else taps
         if not self._others:
-            first.finished(torch.mm(taps, weight, out=out))
-        for number, conv in enumerate(self._others, 1):
-            rows = conv.frames(len(x))
+            first.finished(torch.mm(taps[: len(out)], weight, out=out))
+            return
+        # How many frames each convolution has to give for those of the next.
+        needed = [len(out)]
+        for conv in reversed(self._others[1:]):
+            needed.append((needed[-1] - 1) * conv.stride + conv.kernel)
+        x = taps
+        for number, (conv, rows) in enumerate(zip(self._others, reversed(needed), strict=True), 1):
             # What comes from one and goes into the other changes places with every convolution.
             name = "large" if number % 2 else "medium"
             y = out if number == len(self._others) else room.take(name, rows, conv.channels)

@@ -114,9 +114,10 @@ def test_every_variant(pre_norm, norm, bias):
     extra=st.integers(8, 700),
     windows=st.integers(1, 3),
     chunk=st.integers(1, 9),
+    piece=st.integers(1, 40),
     norm=st.sampled_from(["group", "layer"]),
 )
-def test_any_kernels_lengths_and_pieces(convs, taps, extra, windows, chunk, norm):
+def test_any_kernels_lengths_and_pieces(convs, taps, extra, windows, chunk, piece, norm):
     plain = network(
         conv_dim=[8] * len(convs),
         conv_kernel=[kernel for kernel, _ in convs],
@@ -129,6 +130,7 @@ def test_any_kernels_lengths_and_pieces(convs, taps, extra, windows, chunk, norm
     wave = torch.randn(windows, plain.min_samples + extra)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolutions, "CHUNK", chunk)
+        patch.setattr(convolutions, "PIECE", piece)
         found = engine_of(plain).hidden_states(wave)
     assert_exact(found, plain, wave)
 
