@@ -12,7 +12,7 @@ from pathlib import Path
 from featurestore.errors import NotAStoreError, SpecMismatchError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
-from featurestore.store.layout import HIDDEN_DIRS, METADATA, QUARANTINE, Places, lost_folders
+from featurestore.store.layout import HIDDEN_DIRS, METADATA, Places, lost_folders, strange_folders
 from featurestore.store.staging import StagingArea, claiming
 
 
@@ -38,22 +38,15 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
             f"the store {name} holds features of other settings ({listed}): use its settings, or another store",
             differences=differences,
         )
-    _refuse_links(places)
+    for folder in strange_folders(places):
+        raise NotAStoreError(
+            f"{folder} is a link or a file where a store has a folder: nothing is written before it is moved away"
+        )
     if lost_folders(places) or not (places.hidden / METADATA).exists():
         _restore_hidden(places, durable=durable)
     if durable:
         # Whoever made the store may not have lived to do it.
         files.sync_parent(root)
-
-
-def _refuse_links(places: Places) -> None:
-    """Raise NotAStoreError where a folder in which a writer works is something else: it might be anywhere."""
-    folders = [places.hidden, places.packed, *map(places.kind, KINDS)]
-    if files.is_dir(places.hidden):
-        folders += [places.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE)]
-    for folder in folders:
-        if os.path.lexists(folder) and not files.is_dir(folder):
-            raise NotAStoreError(f"{folder} is a link or a file where a store has a folder: nothing is written")
 
 
 def _create(root: Path, spec: FeatureSpec, *, durable: bool) -> None:

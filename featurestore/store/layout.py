@@ -90,6 +90,14 @@ def lost_folders(places: Places) -> list[str]:
     return [name for name in HIDDEN_DIRS if not os.path.lexists(places.hidden / name)]
 
 
+def strange_folders(places: Places) -> list[Path]:
+    """What is a link or a file where a store has a folder: it might lead anywhere."""
+    folders = [places.hidden, places.packed, *map(places.kind, KINDS)]
+    if files.is_dir(places.hidden):
+        folders += [places.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE)]
+    return [folder for folder in folders if os.path.lexists(folder) and not files.is_dir(folder)]
+
+
 @dataclass(frozen=True)
 class ArrayMetadata:
     """Metadata of an array of one shard per `shard_shape`, with inner chunks of `chunk_shape`."""
@@ -141,11 +149,11 @@ class ArrayMetadata:
                 shape=axes(document["shape"], 0),
                 shard_shape=axes(document["chunk_grid"]["configuration"]["chunk_shape"], 1),
                 chunk_shape=axes(sharding["chunk_shape"], 1),
-                dtype=DTYPES[DTYPES.index(document["data_type"])],
+                dtype=_one_of(DTYPES, document["data_type"]),
                 dims=tuple(document["dimension_names"]),
                 attributes=dict(document["attributes"]),
                 compressor=_compressor(sharding["codecs"]),
-                naming=NAMINGS[NAMINGS.index(document["chunk_key_encoding"]["name"])],
+                naming=_one_of(NAMINGS, document["chunk_key_encoding"]["name"]),
             )
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not the metadata of a feature array ({error!r})") from None
@@ -154,6 +162,12 @@ class ArrayMetadata:
         if any(n % c for n, c in zip(found.shard_shape, found.chunk_shape, strict=True)):
             raise ValueError("the inner chunks do not fill the shard")
         return found
+
+
+def _one_of(known: tuple[str, ...], value: Any) -> str:
+    if value not in known:
+        raise ValueError(f"{value!r:.100} is none of {', '.join(known)}")
+    return known[known.index(value)]
 
 
 def _compressor(codecs: list[Any]) -> str:

@@ -275,7 +275,8 @@ class FeatureStore:
         return tracks
 
     def _unknown(self, track_id: object) -> TrackNotFoundError:
-        close = difflib.get_close_matches(str(track_id), self._known().track_ids[:50_000], n=3)
+        others = [other for other in self._known().track_ids[:50_000] if other != track_id]
+        close = difflib.get_close_matches(str(track_id), others, n=3)
         hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
         message = f"the store {self.path} has no track {track_id!r:.200}{hint}"
         return TrackNotFoundError(message, close_matches=close)

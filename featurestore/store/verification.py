@@ -182,6 +182,9 @@ class _Check:
     def _structure(self) -> None:
         for folder in damaged_structure(self.places, self.reader.spec):
             self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
+        for strange in layout.strange_folders(self.places):
+            where = strange.relative_to(self.places.root)
+            self._add("structure", "", f"{where} is a link or a file where a store has a folder: move it away")
         for name in sorted(self._foreign_folders()):
             self._add("orphan", "", f"{name} is no folder of a store: keep it elsewhere")
         if files.is_dir(self.places.hidden):

@@ -8,6 +8,8 @@ import pytest
 from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
+from featurestore.errors import NotAStoreError
+from featurestore.store.layout import HIDDEN_DIRS
 
 LONG = "x" * 300
 TRACKS = {name: features(seed) for seed, name in enumerate(["a", "b", LONG])}
@@ -74,7 +76,7 @@ QUICK = {
     "a group is gone": (remove("raw/zarr.json"), {("structure", "")}),
     "no table shard": (remove("packed/features/c.0.0.0"), {("packed", "")}),
     "no table ids": (remove("packed/track_id"), {("packed", "")}),
-    "linked table": (link("packed", None), {("packed", "")}),
+    "linked table": (link("packed", None), {("structure", ""), ("packed", "")}),
 }
 
 
@@ -226,6 +228,16 @@ def test_foreign_folders_in_the_root_are_named_and_left_alone(store):
     with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
         assert writer.repair()[1] == []
     assert (store.path / "mine").is_dir()
+
+
+@pytest.mark.parametrize("name", ["packed", ".featurestore", *map(".featurestore/{}".format, HIDDEN_DIRS)])
+def test_a_link_in_the_place_of_a_folder_is_named_as_a_writer_names_it(store, name):
+    (store.path / name).rename(store.path.parent / "elsewhere")
+    (store.path / name).symlink_to(store.path.parent / "elsewhere")
+    told = [x.message for x in store.verify().problems if x.what == "structure"]
+    assert f"{name} is a link or a file where a store has a folder: move it away" in told
+    with pytest.raises(NotAStoreError, match=f"/{name} is a link .* before it is moved away"):
+        StoreWriter(store.path, spec=SPEC)
 
 
 def test_what_dead_writers_left_is_counted(store):
