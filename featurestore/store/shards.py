@@ -291,12 +291,18 @@ class ShardReader:
         """
         out = np.empty((len(positions), *self._shape), self._dtype.newbyteorder("="))
         jobs = list(zip(map(int, positions), out, strict=True))
-        if out.nbytes < _LARGE:
-            for position, chunk in jobs:
+
+        def work(some: list[tuple[int, npt.NDArray[Any]]]) -> None:
+            for position, chunk in some:
                 self.read_into(position, chunk)
+
+        if out.nbytes < _LARGE:
+            work(jobs)
         else:
-            with ThreadPoolExecutor(min(THREADS, len(jobs))) as pool:
-                for _ in pool.map(lambda job: self.read_into(*job), jobs):
+            # To each a part of its own of the new memory: those who fill neighbouring chunks wait for its pages.
+            share = -(-len(jobs) // THREADS)
+            with ThreadPoolExecutor(THREADS) as pool:
+                for _ in pool.map(work, (jobs[i : i + share] for i in range(0, len(jobs), share))):
                     pass
         return out
 
