@@ -37,8 +37,8 @@ MAX_CHUNK_BYTES = 2**30
 
 # Beyond this many bytes more threads pay: reading, writing and checksums all release the interpreter.
 _LARGE = 4 * 2**20
-THREADS = 4
-_BLOCK = 2**20  # bytes that stay in a core's cache between being read and being checked
+THREADS = min(4, max(2, os.cpu_count() or 1))
+_BLOCK = 2 * 2**20  # bytes that are read before their checksum is taken: a chunk of raw in one piece
 _BATCH = 64 * 2**20
 _PIECE = 4 * 2**20  # bytes of one write: larger ones need fewer, larger pages
 
@@ -336,7 +336,7 @@ class ShardReader:
         aside = np.empty(min(_BLOCK, end) if out.nbytes < end else 0, np.uint8)
         crc = at = 0
         while at < end:
-            # Piece by piece, so that each is still in the cache when its checksum is taken.
+            # Piece by piece, so that the caches still hold each when its checksum is taken.
             if skip <= at < skip + out.nbytes:
                 block = out[at - skip : at - skip + _BLOCK]
             else:
