@@ -71,7 +71,7 @@ def mpeg_layout(path: Path) -> MpegLayout:
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
     return MpegLayout(
         start=start + first,
-        end=end,
+        end=max(end, start + first),
         header=frame[:4],
         states_length=0 <= at < len(frame) - 7 and bool(frame[at + 7] & 1),
     )
@@ -155,7 +155,8 @@ def _end_of_audio(file: Any) -> int:
             end -= _ID3V1
         elif (tag := _at(file, end - _APE, _APE))[:8] == b"APETAGEX":
             size, _, flags = struct.unpack("<III", tag[12:24])
-            end -= size + (_APE if flags >> 31 else 0)
+            # A size has the footer in it; of an impossible one only the footer is left out.
+            end -= size + (_APE if flags >> 31 else 0) if _APE <= size <= end else _APE
         elif (tag := _at(file, end - _LYRICS, _LYRICS))[6:] == b"LYRICS200" and tag[:6].isdigit():
             end -= int(tag[:6]) + _LYRICS
         else:

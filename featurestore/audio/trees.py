@@ -19,7 +19,7 @@ _MOST_VISITS = 100
 IsAudio = Callable[[str], bool]
 
 
-def walk(root: str, is_audio: IsAudio) -> Iterator[str]:
+def walk(root: str, is_audio: IsAudio, *, skip: bool = False) -> Iterator[str]:
     """Paths of the audio files under a directory, relative to it.
 
     Parameters
@@ -28,6 +28,8 @@ def walk(root: str, is_audio: IsAudio) -> Iterator[str]:
         The directory.
     is_audio : callable of str to bool
         Whether a file of this name is audio.
+    skip : bool
+        Whether the directory itself is left out if it cannot be read, as those below it are.
 
     Yields
     ------
@@ -39,7 +41,7 @@ def walk(root: str, is_audio: IsAudio) -> Iterator[str]:
     SourceError
         If the directory cannot be read, or links lead around in it in more ways than anyone would list.
     """
-    for directory, files in _directories(root):
+    for directory, files in _directories(root, skip=skip):
         for name in files:
             if is_audio(name):
                 yield os.path.join(directory, name)
@@ -83,7 +85,7 @@ def match_glob(prefix: str, parts: list[str], is_audio: IsAudio) -> Iterator[str
     for match in matches:
         path = os.path.join(prefix, match)
         if os.path.isdir(path):
-            found: Iterator[str] = (os.path.join(match, x) for x in walk(path, is_audio))
+            found: Iterator[str] = (os.path.join(match, x) for x in walk(path, is_audio, skip=True))
         else:
             found = iter([match] if is_audio(os.path.basename(match)) else [])
         for relative in found:
@@ -96,11 +98,13 @@ def _match_part(prefix: str, match: str, part: str) -> Iterator[str]:
     path = os.path.join(prefix, match)
     if part == "**":
         if os.path.isdir(path):
-            yield from (os.path.join(match, x) if x else match for x, _ in _directories(path))
+            yield from (os.path.join(match, x) if x else match for x, _ in _directories(path, skip=True))
     elif has_wildcard(part):
         try:
             names = sorted(os.listdir(path))
-        except OSError:  # not a directory: nothing below it matches
+        except OSError as error:  # not a directory: nothing below it matches
+            if os.path.isdir(path):
+                _log.warning("%r is left out: %s", path, error.strerror)
             return
         for name in names:
             if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith(".")):
@@ -109,7 +113,7 @@ def _match_part(prefix: str, match: str, part: str) -> Iterator[str]:
         yield os.path.join(match, part)
 
 
-def _directories(root: str) -> Iterator[tuple[str, list[str]]]:
+def _directories(root: str, *, skip: bool) -> Iterator[tuple[str, list[str]]]:
     """Directories under a root, itself first as "", with the names of their files; hidden ones are left out."""
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     visits: Counter[tuple[int, int]] = Counter()
@@ -121,7 +125,7 @@ def _directories(root: str) -> Iterator[tuple[str, list[str]]]:
             with os.scandir(path) as entries:
                 names = sorted((e.name, _is_directory(e)) for e in entries if not e.name.startswith("."))
         except OSError as error:
-            if not relative:
+            if not relative and not skip:
                 raise SourceError(f"the directory {root!r} cannot be read: {error.strerror}") from None
             _log.warning("%r is left out: %s", path, error.strerror)
             continue

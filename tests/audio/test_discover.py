@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from featurestore.audio import AudioFile, discover, ffmpeg
+from featurestore.audio import AudioFile, discover, ffmpeg, trees
 from featurestore.errors import MissingDependencyError, SettingError, SourceError
 
 
@@ -176,6 +176,23 @@ def test_links_to_files_and_directories_are_followed(folder, tmp_path):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("pattern", ["*", "*/*", "**/*.wav", "*/**/*.wav", "[ab]"])
+def test_a_directory_that_cannot_be_read_is_left_out_of_a_pattern_too(folder, monkeypatch, caplog, pattern):
+    root = folder("a/x.wav", "b/y.wav")
+    refused = str(root / "b")
+    for name in ("scandir", "listdir"):
+        original = getattr(os, name)
+
+        def read(path, original=original):
+            if os.fspath(path).rstrip("/") == refused:
+                raise PermissionError(13, "Permission denied", path)
+            return original(path)
+
+        monkeypatch.setattr(trees.os, name, read)
+    assert ids(root / pattern) == ["a/x"]
+    assert "left out" in caplog.text
+
+
 def test_loops_of_links_end(folder):
     root = folder("a/x.wav", "b/y.wav")
     (root / "a/up").symlink_to(root)

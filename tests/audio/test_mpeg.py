@@ -10,7 +10,7 @@ import soundfile
 
 from featurestore.audio import decode, load_audio, probe
 from featurestore.audio.mpeg import CountedFrames, mpeg_layout
-from featurestore.errors import AudioFormatError
+from featurestore.errors import AudioError, AudioFormatError
 
 RATE = 44_100
 SECONDS = 30
@@ -92,6 +92,24 @@ def test_without_a_stated_length_all_frames_are_decoded(mp3, before, behind):
     assert 0 < len(found) - len(expected) < 5 * 1152
     shift = 1152 + 576 + 529  # that frame, and the delays of the encoder and the decoder
     np.testing.assert_allclose(found[shift : shift + len(expected)][RATE:], expected[RATE:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 31, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("before", [0, 500])
+def test_a_tag_of_an_impossible_size_is_left_out(mp3, before, size):
+    without_length(mp3)
+    tag = b"APETAGEX" + struct.pack("<IIII", 2000, size, 0, 0) + bytes(8)
+    mp3.write_bytes((id3(before) if before else b"") + mp3.read_bytes() + tag)
+    assert mpeg_layout(mp3).end == mp3.stat().st_size - len(tag)
+    assert abs(len(load_audio(mp3, RATE)) - SECONDS * RATE) < 5 * 1152
+
+
+def test_a_tag_that_reaches_into_the_tags_before_the_audio_leaves_none(mp3):
+    without_length(mp3)
+    data = id3(500) + mp3.read_bytes()
+    mp3.write_bytes(data + b"APETAGEX" + struct.pack("<IIII", 2000, len(data) + 32 - 100, 0, 0) + bytes(8))
+    with pytest.raises(AudioError, match=r"x\.mp3"):
+        load_audio(mp3, RATE)
 
 
 def test_libsndfile_alone_would_stop_early(mp3):
