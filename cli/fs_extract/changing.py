@@ -20,10 +20,16 @@ def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
 
     opened = FeatureStore(store)
     opened.pack()
+    info = opened.info()
     if as_json:
-        print_json({"tracks": len(opened)})
+        print_json({"tracks": info["tracks"], "packed": info["packed"]})
+    elif info["packed"] < info["tracks"]:
+        voice.say(
+            f"{info['packed']} of {info['tracks']} tracks are packed: the others are damaged (fs-extract verify) "
+            "or have just changed"
+        )
     else:
-        voice.say(f"{len(opened)} tracks are packed")
+        voice.say(f"{info['packed']} tracks are packed")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,12 @@ def ls(store: Path, *, long: bool, as_json: bool) -> int:
 
     opened = FeatureStore(store)
     if as_json:
-        print_json([_details(opened, track_id) for track_id in opened] if long else opened.track_ids)
+        print_json([x for x in map(partial(_details, opened), opened) if x] if long else opened.track_ids)
         return 0
     for track_id in opened:
         if long:
-            found = _details(opened, track_id)
+            if (found := _details(opened, track_id)) is None:
+                continue
             length = "?" if found["duration"] is None else duration(found["duration"])
             columns = f"{','.join(found['kinds']):<24}  {length:>8}  {found['segments']:>6}  "
             click.echo(columns + printable(track_id))
@@ -64,11 +66,14 @@ def ls(store: Path, *, long: bool, as_json: bool) -> int:
     return 0
 
 
-def _details(store: Any, track_id: str) -> dict[str, Any]:
-    from featurestore.errors import CorruptTrackError
+def _details(store: Any, track_id: str) -> dict[str, Any] | None:
+    """What `ls` tells of a track, None if it was removed since it was listed."""
+    from featurestore.errors import CorruptTrackError, TrackNotFoundError
 
     try:
         found = store.provenance(track_id)
+    except TrackNotFoundError:
+        return None
     except CorruptTrackError:
         found = {"kinds": ["damaged"], "starts": []}
     audio = found.get("audio") or {}

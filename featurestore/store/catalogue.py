@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
 from featurestore.store import files
+from featurestore.store.layout import Places
 from featurestore.store.packed import PackedTable, TableChangedError
 from featurestore.store.packing import list_keys, track_ids_of
 from featurestore.store.stamps import Stamp
@@ -79,16 +80,11 @@ class Catalogue:
             stale = self._places.stale.stat().st_mtime_ns
         except FileNotFoundError:
             return None
-        try:
-            packed = self._places.packed.stat()
-            table: tuple[int, ...] = packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns
-        except FileNotFoundError:
-            table = ()
         now = time.time_ns()
         # Each by itself: a clock that jumped may have left one of them far ahead.
         if any(abs(now - changed) < _SETTLED_NS for changed in (aggregated, stale)):
             return None
-        return aggregated, stale, *table
+        return aggregated, stale, *_signature_of_table(self._places)
 
     def _load(self, signature: tuple[Any, ...] | None) -> Known:
         try:
@@ -96,7 +92,7 @@ class Catalogue:
         except FileNotFoundError:
             table, marks = None, set()  # nothing says which rows of the table are superseded
         else:
-            table = self._table()
+            table = _table(self._reader)
         folder = self._places.kind("aggregated")
         if table is not None and not marks and Stamp.of(folder) == table.stamp:
             return Known(table.ids, table, frozenset(), signature)
@@ -108,13 +104,6 @@ class Catalogue:
         if table is not None:
             direct |= set(table.track_ids).difference(packed)  # removed since
         return Known(packed + rest, table, frozenset(direct), signature)
-
-    def _table(self) -> PackedTable | None:
-        root = files.open_root(self._places.root)
-        try:
-            return PackedTable.open(root, self._reader.spec)
-        finally:
-            os.close(root)
 
     def read(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         """Layers (by position) of `aggregated` of some tracks.
@@ -161,3 +150,46 @@ class Catalogue:
         unpacked = np.flatnonzero(rows < 0).tolist()
         out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
         return out
+
+
+class PackedIds:
+    """Which tracks the packed table has rows of, whether they are there or not; looked up again when it changes.
+
+    Parameters
+    ----------
+    reader : TrackReader
+        Of the store.
+    """
+
+    def __init__(self, reader: TrackReader) -> None:
+        self._reader = reader
+        self._seen: tuple[tuple[int, ...], Container[str]] = (), ()
+
+    def have(self, track_id: str) -> bool:
+        """Whether one is among them, as far as the table can be read."""
+        signature = _signature_of_table(self._reader.places)
+        if signature != self._seen[0]:
+            try:
+                table = _table(self._reader)
+                rows: Container[str] = () if table is None else table.rows
+            except CorruptTrackError:  # nobody reads from it
+                rows = ()
+            self._seen = signature, rows
+        return track_id in self._seen[1]
+
+
+def _table(reader: TrackReader) -> PackedTable | None:
+    root = files.open_root(reader.places.root)
+    try:
+        return PackedTable.open(root, reader.spec)
+    finally:
+        os.close(root)
+
+
+def _signature_of_table(places: Places) -> tuple[int, ...]:
+    """Changes whenever the packed table does; empty while there is none."""
+    try:
+        packed = places.packed.stat()
+    except FileNotFoundError:
+        return ()
+    return packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns

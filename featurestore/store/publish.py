@@ -55,7 +55,7 @@ class Intent:
             return None
 
 
-def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: bool) -> bool:
+def commit(places: Places, folder: Path, key: str, intent: Intent, *, has_row: bool, durable: bool) -> bool:
     """Decide on a staged change and carry it out; the caller holds the track's lock.
 
     Parameters
@@ -68,6 +68,8 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: b
         Of the track.
     intent : Intent
         What to do with it.
+    has_row : bool
+        Whether the packed table has a row of the track: it may, though the track is gone, removed by hand.
     durable : bool
         Whether the change must survive a loss of power.
 
@@ -79,14 +81,14 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, durable: b
     entry = places.journal / key
     if entry.exists():  # left by a writer that died
         roll_forward(places, key, durable=durable)
+    if has_row or places.array("aggregated", key).exists():
+        mark_stale(places, key, durable=durable)
     if intent.kinds and not any(os.path.lexists(places.array(kind, key)) for kind in KINDS):
         _add(places, folder, key, intent.kinds, durable=durable)
         return True
     intent.write(folder)
     if durable:
         files.sync_tree(folder)
-    if places.array("aggregated", key).exists():
-        _mark_stale(places, key, durable=durable)
     files.rename(folder, entry)
     if durable:
         files.sync_dir(places.journal)
@@ -197,7 +199,7 @@ def _carry_out(places: Places, key: str, intent: Intent, *, durable: bool, begun
         files.discard(entry, places.trash)
 
 
-def _mark_stale(places: Places, key: str, *, durable: bool) -> None:
+def mark_stale(places: Places, key: str, *, durable: bool) -> None:
     """Say that the packed row of a track is not to be used, until the table is packed again."""
     files.touch(places.stale / key)
     if durable:

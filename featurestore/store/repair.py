@@ -13,6 +13,7 @@ from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.layout import METADATA, QUARANTINE, Places
 from featurestore.store.locks import TrackLocks
+from featurestore.store.publish import mark_stale
 from featurestore.store.tracks import TrackReader
 from featurestore.store.verification import Problem, damaged_kinds, damaged_structure, stray_files
 
@@ -54,10 +55,10 @@ def _put_aside(places: Places, key: str, moves: Mapping[Path, str]) -> Path:
     # Made sure of before anything goes there, or it could be lost on the way.
     files.make_parents(folder, durable=True)
     if places.array("aggregated", key) in moves:
-        files.touch(places.stale / key)
+        mark_stale(places, key, durable=True)
     for source, target in moves.items():
         files.rename(source, folder / target)
-    for changed in dict.fromkeys([folder, places.stale, *(source.parent for source in moves)]):
+    for changed in dict.fromkeys([folder, *(source.parent for source in moves)]):
         files.sync_dir(changed)
     return folder
 

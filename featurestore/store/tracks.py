@@ -34,7 +34,6 @@ class OpenArray:
     """An array of a track, open for reading, whatever happens to its folder from now on."""
 
     metadata: ArrayMetadata
-    document: dict[str, Any]
     shard: ShardReader
 
     def __enter__(self) -> OpenArray:
@@ -196,7 +195,7 @@ class TrackReader:
             finally:
                 os.close(fd)
             try:
-                return OpenArray(metadata, document, ShardReader(data, metadata, name))
+                return OpenArray(metadata, ShardReader(data, metadata, name))
             except BaseException:
                 os.close(data)
                 raise

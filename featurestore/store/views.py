@@ -290,19 +290,17 @@ class RaggedView(View):
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
         if rows is None and "_described" not in self.__dict__:
             return self._read_all(positions)
-        ends = np.cumsum(self._counts)
-        wanted = np.arange(self.shape[0], dtype=np.int64) if rows is None else rows
+        described, counts = self._described, self._counts
+        ends = np.cumsum(counts)
+        wanted = np.arange(counts.sum(), dtype=np.int64) if rows is None else rows
         out = np.empty((len(wanted), len(positions), self._store.spec.dim), self.dtype)
         tracks = np.searchsorted(ends, wanted, side="right")
-        for track in np.unique(tracks):
-            where = np.flatnonzero(tracks == track) if rows is not None else None
-            first = ends[track] - self._counts[track]
-            shape = self._described[track][0]
+        order = np.argsort(tracks, kind="stable")
+        chosen, begins = np.unique(tracks[order], return_index=True)
+        for track, where in zip(chosen, np.split(order, begins[1:]), strict=False):
+            shape = described[track][0]
             block, _ = self._store._read_track("segments", self._ids[track], shape, None, positions)
-            if where is None:
-                out[first : ends[track]] = block
-            else:
-                out[where] = block[wanted[where] - first]
+            out[where] = block[wanted[where] - (ends[track] - counts[track])]
         return out
 
     def _read_all(self, positions: Sequence[int]) -> npt.NDArray[Any]:

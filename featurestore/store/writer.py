@@ -14,6 +14,7 @@ import numpy.typing as npt
 from featurestore.errors import SettingError, TrackExistsError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, publish
+from featurestore.store.catalogue import PackedIds
 from featurestore.store.creation import create_or_check
 from featurestore.store.keys import encode_key
 from featurestore.store.layout import Places
@@ -72,6 +73,7 @@ class StoreWriter:
                 self._staging.close(self._places.trash)
                 raise
         self._reader = TrackReader(self._places, spec)
+        self._packed_ids = PackedIds(self._reader)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -163,7 +165,10 @@ class StoreWriter:
                     with files.naming_the_store(self.path):
                         intent = writer.finish()
                 with files.naming_the_store(self.path):
-                    emptied = publish.commit(self._places, folder, key, intent, durable=self.durable)
+                    has_row = self._packed_ids.have(track_id)
+                    emptied = publish.commit(
+                        self._places, folder, key, intent, has_row=has_row, durable=self.durable
+                    )
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
                     publish.take_back(self._places, folder)
@@ -228,7 +233,7 @@ class StoreWriter:
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self._staging.folder()
             intent = publish.Intent((), uuid.uuid4().hex)
-            publish.commit(self._places, folder, key, intent, durable=self.durable)
+            publish.commit(self._places, folder, key, intent, has_row=True, durable=self.durable)
 
     def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
         """Put aside what is damaged and build the packed table again where it is wrong.

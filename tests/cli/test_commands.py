@@ -195,7 +195,21 @@ def test_pack(run, small_store):
     assert run("info", small_store, "--json").json["packed"] == 0
     assert run("pack", small_store).code == 0
     assert run("info", small_store, "--json").json["packed"] == 3
-    assert run("pack", small_store, "--json").json == {"tracks": 3}
+    assert run("pack", small_store, "--json").json == {"tracks": 3, "packed": 3}
+
+
+def test_pack_counts_what_it_packed(run, small_store):
+    metadata = next((small_store / "aggregated").glob("a*one/zarr.json"))
+    metadata.write_text("{")
+    assert "2 of 3 tracks are packed" in run("pack", small_store).out
+    assert run("pack", small_store, "--json").json == {"tracks": 3, "packed": 2}
+
+
+def test_ls_leaves_out_what_is_removed_meanwhile(run, small_store, monkeypatch):
+    monkeypatch.setattr(FeatureStore, "__iter__", lambda self: iter([*self.track_ids, "gone"]))
+    result = run("ls", "--long", small_store)
+    assert (result.code, len(result.out.splitlines())) == (0, 3)
+    assert len(run("ls", "--long", "--json", small_store).json) == 3
 
 
 def test_rm_removes_what_it_is_told_and_nothing_else(run, small_store):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -365,8 +366,6 @@ def test_one_writer_packs_at_a_time(path):
 
 def test_a_table_without_marks_of_superseded_rows_is_not_trusted(path):
     """The folder of hidden files may be lost when a store is copied."""
-    import shutil
-
     write_store(path, {"a": aggregated(0), "b": aggregated(1)}, pack=True)
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
         writer.put("a", aggregated(5), overwrite=True)
@@ -375,6 +374,34 @@ def test_a_table_without_marks_of_superseded_rows_is_not_trusted(path):
     assert np.array_equal(FeatureStore(path).aggregated(), [expected["a"], expected["b"]])
     FeatureStore(path).pack()
     assert_complete(path, expected)
+
+
+@pytest.mark.parametrize("kinds", [["aggregated", "segments"], ["aggregated"]])
+@pytest.mark.parametrize("opened", ["before", "after"])
+def test_a_track_that_was_removed_by_hand_and_written_again_is_the_new_one(path, opened, kinds):
+    tracks = {x: features(i, kinds=["segments", "aggregated"]) for i, x in enumerate("abc")}
+    write_store(path, tracks, pack=True)
+    new = features(7, kinds=["segments", "aggregated"])
+    early = StoreWriter(path, spec=SPEC) if opened == "before" else None
+    for kind in kinds:
+        shutil.rmtree(path / kind / "b")
+    with early or StoreWriter(path, spec=SPEC) as writer:
+        writer.put("b", new)
+        expected = {x: arrays["aggregated"] for x, arrays in {**tracks, "b": new}.items()}
+        found = FeatureStore(path).aggregated(tracks=["a", "b", "c"])
+        assert np.array_equal(found, [expected[x] for x in "abc"])
+        writer.pack()
+    assert_complete(path, expected)
+    assert FeatureStore(path).verify(deep=True).ok
+
+
+def test_new_tracks_leave_no_marks(path):
+    """A mark costs an fsync, and a lock when the table is packed."""
+    with StoreWriter(path, spec=SPEC) as writer:
+        for number in range(3):
+            writer.put(str(number), features(number))
+            writer.pack()
+    assert os.listdir(path / ".featurestore" / "stale") == []
 
 
 def test_a_group_that_gets_another_stamp_while_it_is_checked_is_no_damage(tmp_path, monkeypatch):

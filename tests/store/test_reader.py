@@ -1,16 +1,20 @@
 """FeatureStore: what its public names promise."""
 
+import difflib
 import os
 import pickle
+import shutil
 import time
 
 import numpy as np
 import pytest
-from samples import SPEC, assert_same, features, read_all, write_store
+from samples import SPEC, assert_same, features, place_aggregated, read_all, write_store
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
-from featurestore.errors import SettingError, StoreError, TrackLockedError, TrackNotFoundError
+from featurestore.errors import NotAStoreError, SettingError, StoreError, TrackLockedError, TrackNotFoundError
 from featurestore.spec import KINDS
+from featurestore.store import reader
+from featurestore.store.locks import exclusive
 
 TRACKS = {"b": features(0), "a/x": features(1, segments=3), "é": features(2, kinds=["segments", "aggregated"])}
 
@@ -135,6 +139,23 @@ def test_looking_for_what_looks_alike_takes_no_time_to_speak_of(tmp_path):
         store.raw("x" * 5_000 + "y")
     assert time.perf_counter() - begun < 5
     assert len(str(caught.value)) < 2_000
+
+
+def test_few_of_many_ids_are_compared_with_an_unknown_one(path, monkeypatch):
+    ids = [f"album {i // 20:03d}/{i % 20:02d} A song of some length" for i in range(3_000)]
+    StoreWriter(path, spec=SPEC).close()
+    place_aggregated(path, {x: np.zeros((3, 4), np.float32) for x in ids}, SPEC)
+    compared = []
+    closest = difflib.get_close_matches
+
+    def spy(word, possibilities, **options):
+        compared.extend(possibilities)
+        return closest(word, possibilities, **options)
+
+    monkeypatch.setattr(reader.difflib, "get_close_matches", spy)
+    with pytest.raises(TrackNotFoundError, match="did you mean 'album 077/13 A song of some length'"):
+        FeatureStore(path).raw("album 077/13 A snog of some length")
+    assert 0 < len(compared) <= 200
 
 
 def test_kinds_that_a_track_has(store):
@@ -286,6 +307,34 @@ def test_a_relative_path_stays_where_it_was(store, monkeypatch, tmp_path):
     monkeypatch.chdir("/")
     assert len(relative) == 3
     assert np.asarray(relative.aggregated()).shape == (3, 3, 4)
+
+
+def test_changes_through_a_relative_path_are_made_where_it_was(store, monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(store.path.parent)
+    relative = FeatureStore("store.zarr")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    relative.pack()
+    relative.remove("b")
+    assert (store.info()["packed"], store.track_ids) == (2, ["a/x", "é"])
+    assert os.listdir() == []
+
+
+def test_packing_a_store_that_is_gone_makes_none(store):
+    shutil.rmtree(store.path)
+    with pytest.raises(NotAStoreError):
+        store.pack()
+    assert not store.path.exists()
+
+
+def test_packing_says_when_another_writer_does_it_all_the_time(store, monkeypatch):
+    monkeypatch.setattr(reader, "_PATIENCE", 0.1)
+    with (
+        exclusive(store.path / ".featurestore" / "locks" / "pack.lock", timeout=0),
+        pytest.raises(StoreError, match="another writer has been packing"),
+    ):
+        store.pack()
+    assert store.info()["packed"] == 0
 
 
 def test_a_store_may_be_a_link_or_below_one(store, tmp_path):
