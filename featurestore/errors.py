@@ -123,7 +123,7 @@ class BuildStoppedError(StoreAccessError):
         What the build had done until then.
     """
 
-    def __init__(self, message: str, *, report: Any) -> None:
+    def __init__(self, message: str, *, report: Any = None) -> None:  # pickle makes it from the message
         super().__init__(message)
         self.report = report
 

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 from featurestore.errors import SettingError
@@ -55,6 +56,11 @@ def _is_text(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -_MAX_NUMBER <= value <= _MAX_NUMBER
+
+
+def is_whole(value: object) -> bool:
+    """Whether this is a whole number."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_positive(value: Any) -> bool:
@@ -233,7 +239,12 @@ class FeatureSpec:
             return {}
         own, other = self.to_dict(), requested.to_dict()
         names = self.identity().keys() | requested.identity().keys()
-        return {name: (own[name], other[name]) for name in own if name in names and own[name] != other[name]}
+        # As JSON, as the fingerprint has them: 5 and 5.0 are two settings.
+        return {
+            name: (own[name], other[name])
+            for name in own
+            if name in names and json.dumps(own[name]) != json.dumps(other[name])
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain JSON values; what int8 measures only where it was measured."""

@@ -46,6 +46,12 @@ def test_fingerprints_differ_exactly_where_settings_do(one, other):
     assert (one.fingerprint == other.fingerprint) == (one.differences(other) == {})
 
 
+def test_whole_and_broken_numbers_of_one_value_are_two_settings():
+    one, other = (FeatureSpec.from_dict({**SPEC.to_dict(), "segment_duration": x}) for x in (5, 5.0))
+    assert one.fingerprint != other.fingerprint
+    assert list(one.differences(other)) == ["segment_duration"]
+
+
 def test_the_same_weights_are_the_same_model_wherever_they_lie():
     local = FeatureSpec.from_dict({**SPEC.to_dict(), "model": "/data/mert", "revision": None})
     assert local.fingerprint == SPEC.fingerprint

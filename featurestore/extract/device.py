@@ -70,7 +70,7 @@ def resolve_devices(names: str) -> list[str]:
     if names == "auto":
         cards = [name for name in existing_devices() if name.startswith("cuda")]
         return cards or [str(resolve_device("auto"))]
-    listed = [name.strip() for name in names.split(",")]
+    listed = [name.strip() for name in str(names).split(",")]
     if len(listed) > 1 and "auto" in listed:
         raise DeviceError(f"device {names!r}: auto stands for all devices, and not in a list")
     return [str(resolve_device(name)) for name in listed]

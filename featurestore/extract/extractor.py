@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from featurestore.errors import DeviceError, ExtractionError, FeatureStoreError, SettingError
+from featurestore.errors import DeviceError, ExtractionError, FeatureStoreError, NotAStoreError, SettingError
 from featurestore.extract.batching import BatchEncoder, EncodedBatch, is_out_of_memory
 from featurestore.extract.device import default_batch_size, resolve_device, resolve_precision
 from featurestore.extract.grouping import T, Window
@@ -22,7 +22,7 @@ from featurestore.models.fidelity import Fidelity
 from featurestore.models.half import HALF, halved
 from featurestore.models.int8 import quantised
 from featurestore.models.load import load_model
-from featurestore.spec import KINDS, FeatureSpec
+from featurestore.spec import KINDS, FeatureSpec, is_whole
 from featurestore.windows import hop_samples, sliding_windows, window_samples
 
 if TYPE_CHECKING:
@@ -274,9 +274,15 @@ class FeatureExtractor:
                 return gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
             if not isinstance(store, str | os.PathLike):
                 return publish(self, store, track, kinds, skip_existing=skip_existing)
-            from featurestore.store import StoreWriter
+            from featurestore.store import FeatureStore, StoreWriter
 
-            with StoreWriter(Path(store), spec=self.spec()) as writer:
+            store = Path(store)
+            try:
+                there = FeatureStore(store).spec
+                spec = self.spec(dtype=there.dtype, codec=there.codec)
+            except NotAStoreError:
+                spec = self.spec()
+            with StoreWriter(store, spec=spec) as writer:
                 return publish(self, writer, track, kinds, skip_existing=skip_existing)
         except ExtractionError as error:  # an encoder knows windows, not files
             raise ExtractionError(f"{path}: {error}") from error
@@ -348,11 +354,6 @@ class FeatureExtractor:
             **options,
         )
         return report.to_dict()
-
-
-def is_whole(value: object) -> bool:
-    """Whether this is a whole number."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _no_room(device: torch.device, model: Encoder, error: Exception) -> DeviceError:

@@ -69,7 +69,7 @@ def publish(
     from featurestore.pipeline.plan import Wanted
     from featurestore.store import FeatureStore
 
-    spec = extractor.spec(dtype=writer.spec.dtype)
+    spec = extractor.spec(dtype=writer.spec.dtype, codec=writer.spec.codec)
     if differences := writer.spec.differences(spec):
         raise SpecMismatchError(
             f"the store {writer.path} holds features of other settings ({', '.join(differences)})",

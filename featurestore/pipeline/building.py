@@ -15,7 +15,7 @@ from featurestore.pipeline.crew import crew
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Alone, Job, Workforce
 from featurestore.pipeline.report import BuildReport, Progress, Tally
-from featurestore.spec import FeatureSpec, kinds_of_level
+from featurestore.spec import FeatureSpec, is_whole, kinds_of_level
 from featurestore.store import FeatureStore
 from featurestore.windows import hop_samples, window_samples
 
@@ -213,8 +213,8 @@ def _check_defaults(settings: Mapping[str, Any]) -> None:
 
 
 def _check(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise SettingError(f"{name} must be at least 1, not {value}")
+    if value is not None and (not is_whole(value) or value < 1):
+        raise SettingError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
 def _open_existing(path: Path) -> FeatureStore | None:

@@ -11,6 +11,7 @@ from itertools import tee
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import (
+    AudioError,
     CorruptTrackError,
     ExtractionError,
     FeatureStoreError,
@@ -318,8 +319,8 @@ class Extraction:
     def _is_there(self, plan: TrackPlan) -> bool:
         try:
             return self._wanted.is_there(self._existing(plan.track.track_id), plan.track)
-        except OSError:
-            return False  # decoding says better what is wrong with the file
+        except AudioError:
+            return False  # decoding says what is wrong with the file
 
     def _fail(self, plan: TrackPlan, error: BaseException) -> None:
         logger.info("%s failed: %s", plan.track.track_id, error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from featurestore.audio import AudioFile, file_sha256, probe
+from featurestore.audio.info import file_status
 from featurestore.errors import FeatureStoreError, StoreAccessError
 from featurestore.pipeline.threads import threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
@@ -80,7 +80,7 @@ class Wanted:
 
         Raises
         ------
-        OSError
+        AudioNotFoundError, AudioFormatError
             If the file cannot be read.
         """
         if self.force or existing is None or existing.get("fingerprint") != self.spec.fingerprint:
@@ -90,7 +90,10 @@ class Wanted:
         audio = existing.get("audio")
         if not isinstance(audio, Mapping):
             return False
-        now = os.stat(track.path)
+        try:
+            now = track.path.stat()
+        except (OSError, ValueError):
+            now = file_status(track.path)  # says what is wrong with the file
         if audio.get("size") != now.st_size:
             return False
         return audio.get("mtime_ns") == now.st_mtime_ns or audio.get("sha256") == file_sha256(track.path)

@@ -339,6 +339,31 @@ def test_a_writer_of_half_precision_is_used_as_it_is(model, wav, tmp_path):
         np.testing.assert_allclose(stored[kind], array, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("setting", [{"dtype": "float16"}, {"codec": "zstd"}])
+@pytest.mark.parametrize("by", ["path", "writer"])
+def test_a_store_keeps_the_dtype_and_codec_that_it_has(model, wav, tmp_path, setting, by):
+    extractor = FeatureExtractor(model=model, segment_duration=2.0)
+    path = tmp_path / "store.zarr"
+    with StoreWriter(path, spec=extractor.spec(**setting)) as writer:
+        extractor.extract_track_features(wav, store=writer if by == "writer" else str(path), track_id="x")
+    store = FeatureStore(path)
+    assert store.track_ids == ["x"]
+    assert store.verify(deep=True).ok
+    assert store.spec == extractor.spec(**setting)
+
+
+def test_a_file_that_is_gone_is_named_though_the_store_has_its_track(model, wav, tmp_path):
+    extractor = FeatureExtractor(model=model, segment_duration=2.0)
+    copy = tmp_path / "x.wav"
+    copy.write_bytes(wav.read_bytes())
+    extractor.extract_track_features(copy, store=tmp_path / "store.zarr")
+    copy.unlink()
+    features, error = extractor.extract_track_features_safe(copy, store=tmp_path / "store.zarr")
+    assert features is None
+    assert isinstance(error, AudioNotFoundError)
+    assert "x.wav" in str(error)
+
+
 def test_a_failure_publishes_nothing(model, tmp_path):
     path = tmp_path / "broken.wav"
     path.write_text("no audio")

@@ -1,12 +1,15 @@
 """One bad file never stops the others: it is named in the report, and everything else is in the store."""
 
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
 import soundfile
 
 from featurestore import FeatureStore, build
+from featurestore.errors import AudioFormatError
+from featurestore.pipeline import plan
 
 
 def text(path):
@@ -115,6 +118,30 @@ def test_an_unreadable_file_is_named(tmp_path, extractor, clip):
     report = build(source, tmp_path / "s.zarr", extractor=extractor)
     assert (report.processed, report.failed) == (1, 1)
     assert "secret.wav" in str(report.errors[0])
+
+
+def test_a_file_that_cannot_be_read_any_more_does_not_stop_the_others(tmp_path, extractor, clip, monkeypatch):
+    """Of the same size as before and another time: its digest decides, when it is its turn."""
+    source = tmp_path / "music"
+    for number in range(3):
+        clip(source / f"{number}.wav", seed=number)
+    build(source, tmp_path / "s.zarr", extractor=extractor)
+    for number in range(3):
+        os.utime(clip(source / f"{number}.wav", seed=number + 5), (0, 0))
+    digest = plan.file_sha256
+    looks = Counter()
+
+    def failing(path):
+        looks[path.name] += 1
+        if path.name == "1.wav" and looks["1.wav"] > 1:
+            raise AudioFormatError(f"{path} cannot be read: Input/output error")
+        return digest(path)
+
+    monkeypatch.setattr(plan, "file_sha256", failing)
+    report = build(source, tmp_path / "s.zarr", extractor=extractor)
+    assert looks["1.wav"] > 1
+    assert report.processed + report.failed == 3
+    assert report.processed >= 2
 
 
 @pytest.mark.parametrize("track_id", ["../../up", "..", "zarr.json", "a\nb", "🎻", "x" * 5_000, "a/../../../b"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 
 import numpy as np
@@ -57,6 +58,11 @@ def test_a_folder_without_permission_is_named(music, tmp_path, extractor):
     (tmp_path / "mine").mkdir(mode=0o500)
     with pytest.raises(StoreAccessError, match="permission denied"):
         build(music, tmp_path / "mine" / "s.zarr", extractor=extractor)
+
+
+def test_a_build_that_stopped_can_be_told_to_other_processes():
+    error = pickle.loads(pickle.dumps(BuildStoppedError("no room", report="told so far")))
+    assert (str(error), error.report) == ("no room", "told so far")
 
 
 def test_a_disk_that_fills_up_stops_the_build_and_keeps_what_is_published(
