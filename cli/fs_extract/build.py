@@ -10,6 +10,7 @@ import click
 
 from fs_extract.terminal import (
     Command,
+    FolderPath,
     Voice,
     complain,
     duration,
@@ -27,14 +28,18 @@ _SHOWN_FAILURES = 20
 
 
 class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Layers as "7", "4,7" or "0-12"."""
+    """Layers as "7", "4,7", "0-12" or "all"."""
 
     name = "layers"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Layers of a text, ascending."""
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...] | None:
+        """Layers of a text, ascending; None for all."""
         if isinstance(value, tuple):
             return value
+        if value == "all":
+            return None
         found: set[int] = set()
         for part in value.split(","):
             first, dash, last = part.strip().partition("-")
@@ -50,7 +55,7 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 @click.command(cls=Command)
 @click.argument("source")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=FolderPath())
 @click.option(
     "--model",
     default="m-a-p/MERT-v1-95M",

@@ -39,8 +39,10 @@ for _command in (build, info, ls, verify, pack, rm, manifest, labels, pretrain, 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     voice = Voice()
     try:
         code = fs_extract.main(args=arguments, prog_name="fs-extract", standalone_mode=False, obj=voice)
@@ -62,11 +64,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if voice.verbose:
             traceback.print_exc()
+        if _is_of_output(error):
+            complain(f"stdout cannot be written: {error}")
+            # Python's own flush at exit must not complain either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
         complain(f"unexpected {type(error).__name__}: {error}")
         if not voice.verbose:
             click.echo("Run it again with -v to see where; if it is a mistake of fs-extract, report it.", err=True)
         return FAILED
     return code if isinstance(code, int) else DONE
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Whether printing failed, and not the work: click's printing, or the flush above, is where it was raised."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+    return isinstance(error, OSError) and innermost in (click.utils.__file__, __file__)
 
 
 def _wrong_usage(error: click.UsageError) -> int:

@@ -8,13 +8,23 @@ from typing import Any
 
 import click
 
-from fs_extract.terminal import Command, Voice, complain, duration, json_option, print_json, printable, table
+from fs_extract.terminal import (
+    Command,
+    FolderPath,
+    Voice,
+    complain,
+    duration,
+    json_option,
+    print_json,
+    printable,
+    table,
+)
 
 _SHOWN_PROBLEMS = 20
 
 
 @click.command(cls=Command)
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=FolderPath())
 @json_option
 def info(store: Path, *, as_json: bool) -> int:
     """Say what STORE holds, and of which settings."""
@@ -43,7 +53,7 @@ def _listed(value: Any) -> Any:
 
 
 @click.command(cls=Command)
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=FolderPath())
 @click.option("--long", "-l", is_flag=True, help="Show kinds, length and number of windows, too.")
 @json_option
 def ls(store: Path, *, long: bool, as_json: bool) -> int:
@@ -87,7 +97,7 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
 
 
 @click.command(cls=Command)
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=FolderPath())
 @click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
 @click.option("--repair", is_flag=True, help="Put damaged tracks aside, so that the next build replaces them.")
 @json_option

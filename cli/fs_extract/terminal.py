@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
     from featurestore.pipeline import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class FolderPath(click.Path):
+    """A path that is not empty: an empty one, of a variable that is not set, would be the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 _BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
 
@@ -161,7 +176,8 @@ def printable(text: str) -> str:
 
 def complain(message: str) -> None:
     """Print an error."""
-    click.echo(f"fs-extract: error: {printable(message)}", err=True)
+    text = "\n".join(map(printable, message.split("\n")))
+    click.echo(f"fs-extract: error: {text}", err=True)
 
 
 def table(rows: dict[str, Any]) -> str:

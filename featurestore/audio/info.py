@@ -79,6 +79,12 @@ def file_status(path: Path) -> os.stat_result:
         link = " (a link that leads nowhere)" if os.path.islink(path) else ""
         raise AudioNotFoundError(f"{quoted(path)} is not there{link}: {_reason(error)}") from None
     if stat.S_ISDIR(status.st_mode):
+        try:
+            os.scandir(path).close()
+        except OSError as error:
+            raise AudioNotFoundError(
+                f"{quoted(path)} is a directory that cannot be read: {_reason(error)}"
+            ) from None
         raise AudioNotFoundError(f"{quoted(path)} is a directory, not an audio file")
     if not stat.S_ISREG(status.st_mode):
         raise AudioFormatError(

@@ -68,6 +68,8 @@ def read_list(path: Path) -> list[Listed]:
         text = os.fsdecode(path.read_bytes().removeprefix(_BOM))
     except OSError as error:
         raise SourceError(f"the list {quoted(path)} cannot be read: {error.strerror}") from None
+    if "\0" in text and path.suffix.lower() != ".csv":  # whose ids may be anything
+        raise SourceError(f"the list {quoted(path)} is no text: it holds NUL bytes")
     read = {".txt": _read_lines, ".csv": _read_table, ".tsv": _read_manifest}[path.suffix.lower()]
     listed = list(read(path, text))
     if not listed:

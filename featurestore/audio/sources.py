@@ -90,6 +90,8 @@ def discover(
     MissingDependencyError
         If soundfile is not installed.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise SettingError(f"source must be one path, not {source!r:.200}; give several files as a list (.txt)")
     if id_from not in ("path", "stem"):
         raise SettingError(f'id_from must be "path" or "stem", not {id_from!r}')
     if file_pattern is not None and (not file_pattern or "/" in file_pattern):

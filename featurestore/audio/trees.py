@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections import Counter
@@ -11,16 +10,14 @@ from fnmatch import fnmatchcase
 
 from featurestore.errors import SourceError
 
-_log = logging.getLogger(__name__)
-
 _MOST_VISITS = 100
 """Ways by which one directory may be reached: links among n directories make n! of them."""
 
 IsAudio = Callable[[str], bool]
 
 
-def walk(root: str, is_audio: IsAudio, *, skip: bool = False) -> Iterator[str]:
-    """Paths of the audio files under a directory, relative to it.
+def walk(root: str, is_audio: IsAudio) -> Iterator[str]:
+    """Paths of the audio files under a directory, relative to it, and of directories that cannot be read.
 
     Parameters
     ----------
@@ -28,8 +25,6 @@ def walk(root: str, is_audio: IsAudio, *, skip: bool = False) -> Iterator[str]:
         The directory.
     is_audio : callable of str to bool
         Whether a file of this name is audio.
-    skip : bool
-        Whether the directory itself is left out if it cannot be read, as those below it are.
 
     Yields
     ------
@@ -41,10 +36,20 @@ def walk(root: str, is_audio: IsAudio, *, skip: bool = False) -> Iterator[str]:
     SourceError
         If the directory cannot be read, or links lead around in it in more ways than anyone would list.
     """
-    for directory, files in _directories(root, skip=skip):
-        for name in files:
-            if is_audio(name):
-                yield os.path.join(directory, name)
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise SourceError(f"the directory {root!r} cannot be read: {error.strerror}") from None
+    yield from _search(root, is_audio)
+
+
+def _search(root: str, is_audio: IsAudio) -> Iterator[str]:
+    """The same, "" for the directory itself if it cannot be read."""
+    for directory, files in _directories(root):
+        if files is None:
+            yield directory
+        else:
+            yield from (os.path.join(directory, name) for name in files if is_audio(name))
 
 
 def has_wildcard(path: str) -> bool:
@@ -62,6 +67,8 @@ def split_glob(pattern: str) -> tuple[str, list[str]]:
 
 def match_glob(prefix: str, parts: list[str], is_audio: IsAudio) -> Iterator[str]:
     """Paths of the audio files that a pattern matches, or that lie under the directories it matches.
+
+    Directories that cannot be read are among them.
 
     Parameters
     ----------
@@ -85,7 +92,7 @@ def match_glob(prefix: str, parts: list[str], is_audio: IsAudio) -> Iterator[str
     for match in matches:
         path = os.path.join(prefix, match)
         if os.path.isdir(path):
-            found: Iterator[str] = (os.path.join(match, x) for x in walk(path, is_audio, skip=True))
+            found: Iterator[str] = (os.path.join(match, x) if x else match for x in _search(path, is_audio))
         else:
             found = iter([match] if is_audio(os.path.basename(match)) else [])
         for relative in found:
@@ -98,13 +105,13 @@ def _match_part(prefix: str, match: str, part: str) -> Iterator[str]:
     path = os.path.join(prefix, match)
     if part == "**":
         if os.path.isdir(path):
-            yield from (os.path.join(match, x) if x else match for x, _ in _directories(path, skip=True))
+            yield from (os.path.join(match, x) if x else match for x, _ in _directories(path))
     elif has_wildcard(part):
         try:
             names = sorted(os.listdir(path))
-        except OSError as error:  # not a directory: nothing below it matches
+        except OSError:  # not a directory, below which nothing matches, or one that cannot be read
             if os.path.isdir(path):
-                _log.warning("%r is left out: %s", path, error.strerror)
+                yield match
             return
         for name in names:
             if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith(".")):
@@ -113,8 +120,11 @@ def _match_part(prefix: str, match: str, part: str) -> Iterator[str]:
         yield os.path.join(match, part)
 
 
-def _directories(root: str, *, skip: bool) -> Iterator[tuple[str, list[str]]]:
-    """Directories under a root, itself first as "", with the names of their files; hidden ones are left out."""
+def _directories(root: str) -> Iterator[tuple[str, list[str] | None]]:
+    """Directories under a root, itself first as "", with the names of their files, None where they cannot be read.
+
+    Hidden ones are left out.
+    """
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     visits: Counter[tuple[int, int]] = Counter()
     while waiting:
@@ -124,10 +134,8 @@ def _directories(root: str, *, skip: bool) -> Iterator[tuple[str, list[str]]]:
             status = os.stat(path)
             with os.scandir(path) as entries:
                 names = sorted((e.name, _is_directory(e)) for e in entries if not e.name.startswith("."))
-        except OSError as error:
-            if not relative and not skip:
-                raise SourceError(f"the directory {root!r} cannot be read: {error.strerror}") from None
-            _log.warning("%r is left out: %s", path, error.strerror)
+        except OSError:
+            yield relative, None
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in above:

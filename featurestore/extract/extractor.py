@@ -275,8 +275,9 @@ class FeatureExtractor:
             if not isinstance(store, str | os.PathLike):
                 return publish(self, store, track, kinds, skip_existing=skip_existing)
             from featurestore.store import FeatureStore, StoreWriter
+            from featurestore.store.layout import given_path
 
-            store = Path(store)
+            store = given_path(store)
             try:
                 there = FeatureStore(store).spec
                 spec = self.spec(dtype=there.dtype, codec=there.codec)

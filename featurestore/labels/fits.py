@@ -115,6 +115,8 @@ class Fit:
             if path.stat().st_size > _MOST_BYTES:
                 raise ValueError("it is too large")
             # Opened here, since numpy leaves a damaged file open.
+            if not zipfile.is_zipfile(path):
+                raise ValueError("it is no .npz file")
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 centers, about = content["centers"], json.loads(str(content["about"]))
             if about.pop("format") != _FORMAT:

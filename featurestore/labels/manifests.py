@@ -196,7 +196,7 @@ def _count(
 
 def _held_out(paths: Sequence[str], share: float, seed: int) -> set[str]:
     """The files of ``valid.tsv``: those whose digests come first."""
-    count = max(1, round(share * len(paths))) if share else 0
+    count = max(1, min(round(share * len(paths)), len(paths) - 1)) if share else 0
 
     def digest(path: str) -> bytes:
         return hashlib.sha256(b"%d\0" % seed + os.fsencode(path)).digest()

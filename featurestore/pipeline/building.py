@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from featurestore.pipeline.job import Alone, Job, Workforce
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, is_whole, kinds_of_level
 from featurestore.store import FeatureStore
+from featurestore.store.creation import check_place
+from featurestore.store.layout import Places, given_path
 from featurestore.windows import hop_samples, window_samples
 
 if TYPE_CHECKING:
@@ -131,7 +134,7 @@ def build(
         If the store cannot be written any more on the way; it carries the report.
     """
     job = Job(
-        store=Path(store),
+        store=given_path(store),
         kinds=kinds_of_level(feature_level),
         workers=workers,
         dtype=dtype,
@@ -167,6 +170,7 @@ def build(
             tally.tell()
             tracks = discover(source, id_from=id_from, file_pattern=file_pattern, dataset=dataset)[:limit]
             tally.total = len(tracks)
+            job = replace(job, workers=min(workers, len(tracks)))
             tally.enter("opening the model")
             there = _open_existing(job.store)
             if extractor is not None:
@@ -218,8 +222,9 @@ def _check(name: str, value: int | None) -> None:
 
 
 def _open_existing(path: Path) -> FeatureStore | None:
-    """The store at a path, None if there is nothing or an empty folder."""
+    """The store at a path, None if there is nothing or an empty folder; NotAStoreError where none may be made."""
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        check_place(Places.of(path).root)
         return None
     return FeatureStore(path)
 

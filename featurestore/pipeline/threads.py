@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
+from featurestore.errors import SettingError
+
 _PATIENCE = 1.0
 """Seconds that the threads are waited for at the end."""
 
@@ -26,6 +28,11 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
     ------
     callable
         Takes a function without arguments that raises nothing.
+
+    Raises
+    ------
+    SettingError
+        If there are more than the machine starts.
     """
     jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
@@ -35,10 +42,17 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
 
     # Daemons, unlike those of concurrent.futures: one that hangs in a dead file system must not keep the
     # process alive.
-    crew = [threading.Thread(target=work, name=f"{name}-{n}", daemon=True) for n in range(count)]
+    crew: list[threading.Thread] = []
     try:
-        for thread in crew:
-            thread.start()
+        for number in range(count):
+            thread = threading.Thread(target=work, name=f"{name}-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                raise SettingError(
+                    f"this machine does not start {count} threads, only {len(crew)}: ask for fewer workers"
+                ) from None
+            crew.append(thread)
         yield jobs.put
     finally:
         with contextlib.suppress(Empty):

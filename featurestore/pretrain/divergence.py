@@ -41,5 +41,5 @@ def diverged(what: str, step: int, windows: Sequence[Window], corpus: Corpus, me
         shown += f" and {len(places) - _SHOWN_WINDOWS} more (all are in {METRICS})"
     return TrainingError(
         f"the {what} of step {step + 1} is no number any more; its windows are {shown}. "
-        "Lower optimizer.lr, or look at these files; the last checkpoint is whole"
+        "Lower optimizer.lr, or look at these files; checkpoints of before are whole"
     )

@@ -110,7 +110,8 @@ class Recipe:
             )
         if self.run.probe and self.run.probe not in names:
             raise SettingError(
-                f"{source}: run.probe must be one of {', '.join(names) or 'no names'}, not {self.run.probe!r}"
+                f"{source}: run.probe must be one of {', '.join(names) or 'no names'}, not {self.run.probe!r}; "
+                'run.probe = "" asks for no probe'
             )
         if self.run.compile and self.dropout.layers:
             raise SettingError(f"{source}: run.compile needs dropout.layers = 0: a graph has all layers or none")

@@ -30,6 +30,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
     """
     root = places.root
     if not os.path.lexists(root) or (root.is_dir() and not any(root.iterdir())):
+        check_place(root)
         _create(root, spec, durable=durable)
     stored = layout.read_root(root)
     if differences := stored.differences(spec):
@@ -47,6 +48,21 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
     if durable:
         # Whoever made the store may not have lived to do it.
         files.sync_parent(root)
+
+
+def check_place(root: Path) -> None:
+    """Raise NotAStoreError where no new store may be made: in the current folder itself, or inside a store."""
+    with contextlib.suppress(OSError):
+        if os.path.samefile(root, os.curdir):
+            # The new store comes to its place as a whole, and takes the place of the folder.
+            raise NotAStoreError(f"{root} is the current folder: name a new folder in it, or begin from elsewhere")
+    for parent in root.parents:
+        if (parent / METADATA).exists():
+            try:
+                layout.read_root(parent)
+            except NotAStoreError:
+                continue  # a group of somebody else's
+            raise NotAStoreError(f"{root} is inside the store {parent}: name a folder beside it")
 
 
 def _create(root: Path, spec: FeatureSpec, *, durable: bool) -> None:

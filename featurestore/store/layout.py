@@ -36,6 +36,13 @@ _CRC = {"name": "crc32c"}
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a store as it was given; NotAStoreError if it is empty, which would be the current folder."""
+    if not os.fspath(path):
+        raise NotAStoreError("the path of the store is empty: name its folder")
+    return Path(path)
+
+
 @dataclass(frozen=True)
 class Places:
     """The paths of a store."""

@@ -18,7 +18,7 @@ from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import files, layout
 from featurestore.store.catalogue import Catalogue, Known
 from featurestore.store.keys import encode_key
-from featurestore.store.layout import Places
+from featurestore.store.layout import Places, given_path
 from featurestore.store.publish import is_published
 from featurestore.store.tracks import TrackReader
 from featurestore.store.verification import VerifyReport, verify
@@ -56,7 +56,7 @@ class FeatureStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = given_path(path)
         self._places = Places.of(self.path)
         with files.naming_the_store(self.path):
             self._spec = layout.read_root(self._places.root)

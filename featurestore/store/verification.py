@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from featurestore.store.tracks import OpenArray, TrackReader
 
 _COMPARE_BYTES = 64 * 2**20
 _ATTEMPTS = 5
+_OF_ONE_TRACK = (errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Problem:
     Attributes
     ----------
     what : str
-        "track" (damaged: extract it again), "orphan" (files of no published track, or not of a store), "packed"
-        (the table is damaged or disagrees with the tracks: pack again) or "structure" (metadata and folders of the
-        store itself).
+        "track" (damaged: extract it again), "unreadable" (a track that the file system refuses: left where it is),
+        "orphan" (files of no published track, or not of a store), "packed" (the table is damaged or disagrees with
+        the tracks: pack again) or "structure" (metadata and folders of the store itself).
     key : str
         Folder of the track, "" for the table and the store itself.
     track_id : str or None
@@ -133,7 +135,7 @@ def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
         return present
     check = _Check(reader, deep=deep)
     check.track(key)
-    if not check.problems:
+    if not check.problems or any(problem.what == "unreadable" for problem in check.problems):
         return []
     if any(problem.what == "track" or problem.track_id is None for problem in check.problems):
         return present
@@ -248,6 +250,10 @@ class _Check:
             return False
         except CorruptTrackError as error:
             self._add("track", key, str(error), known)
+        except OSError as error:
+            if error.errno not in _OF_ONE_TRACK:
+                raise
+            self._add("unreadable", key, f"{key} cannot be read: {error.strerror}", known)
         return len(self.problems) == before
 
     def _array(self, array: OpenArray, name: str) -> None:

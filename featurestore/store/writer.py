@@ -17,7 +17,7 @@ from featurestore.store import files, publish
 from featurestore.store.catalogue import PackedIds
 from featurestore.store.creation import create_or_check
 from featurestore.store.keys import encode_key
-from featurestore.store.layout import Places
+from featurestore.store.layout import Places, given_path
 from featurestore.store.locks import TrackLocks
 from featurestore.store.packing import pack
 from featurestore.store.repair import quarantine, restore_structure
@@ -58,7 +58,7 @@ class StoreWriter:
     def __init__(
         self, path: str | Path, *, spec: FeatureSpec, overwrite: bool = False, durable: bool = True
     ) -> None:
-        self.path = Path(path)
+        self.path = given_path(path)
         self.spec = spec
         self.overwrite = overwrite
         self.durable = durable

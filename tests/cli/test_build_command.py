@@ -99,6 +99,11 @@ def test_options_reach_the_store(run, music, tmp_path, model_folder):
     assert not store.has("set/one", kinds=("raw",))
 
 
+def test_all_layers_have_a_name(run, music, tmp_path):
+    assert run("build", music, tmp_path / "s.zarr", "--model", "logmel", "--layers", "all").code == 0
+    assert FeatureStore(tmp_path / "s.zarr").spec.layers == (0, 1, 2)
+
+
 def test_a_dry_run_says_what_there_is_to_do(run, music, tmp_path, model_folder):
     result = run("build", music, tmp_path / "s.zarr", "--model", model_folder, "--dry-run")
     assert result.code == 0

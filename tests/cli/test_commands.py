@@ -6,7 +6,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import numpy as np
@@ -289,16 +288,62 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     assert (process.wait(), complaint) == (141, b"")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize("verbose", [False, True])
 def test_what_nobody_expected_is_one_line_and_the_whole_story_with_v(small_store, verbose):
-    command = [sys.executable, "-m", "fs_extract", "ls", str(small_store)]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([*command, *["-v"] * verbose], stdout=full, stderr=subprocess.PIPE, text=True)
+    lines = (
+        "import featurestore",
+        "import fs_extract.main",
+        "featurestore.FeatureStore.__init__ = None",
+        "fs_extract.main.main()",
+    )
+    command = [sys.executable, "-c", "; ".join(lines), "ls", str(small_store), *["-v"] * verbose]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert ("Traceback" in done.stderr) == verbose
     assert "fs-extract: error: " in done.stderr
     assert ("-v" in done.stderr) == (not verbose)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_may_be_closed(music, tmp_path, closed):
+    """As services and cron close them."""
+    build = [sys.executable, "-m", "fs_extract", "build", music, tmp_path / "s.zarr", "--model", "logmel", "-q"]
+    result = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *build], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert len(FeatureStore(tmp_path / "s.zarr")) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_below_stdout_is_named(small_store):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fs_extract", "ls", small_store]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "fs-extract: error: stdout cannot be written: [Errno 28] No space left on device\n"
+
+
+def test_a_message_of_several_lines_is_shown_in_lines(run, music, clip, tmp_path):
+    clip(music / "a" / "one.ogg")
+    clip(music / "a" / "tw\x1bo.ogg")
+    clip(music / "a" / "tw\x1bo.wav")
+    result = run("build", music, tmp_path / "s.zarr", "--model", "logmel")
+    assert result.code == 2
+    assert "\\n" not in result.err
+    assert "\x1b" not in result.err
+    assert len(result.err.splitlines()) >= 4
+
+
+def test_an_empty_path_is_refused(run, music, small_store, monkeypatch):
+    monkeypatch.chdir(music)
+    for arguments in (
+        ("build", music, "", "--model", "logmel"),
+        ("info", ""),
+        ("manifest", "", "out"),
+        ("verify", ""),
+    ):
+        result = run(*arguments)
+        assert result.code == 2
+        assert "the path is empty" in result.err
 
 
 def test_json_is_ascii_whatever_the_ids_are(run, small_store):

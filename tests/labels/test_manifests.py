@@ -54,7 +54,7 @@ def test_as_many_are_held_out_as_asked_for_and_a_file_more_moves_at_most_one(nam
     names = sorted(names)
     held_out = _held_out(names, share, seed)
     assert held_out <= set(names)
-    assert len(held_out) == (max(1, round(share * len(names))) if share else 0)
+    assert len(held_out) == (max(1, min(round(share * len(names)), len(names) - 1)) if share else 0)
     assert len(_held_out(names[1:], share, seed) - held_out) <= 1
 
 
@@ -144,6 +144,13 @@ def test_files_that_cannot_be_used_are_named_and_left_out(music, tmp_path, clip)
     assert len(train | valid) == report.train + report.valid == 11
     # What an Ogg file has lost cannot be seen; what is left is counted.
     assert (train | valid)["b/cut.ogg"] == len(load_audio(music / "b" / "cut.ogg", 24_000)) < 100_000
+
+
+def test_one_file_at_least_is_left_for_training(music, tmp_path):
+    report = write_manifests(music, tmp_path / "data", valid=0.99)
+    assert len((tmp_path / "data" / "train.tsv").read_text().splitlines()) == 2
+    assert len((tmp_path / "data" / "valid.tsv").read_text().splitlines()) == 10
+    assert report
 
 
 def test_a_source_that_gives_no_manifest_is_refused(music, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import featurestore
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
 from featurestore.errors import SettingError, SourceError, SpecMismatchError
+from featurestore.pipeline import decoding
+from featurestore.pipeline.threads import threads
 
 IDS = ["a/one", "a/two", "b/one", "b/three"]
 
@@ -165,14 +168,43 @@ def test_a_dry_run_writes_nothing_at_all(music, tmp_path, extractor):
         ({"dtype": "int8"}, "float16"),
         ({"feature_level": "most"}, "aggregated"),
         ({"workers": 0}, "workers"),
+        ({"workers": 2.0}, "workers"),
+        ({"batch_size": "4"}, "batch_size"),
+        ({"source": ["a.wav", "b.wav"]}, "source must be one path"),
+        ({"device": None}, "None"),
         ({"limit": 0}, "limit"),
         ({"id_from": "thin air"}, "id_from"),
     ],
 )
 def test_impossible_settings_leave_no_store(music, tmp_path, model_folder, setting, message):
     with pytest.raises(SettingError, match=message):
-        build(music, tmp_path / "s.zarr", **{"model": model_folder, **setting})
+        build(**{"source": music, "store": tmp_path / "s.zarr", "model": model_folder, **setting})
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_there_are_no_more_workers_than_tracks(music, tmp_path, extractor, monkeypatch):
+    asked = []
+    monkeypatch.setattr(decoding, "threads", lambda count, **names: asked.append(count) or threads(count, **names))
+    assert build(music, tmp_path / "s.zarr", extractor=extractor, workers=40_000).processed == 4
+    assert asked == [4]
+
+
+def test_threads_that_do_not_start_are_named(monkeypatch):
+    started, start = [], threading.Thread.start
+
+    def limited(thread):
+        if len(started) == 3:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with (
+        pytest.raises(SettingError, match="does not start 10 threads, only 3: ask for fewer workers"),
+        threads(10, name="test"),
+    ):
+        pass
+    assert not any(thread.is_alive() for thread in started)
 
 
 @pytest.mark.parametrize("source", ["absent", "empty"])

@@ -34,6 +34,39 @@ def foreign_array(path):
     zarr.create_array(path, shape=(3,), dtype="f4")
 
 
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for make in (lambda: FeatureStore(""), lambda: StoreWriter("", spec=SPEC)):
+        with pytest.raises(NotAStoreError, match="path of the store is empty"):
+            make()
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("name", [".", "../here"])
+def test_the_current_folder_is_not_replaced_by_a_store(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = os.stat(".").st_ino
+    with pytest.raises(NotAStoreError, match="is the current folder"):
+        StoreWriter(name, spec=SPEC)
+    assert os.stat(tmp_path / "here").st_ino == before
+    assert os.listdir(tmp_path) == ["here"]
+
+
+@pytest.mark.parametrize("where", ["new.zarr", "raw/x", "packed/deep/below"])
+def test_no_store_is_made_inside_a_store(path, where):
+    store = write_store(path, {"a": features(0)})
+    with pytest.raises(NotAStoreError, match="is inside the store"):
+        StoreWriter(path / where, spec=SPEC)
+    assert store.verify(deep=True).ok
+
+
+def test_a_store_may_be_made_below_a_group_of_others(tmp_path):
+    foreign_group(tmp_path / "data.zarr")
+    StoreWriter(tmp_path / "data.zarr" / "features", spec=SPEC).close()
+    assert len(FeatureStore(tmp_path / "data.zarr" / "features")) == 0
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -1,6 +1,8 @@
 """Verify finds what is wrong and says what it is; repair leaves a sound store and deletes nothing."""
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +11,7 @@ from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import NotAStoreError
+from featurestore.store import files
 from featurestore.store.layout import HIDDEN_DIRS
 
 LONG = "x" * 300
@@ -146,6 +149,28 @@ def test_repair_leaves_a_sound_store(store, damage):
         with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
             writer.put(name, TRACKS[name])
     assert store.verify(deep=True).problems == ()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_track_that_the_file_system_refuses_is_named_and_left_alone(store, monkeypatch, code, deep):
+    opened = files.open_dir
+
+    def refusing(path, **options):
+        if path == "a":
+            raise OSError(code, os.strerror(code), path)
+        return opened(path, **options)
+
+    monkeypatch.setattr(files, "open_dir", refusing)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        files.open_dir("a")
+    (problem,) = store.verify(deep=deep).problems
+    assert (problem.what, problem.track_id) == ("unreadable", "a")
+    assert os.strerror(code) in problem.message
+    with StoreWriter(store.path, spec=SPEC, durable=False) as writer:
+        assert writer.repair(deep=deep)[1] == []
+    monkeypatch.undo()
+    assert store.verify(deep=True).ok
 
 
 def test_repair_of_a_sound_store_changes_nothing(store):
