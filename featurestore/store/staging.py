@@ -54,6 +54,8 @@ class StagingArea:
         if self._owner is None:
             raise StoreError("this writer is closed: open another")
         if self._spare:
+            # As a new folder would: to other hosts, where our lock may not show, it says that we live.
+            files.set_modified(self.path, time.time_ns())
             return self._spare.pop()
         path = self.path / uuid.uuid4().hex[:12]
         files.make_dir(path)
