@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import errno
-import logging
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +20,7 @@ from featurestore.models.files import (
     read_preprocessor,
     shard_names,
 )
+from featurestore.models.quiet import quiet
 
 TIMEOUT = 5.0
 """Seconds that the hub has for its first answer."""
@@ -95,7 +92,7 @@ def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
     try:
         if revision and _COMMIT.fullmatch(revision) and (cached := _cached(name, revision)):
             return cached
-        with _quiet():
+        with quiet("huggingface_hub"):
             info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
             return _download(name, revision, {x.rfilename for x in info.siblings or ()})
     except errors.RevisionNotFoundError as error:
@@ -164,17 +161,3 @@ def _way_out(name: str, revision: str | None, error: BaseException) -> str:
         f'model.safetensors (or pytorch_model.bin): --model /path/to/folder, load_model("/path/to/folder"); or '
         "use what comes with the library and needs no hub: --model mini (a small MERT) or --model logmel (spectra)"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the hub library's warnings to itself: what matters of them is raised."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

@@ -7,11 +7,8 @@ nothing is fetched, and no code but that of the installed transformers runs.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from featurestore.models.encoder import check_float32, check_wave
 from featurestore.models.families import FAMILIES, Family
 from featurestore.models.files import CONFIG, find_weights, read_json, read_preprocessor, weights_sha256
 from featurestore.models.frontends import Frontend, LogMel, Samples
+from featurestore.models.quiet import quiet
 
 _NEW_NAMES = {
     "weight_g": "parametrizations.weight.original0",
@@ -212,7 +210,7 @@ def load_transformers_checkpoint(
     network = _empty_network(family, settings, source=str(path / CONFIG))
     state = _fitting(read_weights(files), network, family, source=str(path))
     network.load_state_dict(state, strict=True, assign=True)
-    with _quiet():
+    with quiet("transformers"):
         frontend = _frontend(network.config, preprocessor, source=source)
     return TransformersEncoder(
         network,
@@ -225,7 +223,7 @@ def load_transformers_checkpoint(
 
 def _empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -> nn.Module:
     """The network without weights: nothing is allocated before they have shown that they are of this size."""
-    with _quiet():
+    with quiet("transformers"):
         try:
             module = importlib.import_module(f"transformers.models.{family.module}")
         except ImportError as error:
@@ -278,17 +276,3 @@ def _own_name(key: str, own: Mapping[str, Tensor]) -> str:
             if key not in own and key.endswith(f".{one}") and (renamed := key.removesuffix(one) + other) in own:
                 return renamed
     return key
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' warnings to itself: what matters of them is raised."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
