@@ -63,6 +63,12 @@ def is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raise SettingError unless a setting is a whole number of at least 1."""
+    if not is_whole(value) or value < 1:
+        raise SettingError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
 def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 

@@ -10,7 +10,7 @@ import click
 
 from fs_extract.terminal import (
     Command,
-    FolderPath,
+    GivenPath,
     Voice,
     complain,
     duration,
@@ -55,7 +55,7 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 @click.command(cls=Command)
 @click.argument("source")
-@click.argument("store", type=FolderPath())
+@click.argument("store", type=GivenPath())
 @click.option(
     "--model",
     default="m-a-p/MERT-v1-95M",

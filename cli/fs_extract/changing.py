@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from fs_extract.terminal import Command, FolderPath, Voice, json_option, print_json, printable
+from fs_extract.terminal import Command, GivenPath, Voice, json_option, print_json, printable
 
 
 @click.command(cls=Command)
-@click.argument("store", type=FolderPath())
+@click.argument("store", type=GivenPath())
 @json_option
 @click.pass_obj
 def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
@@ -34,7 +34,7 @@ def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
 
 
 @click.command(cls=Command)
-@click.argument("store", type=FolderPath())
+@click.argument("store", type=GivenPath())
 @click.argument("track_ids", nargs=-1, required=True, metavar="TRACK_ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option

@@ -58,22 +58,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
         return USAGE
     except (BrokenPipeError, ReaderGoneError):
-        # Python's own flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         return BROKEN_PIPE
     except Exception as error:
         if voice.verbose:
             traceback.print_exc()
         if _is_of_output(error):
             complain(f"stdout cannot be written: {error}")
-            # Python's own flush at exit must not complain either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _close_stdout()
             return FAILED
         complain(f"unexpected {type(error).__name__}: {error}")
         if not voice.verbose:
             click.echo("Run it again with -v to see where; if it is a mistake of fs-extract, report it.", err=True)
         return FAILED
     return code if isinstance(code, int) else DONE
+
+
+def _close_stdout() -> None:
+    """Drop what is still to be printed: Python's own flush at exit must not complain either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_of_output(error: Exception) -> bool:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from fs_extract.terminal import Command, FolderPath, Voice, json_option, print_json, printable
+from fs_extract.terminal import Command, GivenPath, Voice, json_option, print_json, printable
 
 _MARKS = {True: "ok", False: "!!", None: "--"}
 
 
 @click.command(cls=Command)
-@click.argument("folder", type=FolderPath(), default=".")
+@click.argument("folder", type=GivenPath(), default=".")
 @json_option
 @click.pass_obj
 def doctor(voice: Voice, folder: Path, *, as_json: bool) -> int:

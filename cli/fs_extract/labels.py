@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from fs_extract.terminal import (
     Command,
-    FolderPath,
+    GivenPath,
     Voice,
     complain,
     counting_bar,
@@ -25,8 +25,8 @@ _OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
 
 
 @click.command(cls=Command)
-@click.argument("audio", type=FolderPath())
-@click.argument("out", type=FolderPath())
+@click.argument("audio", type=GivenPath())
+@click.argument("out", type=GivenPath())
 @click.option(
     "--valid",
     type=click.FloatRange(0, 1, max_open=True),
@@ -66,18 +66,18 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
 
 
 @click.command(cls=Command)
-@click.argument("store", type=FolderPath())
-@click.argument("out", type=FolderPath())
+@click.argument("store", type=GivenPath())
+@click.argument("out", type=GivenPath())
 @click.option("--layer", type=click.IntRange(min=0), help="Whose features are fitted. Not needed with --fit.")
 @click.option("--clusters", type=click.IntRange(min=1), default=500, show_default=True, help="How many labels.")
-@click.option("--manifest", type=FolderPath(), help="Folder of train.tsv and valid.tsv.  [default: OUT]")
+@click.option("--manifest", type=GivenPath(), help="Folder of train.tsv and valid.tsv.  [default: OUT]")
 @click.option(
     "--name",
     default="km",
     show_default=True,
     help="Write train.NAME and so on, for labels of several teachers in one folder.",
 )
-@click.option("--fit", type=FolderPath(), help="Assign to the clusters of this fit, and fit nothing.")
+@click.option("--fit", type=GivenPath(), help="Assign to the clusters of this fit, and fit nothing.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.errors import SettingError
-from fs_extract.terminal import Command, FolderPath, Voice, complain, duration, json_option, print_json, table
+from fs_extract.terminal import Command, GivenPath, Voice, complain, duration, json_option, print_json, table
 
 if TYPE_CHECKING:
     from featurestore.pretrain import TrainingProgress, TrainingReport
@@ -31,7 +31,7 @@ _OPTIONS = {
 @click.command(cls=Command)
 @click.option("--config", help="95m, 330m or mini, or a TOML file; see docs/pretraining.md.")
 @click.option("--data", help="Folder with train.tsv, valid.tsv and the labels.")
-@click.option("--out", type=FolderPath(), help="Folder of checkpoints, metrics and the model.")
+@click.option("--out", type=GivenPath(), help="Folder of checkpoints, metrics and the model.")
 @click.option("--steps", type=click.IntRange(min=1), help="Updates of the weights, all in all.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows of one pass of one process.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import click
 
 from fs_extract.terminal import (
     Command,
-    FolderPath,
+    GivenPath,
     Voice,
     complain,
     duration,
@@ -24,7 +24,7 @@ _SHOWN_PROBLEMS = 20
 
 
 @click.command(cls=Command)
-@click.argument("store", type=FolderPath())
+@click.argument("store", type=GivenPath())
 @json_option
 def info(store: Path, *, as_json: bool) -> int:
     """Say what STORE holds, and of which settings."""
@@ -53,7 +53,7 @@ def _listed(value: Any) -> Any:
 
 
 @click.command(cls=Command)
-@click.argument("store", type=FolderPath())
+@click.argument("store", type=GivenPath())
 @click.option("--long", "-l", is_flag=True, help="Show kinds, length and number of windows, too.")
 @json_option
 def ls(store: Path, *, long: bool, as_json: bool) -> int:
@@ -61,19 +61,18 @@ def ls(store: Path, *, long: bool, as_json: bool) -> int:
     from featurestore import FeatureStore
 
     opened = FeatureStore(store)
+    rows: Iterator[Any] = (found for x in opened if (found := _details(opened, x))) if long else iter(opened)
     if as_json:
-        print_json([x for x in map(partial(_details, opened), opened) if x] if long else opened.track_ids)
+        print_json(list(rows))
         return 0
-    for track_id in opened:
-        if long:
-            if (found := _details(opened, track_id)) is None:
-                continue
-            length = "?" if found["duration"] is None else duration(found["duration"])
-            columns = f"{','.join(found['kinds']):<24}  {length:>8}  {found['segments']:>6}  "
-            click.echo(columns + printable(track_id))
-        else:
-            click.echo(printable(track_id))
+    for row in rows:
+        click.echo(_columns(row) if long else printable(row))
     return 0
+
+
+def _columns(found: dict[str, Any]) -> str:
+    length = "?" if found["duration"] is None else duration(found["duration"])
+    return f"{','.join(found['kinds']):<24}  {length:>8}  {found['segments']:>6}  {printable(found['track_id'])}"
 
 
 def _details(store: Any, track_id: str) -> dict[str, Any] | None:
@@ -97,7 +96,7 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
 
 
 @click.command(cls=Command)
-@click.argument("store", type=FolderPath())
+@click.argument("store", type=GivenPath())
 @click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
 @click.option("--repair", is_flag=True, help="Put damaged tracks aside, so that the next build replaces them.")
 @json_option

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
 
-class FolderPath(click.Path):
+
+class GivenPath(click.Path):
     """A path that is not empty: an empty one, of a variable that is not set, would be the current folder."""
 
     def __init__(self) -> None:
@@ -31,9 +33,6 @@ class FolderPath(click.Path):
         if value == "":
             self.fail("the path is empty", param, ctx)
         return super().convert(value, param, ctx)
-
-
-_BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
 
 
 @dataclass

@@ -22,7 +22,7 @@ from featurestore.models.fidelity import Fidelity
 from featurestore.models.half import HALF, halved
 from featurestore.models.int8 import quantised
 from featurestore.models.load import load_model
-from featurestore.spec import KINDS, FeatureSpec, is_whole
+from featurestore.spec import KINDS, FeatureSpec, check_count, is_whole
 from featurestore.windows import hop_samples, sliding_windows, window_samples
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class FeatureExtractor:
         self.precision = resolve_precision(precision, mixed_precision=mixed_precision, device=self.device)
         if batch_size is None:
             batch_size = default_batch_size(self.device)
-        if not is_whole(batch_size) or batch_size < 1:
-            raise SettingError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
+        check_count("batch_size", batch_size)
         hop_samples(window_samples(segment_duration, 1_000_000), overlap)
         if isinstance(model, str | os.PathLike):
             model = load_model(model, revision=revision)

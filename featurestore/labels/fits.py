@@ -114,9 +114,9 @@ class Fit:
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise ValueError("it is too large")
-            # Opened here, since numpy leaves a damaged file open.
             if not zipfile.is_zipfile(path):
                 raise ValueError("it is no .npz file")
+            # Opened here, since numpy leaves a damaged file open.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 centers, about = content["centers"], json.loads(str(content["about"]))
             if about.pop("format") != _FORMAT:

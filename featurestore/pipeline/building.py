@@ -16,10 +16,10 @@ from featurestore.pipeline.crew import crew
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Alone, Job, Workforce
 from featurestore.pipeline.report import BuildReport, Progress, Tally
-from featurestore.spec import FeatureSpec, is_whole, kinds_of_level
+from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import FeatureStore
-from featurestore.store.creation import check_place
-from featurestore.store.layout import Places, given_path
+from featurestore.store.creation import is_vacant
+from featurestore.store.layout import given_path
 from featurestore.windows import hop_samples, window_samples
 
 if TYPE_CHECKING:
@@ -156,12 +156,14 @@ def build(
         "layers": layers,
     }
     if extractor is None:
-        _check("batch_size", batch_size)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         hop_samples(window_samples(segment_duration, 1_000_000), overlap)
     else:
         _check_defaults({**settings, "device": device})
-    _check("workers", workers)
-    _check("limit", limit)
+    check_count("workers", workers)
+    if limit is not None:
+        check_count("limit", limit)
     FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype, codec=codec)  # refuses what no store can have
     tally = Tally(listener=progress)
     tally.facts.update(dry_run=dry_run, store=str(store), feature_level=feature_level)
@@ -216,17 +218,9 @@ def _check_defaults(settings: Mapping[str, Any]) -> None:
         raise SettingError(f"an extractor has its own {', '.join(given)}: make another, or leave them out")
 
 
-def _check(name: str, value: int | None) -> None:
-    if value is not None and (not is_whole(value) or value < 1):
-        raise SettingError(f"{name} must be a whole number of at least 1, not {value!r}")
-
-
 def _open_existing(path: Path) -> FeatureStore | None:
-    """The store at a path, None if there is nothing or an empty folder; NotAStoreError where none may be made."""
-    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
-        check_place(Places.of(path).root)
-        return None
-    return FeatureStore(path)
+    """The store at a path, None if one is to be made there."""
+    return None if is_vacant(path) else FeatureStore(path)
 
 
 def _recorded_revision(there: FeatureStore | None, model: str | Path | Encoder) -> str | None:

@@ -29,8 +29,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
         If the store holds features of other settings.
     """
     root = places.root
-    if not os.path.lexists(root) or (root.is_dir() and not any(root.iterdir())):
-        check_place(root)
+    if is_vacant(root):
         _create(root, spec, durable=durable)
     stored = layout.read_root(root)
     if differences := stored.differences(spec):
@@ -50,8 +49,17 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
         files.sync_parent(root)
 
 
-def check_place(root: Path) -> None:
-    """Raise NotAStoreError where no new store may be made: in the current folder itself, or inside a store."""
+def is_vacant(path: Path) -> bool:
+    """Whether there is nothing at a path, or an empty folder, so that a store can be made.
+
+    Raises
+    ------
+    NotAStoreError
+        If it is vacant and no store may be made there: in the current folder itself, or inside a store.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        return False
+    root = Places.of(path).root
     with contextlib.suppress(OSError):
         if os.path.samefile(root, os.curdir):
             # The new store comes to its place as a whole, and takes the place of the folder.
@@ -63,6 +71,7 @@ def check_place(root: Path) -> None:
             except NotAStoreError:
                 continue  # a group of somebody else's
             raise NotAStoreError(f"{root} is inside the store {parent}: name a folder beside it")
+    return True
 
 
 def _create(root: Path, spec: FeatureSpec, *, durable: bool) -> None:

@@ -174,7 +174,7 @@ class ArrayMetadata:
 def _one_of(known: tuple[str, ...], value: Any) -> str:
     if value not in known:
         raise ValueError(f"{value!r:.100} is none of {', '.join(known)}")
-    return known[known.index(value)]
+    return str(value)
 
 
 def _compressor(codecs: list[Any]) -> str:
