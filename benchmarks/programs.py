@@ -8,7 +8,6 @@ memory   its peak memory for files of some lengths
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -50,6 +49,18 @@ with torch.inference_mode():
 print(*(x - y for t in (imported, loaded, (time.perf_counter(), time.process_time())) for x, y in zip(t, begin)))
 """
 """Each prints wall and CPU seconds since its beginning: torch is there, the model is there, the window is done."""
+
+
+_MEASURE = """
+import os, sys
+silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=silent)
+_, status, usage = os.wait4(child, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Runs a program and prints its peak resident memory, KiB. Linux counts to it that of the process which starts it:
+this small one, and not that of the benchmarks with its models."""
 
 
 def in_turns(things: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
@@ -172,14 +183,10 @@ def memory(folder: Path, minutes: list[float]) -> dict[str, float]:
 
 def _run(command: list[str]) -> float:
     """Run a program to its end; its peak resident memory, MB."""
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"{shutil.which(command[0])} failed:\n{said.read().decode()}")
-    return usage.ru_maxrss / 1024
+    result = subprocess.run([sys.executable, "-c", _MEASURE, *command], capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{shutil.which(command[0])} failed:\n{result.stderr}")
+    return int(result.stdout) / 1024
 
 
 def _write_noise(path: Path, seconds: int, seed: int = 0) -> None:
