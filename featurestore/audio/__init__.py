@@ -1,10 +1,10 @@
 """Audio files to mono samples: which files there are, what they hold, and their samples at one rate.
 
-Nothing here knows a model or a store. soundfile, torch, torchaudio and torchcodec are imported by the functions
+Nothing here knows a model or a store. PyAV, torch and torchaudio are imported by the functions
 that use them.
 """
 
-from featurestore.audio.decoding import (
+from featurestore.audio.decode import (
     count_samples,
     decode,
     file_sha256,

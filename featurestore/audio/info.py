@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from dataclasses import dataclass
@@ -28,15 +29,17 @@ class AudioInfo:
     path : Path
         As given.
     format : str
-        Container and codec, as the decoder names them: "WAV PCM_16".
+        Container and codec, as FFmpeg names them: "wav pcm_s16le".
     sample_rate : int
         Hz.
     channels : int
         At least 1.
     frames : int or None
-        Samples per channel; None where the file does not say, or only vaguely.
+        Samples per channel that the header states and decoding must find; None where it does not say.
     duration : float or None
         Seconds; an estimate where `frames` is None, and None where there is none either.
+    exact : bool
+        Whether `frames` is the number of samples, and not rounded or that of a codec's blocks.
     size : int
         Bytes of the file.
     mtime_ns : int
@@ -51,6 +54,7 @@ class AudioInfo:
     channels: int
     frames: int | None
     duration: float | None
+    exact: bool
     size: int
     mtime_ns: int
     decoder: str
@@ -122,9 +126,10 @@ def check_header(info: AudioInfo) -> AudioInfo:
 def check_duration(path: Path, frames: int, sample_rate: int) -> None:
     """Raise AudioTooShortError if so many samples are shorter than `MIN_DURATION`."""
     if frames < MIN_DURATION * sample_rate:
+        seconds = math.floor(frames / sample_rate * 1e6) / 1e6  # never rounded up to what would be enough
         raise AudioTooShortError(
-            f"{quoted(path)} has {frames / sample_rate:.3f} s of audio ({frames:,} samples at {sample_rate:,} "
-            f"Hz); at least {MIN_DURATION} s are needed"
+            f"{quoted(path)} has {seconds:.6f} s of audio ({frames:,} samples at {sample_rate:,} Hz); at least "
+            f"{MIN_DURATION} s ({math.ceil(MIN_DURATION * sample_rate):,} samples) are needed"
         )
 
 

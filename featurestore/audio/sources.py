@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import posixpath
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from featurestore.audio import ffmpeg, libsndfile
+from featurestore.audio.ffmpeg import SUFFIXES
+from featurestore.audio.globbing import has_wildcard, match_glob, split_glob, walk
 from featurestore.audio.info import quoted
 from featurestore.audio.lists import LIST_SUFFIXES, read_list
-from featurestore.audio.trees import has_wildcard, match_glob, split_glob, walk
 from featurestore.errors import SettingError, SourceError
-
-_log = logging.getLogger(__name__)
 
 _COLLISIONS_SHOWN = 3
 
@@ -60,11 +56,11 @@ def discover(
     Parameters
     ----------
     source : path-like
-        One of: a directory, searched to its depths for the suffixes that the installed decoders read, in any
-        case; a file; a pattern with ``*``, ``?``, ``[...]`` or ``**``, which finds files with these suffixes and
-        directories, searched likewise; a list: ``.txt`` with a path per line, ``.csv`` with columns track_id and
-        path, or ``.tsv`` as fairseq's manifests (the root, then a relative path, a tab and a number of samples
-        per line). Relative paths of a list start at the list, those of a manifest at its root.
+        One of: a directory, searched to its depths for the suffixes of audio files, in any case; a file; a
+        pattern with ``*``, ``?``, ``[...]`` or ``**``, which finds files with these suffixes and directories,
+        searched likewise; a list: ``.txt`` with a path per line, ``.csv`` with columns track_id and path, or
+        ``.tsv`` as fairseq's manifests (the root, then a relative path, a tab and a number of samples per line).
+        Relative paths of a list start at the list, those of a manifest at its root.
         Searches follow links and skip names that begin with a dot.
     id_from : {"path", "stem"}
         Track ids are the relative path without suffix (relative to the directory, to the part of a pattern before
@@ -87,8 +83,6 @@ def discover(
         If the source is not there, names no audio, is a list with a mistake, or gives two files one id.
     SettingError
         If a setting is impossible.
-    MissingDependencyError
-        If soundfile is not installed.
     """
     if not isinstance(source, str | os.PathLike):
         raise SettingError(f"source must be one path, not {source!r:.200}; give several files as a list (.txt)")
@@ -112,8 +106,10 @@ def discover(
 def _named(source: str, file_pattern: str | None) -> list[_Named]:
     """The files that a source names, in no particular order; at least one."""
     searched = False
-    left_out: Counter[str] = Counter()
-    is_audio = _chooser(file_pattern, left_out)
+
+    def is_audio(name: str) -> bool:
+        return _matches(name, file_pattern) and os.path.splitext(name)[1].lower() in SUFFIXES
+
     if os.path.isdir(source):
         searched = True
         named = [_Named(x, os.path.join(source, x)) for x in walk(source, is_audio)]
@@ -133,14 +129,8 @@ def _named(source: str, file_pattern: str | None) -> list[_Named]:
         )
     if not searched:
         named = [x for x in named if _matches(os.path.basename(x.relative), file_pattern)]
-    if left_out:
-        _log.warning(
-            "%d files (%s) are left out, since torchcodec is not installed: pip install torchcodec",
-            left_out.total(),
-            ", ".join(sorted(left_out)),
-        )
     if not named:
-        raise SourceError(_nothing_found(source, file_pattern, searched=searched, left_out=left_out))
+        raise SourceError(_nothing_found(source, file_pattern, searched=searched))
     return named
 
 
@@ -148,36 +138,11 @@ def _matches(name: str, file_pattern: str | None) -> bool:
     return file_pattern is None or fnmatch(name.lower(), file_pattern.lower())
 
 
-def _chooser(file_pattern: str | None, left_out: Counter[str]) -> Callable[[str], bool]:
-    """Whether a name is that of audio that can be decoded; what torchcodec alone could decode is counted."""
-    readable = _readable_suffixes()
-
-    def is_audio(name: str) -> bool:
-        if not _matches(name, file_pattern):
-            return False
-        suffix = os.path.splitext(name)[1].lower()
-        if suffix in ffmpeg.SUFFIXES and suffix not in readable:
-            left_out[suffix] += 1
-        return suffix in readable
-
-    return is_audio
-
-
-def _readable_suffixes() -> frozenset[str]:
-    return libsndfile.suffixes() | (ffmpeg.SUFFIXES if ffmpeg.available() else frozenset())
-
-
-def _nothing_found(source: str, file_pattern: str | None, *, searched: bool, left_out: Counter[str]) -> str:
+def _nothing_found(source: str, file_pattern: str | None, *, searched: bool) -> str:
     matching = f" whose name matches {file_pattern!r}" if file_pattern is not None else ""
     if not searched:
         return f"the source {source!r} names no file{matching}"
-    suffixes = ", ".join(sorted(_readable_suffixes()))
-    hint = (
-        f"; {left_out.total()} files ({', '.join(sorted(left_out))}) need torchcodec: pip install torchcodec"
-        if left_out
-        else ""
-    )
-    return f"the source {source!r} holds no audio file{matching}; looked for {suffixes}{hint}"
+    return f"the source {source!r} holds no audio file{matching}; looked for {', '.join(sorted(SUFFIXES))}"
 
 
 def _track_id(named: _Named, id_from: str) -> str:

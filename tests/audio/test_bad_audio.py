@@ -62,7 +62,7 @@ def test_missing_dangling_and_directory_are_not_found(tmp_path):
 def test_what_is_no_audio_is_refused_whatever_its_suffix(tmp_path, suffix, content):
     path = tmp_path / f"text.{suffix}"
     path.write_bytes(content)
-    report = fails(path, AudioFormatError, "no format|no audio header|no header", at_probe=True)
+    report = fails(path, AudioFormatError, "in no format that is read", at_probe=True)
     assert report["file_exists"]
     assert not report["readable"]
 
@@ -118,7 +118,8 @@ def test_pipes_and_devices_do_not_hang(tmp_path):
 @pytest.mark.parametrize("frames", [399, 7_200, 23_999])
 def test_less_than_a_second_is_too_short(write, name, subtype, frames):
     path = write(name, np.zeros(frames), rate=24_000, subtype=subtype)
-    report = fails(path, AudioTooShortError, rf"{frames / 24_000:.3f} s", at_probe=True)
+    seconds = np.floor(frames / 24_000 * 1e6) / 1e6  # never rounded to what would be enough
+    report = fails(path, AudioTooShortError, rf"{seconds:.6f} s", at_probe=subtype != "VORBIS")
     assert report["readable"]
     assert report["duration"] == frames / 24_000
 
@@ -126,7 +127,7 @@ def test_less_than_a_second_is_too_short(write, name, subtype, frames):
 @pytest.mark.parametrize("name", ["x.wav", "x.aiff", "x.ogg"])
 def test_no_samples_are_too_short(write, name):
     path = write(name, np.zeros(0), rate=24_000)
-    fails(path, AudioTooShortError, "0 samples", at_probe=True)
+    fails(path, AudioTooShortError, "0 samples", at_probe=name != "x.ogg")
 
 
 def test_a_second_is_long_enough(write):
@@ -139,7 +140,7 @@ def test_shortness_is_found_where_no_header_tells_it(write):
     data[21] &= 0xF0
     data[22:26] = bytes(4)
     path.write_bytes(data)
-    fails(path, AudioTooShortError, r"0\.500 s", at_probe=False)
+    fails(path, AudioTooShortError, r"0\.500000 s", at_probe=False)
 
 
 SIGNALLING_NAN = np.frombuffer(b"\x01\x00\xa0\x7f", np.float32)[0]
@@ -198,7 +199,7 @@ def test_damage_in_the_middle_is_found(write):
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 3_000] = os.urandom(3_000)
     path.write_bytes(data)
-    fails(path, AudioFormatError, "truncated or damaged between", at_probe=False)
+    fails(path, AudioFormatError, "is damaged: .* missing about|truncated or damaged after", at_probe=False)
     blocks = decode(path, 24_000)
     assert len(next(blocks)) > 0  # what comes before the damage comes first
     with pytest.raises(AudioFormatError):

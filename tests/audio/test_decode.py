@@ -12,7 +12,7 @@ import torch
 import torchaudio
 
 import featurestore
-from featurestore.audio import decode, file_sha256, load_audio, probe, segment_audio, validate_audio_file
+from featurestore.audio import decode, ffmpeg, file_sha256, load_audio, probe, segment_audio, validate_audio_file
 from featurestore.errors import AudioNotFoundError, MissingDependencyError, SettingError
 
 LOSSLESS = [
@@ -30,8 +30,8 @@ def test_lossless_formats_give_the_mean_of_their_channels(write, name, subtype):
     info = probe(path)
     assert (info.sample_rate, info.channels, info.frames, info.duration) == (24_000, 2, 295_200, 12.3)
     assert (info.size, info.mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
-    assert info.format.endswith(subtype)
-    assert soundfile.__libsndfile_version__ in info.decoder
+    assert info.exact
+    assert info.decoder.startswith("PyAV ")
 
 
 @pytest.mark.parametrize(("name", "subtype", "rate"), LOSSY)
@@ -41,7 +41,8 @@ def test_lossy_formats_decode_in_blocks_as_in_one_piece(write, name, subtype, ra
         whole = file.read(dtype="float32")
         assert abs(len(whole) - 17.4 * rate) < 0.1 * rate
     expected = torchaudio.functional.resample(torch.from_numpy(whole.mean(axis=1)), rate, 24_000).numpy()
-    np.testing.assert_allclose(load_audio(path), expected, rtol=0, atol=1e-6)
+    # libsndfile's decoder of MP3 is another one.
+    np.testing.assert_allclose(load_audio(path), expected, rtol=0, atol=4e-6 if name == "a.mp3" else 1e-6)
 
 
 def test_blocks_are_of_a_few_seconds_and_new_memory_each(write):
@@ -145,9 +146,10 @@ def test_impossible_target_rates_are_refused(write, rate):
         load_audio(write(), rate)
 
 
-def test_without_soundfile_the_extra_is_named(write, monkeypatch):
+def test_without_pyav_the_extra_is_named(write, monkeypatch):
     path = write()
-    monkeypatch.setitem(sys.modules, "soundfile", None)
+    ffmpeg._av.cache_clear()
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingDependencyError, match=r"featurestore\[extract\]"):
         probe(path)
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import ffmpeg, libsndfile
+from featurestore.audio import ffmpeg
 from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status, quoted
+from featurestore.audio.levels import Levels
 from featurestore.audio.resample import check_rate, resample_blocks
 from featurestore.errors import AudioContentError, AudioError, AudioFormatError, AudioNotFoundError, SettingError
 from featurestore.windows import hop_samples, window_samples, window_starts
@@ -21,8 +22,8 @@ BLOCK_SECONDS = 5
 _BLOCK_SAMPLES = 1 << 20
 """Samples of a block, of all channels together: 4 MiB."""
 
-_LOUDEST = 1e30
-"""Samples beyond are no sound either, and would overflow when they are summed up."""
+_LOUDEST = 1e10
+"""Samples beyond are no sound, not even integers as floats; from 1e19 on their squares overflow in a model."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -33,7 +34,7 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
     Parameters
     ----------
     path : path-like
-        The file; its suffix chooses the decoder.
+        The file; its content, not its name, tells its format.
 
     Returns
     -------
@@ -54,7 +55,31 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
     return info
 
 
-def decode(path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | None = None) -> Iterator[Samples]:
+class Found:
+    """What decoding has found out about a file; complete at its end.
+
+    Attributes
+    ----------
+    samples : int
+        Per channel, at the file's own rate.
+    levels : Levels
+        Of the mono signal, at the file's own rate.
+    warnings : list of str
+        What the user should know of a file that was read all the same.
+    """
+
+    def __init__(self) -> None:
+        self.levels = Levels()
+        self.warnings: list[str] = []
+
+    @property
+    def samples(self) -> int:
+        return self.levels.samples
+
+
+def decode(
+    path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | None = None, found: Found | None = None
+) -> Iterator[Samples]:
     """Mono samples of a file, downmixed and resampled, block after block.
 
     Channels are averaged in float64 and rounded once. The blocks together equal the resampling of the whole
@@ -68,6 +93,8 @@ def decode(path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | No
         Hz.
     info : AudioInfo, optional
         What `probe` told of this file, if it was asked already.
+    found : Found, optional
+        Takes the length, the levels and the warnings.
 
     Yields
     ------
@@ -79,7 +106,7 @@ def decode(path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | No
     AudioError
         As `probe`, and AudioFormatError if the file is damaged, truncated or written to meanwhile,
         AudioTooShortError if it has less than `MIN_DURATION`, AudioContentError if a sample is NaN, infinite
-        or beyond 1e30.
+        or beyond 1e10.
     MissingDependencyError
         If a package that decoding or resampling needs does not import.
     SettingError
@@ -87,7 +114,7 @@ def decode(path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | No
     """
     check_rate(target_sr)
     info = probe(path) if info is None else info
-    yield from resample_blocks(_mono_blocks(info), info.sample_rate, int(target_sr))
+    yield from resample_blocks(_mono_blocks(info, found or Found()), info.sample_rate, int(target_sr))
 
 
 def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -111,9 +138,9 @@ def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
         As `decode`; what is damaged behind the header is found only where the file is decoded.
     """
     info = probe(path)
-    if info.frames is not None and libsndfile.is_counted(info):
+    if info.frames is not None and info.exact:
         return info.frames, info.sample_rate
-    return sum(len(block) for block in _mono_blocks(info)), info.sample_rate
+    return sum(len(block) for block in _mono_blocks(info, Found())), info.sample_rate
 
 
 def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples:
@@ -211,7 +238,7 @@ def validate_audio_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             "duration": info.duration,
             "channels": info.channels,
         }
-        report["duration"] = sum(len(block) for block in _mono_blocks(info)) / info.sample_rate
+        report["duration"] = sum(len(block) for block in _mono_blocks(info, Found())) / info.sample_rate
         report["valid"] = True
     except AudioError as error:
         report["file_exists"] = not isinstance(error, AudioNotFoundError)
@@ -238,43 +265,39 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 def _header(path: Path) -> AudioInfo:
     status = file_status(path)
-    return check_header(_reader(path).read_header(path, status))
+    return check_header(ffmpeg.read_header(path, status))
 
 
-def _reader(path: Path) -> Any:
-    return ffmpeg if path.suffix.lower() in ffmpeg.SUFFIXES else libsndfile
-
-
-def _mono_blocks(info: AudioInfo) -> Iterator[Samples]:
+def _mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
     """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
     if info.frames is not None:
         check_duration(info.path, info.frames, info.sample_rate)
     check_unchanged(info)
     block_frames = max(1, min(BLOCK_SECONDS * info.sample_rate, _BLOCK_SAMPLES // info.channels))
-    done = 0
-    for block in _reader(info.path).read_blocks(info, block_frames):
+    for block in ffmpeg.read_blocks(info, block_frames, found.warnings.append):
         mono = _mean_of_channels(block)
         with np.errstate(invalid="ignore"):
             is_sound = np.abs(mono) < _LOUDEST  # not so for NaN
         if not is_sound.all():
-            first = done + int(np.argmin(is_sound))
+            first = found.samples + int(np.argmin(is_sound))
             raise AudioContentError(
                 f"{quoted(info.path)} holds a sample that is NaN, infinite or beyond {_LOUDEST:g}, the first at "
                 f"{first / info.sample_rate:.3f} s (sample {first:,}): write it again from its source"
             )
-        done += len(mono)
+        found.levels.add(mono, block)
         yield mono
     check_unchanged(info)
-    check_duration(info.path, done, info.sample_rate)
+    check_duration(info.path, found.samples, info.sample_rate)
+    found.warnings += found.levels.warnings()
 
 
 def _mean_of_channels(block: Samples) -> Samples:
-    channels = block.shape[1]
-    if channels == 1:
-        return block[:, 0]
+    """Mean of [channel, sample]."""
+    if len(block) == 1:
+        return np.ascontiguousarray(block[0])
     with np.errstate(invalid="ignore"):  # of infinities of both signs, and of signalling NaN; both are found later
-        total = block[:, 0].astype(np.float64)
-        for channel in range(1, channels):  # several times as fast as mean(axis=1) for few channels
-            total += block[:, channel]
-        mono: Samples = (total / channels).astype(np.float32)
+        total = block[0].astype(np.float64)
+        for channel in block[1:]:  # several times as fast as mean(axis=0) for few channels
+            total += channel
+        mono: Samples = (total / len(block)).astype(np.float32)
     return mono

@@ -1,0 +1,229 @@
+"""The sizes that headers of uncompressed sound state, held against the file.
+
+FFmpeg believes a header, or takes what is left of a cut file for the whole. So chunks are walked first: of RIFF,
+RF64 and BW64 (EBU Tech 3306), Sony Wave64, AIFF, IFF 8SVX, CAF, AU and VOC. A size that was never filled in, or
+that is too small, is replaced by the true one on the way to FFmpeg.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from featurestore.audio.info import quoted
+from featurestore.errors import AudioFormatError
+
+
+class _Layout(NamedTuple):
+    """How chunks lie: where the first is, bytes of an id, the format of a size, and what they are aligned to."""
+
+    first: int
+    id_bytes: int
+    size: str
+    aligned: int
+
+
+_LAYOUTS = {
+    b"RIFF": _Layout(12, 4, "<I", 2),
+    b"RF64": _Layout(12, 4, "<I", 2),
+    b"BW64": _Layout(12, 4, "<I", 2),
+    b"RIFX": _Layout(12, 4, ">I", 2),
+    b"FORM": _Layout(12, 4, ">I", 2),
+    b"riff": _Layout(40, 16, "<q", 8),
+    b"caff": _Layout(8, 4, ">q", 1),
+    b".snd": _Layout(8, 0, ">I", 1),
+}
+_AUDIO = (b"data", b"SSND", b"BODY")
+_KNOWN = (
+    b"LIST id3  ID3  bext iXML axml fact cue  smpl PEAK JUNK PAD  FLLR inst acid DISP NAME AUTH ANNO COMT MARK"
+)
+"""Ids of chunks that follow the audio: they are believed even where the file ends within them."""
+
+_TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
+_JUNK = 512
+"""Bytes behind the audio that may be anything, such as a line break."""
+
+_MOST_CHUNKS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much audio a file has.
+
+    Attributes
+    ----------
+    stated : int
+        Bytes of audio by the header, or all that there are if it was never finished or states too little.
+    held : int
+        Bytes of it that are there.
+    patches : dict of int to bytes
+        What has to stand where in the header, for all of it to be decoded.
+    beyond : int
+        Bytes that lie behind the end which the header states, and are audio.
+    """
+
+    stated: int
+    held: int
+    patches: dict[int, bytes] = field(default_factory=dict)
+    beyond: int = 0
+
+
+def read_sizes(path: Path) -> Sizes | None:
+    """Sizes of the audio in a container of uncompressed sound; None for any other file.
+
+    Raises
+    ------
+    AudioFormatError
+        If another recording follows the first, or a VOC file ends within a block.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        magic = _read(file, 0, 12)
+        if magic == b"Creative Voi":
+            _check_blocks(path, file, size)
+        if (layout := _LAYOUTS.get(magic[:4])) is None or len(magic) < 12:
+            return None
+        fields: dict[int, tuple[str, int, int]] = {}  # position: format, bytes of a unit, what is added
+        patches: dict[int, bytes] = {}
+        wide, frames = 0, None
+        if magic[:4] == b".snd":
+            at, stated = struct.unpack(">II", magic[4:])
+            return _sizes(path, file, size, at, stated, layout, {8: (">I", 1, 0)}, patches)
+        for name, at, stated in _chunks(file, layout.first, layout):
+            if name == b"ds64":
+                wide = at + 8
+            elif name == b"fmt ":
+                patches |= _container_bits(_read(file, at, 40), at, layout.size[0])
+            elif name == b"COMM" and magic[8:] == b"AIFF":
+                channels, frames, bits = struct.unpack(">HIH", _read(file, at, 8).ljust(8, b"\0"))
+                fields[at + 2] = (">I", max(1, channels * -(-bits // 8)), 0)
+            elif name[:4] in _AUDIO:
+                start, code = at, layout.size
+                if name == b"SSND":
+                    start += 8 + struct.unpack(">I", _read(file, at, 4).ljust(4, b"\0"))[0]
+                    fields[4] = (">I", 1, at)
+                elif magic[:4] == b"caff":
+                    start += 4
+                more = start - at + (24 if magic[:4] == b"riff" else 0)
+                fields[at - struct.calcsize(code)] = (code, 1, more)
+                stated -= start - at
+                if wide and stated == 0xFFFFFFFF:
+                    stated = struct.unpack("<q", _read(file, wide, 8))[0]
+                    fields[wide] = ("<q", 1, 0)
+                if name == b"SSND" and frames == 0:
+                    stated = 0  # AIFF states its length in samples as well
+                return _sizes(path, file, size, start, stated, layout, fields, patches)
+    return None
+
+
+def _sizes(
+    path: Path,
+    file: BinaryIO,
+    size: int,
+    start: int,
+    stated: int,
+    layout: _Layout,
+    fields: dict[int, tuple[str, int, int]],
+    patches: dict[int, bytes],
+) -> Sizes:
+    held = size - start
+    unfinished = held > 0 and (stated <= 0 or (stated > held and _is_placeholder(stated)))
+    beyond = 0
+    if not unfinished:
+        if stated >= held or not _goes_on(path, file, size, start + stated, layout):
+            return Sizes(stated=stated, held=min(stated, held), patches=patches)
+        beyond = held - stated
+    for at, (code, unit, more) in fields.items():
+        most = (1 << 8 * struct.calcsize(code) - (code[1] == "q")) - 1
+        patches[at] = struct.pack(code, min(held // unit + more, most))
+    return Sizes(stated=held, held=held, patches=patches, beyond=beyond)
+
+
+def _is_placeholder(stated: int) -> bool:
+    """Whether a size is what programs write that cannot know it, because they write to a pipe or were stopped."""
+    return stated >= 1 << 60 or any(abs(stated - x) <= 1 << 16 for x in (0x7F000000, 1 << 31, 1 << 32))
+
+
+def _container_bits(fmt: bytes, at: int, order: str) -> dict[int, bytes]:
+    """All bits that a sample takes, for a WAVE_FORMAT_EXTENSIBLE that states those that are used."""
+    if len(fmt) < 40 or struct.unpack_from(order + "H", fmt)[0] != 0xFFFE or fmt[24:26] not in (b"\1\0", b"\0\1"):
+        return {}
+    channels, block, bits = (struct.unpack_from(order + "H", fmt, i)[0] for i in (2, 12, 14))
+    whole = 8 * block // max(1, channels)
+    if whole == bits or whole not in (8, 16, 24, 32):
+        return {}
+    return dict.fromkeys((at + 14, at + 18), struct.pack(order + "H", whole))
+
+
+def _goes_on(path: Path, file: BinaryIO, size: int, end: int, layout: _Layout) -> bool:
+    """Whether what follows the stated end is audio, and not tags or other chunks."""
+    behind = end + -end % layout.aligned
+    for name, at, stated in _chunks(file, behind, layout) if layout.id_bytes else ():
+        if name[:4] in _LAYOUTS or name[:4] in _AUDIO:
+            raise AudioFormatError(
+                f"{quoted(path)} holds another recording behind the first: split it, or join the two by a program "
+                "that decodes them"
+            )
+        if at + stated > size + 1 and name[:4] not in _KNOWN:
+            return True  # samples that look like an id
+        behind = at + stated + -(at + stated) % layout.aligned
+    return size - behind > _JUNK and not _read(file, behind, 12).startswith(_TAGS)
+
+
+def _chunks(file: BinaryIO, at: int, layout: _Layout) -> Iterator[tuple[bytes, int, int]]:
+    """Id, first byte and stated size of each chunk from `at`, as long as what follows can be one."""
+    whole = layout.id_bytes + struct.calcsize(layout.size)
+    for _ in range(_MOST_CHUNKS):
+        head = _read(file, at, whole)
+        if not _is_id(head) and _is_id(_read(file, at - 1, 4)):  # some programs do not pad
+            at -= 1
+            head = _read(file, at, whole)
+        if len(head) < whole or not _is_id(head) or head.startswith(_TAGS):
+            return
+        stated = struct.unpack(layout.size, head[layout.id_bytes :])[0] - (whole if layout.id_bytes == 16 else 0)
+        yield head[: layout.id_bytes], at + whole, stated
+        at += whole + max(0, stated)
+        at += -at % layout.aligned
+
+
+def _is_id(head: bytes) -> bool:
+    return len(head) >= 4 and all(32 <= byte < 127 for byte in head[:4])
+
+
+def _check_blocks(path: Path, file: BinaryIO, size: int) -> None:
+    """Refuse a VOC file that ends within one of its blocks."""
+    at = int.from_bytes(_read(file, 20, 2), "little")
+    while len(head := _read(file, at, 4)) == 4 and head[0]:
+        at += 4 + int.from_bytes(head[1:], "little")
+    if at > size + _JUNK:
+        raise AudioFormatError(
+            f"{quoted(path)} is truncated: {at - size:,} bytes of its last block are missing; get it again"
+        )
+
+
+def _read(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(max(0, at))
+    return file.read(count)
+
+
+class Patched(io.FileIO):
+    """A file in which some bytes read differently: those of `patches`, by position."""
+
+    def __init__(self, path: Path, patches: dict[int, bytes]) -> None:
+        super().__init__(path)
+        self._patches = patches
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        at = self.tell()
+        data = bytearray(super().read(count) or b"")
+        for position, new in self._patches.items():
+            first = position - at
+            start, end = max(first, 0), min(first + len(new), len(data))
+            if start < end:
+                data[start:end] = new[start - first : end - first]
+        return bytes(data)
