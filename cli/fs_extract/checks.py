@@ -85,7 +85,6 @@ def devices() -> Iterator[Check]:
     except (ImportError, OSError) as error:
         yield Check("devices", "cuda, mps", None, f"torch does not load: {error}")
         return
-    yield _int8()
     if not torch.cuda.is_available():
         yield Check("devices", "cuda", None, "none")
     for number in range(torch.cuda.device_count()):
@@ -93,19 +92,6 @@ def devices() -> Iterator[Check]:
         yield Check("devices", f"cuda:{number}", True, f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
     there = torch.backends.mps.is_available()
     yield Check("devices", "mps", True if there else None, "there" if there else "none")
-
-
-def _int8() -> Check:
-    """Whether --precision int8 runs here, and what the processor has for it."""
-    from featurestore.models.int8 import is_available
-
-    if not is_available():
-        return Check("devices", "cpu, int8", None, "no: this build of torch has no exact int8 products")
-    flags = ""
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    found = [name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if name in flags]
-    return Check("devices", "cpu, int8", True, f"yes, {', '.join(found) or 'without VNNI as far as can be seen'}")
 
 
 def hub() -> Iterator[Check]:

@@ -12,7 +12,7 @@ from featurestore.errors import DeviceError, SettingError
 
 _BATCH_SIZES = {"cpu": 4, "mps": 8, "cuda": 16}
 
-PRECISIONS = {"fp32": None, "fp16": "cuda", "bf16": "cuda", "int8": "cpu"}
+PRECISIONS = {"fp32": None, "fp16": "cuda", "bf16": "cuda"}
 """What a model can calculate in, and the kind of device that can; None for all."""
 
 
@@ -81,12 +81,12 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
 
     Parameters
     ----------
-    name : {"fp32", "fp16", "bf16", "int8"} or None
+    name : {"fp32", "fp16", "bf16"} or None
         None for the device's own: fp16 on cuda unless mixed precision is off, fp32 elsewhere.
     mixed_precision : bool
         False is another way to say fp32, and contradicts fp16 and bf16.
     device : torch.device
-        Where the model runs: fp16 is for cuda, bf16 for cards that have it, int8 for the CPU.
+        Where the model runs: fp16 is for cuda, bf16 for cards that have it.
 
     Raises
     ------

@@ -18,9 +18,7 @@ from featurestore.extract.grouping import T, Window
 from featurestore.extract.tracks import Features, gather, publish
 from featurestore.models.encoder import Encoder, frame_rate, require_encoder
 from featurestore.models.engine import CpuEngine, accelerated
-from featurestore.models.fidelity import Fidelity
 from featurestore.models.half import HALF, halved
-from featurestore.models.int8 import quantised
 from featurestore.models.load import load_model
 from featurestore.spec import KINDS, FeatureSpec, check_count, is_whole
 from featurestore.windows import hop_samples, sliding_windows, window_samples
@@ -54,10 +52,8 @@ class FeatureExtractor:
     layers : sequence of int, optional
         Hidden states to keep, by default all. Features have them in ascending order, and layers beyond the
         last one are not computed.
-    precision : {"fp32", "fp16", "bf16", "int8"}, optional
-        Arithmetic of the model: fp16 is for cuda, and the default there, bf16 for cards that have it; int8 is
-        for MERT and HuBERT on the CPU, faster and less exact: its distance from fp32 is measured when the model
-        is opened, and recorded.
+    precision : {"fp32", "fp16", "bf16"}, optional
+        Arithmetic of the model: fp16 is for cuda, and the default there, bf16 for cards that have it.
 
     Attributes
     ----------
@@ -65,7 +61,7 @@ class FeatureExtractor:
     device : torch.device
     layers : tuple of int
         Hidden states that are kept, ascending.
-    precision : {"fp32", "fp16", "bf16", "int8"}
+    precision : {"fp32", "fp16", "bf16"}
         Arithmetic of the model.
     batch_size : int
         Windows that are encoded together by now, after halvings.
@@ -126,14 +122,11 @@ class FeatureExtractor:
                 f"least {model.min_samples} ({model.min_samples / model.sample_rate:.4f} s)"
             )
         self._frame_rate = frame_rate(model, self._window)
-        self._fidelity: Fidelity | None = None
         half = HALF.get(self.precision)
         try:
             self.model = network = model.to(self.device)
             if half is not None:
                 network = halved(network, half)
-            elif self.precision == "int8":
-                network, self._fidelity = quantised(self.model, self.layers)
             elif self.device.type == "cpu":
                 network = accelerated(self.model)
         except Exception as error:
@@ -159,10 +152,6 @@ class FeatureExtractor:
         """Everything that identifies this extractor's features in a store of this dtype and codec."""
         from featurestore.audio import RESAMPLER
 
-        measured: dict[str, tuple[float, ...]] = {}
-        if self._fidelity is not None:
-            measured["int8_cosines"] = tuple(round(self._fidelity.cosines[layer], 5) for layer in self.layers)
-            measured["int8_errors"] = tuple(round(self._fidelity.errors[layer], 5) for layer in self.layers)
         return FeatureSpec(
             layers=self.layers,
             dim=self.model.dim,
@@ -178,7 +167,6 @@ class FeatureExtractor:
             precision=self.precision,
             dtype=dtype,
             codec=codec,
-            **measured,
         )
 
     def encode(self, blocks: Iterable[npt.NDArray[np.float32]], *, raw: bool) -> Iterator[EncodedBatch]:

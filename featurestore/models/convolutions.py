@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -39,13 +38,10 @@ class SampleConvs:
     ----------
     layers : iterable of Module
         Each with `conv` (Conv1d) and `layer_norm` (None, LayerNorm, or GroupNorm of one channel each).
-    kinds : iterable of type
-        What the first ones are made of; `Conv` without end by default, and the others always.
     """
 
-    def __init__(self, layers: Iterable[nn.Module], kinds: Iterable[type[Conv]] = ()) -> None:
-        kinds = chain(kinds, repeat(Conv))
-        self._first, *self._others = (kind(layer) for kind, layer in zip(kinds, layers, strict=False))
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        self._first, *self._others = map(Conv, layers)
 
     def __call__(self, wave: Tensor, room: Room) -> Tensor:
         """From wave [windows, samples] to frames [windows, frames, channels]."""
@@ -89,7 +85,7 @@ class SampleConvs:
                         some = slice(row, row + CHUNK)
                         first.finished(torch.mm(inputs[some], weight, out=given[some]))
                     inputs = given
-                conv.into(inputs, piece, room)
+                conv.into(inputs, piece)
             x = y
 
 
@@ -131,7 +127,7 @@ class Conv:
         taps = F.pad(samples.unfold(0, self.kernel, self.stride), (0, 1), value=1.0)
         return taps, torch.cat([weight, bias[None]]).float()
 
-    def into(self, x: Tensor, out: Tensor, room: Room) -> None:  # noqa: ARG002
+    def into(self, x: Tensor, out: Tensor) -> None:
         """Convolve frames x [frames in, channels in] into out [frames, channels]."""
         step = self.stride * x.shape[1]
         for begin in range(0, len(self._weight), step):

@@ -99,9 +99,7 @@ class CpuEngine:
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
         """Hidden states 0 to `last`, one after the other: those of `MertEncoder.states` up to rounding."""
-        yield from self._states(wave, last, Room())
-
-    def _states(self, wave: Tensor, last: int | None, room: Room) -> Iterator[Tensor]:
+        room = Room()
         wave, last = self.model.prepared(wave, last)
         pre_norm, norm = self.model.config.do_stable_layer_norm, self.model.encoder.layer_norm
         x = self.model.feature_projection(self._convs(wave, room))

@@ -257,7 +257,7 @@ def test_the_report_is_plain_json_with_the_old_names(music, tmp_path, extractor)
 
 @pytest.mark.parametrize(
     "settings",
-    [{"layers": [2]}, {"device": "cuda:7"}, {"precision": "int8"}, {"segment_duration": 2.0, "batch_size": 64}],
+    [{"layers": [2]}, {"device": "cuda:7"}, {"precision": "fp32"}, {"segment_duration": 2.0, "batch_size": 64}],
 )
 def test_settings_of_an_extractor_are_not_given_twice(music, tmp_path, extractor, settings):
     with pytest.raises(SettingError, match=f"an extractor has its own .*{next(iter(settings))}"):
