@@ -25,7 +25,7 @@ from torch import Tensor
 
 from featurestore import build as build_store
 from featurestore.extract import FeatureExtractor
-from featurestore.models.engine import CpuEngine
+from featurestore.models.kernels.engine import CpuEngine
 
 OURS = """
 import time; begin = time.perf_counter(), time.process_time()

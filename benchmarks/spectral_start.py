@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from featurestore.models import load_model, save_random_checkpoint
-from featurestore.models.random_checkpoint import SHAPES
+from featurestore.testing.checkpoints import SHAPES
 
 Matrix = npt.NDArray[np.float64]
 

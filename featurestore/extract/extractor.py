@@ -16,10 +16,10 @@ from featurestore.extract.batching import BatchEncoder, EncodedBatch, is_out_of_
 from featurestore.extract.device import default_batch_size, resolve_device, resolve_precision
 from featurestore.extract.grouping import T, Window
 from featurestore.extract.tracks import Features, gather, publish
+from featurestore.models.checkpoints.load import load_model
 from featurestore.models.encoder import Encoder, frame_rate, require_encoder
-from featurestore.models.engine import CpuEngine, accelerated
-from featurestore.models.half import HALF, halved
-from featurestore.models.load import load_model
+from featurestore.models.kernels.engine import CpuEngine, accelerated
+from featurestore.models.kernels.half import HALF, halved
 from featurestore.spec import KINDS, FeatureSpec, check_count, is_whole
 from featurestore.windows import hop_samples, sliding_windows, window_samples
 

@@ -6,8 +6,9 @@ scikit-learn is imported by the function that fits.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featurestore._lazy import lazy
 
 if TYPE_CHECKING:
     from featurestore.labels.fits import Fit
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
     from featurestore.labels.labelling import LabelReport, label_store
     from featurestore.labels.manifests import ManifestReport, write_manifests
     from featurestore.labels.tokens import read_dictionary, read_labels
-
-_MODULES = {
-    "Fit": "fits",
-    "LabelReport": "labelling",
-    "ManifestReport": "manifests",
-    "fit_kmeans": "kmeans",
-    "label_store": "labelling",
-    "read_dictionary": "tokens",
-    "read_labels": "tokens",
-    "write_manifests": "manifests",
-}
 
 __all__ = [
     "Fit",
@@ -38,10 +28,16 @@ __all__ = [
     "write_manifests",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__,
+    {
+        "Fit": "featurestore.labels.fits",
+        "LabelReport": "featurestore.labels.labelling",
+        "ManifestReport": "featurestore.labels.manifests",
+        "fit_kmeans": "featurestore.labels.kmeans",
+        "label_store": "featurestore.labels.labelling",
+        "read_dictionary": "featurestore.labels.tokens",
+        "read_labels": "featurestore.labels.tokens",
+        "write_manifests": "featurestore.labels.manifests",
+    },
+)

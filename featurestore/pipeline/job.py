@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from featurestore import __version__
+from featurestore._version import __version__
 from featurestore.audio import AudioFile
 from featurestore.errors import BuildStoppedError, SpecMismatchError, StoreError
 from featurestore.pipeline.extraction import Extraction, published_attributes

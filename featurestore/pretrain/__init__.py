@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featurestore._lazy import lazy
 
 if TYPE_CHECKING:
     from featurestore.pretrain.recipe import PRESETS, Recipe, load_recipe
     from featurestore.pretrain.report import TrainingProgress, TrainingReport
     from featurestore.pretrain.training import pretrain
 
-_MODULES = {
-    "PRESETS": "recipe",
-    "Recipe": "recipe",
-    "TrainingProgress": "report",
-    "TrainingReport": "report",
-    "load_recipe": "recipe",
-    "pretrain": "training",
-}
-
 __all__ = ["PRESETS", "Recipe", "TrainingProgress", "TrainingReport", "load_recipe", "pretrain"]
 
 
 # Imported on first use: reading a recipe must not cost the import of torch.
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__,
+    {
+        "PRESETS": "featurestore.pretrain.recipe",
+        "Recipe": "featurestore.pretrain.recipe",
+        "TrainingProgress": "featurestore.pretrain.report",
+        "TrainingReport": "featurestore.pretrain.report",
+        "load_recipe": "featurestore.pretrain.recipe",
+        "pretrain": "featurestore.pretrain.training",
+    },
+)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, SettingError
-from featurestore.models.files import CONFIG, PREPROCESSOR, SAFETENSORS, read_json
+from featurestore.models.checkpoints.files import CONFIG, PREPROCESSOR, SAFETENSORS, read_json
 from featurestore.pretrain.network import TRAINING_TENSORS, Heads, TrainedEncoder
 
 SCALARS = "training.json"
@@ -168,7 +168,7 @@ def restore(folder: Path, trained: Trained) -> None:
     SettingError
         If its heads are for other numbers of classes.
     """
-    from featurestore.models.checkpoint import check_tensors, read_weights
+    from featurestore.models.checkpoints.native import check_tensors, read_weights
 
     state = {**read_weights([folder / SAFETENSORS]), **read_weights([folder / TRAINING_TENSORS])}
     for name, x in trained.named():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featurestore.models.config import MertConfig
+from featurestore.models.checkpoints.config import MertConfig
 
 
 def fits(config: MertConfig) -> bool:

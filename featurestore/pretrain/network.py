@@ -15,15 +15,15 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from featurestore.errors import SettingError
 from featurestore.models import MertEncoder, load_model
-from featurestore.models.checkpoint import load_checkpoint, read_weights
-from featurestore.models.config import MertConfig
-from featurestore.models.files import CONFIG, find_weights, read_json
-from featurestore.models.hub import fetch
-from featurestore.models.random_checkpoint import SHAPES
+from featurestore.models.checkpoints.config import MertConfig
+from featurestore.models.checkpoints.files import CONFIG, find_weights, read_json
+from featurestore.models.checkpoints.hub import fetch
+from featurestore.models.checkpoints.native import load_checkpoint, read_weights
 from featurestore.pretrain import convolutions
 from featurestore.pretrain.corpus import Frames
 from featurestore.pretrain.recipe import Recipe
 from featurestore.pretrain.settings import DropoutSettings
+from featurestore.testing.checkpoints import SHAPES
 
 TRAINING_TENSORS = "training.safetensors"
 """File of a checkpoint of a training that holds its heads and the state of its optimizer."""

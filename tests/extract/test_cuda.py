@@ -12,7 +12,7 @@ from featurestore.extract.batching import BatchEncoder
 from featurestore.extract.grouping import Window
 from featurestore.extract.transfer import PinnedTransfer, PlainTransfer
 from featurestore.models import load_model
-from featurestore.models.half import halved
+from featurestore.models.kernels.half import halved
 
 pytestmark = [
     pytest.mark.gpu,

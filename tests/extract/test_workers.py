@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from featurestore.errors import ExtractionError
 from featurestore.extract.batching import BatchEncoder
 from featurestore.extract.workers import single_core_threads
-from featurestore.models.engine import CpuEngine
+from featurestore.models.kernels.engine import CpuEngine
 
 CPU = torch.device("cpu")
 

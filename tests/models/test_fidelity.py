@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from featurestore.models import load_model, save_random_checkpoint
-from featurestore.models.fidelity import fidelity, probe
+from featurestore.models.kernels.fidelity import fidelity, probe
 
 
 @pytest.fixture(scope="module")

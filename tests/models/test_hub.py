@@ -25,7 +25,7 @@ COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 ASK = """
 import json, sys, time
 from featurestore.errors import FeatureStoreError
-from featurestore.models.hub import fetch
+from featurestore.models.checkpoints.hub import fetch
 began = time.perf_counter()
 try:
     found = fetch(sys.argv[1], revision=sys.argv[2] or None)

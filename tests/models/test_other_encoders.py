@@ -14,7 +14,7 @@ import torch
 from featurestore import FeatureExtractor
 from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model
-from featurestore.models.transformers_encoder import TransformersEncoder, load_transformers_checkpoint
+from featurestore.models.checkpoints.transformers import TransformersEncoder, load_transformers_checkpoint
 
 RATE = 16_000
 SAMPLES = {

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from featurestore.errors import SettingError
-from featurestore.models.config import MertConfig
-from featurestore.models.random_checkpoint import SHAPES
+from featurestore.models.checkpoints.config import MertConfig
 from featurestore.pretrain import PRESETS, Recipe, load_recipe
+from featurestore.testing.checkpoints import SHAPES
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from featurestore import load_model
 from featurestore.errors import DeviceError, SettingError, SourceError, TrainingError
 from featurestore.models import save_random_checkpoint
-from featurestore.models.random_checkpoint import SHAPES
 from featurestore.pretrain import pretrain, training
 from featurestore.pretrain.losses import losses
 from featurestore.pretrain.settings import OptimizerSettings
 from featurestore.pretrain.updates import learning_rate
+from featurestore.testing.checkpoints import SHAPES
 from tests.pretrain.conftest import (
     GOLDEN,
     NO_DROPOUT,

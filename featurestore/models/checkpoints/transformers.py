@@ -16,11 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, MissingDependencyError, SettingError
-from featurestore.models.checkpoint import check_tensors, read_weights
-from featurestore.models.config import audio_settings
+from featurestore.models.checkpoints.config import audio_settings
+from featurestore.models.checkpoints.families import FAMILIES, Family
+from featurestore.models.checkpoints.files import (
+    CONFIG,
+    find_weights,
+    read_json,
+    read_preprocessor,
+    weights_sha256,
+)
+from featurestore.models.checkpoints.native import check_tensors, read_weights
 from featurestore.models.encoder import check_float32, check_wave
-from featurestore.models.families import FAMILIES, Family
-from featurestore.models.files import CONFIG, find_weights, read_json, read_preprocessor, weights_sha256
 from featurestore.models.frontends import Frontend, LogMel, Samples
 from featurestore.models.quiet import quiet
 
@@ -183,7 +189,7 @@ def load_transformers_checkpoint(
     Parameters
     ----------
     folder : path
-        Holds the files that `featurestore.models.checkpoint.load_checkpoint` reads.
+        Holds the files that `featurestore.models.checkpoints.native.load_checkpoint` reads.
     name : str, optional
         Name of the model, by default the folder as given.
     revision : str, optional

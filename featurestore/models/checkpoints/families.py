@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featurestore.errors import CheckpointError
-from featurestore.models.config import MOST_CONVS, MOST_LAYERS, MOST_UNITS, Reader
+from featurestore.models.checkpoints.config import MOST_CONVS, MOST_LAYERS, MOST_UNITS, Reader
 
 _ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish")
 

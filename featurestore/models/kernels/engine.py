@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.errors import ModelError
-from featurestore.models.convolutions import PositionalConv, Room, SampleConvs, gelu_
 from featurestore.models.encoder import Encoder, check_float32
+from featurestore.models.kernels.convolutions import PositionalConv, Room, SampleConvs, gelu_
 from featurestore.models.mert import MertEncoder
 
 TOLERANCE = 1e-4

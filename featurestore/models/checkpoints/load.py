@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from featurestore.errors import CheckpointError, ModelError, SettingError
-from featurestore.models.checkpoint import load_checkpoint
-from featurestore.models.config import MODEL_TYPES
+from featurestore.models.checkpoints.config import MODEL_TYPES
+from featurestore.models.checkpoints.families import FAMILIES
+from featurestore.models.checkpoints.files import CONFIG, read_json
+from featurestore.models.checkpoints.hub import fetch, is_hub_name
+from featurestore.models.checkpoints.native import load_checkpoint
 from featurestore.models.encoder import Encoder
-from featurestore.models.families import FAMILIES
-from featurestore.models.files import CONFIG, read_json
-from featurestore.models.hub import fetch, is_hub_name
 from featurestore.models.logmel import NAME as LOGMEL
 from featurestore.models.logmel import LogMelEncoder
 
@@ -21,7 +21,7 @@ MINI = "mini"
 
 
 def _load_mini() -> Encoder:
-    return load_checkpoint(Path(__file__).with_name(MINI), name=MINI)
+    return load_checkpoint(Path(__file__).parents[1] / MINI, name=MINI)
 
 
 BUILT_IN: Mapping[str, Callable[[], Encoder]] = {LOGMEL: LogMelEncoder, MINI: _load_mini}
@@ -112,6 +112,6 @@ def _load_folder(folder: Path, *, name: str, revision: str | None) -> Encoder:
         except CheckpointError:
             if kind not in FAMILIES:
                 raise
-    from featurestore.models.transformers_encoder import load_transformers_checkpoint
+    from featurestore.models.checkpoints.transformers import load_transformers_checkpoint
 
     return load_transformers_checkpoint(folder, name=name, revision=revision)

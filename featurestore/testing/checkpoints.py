@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import SettingError
-from featurestore.models.config import MertConfig
-from featurestore.models.files import CONFIG, PREPROCESSOR, SAFETENSORS
+from featurestore.models.checkpoints.config import MertConfig
+from featurestore.models.checkpoints.files import CONFIG, PREPROCESSOR, SAFETENSORS
 from featurestore.models.mert import MertEncoder
 
 _CONVS = {"conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2]}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import CheckpointError, HubUnreachableError, MissingDependencyError, ModelError
-from featurestore.models.files import (
+from featurestore.models.checkpoints.files import (
     CONFIG,
     PICKLE,
     PICKLE_SHARDS,

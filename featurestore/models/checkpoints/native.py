@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import CheckpointError, MissingDependencyError
-from featurestore.models.config import MertConfig, audio_settings
-from featurestore.models.files import (
+from featurestore.models.checkpoints.config import MertConfig, audio_settings
+from featurestore.models.checkpoints.files import (
     CONFIG,
     SAFETENSORS,
     find_weights,
