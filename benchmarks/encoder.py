@@ -31,8 +31,8 @@ from transformers import HubertModel
 
 from benchmarks import programs
 from benchmarks.plain_loop import load_peer
-from featurestore.extract.batching import BatchEncoder
-from featurestore.extract.device import default_batch_size
+from featurestore.encode.batching import BatchEncoder
+from featurestore.encode.device import default_batch_size
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.checkpoints.config import MertConfig
 from featurestore.models.kernels.engine import CpuEngine

@@ -13,9 +13,9 @@ from featurestore._version import __version__
 
 if TYPE_CHECKING:
     from featurestore.audio import load_audio, segment_audio, validate_audio_file
-    from featurestore.extract import FeatureExtractor
     from featurestore.models import load_model
     from featurestore.pipeline import BuildReport, build
+    from featurestore.pipeline.extractor import FeatureExtractor
     from featurestore.spec import FeatureSpec
     from featurestore.store import FeatureStore, StoreWriter, VerifyReport
 
@@ -39,7 +39,7 @@ __getattr__ = lazy(
     __name__,
     {
         "BuildReport": "featurestore.pipeline",
-        "FeatureExtractor": "featurestore.extract",
+        "FeatureExtractor": "featurestore.pipeline.extractor",
         "FeatureSpec": "featurestore.spec",
         "FeatureStore": "featurestore.store",
         "StoreWriter": "featurestore.store",

@@ -14,7 +14,7 @@ EXTRACTION = {
     *("torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"),
     "sklearn",
 }
-ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "extract", "pipeline", "labels", "pretrain")}
+ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "encode", "pipeline", "labels", "pretrain")}
 
 
 def modules_after(code, *arguments):
@@ -74,7 +74,7 @@ with StoreWriter(sys.argv[1], spec=FeatureSpec.for_arrays(layers=2, dim=2)) as w
     assert not loaded & (EXTRACTION | ROOMS)
 
 
-@pytest.mark.parametrize("module", sorted(ROOMS - {"featurestore.extract"}))
+@pytest.mark.parametrize("module", sorted(ROOMS))
 def test_packages_of_extraction_are_imported_by_what_uses_them(module):
     assert not modules_after(f"import {module}") & EXTRACTION
 

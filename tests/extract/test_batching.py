@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurestore.encode.batch_size import GROW_AFTER, Window
+from featurestore.encode.batching import BatchEncoder
+from featurestore.encode.transfer import PlainTransfer
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
-from featurestore.extract.batching import BatchEncoder
-from featurestore.extract.grouping import GROW_AFTER, Window
-from featurestore.extract.transfer import PlainTransfer
 
 CPU = torch.device("cpu")
 LAYERS, DIM, SAMPLES = 3, 5, 40

@@ -5,12 +5,11 @@ import pytest
 import soundfile
 import torch
 
-from featurestore import FeatureStore, build
+from featurestore import FeatureExtractor, FeatureStore, build
+from featurestore.encode.batch_size import Window
+from featurestore.encode.batching import BatchEncoder
+from featurestore.encode.transfer import PinnedTransfer, PlainTransfer
 from featurestore.errors import ExtractionError
-from featurestore.extract import FeatureExtractor
-from featurestore.extract.batching import BatchEncoder
-from featurestore.extract.grouping import Window
-from featurestore.extract.transfer import PinnedTransfer, PlainTransfer
 from featurestore.models import load_model
 from featurestore.models.kernels.half import halved
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from featurestore.encode import default_batch_size, resolve_device
+from featurestore.encode.device import resolve_devices
 from featurestore.errors import DeviceError, SettingError
-from featurestore.extract import default_batch_size, resolve_device
-from featurestore.extract.device import resolve_devices
 
 
 @pytest.fixture

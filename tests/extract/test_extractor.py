@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from featurestore import FeatureStore, StoreWriter
+from featurestore import FeatureExtractor, FeatureStore, StoreWriter
 from featurestore.audio import RESAMPLER, load_audio, segment_audio
 from featurestore.errors import (
     AudioFormatError,
@@ -23,7 +23,6 @@ from featurestore.errors import (
     SettingError,
     SpecMismatchError,
 )
-from featurestore.extract import FeatureExtractor
 from featurestore.models import load_model
 
 RATE = 24_000
@@ -422,8 +421,8 @@ def test_a_collection_in_the_old_words(model, tmp_path):
 
 def test_what_importing_costs():
     code = (
-        "import featurestore.extract, featurestore.models, sys;"
-        "from featurestore.extract import FeatureExtractor;"
+        "import featurestore.encode, featurestore.models, sys;"
+        "from featurestore import FeatureExtractor;"
         "print([x for x in ('torchaudio', 'transformers', 'soundfile', 'huggingface_hub', 'zarr')"
         " if x in sys.modules])"
     )

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.extract.grouping import GROW_AFTER, GROW_TRIALS, PATIENCE, BatchSize, Window, grouped
+from featurestore.encode.batch_size import GROW_AFTER, GROW_TRIALS, PATIENCE, BatchSize, Window, grouped
 
 TRACKS = st.lists(st.tuples(st.integers(1, 9), st.sampled_from([10, 10, 10, 4, 7])), max_size=12)
 

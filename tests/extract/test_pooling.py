@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featurestore.extract.pooling import pool_segments
+from featurestore.pooling import pool_segments
 
 values = st.floats(-1e6, 1e6, width=32)
 tracks = hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=values)
@@ -47,7 +47,7 @@ def test_half_precision_features_are_pooled_in_float64():
 
 def test_nothing_but_numpy_is_imported():
     code = (
-        "import featurestore.extract.pooling, sys;"
+        "import featurestore.pooling, sys;"
         "print([x for x in ('torch', 'torchaudio', 'transformers', 'soundfile', 'zarr') if x in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from featurestore import FeatureStore
+from featurestore import FeatureExtractor, FeatureStore
+from featurestore.encode.device import resolve_precision
 from featurestore.errors import SettingError, SpecMismatchError
-from featurestore.extract import FeatureExtractor
-from featurestore.extract.device import resolve_precision
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurestore.encode.batching import BatchEncoder
+from featurestore.encode.threads import single_core_threads
 from featurestore.errors import ExtractionError
-from featurestore.extract.batching import BatchEncoder
-from featurestore.extract.workers import single_core_threads
 from featurestore.models.kernels.engine import CpuEngine
 
 CPU = torch.device("cpu")

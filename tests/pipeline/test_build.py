@@ -12,8 +12,8 @@ import pytest
 import featurestore
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
 from featurestore.errors import SettingError, SourceError, SpecMismatchError
-from featurestore.pipeline import decoding
-from featurestore.pipeline.threads import threads
+from featurestore.pipeline import prefetch
+from featurestore.pipeline.prefetch import threads
 
 IDS = ["a/one", "a/two", "b/one", "b/three"]
 
@@ -184,7 +184,7 @@ def test_impossible_settings_leave_no_store(music, tmp_path, model_folder, setti
 
 def test_there_are_no_more_workers_than_tracks(music, tmp_path, extractor, monkeypatch):
     asked = []
-    monkeypatch.setattr(decoding, "threads", lambda count, **names: asked.append(count) or threads(count, **names))
+    monkeypatch.setattr(prefetch, "threads", lambda count, **names: asked.append(count) or threads(count, **names))
     assert build(music, tmp_path / "s.zarr", extractor=extractor, workers=40_000).processed == 4
     assert asked == [4]
 
@@ -283,7 +283,7 @@ def test_memory_does_not_grow_with_the_length_of_a_track(tmp_path, clip, extract
 
 
 def test_a_model_that_is_loaded_takes_one_device(music, tmp_path, extractor, monkeypatch):
-    monkeypatch.setattr("featurestore.extract.device.resolve_devices", lambda names: ["cpu", "cpu"])
+    monkeypatch.setattr("featurestore.encode.device.resolve_devices", lambda names: ["cpu", "cpu"])
     settings = {"model": extractor.model, "segment_duration": 1.0, "feature_level": "aggregated"}
     assert build(music, tmp_path / "s.zarr", device="auto", **settings).processed == 4
     with pytest.raises(SettingError, match="several devices need the name or the folder"):

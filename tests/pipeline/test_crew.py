@@ -16,10 +16,10 @@ import pytest
 from featurestore import FeatureStore, StoreWriter, build
 from featurestore.audio import AudioFile
 from featurestore.errors import DeviceError, ExtractionError, SettingError, StoreAccessError
-from featurestore.pipeline.crew import crew
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Job
 from featurestore.pipeline.plan import TrackPlan
+from featurestore.pipeline.processes import crew
 from featurestore.pipeline.report import Tally
 
 TWO = "cpu,cpu"
@@ -151,7 +151,7 @@ def test_a_dry_run_begins_no_process(many, tmp_path, settings, monkeypatch):
 @pytest.fixture
 def run(tmp_path, children, monkeypatch):
     """Runs tracks through processes that pretend; returns the tally."""
-    monkeypatch.setattr("featurestore.pipeline.crew.work", pretend.work)
+    monkeypatch.setattr("featurestore.pipeline.processes.work", pretend.work)
 
     def run_tracks(track_ids, *devices, fail_fast=False, tally=None):
         tally = Tally() if tally is None else tally

@@ -8,7 +8,7 @@ import pytest
 
 from featurestore.audio import AudioFile, load_audio
 from featurestore.errors import AudioError
-from featurestore.pipeline.decoding import BLOCKS_AHEAD, decode_ahead
+from featurestore.pipeline.prefetch import BLOCKS_AHEAD, decode_ahead
 
 
 def decoding_threads():

@@ -15,11 +15,11 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from featurestore.errors import ExtractionError, SettingError, StoreAccessError
-from featurestore.pipeline.crew_member import Orders, work
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Job
 from featurestore.pipeline.plan import TrackPlan
 from featurestore.pipeline.report import Tally
+from featurestore.pipeline.worker import Orders, work
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
 
@@ -243,7 +243,7 @@ def crew(job: Job, devices: Sequence[str], settings: Mapping[str, Any], tally: T
     devices : sequence of str
         The same one may be named several times; processes on the CPU share its cores.
     settings : mapping
-        Arguments of `FeatureExtractor`, without the device.
+        Arguments of `WindowEncoder`, without the device.
     tally : Tally
         Gets what they have done when the block is left early.
 

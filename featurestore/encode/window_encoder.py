@@ -1,34 +1,28 @@
-"""FeatureExtractor: a model, a device and windows, from audio to features."""
+"""WindowEncoder: a model, a device and windows, from samples to features. It knows no file and no store."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from featurestore.errors import DeviceError, ExtractionError, FeatureStoreError, NotAStoreError, SettingError
-from featurestore.extract.batching import BatchEncoder, EncodedBatch, is_out_of_memory
-from featurestore.extract.device import default_batch_size, resolve_device, resolve_precision
-from featurestore.extract.grouping import T, Window
-from featurestore.extract.tracks import Features, gather, publish
+from featurestore.encode.batch_size import T, Window
+from featurestore.encode.batching import BatchEncoder, EncodedBatch, is_out_of_memory
+from featurestore.encode.device import default_batch_size, resolve_device, resolve_precision
+from featurestore.errors import DeviceError, SettingError
 from featurestore.models.checkpoints.load import load_model
 from featurestore.models.encoder import Encoder, frame_rate, require_encoder
 from featurestore.models.kernels.engine import CpuEngine, accelerated
 from featurestore.models.kernels.half import HALF, halved
-from featurestore.spec import KINDS, FeatureSpec, check_count, is_whole
+from featurestore.spec import FeatureSpec, check_count, is_whole
 from featurestore.windows import hop_samples, sliding_windows, window_samples
 
-if TYPE_CHECKING:
-    from featurestore.store import StoreWriter
 
-
-class FeatureExtractor:
-    """Extracts hidden states of a model from audio, window by window.
+class WindowEncoder:
+    """Computes hidden states of a model from samples, window by window.
 
     Parameters
     ----------
@@ -77,13 +71,7 @@ class FeatureExtractor:
 
     Notes
     -----
-    An extractor is for one thread at a time.
-
-    Examples
-    --------
-    >>> extractor = FeatureExtractor(device="auto", layers=[7])             # doctest: +SKIP
-    >>> extractor.extract_track_features("a.flac")["aggregated"].shape      # doctest: +SKIP
-    (1, 768)
+    An encoder is for one thread at a time.
     """
 
     def __init__(
@@ -149,7 +137,7 @@ class FeatureExtractor:
         return self._encoder.batch_size
 
     def spec(self, dtype: str = "float32", codec: str = "none") -> FeatureSpec:
-        """Everything that identifies this extractor's features in a store of this dtype and codec."""
+        """Everything that identifies this encoder's features in a store of this dtype and codec."""
         from featurestore.audio import RESAMPLER
 
         return FeatureSpec(
@@ -206,142 +194,6 @@ class FeatureExtractor:
         Windows and results are as for `BatchEncoder.encode_tracks`; `windows` gives those of a track.
         """
         return self._encoder.encode_tracks(windows, raw=raw)
-
-    def extract_track_features(
-        self,
-        audio_path: str | os.PathLike[str],
-        store: str | os.PathLike[str] | StoreWriter | None = None,
-        track_id: str | None = None,
-        dataset: str | None = None,
-        skip_existing: bool = True,
-        include_raw: bool = True,
-        include_segments: bool = True,
-    ) -> Features:
-        """Features of one file of audio.
-
-        Parameters
-        ----------
-        audio_path : path
-            Any format that `featurestore.load_audio` reads.
-        store : path or StoreWriter, optional
-            Publish the features there too.
-        track_id : str, optional
-            By default the name of the file without its suffix.
-        dataset : str, optional
-            Put before the track id: ``dataset/track_id``.
-        skip_existing : bool
-            If the store has these kinds of features of this audio, read them instead of computing them.
-        include_raw, include_segments : bool
-            Which kinds are wanted, besides "aggregated".
-
-        Returns
-        -------
-        dict of str to ndarray of float32
-            "raw" (segments, layers, frames, dim), "segments" (segments, layers, dim): mean over frames, and
-            "aggregated" (layers, dim): mean over segments.
-
-        Raises
-        ------
-        AudioError
-            If the file is no usable audio.
-        ExtractionError
-            If it does not fit into memory, or features are not finite.
-        StoreError
-            If the store has features of other settings, or cannot be written.
-        """
-        from featurestore.audio import AudioFile, decode
-
-        path = Path(audio_path)
-        track_id = path.stem if track_id is None else track_id
-        track = AudioFile(track_id=f"{dataset}/{track_id}" if dataset else track_id, path=path)
-        wanted = {"raw": include_raw, "segments": include_segments, "aggregated": True}
-        kinds = tuple(kind for kind in KINDS if wanted[kind])
-        try:
-            if store is None:
-                return gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
-            if not isinstance(store, str | os.PathLike):
-                return publish(self, store, track, kinds, skip_existing=skip_existing)
-            from featurestore.store import FeatureStore, StoreWriter
-            from featurestore.store.layout import given_path
-
-            store = given_path(store)
-            try:
-                there = FeatureStore(store).spec
-                spec = self.spec(dtype=there.dtype, codec=there.codec)
-            except NotAStoreError:
-                spec = self.spec()
-            with StoreWriter(store, spec=spec) as writer:
-                return publish(self, writer, track, kinds, skip_existing=skip_existing)
-        except ExtractionError as error:  # an encoder knows windows, not files
-            raise ExtractionError(f"{path}: {error}") from error
-
-    def extract_track_features_safe(
-        self, audio_path: str | os.PathLike[str], **options: Any
-    ) -> tuple[Features | None, FeatureStoreError | None]:
-        """`extract_track_features`, but an error of this library is returned instead of raised.
-
-        Returns
-        -------
-        tuple of (features or None, error or None)
-        """
-        try:
-            return self.extract_track_features(audio_path, **options), None
-        except FeatureStoreError as error:
-            return None, error
-
-    def extract_dataset_features(
-        self,
-        audio_dir: str | os.PathLike[str],
-        store: str | os.PathLike[str],
-        file_pattern: str | None = "*.wav",
-        skip_existing: bool = True,
-        num_workers: int = 1,
-        include_raw: bool = True,
-        include_segments: bool = True,
-        dataset: str | None = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Features of a collection of audio into a store: `featurestore.build` with this extractor.
-
-        Parameters
-        ----------
-        audio_dir : path
-            Folder, file, glob, or list of files.
-        store : path
-            The store; made if it does not exist.
-        file_pattern : str or None
-            Only files whose name matches this glob; None for every format.
-        skip_existing : bool
-            Leave alone what the store has.
-        num_workers : int
-            Threads that decode ahead.
-        include_raw, include_segments : bool
-            Which kinds are stored, besides "aggregated"; raw is never stored without segments.
-        dataset : str, optional
-            Prefix of the track ids.
-        **options
-            As for `featurestore.build`: dtype, codec, limit, fail_fast, dry_run, id_from, progress.
-
-        Returns
-        -------
-        dict
-            The report: total_files, processed, cached, skipped, failed, errors, elapsed_time and more.
-        """
-        from featurestore.pipeline import build
-
-        level = "all" if include_raw else "segments" if include_segments else "aggregated"
-        report = build(
-            audio_dir,
-            store,
-            extractor=self,
-            feature_level=level,
-            workers=num_workers,
-            force=not skip_existing,
-            dataset=dataset,
-            file_pattern=file_pattern,
-            **options,
-        )
-        return report.to_dict()
 
 
 def _no_room(device: torch.device, model: Encoder, error: Exception) -> DeviceError:

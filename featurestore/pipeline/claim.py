@@ -6,12 +6,12 @@ import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from featurestore.pipeline.decoding import TrackAudio
 from featurestore.pipeline.plan import TrackPlan
+from featurestore.pipeline.prefetch import TrackAudio
 from featurestore.store.track_writer import TrackWriter
 
 if TYPE_CHECKING:
-    from featurestore.extract import EncodedBatch
+    from featurestore.encode import EncodedBatch
 
 
 class OpenTrack:

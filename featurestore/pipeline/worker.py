@@ -41,7 +41,7 @@ class Orders:
     job : Job
         What is to be built.
     extractor : mapping
-        Arguments of `FeatureExtractor`, the device among them.
+        Arguments of `WindowEncoder`, the device among them.
     sharing : int
         Processes that share the cores.
     log_level : int
@@ -108,10 +108,10 @@ def _extract(line: _Line, orders: Orders, interrupts: Interrupts) -> None:
     try:
         import torch
 
-        from featurestore.extract import FeatureExtractor
+        from featurestore.encode import WindowEncoder
 
         torch.set_num_threads(max(1, torch.get_num_threads() // orders.sharing))
-        extractor = FeatureExtractor(**orders.extractor)
+        extractor = WindowEncoder(**orders.extractor)
         if extractor.device.type == "cuda":
             torch.cuda.set_device(extractor.device)
     except FeatureStoreError as error:

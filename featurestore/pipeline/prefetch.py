@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import numpy.typing as npt
 
 from featurestore.audio import AudioFile, decode, file_sha256, probe
 from featurestore.audio.info import check_unchanged
-from featurestore.errors import AudioFormatError, FeatureStoreError
-from featurestore.pipeline.threads import threads
+from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
 
 BLOCKS_AHEAD = 8
 """Blocks of a few seconds that wait for the model, per track."""
+
+_PATIENCE = 1.0
+"""Seconds that the threads are waited for at the end."""
 
 
 class _ClosedError(Exception):
@@ -111,7 +114,7 @@ class TrackAudio:
             self._changed.notify_all()
 
 
-@contextmanager
+@contextlib.contextmanager
 def decode_ahead(tracks: Iterable[AudioFile], *, sample_rate: int, workers: int) -> Iterator[Iterator[TrackAudio]]:
     """Decode tracks in threads, at most `workers` tracks ahead of the one that is being used.
 
@@ -153,3 +156,56 @@ def decode_ahead(tracks: Iterable[AudioFile], *, sample_rate: int, workers: int)
         finally:
             for audio in under_way:
                 audio.close()
+
+
+@contextlib.contextmanager
+def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Threads that run, in order, what is submitted, and never keep the process alive.
+
+    What has not begun at the end of the block is dropped.
+
+    Parameters
+    ----------
+    count : int
+        At least 1.
+    name : str
+        Of the threads, in debuggers.
+
+    Yields
+    ------
+    callable
+        Takes a function without arguments that raises nothing.
+
+    Raises
+    ------
+    SettingError
+        If there are more than the machine starts.
+    """
+    jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def work() -> None:
+        while (job := jobs.get()) is not None:
+            job()
+
+    # Daemons, unlike those of concurrent.futures: one that hangs in a dead file system must not keep the
+    # process alive.
+    crew: list[threading.Thread] = []
+    try:
+        for number in range(count):
+            thread = threading.Thread(target=work, name=f"{name}-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                raise SettingError(
+                    f"this machine does not start {count} threads, only {len(crew)}: ask for fewer workers"
+                ) from None
+            crew.append(thread)
+        yield jobs.put
+    finally:
+        with contextlib.suppress(Empty):
+            while True:
+                jobs.get_nowait()
+        for _ in crew:
+            jobs.put(None)
+        for thread in crew:
+            thread.join(_PATIENCE)

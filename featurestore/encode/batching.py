@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from featurestore.encode.batch_size import BatchSize, T, Window, grouped
+from featurestore.encode.device import arithmetic, forget_memory
+from featurestore.encode.threads import single_core_threads
+from featurestore.encode.transfer import Transfer, transfer_for
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
-from featurestore.extract.device import arithmetic, forget_memory
-from featurestore.extract.grouping import BatchSize, T, Window, grouped
-from featurestore.extract.transfer import Transfer, transfer_for
-from featurestore.extract.workers import single_core_threads
 from featurestore.models.encoder import Encoder, check_state
 
 
