@@ -176,7 +176,7 @@ def _lock(place: Path) -> None:
 
 
 def _exchange(place: Path) -> None:
-    from featurestore.store.files import exchange
+    from featurestore.store.filesystem import exchange
 
     other = place.with_suffix(".other")
     place.mkdir()

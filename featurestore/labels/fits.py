@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.atomic import replacing
 from featurestore.errors import SourceError, SpecMismatchError
-from featurestore.labels.writing import replacing
 from featurestore.spec import FeatureSpec
 
 _FORMAT = 1

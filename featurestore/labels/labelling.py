@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore import __version__
+from featurestore.atomic import replacing
 from featurestore.audio import discover
 from featurestore.audio.lists import Listed, read_list
 from featurestore.errors import SettingError, SourceError, TrackNotFoundError
@@ -21,7 +22,6 @@ from featurestore.labels.fits import Fit, of_layer
 from featurestore.labels.frames import count_frames, frame_rate_of, track_frames
 from featurestore.labels.kmeans import check_settings, fit_kmeans
 from featurestore.labels.tokens import NAME, SPLITS, check_length, seconds
-from featurestore.labels.writing import replacing
 from featurestore.store import FeatureStore
 
 _log = logging.getLogger(__name__)

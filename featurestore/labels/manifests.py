@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from featurestore.atomic import replacing
 from featurestore.audio import count_samples, discover
 from featurestore.audio.info import quoted
 from featurestore.errors import AudioError, SettingError, SourceError
-from featurestore.labels.writing import replacing
 
 _THREADS = 8
 """Threads that read headers: their time is waiting, on network file systems above all."""

@@ -19,7 +19,7 @@ from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import FeatureStore
 from featurestore.store.creation import is_vacant
-from featurestore.store.layout import given_path
+from featurestore.store.paths import given_path
 from featurestore.windows import hop_samples, window_samples
 
 if TYPE_CHECKING:

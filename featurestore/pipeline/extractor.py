@@ -26,7 +26,7 @@ from featurestore.pipeline.prefetch import decode_ahead
 from featurestore.pooling import pool_segments
 from featurestore.spec import KINDS
 from featurestore.store import FeatureStore, StoreWriter
-from featurestore.store.layout import given_path
+from featurestore.store.paths import given_path
 from featurestore.store.track_writer import TrackWriter
 
 Features = dict[str, npt.NDArray[np.float32]]

@@ -17,7 +17,7 @@ from featurestore.pipeline.plan import TrackPlan, Wanted, bytes_needed, check_ro
 from featurestore.pipeline.report import Tally
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore, StoreWriter
-from featurestore.store.files import naming_the_store
+from featurestore.store.filesystem import naming_the_store
 
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from featurestore.errors import SettingError
-from featurestore.store.keys import MAX_ID_BYTES, MAX_KEY_BYTES, decode_key, encode_key
+from featurestore.store.format.keys import MAX_ID_BYTES, MAX_KEY_BYTES, decode_key, encode_key
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
 AWKWARD = [

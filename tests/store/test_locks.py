@@ -10,7 +10,7 @@ from samples import SPEC, features, read_all
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import TrackLockedError
-from featurestore.store.locks import STRIPES, TrackLocks, exclusive, stripe_of
+from featurestore.store.commit.locks import STRIPES, TrackLocks, exclusive, stripe_of
 
 
 def colliding(key):

@@ -13,10 +13,12 @@ from samples import SPEC, features, place_aggregated, write_store
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
-from featurestore.store import catalogue, files, packed, packing
-from featurestore.store.layout import shard_name
-from featurestore.store.locks import exclusive
-from featurestore.store.packed import rows_per_shard
+from featurestore.store import filesystem
+from featurestore.store.commit.locks import exclusive
+from featurestore.store.format.metadata import shard_name
+from featurestore.store.table import index, packing
+from featurestore.store.table.table import PackedTable, rows_per_shard
+from featurestore.store.table.table import _document as read_document
 
 
 def table(path):
@@ -121,9 +123,9 @@ def test_the_table_is_empty_when_all_tracks_are_removed(writer, path):
 
 @pytest.mark.parametrize(("limit", "chunk"), [(32, 8), (64, 64)])
 def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit, chunk):
-    monkeypatch.setattr(packed, "MAX_ROWS", limit)
-    monkeypatch.setattr(packed, "CHUNK_ROWS", chunk)
-    monkeypatch.setattr(catalogue, "_FEW", 1)
+    monkeypatch.setattr("featurestore.store.table.table.MAX_ROWS", limit)
+    monkeypatch.setattr("featurestore.store.table.table.CHUNK_ROWS", chunk)
+    monkeypatch.setattr(index, "_FEW", 1)
     expected = {}
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
         for number in range(3 * limit + 5):
@@ -156,7 +158,7 @@ def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit, 
 
 def test_readers_of_zarr_keep_the_table_that_they_opened(path, monkeypatch):
     """Metadata that was read stays true: for ever while rows are added, and through one other change."""
-    monkeypatch.setattr(packed, "MAX_ROWS", 32)
+    monkeypatch.setattr("featurestore.store.table.table.MAX_ROWS", 32)
 
     def held():
         return xr.open_zarr(path / "packed")
@@ -229,10 +231,10 @@ def test_a_query_of_packed_tracks_lists_no_folder(writer, path, monkeypatch):
     def listing(places):
         raise AssertionError("the folder was listed")
 
-    monkeypatch.setattr(catalogue, "list_keys", listing)
+    monkeypatch.setattr(index, "list_keys", listing)
     store = FeatureStore(path)
     assert len(store) == 5
-    monkeypatch.setattr(catalogue, "_FEW", 1)
+    monkeypatch.setattr(index, "_FEW", 1)
     assert np.array_equal(store.aggregated(layer=1), [aggregated(n)["aggregated"][1] for n in range(5)])
 
 
@@ -407,9 +409,9 @@ def test_new_tracks_leave_no_marks(path):
 def test_a_group_that_gets_another_stamp_while_it_is_checked_is_no_damage(tmp_path, monkeypatch):
     """Packing when nothing is new gives the group's document another time of change, in place."""
     store = write_store(tmp_path / "s.zarr", {"a": features()}, pack=True)
-    root = files.open_root(store.path)
-    opened = packed.PackedTable.open(root, SPEC)
-    document, packing_now = packed._document, []
+    root = filesystem.open_root(store.path)
+    opened = PackedTable.open(root, SPEC)
+    document, packing_now = read_document, []
 
     def read(fd, folder):
         found = document(fd, folder)
@@ -420,6 +422,6 @@ def test_a_group_that_gets_another_stamp_while_it_is_checked_is_no_damage(tmp_pa
             packing_now.clear()
         return found
 
-    monkeypatch.setattr(packed, "_document", read)
+    monkeypatch.setattr("featurestore.store.table.table._document", read)
     opened.check(root, SPEC)
     os.close(root)

@@ -8,8 +8,9 @@ from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import StoreAccessError, TrackNotFoundError
-from featurestore.store import files, publish
-from featurestore.store.locks import TrackLocks
+from featurestore.store import filesystem
+from featurestore.store.commit import transaction
+from featurestore.store.commit.locks import TrackLocks
 
 
 @pytest.fixture
@@ -17,14 +18,14 @@ def left(path):
     """A store with raw of a track that was never published, its writer dead."""
     write_store(path, {"whole": features(0)})
     if not (pid := os.fork()):
-        rename = files.rename
+        rename = filesystem.rename
 
         def rename_and_die(source, target):
             rename(source, target)
             if target == path.resolve() / "raw" / "a":
                 os._exit(0)
 
-        files.rename = rename_and_die
+        filesystem.rename = rename_and_die
         try:
             with StoreWriter(path, spec=SPEC) as writer:
                 writer.put("a", features(1))
@@ -85,7 +86,7 @@ def test_arrays_of_another_revision_are_not_taken_back(left):
     """Somebody's only copy of raw, of which `aggregated` was lost, is no litter."""
     other = left.parent / "other.zarr"
     write_store(other, {"a": features(3)})
-    files.remove_tree(left / "raw" / "a")
+    filesystem.remove_tree(left / "raw" / "a")
     os.rename(other / "raw" / "a", left / "raw" / "a")
     StoreWriter(left, spec=SPEC).close()
     assert (left / "raw" / "a").exists()
@@ -102,7 +103,7 @@ def test_arrays_of_a_published_track_are_not_taken_back(path):
 
 def test_a_track_that_cannot_be_placed_is_taken_back_at_once(path, monkeypatch):
     write_store(path, {})
-    sync = files.sync_dir
+    sync = filesystem.sync_dir
 
     def fail(folder):
         if folder.name == "segments" and folder.parent == path.resolve():
@@ -111,7 +112,7 @@ def test_a_track_that_cannot_be_placed_is_taken_back_at_once(path, monkeypatch):
 
     with StoreWriter(path, spec=SPEC) as writer:
         with monkeypatch.context() as patch:
-            patch.setattr(publish.files, "sync_dir", fail)
+            patch.setattr(transaction.files, "sync_dir", fail)
             with pytest.raises(StoreAccessError, match="the disk fails"):
                 writer.put("a", features(1))
         writer.put("b", features(2))

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError
-from featurestore.store import files
-from featurestore.store.layout import METADATA, ArrayMetadata, encode, shard_name, track_metadata
-from featurestore.store.shards import ShardReader, ShardWriter, shard_bytes
+from featurestore.store import filesystem
+from featurestore.store.format.metadata import METADATA, ArrayMetadata, encode_document, shard_name, track_metadata
+from featurestore.store.format.shards import ShardReader, ShardWriter, shard_bytes
 
 KINDS = {2: "aggregated", 3: "segments", 4: "raw"}
 
@@ -52,7 +52,7 @@ def write(folder, array, *, batches=1, codec="none"):
     """The array as this library writes it, in some calls."""
     metadata = describe(array, codec)
     folder.mkdir()
-    (folder / METADATA).write_bytes(encode(metadata.document()))
+    (folder / METADATA).write_bytes(encode_document(metadata.document()))
     shard = ShardWriter(
         folder / shard_name(array.ndim), "the test", array.itemsize, compressor=metadata.compressor
     )
@@ -64,7 +64,7 @@ def write(folder, array, *, batches=1, codec="none"):
 
 
 def read(folder, metadata):
-    fd = os.open(folder / shard_name(len(metadata.shape)), files.READ)
+    fd = os.open(folder / shard_name(len(metadata.shape)), filesystem.READ)
     with ShardReader(fd, metadata, "the test") as reader:
         chunks = reader.read(range(reader.chunks))
     out = np.empty(metadata.shape, metadata.dtype)
@@ -104,7 +104,7 @@ def test_arrays_of_zarr_python_are_read_bit_for_bit(tmp_path_factory, pipeline, 
     folder = tmp_path_factory.mktemp("shard") / "array"
     folder.mkdir()
     metadata = describe(array, codec)
-    (folder / METADATA).write_bytes(encode(metadata.document()))
+    (folder / METADATA).write_bytes(encode_document(metadata.document()))
     with zarr.config.set({"codec_pipeline.path": pipeline, "array.write_empty_chunks": True}):
         zarr.open_array(folder, mode="r+")[...] = array
     assert read(folder, metadata).tobytes() == array.tobytes()
@@ -122,7 +122,7 @@ def test_a_file_has_the_size_that_was_promised(tmp_path_factory, array):
 @given(array=arrays(), codec=st.sampled_from(["none", "zstd", "lz4"]))
 def test_metadata_is_read_as_it_was_written(array, codec):
     metadata = describe(array, codec)
-    assert ArrayMetadata.from_document(json.loads(encode(metadata.document()))) == metadata
+    assert ArrayMetadata.from_document(json.loads(encode_document(metadata.document()))) == metadata
 
 
 def test_shards_larger_than_a_batch_are_whole(tmp_path):

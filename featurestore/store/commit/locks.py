@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 
 from featurestore.errors import TrackLockedError
-from featurestore.store import files
+from featurestore.store import filesystem
 
 STRIPES = 1024
 _MAX_BYTES = 2**20
@@ -85,7 +85,7 @@ class TrackLocks:
                 if key in keys:
                     raise _locked(key, same_track=True)
             else:
-                fd = files.lock_file(path)
+                fd = filesystem.lock_file(path)
                 if fd is None:
                     raise _locked(key, same_track=key in _read(path))
                 keys = []
@@ -106,7 +106,7 @@ class TrackLocks:
         keys.remove(key)
         if not keys:
             del self._held[stripe]
-            files.unlock(fd)
+            filesystem.unlock(fd)
 
 
 def _locked(key: str, *, same_track: bool) -> TrackLockedError:
@@ -115,7 +115,7 @@ def _locked(key: str, *, same_track: bool) -> TrackLockedError:
 
 def _read(path: Path) -> list[str]:
     try:
-        return os.fsdecode(files.read_file(path, limit=_MAX_BYTES).split(b"\n")[0]).split()
+        return os.fsdecode(filesystem.read_file(path, limit=_MAX_BYTES).split(b"\n")[0]).split()
     except (OSError, ValueError):
         return []
 
@@ -123,14 +123,14 @@ def _read(path: Path) -> list[str]:
 def _write(fd: int, keys: list[str]) -> None:
     # Only a hint for others: a full disk must not turn it into a failure.
     with contextlib.suppress(OSError):
-        files.write_note(fd, os.fsencode(" ".join(keys)))
+        filesystem.write_note(fd, os.fsencode(" ".join(keys)))
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
     """Hold a lock file, or yield False if it is not free within `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while (fd := files.lock_file(path)) is None:
+    while (fd := filesystem.lock_file(path)) is None:
         if time.monotonic() >= deadline:
             yield False
             return
@@ -138,4 +138,4 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
     try:
         yield True
     finally:
-        files.unlock(fd)
+        filesystem.unlock(fd)

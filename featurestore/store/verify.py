@@ -16,13 +16,15 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import DIMS, KINDS, FeatureSpec
-from featurestore.store import files, layout, publish
-from featurestore.store.keys import decode_key, encode_key
-from featurestore.store.layout import HIDDEN, METADATA, Places
-from featurestore.store.packed import PackedTable, TableChangedError
-from featurestore.store.packing import list_keys, track_ids_of
-from featurestore.store.stamps import Stamp
-from featurestore.store.tracks import OpenArray, TrackReader
+from featurestore.store import filesystem
+from featurestore.store.commit import transaction
+from featurestore.store.format.keys import decode_key, encode_key
+from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document, shard_name, structure
+from featurestore.store.paths import HIDDEN, Places, lost_folders, strange_folders
+from featurestore.store.table.packing import list_keys, track_ids_of
+from featurestore.store.table.stamps import Stamp
+from featurestore.store.table.table import PackedTable, TableChangedError
+from featurestore.store.track_reader import OpenArray, TrackReader
 
 _COMPARE_BYTES = 64 * 2**20
 _ATTEMPTS = 5
@@ -116,9 +118,9 @@ def verify(reader: TrackReader, *, deep: bool) -> VerifyReport:
 
 def stray_files(places: Places, kind: str, key: str) -> list[str]:
     """Names of what lies in the folder of an array and is not of it."""
-    own = {METADATA, layout.shard_name(len(DIMS[kind]))}
+    own = {METADATA, shard_name(len(DIMS[kind]))}
     folder = places.array(kind, key)
-    if not files.is_dir(folder):  # a link may lead anywhere
+    if not filesystem.is_dir(folder):  # a link may lead anywhere
         return []
     with contextlib.suppress(FileNotFoundError):
         return sorted(set(os.listdir(folder)) - own)
@@ -163,12 +165,12 @@ class _Check:
             for key in keys[kind] - keys["aggregated"]
             if not (self.places.journal / key).exists() and self.reader.current(key) is None
         }
-        placing = {key for _, key in publish.placed_in_part(self.places)} if orphans else set()
+        placing = {key for _, key in transaction.placed_in_part(self.places)} if orphans else set()
         for kind, key in sorted(orphans):
             # A track that was being placed may be there by now.
             if key not in placing and self.reader.current(key) is None:
                 self._add("orphan", key, f"{kind}/{key} belongs to no published track")
-        packed = self._packed(set(sound)) if files.is_dir(self.places.kind("aggregated")) else 0
+        packed = self._packed(set(sound)) if filesystem.is_dir(self.places.kind("aggregated")) else 0
         return VerifyReport(
             tracks=len(keys["aggregated"]),
             arrays=self.arrays,
@@ -184,13 +186,13 @@ class _Check:
     def _structure(self) -> None:
         for folder in damaged_structure(self.places, self.reader.spec):
             self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
-        for strange in layout.strange_folders(self.places):
+        for strange in strange_folders(self.places):
             where = strange.relative_to(self.places.root)
             self._add("structure", "", f"{where} is a link or a file where a store has a folder: move it away")
         for name in sorted(self._foreign_folders()):
             self._add("orphan", "", f"{name} is no folder of a store: keep it elsewhere")
-        if files.is_dir(self.places.hidden):
-            for name in layout.lost_folders(self.places):
+        if filesystem.is_dir(self.places.hidden):
+            for name in lost_folders(self.places):
                 self._add("structure", "", f"{HIDDEN}/{name} is missing: the next writer makes it again")
 
     def _foreign_folders(self) -> Iterator[str]:
@@ -207,7 +209,7 @@ class _Check:
 
     def _keys(self, kind: str) -> set[str]:
         folder = self.places.kind(kind)
-        return set(os.listdir(folder)) - {METADATA} if files.is_dir(folder) else set()
+        return set(os.listdir(folder)) - {METADATA} if filesystem.is_dir(folder) else set()
 
     def _entries(self, folder: Path) -> list[str]:
         try:
@@ -267,7 +269,7 @@ class _Check:
 
     def _packed(self, sound: set[str]) -> int:
         for _ in range(_ATTEMPTS):
-            root = files.open_root(self.places.root)
+            root = filesystem.open_root(self.places.root)
             found = len(self.problems)
             try:
                 return self._table(root, sound)
@@ -330,12 +332,12 @@ class _Check:
 def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
     """Folders whose metadata, the same in every store of a spec, is not as it should be."""
     damaged = []
-    for folder, expected in layout.structure(spec).items():
+    for folder, expected in structure(spec).items():
         try:
-            if not files.is_dir(places.root / folder):
+            if not filesystem.is_dir(places.root / folder):
                 raise NotADirectoryError
-            content = files.read_file(places.root / folder / METADATA, limit=layout.MAX_METADATA_BYTES)
-            document = layout.decode(content)
+            content = filesystem.read_file(places.root / folder / METADATA, limit=MAX_METADATA_BYTES)
+            document = decode_document(content)
             own = expected["attributes"]
             # What others have added to the attributes is theirs.
             document["attributes"] = {k: v for k, v in document["attributes"].items() if k in own}

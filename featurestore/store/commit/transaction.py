@@ -24,10 +24,11 @@ from typing import Any
 
 from featurestore.errors import SettingError, TrackLockedError
 from featurestore.spec import KINDS
-from featurestore.store import files, layout
-from featurestore.store.keys import encode_key
-from featurestore.store.layout import METADATA, Places
-from featurestore.store.locks import TrackLocks
+from featurestore.store import filesystem
+from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
+from featurestore.store.paths import Places
 
 INTENT = "intent.json"
 ASIDE = ".old"
@@ -43,13 +44,13 @@ class Intent:
     def write(self, folder: Path) -> None:
         """Write it down in a staged folder."""
         content = json.dumps({"kinds": self.kinds, "revision": self.revision})
-        files.write_file(folder / INTENT, content.encode())
+        filesystem.write_file(folder / INTENT, content.encode())
 
     @classmethod
     def read(cls, folder: Path) -> Intent | None:
         """The intent in a folder, None if there is no readable one."""
         try:
-            values = json.loads(files.read_file(folder / INTENT, limit=layout.MAX_METADATA_BYTES))
+            values = json.loads(filesystem.read_file(folder / INTENT, limit=MAX_METADATA_BYTES))
             return cls(tuple(kind for kind in KINDS if kind in values["kinds"]), str(values["revision"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -88,10 +89,10 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, has_row: b
         return True
     intent.write(folder)
     if durable:
-        files.sync_tree(folder)
-    files.rename(folder, entry)
+        filesystem.sync_tree(folder)
+    filesystem.rename(folder, entry)
     if durable:
-        files.sync_dir(places.journal)
+        filesystem.sync_dir(places.journal)
     _carry_out(places, key, intent, durable=durable, begun=False)
     return False
 
@@ -99,22 +100,22 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, has_row: b
 def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, durable: bool) -> None:
     """Place a track of which the store has nothing."""
     if durable:
-        files.sync_tree(folder)
-        files.sync_dir(folder.parent)  # or nobody would know what to take back
+        filesystem.sync_tree(folder)
+        filesystem.sync_dir(folder.parent)  # or nobody would know what to take back
         # An older change of the track is finished for good, or it would be carried out once more.
-        files.sync_dir(places.journal)
+        filesystem.sync_dir(places.journal)
     for kind in kinds:
-        files.rename(folder / kind, places.array(kind, key))
+        filesystem.rename(folder / kind, places.array(kind, key))
         if durable:
-            files.sync_dir(places.kind(kind))
+            filesystem.sync_dir(places.kind(kind))
 
 
 def take_back(places: Places, folder: Path) -> None:
     """Remove what was placed of a staged track that was not published; the caller holds the track's lock."""
     key, kinds = _placed(places, folder)
     for kind in kinds:
-        files.discard(places.array(kind, key), places.trash)
-        files.sync_dir(places.kind(kind))
+        filesystem.discard(places.array(kind, key), places.trash)
+        filesystem.sync_dir(places.kind(kind))
 
 
 def placed_in_part(places: Places) -> Iterator[tuple[Path, str]]:
@@ -128,7 +129,7 @@ def placed_in_part(places: Places) -> Iterator[tuple[Path, str]]:
 
 def _placed(places: Places, folder: Path) -> tuple[str, list[str]]:
     """Key of the track whose `aggregated` waits in a staged folder, and its kinds that are in their place."""
-    if not files.is_dir(folder / "aggregated"):
+    if not filesystem.is_dir(folder / "aggregated"):
         return "", []
     attributes = _attributes(folder / "aggregated")
     try:
@@ -143,7 +144,7 @@ def _placed(places: Places, folder: Path) -> tuple[str, list[str]]:
 
 def _folders(path: Path) -> list[Path]:
     try:
-        return [below for below in path.iterdir() if files.is_dir(below)]
+        return [below for below in path.iterdir() if filesystem.is_dir(below)]
     except (FileNotFoundError, PermissionError):
         return []
 
@@ -157,7 +158,7 @@ def recover(places: Places, locks: TrackLocks) -> set[str]:
         Names of staging folders that are needed still: another writer has the lock of one of their tracks.
     """
     # What is decided waits, if there is no place for it, until the store is repaired.
-    whole = all(files.is_dir(places.kind(kind)) for kind in KINDS)
+    whole = all(filesystem.is_dir(places.kind(kind)) for kind in KINDS)
     for entry in list(places.journal.iterdir()) if whole else []:
         with contextlib.suppress(TrackLockedError), locks.holding(entry.name):
             roll_forward(places, entry.name, durable=True)
@@ -174,11 +175,11 @@ def recover(places: Places, locks: TrackLocks) -> set[str]:
 def roll_forward(places: Places, key: str, *, durable: bool) -> None:
     """Carry out the change in the journal, from wherever it stopped; the caller holds the track's lock."""
     entry = places.journal / key
-    intent = Intent.read(entry) if files.is_dir(entry) else None
+    intent = Intent.read(entry) if filesystem.is_dir(entry) else None
     if intent is not None:
         _carry_out(places, key, intent, durable=durable, begun=True)
     else:  # no change of ours, or one that was finished: nothing of it is needed
-        files.discard(entry, places.trash)
+        filesystem.discard(entry, places.trash)
 
 
 def _carry_out(places: Places, key: str, intent: Intent, *, durable: bool, begun: bool) -> None:
@@ -186,24 +187,24 @@ def _carry_out(places: Places, key: str, intent: Intent, *, durable: bool, begun
     dropped = [kind for kind in reversed(KINDS) if kind not in kinds and places.array(kind, key).exists()]
     for kind in kinds:
         if not begun or revision_of(entry / kind) == intent.revision:
-            files.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))
+            filesystem.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))
         # Nothing follows, and what is superseded does not go, before this is sure to stay.
         if durable:
-            files.sync_dir(places.kind(kind))
+            filesystem.sync_dir(places.kind(kind))
     for kind in dropped:
-        files.rename(places.array(kind, key), entry / (kind + ASIDE))
+        filesystem.rename(places.array(kind, key), entry / (kind + ASIDE))
         if durable:
-            files.sync_dir(places.kind(kind))
-    files.unlink(entry / INTENT)
-    if not files.remove_empty(entry):
-        files.discard(entry, places.trash)
+            filesystem.sync_dir(places.kind(kind))
+    filesystem.unlink(entry / INTENT)
+    if not filesystem.remove_empty(entry):
+        filesystem.discard(entry, places.trash)
 
 
 def mark_stale(places: Places, key: str, *, durable: bool) -> None:
     """Say that the packed row of a track is not to be used, until the table is packed again."""
-    files.touch(places.stale / key)
+    filesystem.touch(places.stale / key)
     if durable:
-        files.sync_dir(places.stale)
+        filesystem.sync_dir(places.stale)
 
 
 def is_aside(places: Places, key: str) -> bool:
@@ -215,7 +216,7 @@ def is_aside(places: Places, key: str) -> bool:
 def is_published(places: Places, key: str) -> bool:
     """Whether there is such a track."""
     # It may come to its place between two looks.
-    return any(files.is_dir(places.array("aggregated", key)) or is_aside(places, key) for _ in range(2))
+    return any(filesystem.is_dir(places.array("aggregated", key)) or is_aside(places, key) for _ in range(2))
 
 
 def revision_of(array: Path) -> str | None:
@@ -227,7 +228,7 @@ def revision_of(array: Path) -> str | None:
 def _attributes(array: Path) -> dict[str, Any]:
     """Attributes of the array in a folder, none if they cannot be read."""
     try:
-        document = layout.decode(files.read_file(array / METADATA, limit=layout.MAX_METADATA_BYTES))
+        document = decode_document(filesystem.read_file(array / METADATA, limit=MAX_METADATA_BYTES))
         return dict(document["attributes"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}

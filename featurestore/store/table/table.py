@@ -27,12 +27,23 @@ import numpy.typing as npt
 
 from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
-from featurestore.store import files, layout
-from featurestore.store.keys import encode_key
-from featurestore.store.layout import METADATA, ArrayMetadata
-from featurestore.store.shards import THREADS, ShardReader
-from featurestore.store.stamps import Stamp
-from featurestore.store.table_ids import TrackIds, checked_ids, damaged, encode_layers
+from featurestore.store import filesystem
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    NAMINGS,
+    ArrayMetadata,
+    array_document,
+    check_seal,
+    decode_document,
+    group_document,
+    seal,
+    shard_name,
+)
+from featurestore.store.format.shards import THREADS, ShardReader
+from featurestore.store.table.coordinates import TrackIds, checked_ids, damaged, encode_layers
+from featurestore.store.table.stamps import Stamp
 
 DIMS = ("track", "layer", "feature")
 MAX_ROWS = 4096
@@ -54,7 +65,7 @@ def rows_per_shard(tracks: int) -> int:
 
 def naming_of_epoch(epoch: int) -> str:
     """How the files of the table are named."""
-    return layout.NAMINGS[epoch % len(layout.NAMINGS)]
+    return NAMINGS[epoch % len(NAMINGS)]
 
 
 def features_metadata(tracks: int, rows: int, spec: FeatureSpec, naming: str) -> ArrayMetadata:
@@ -80,15 +91,13 @@ def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, An
     naming = naming_of_epoch(own["epoch"])
     arrays = {
         "features": features_metadata(tracks, rows, spec, naming).document(),
-        "track_id": layout.array_document(
-            [tracks], [rows], "string", "", [ids, *codecs], ["track"], {}, naming=naming
-        ),
-        "layer": layout.array_document([layers], [layers], "int64", 0, [little, *codecs], ["layer"], {}),
+        "track_id": array_document([tracks], [rows], "string", "", [ids, *codecs], ["track"], {}, naming=naming),
+        "layer": array_document([layers], [layers], "int64", 0, [little, *codecs], ["layer"], {}),
     }
     # Inline metadata of the arrays lets a reader see one whole table from one file.
-    group = layout.group_document({"featurestore": own})
+    group = group_document({"featurestore": own})
     group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
-    return {"": layout.seal(group), **arrays}
+    return {"": seal(group), **arrays}
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ class PackedTable:
         """
         for _ in range(_ATTEMPTS):
             try:
-                fd = files.open_dir("packed", dir_fd=root)
+                fd = filesystem.open_dir("packed", dir_fd=root)
             except FileNotFoundError:
                 return None
             except NotADirectoryError as error:
@@ -180,7 +189,7 @@ class PackedTable:
             raise ValueError("not the metadata of a packed table of this spec")
         ids = []
         for shard in range(math.ceil(tracks / rows)):
-            name = layout.shard_name(1, shard, naming)
+            name = shard_name(1, shard, naming)
             ids.append(checked_ids(_read(fd, "track_id", name, _MAX_IDS_BYTES), rows))
         stamp = None if own["stamp"] is None else Stamp(own["stamp"], own.get("changed"))
         return cls(TrackIds(ids, tracks), own["generation"], own["epoch"], stamp, features)
@@ -251,14 +260,14 @@ class PackedTable:
             for name, document in wanted.items():
                 if (_document(fd, name) if name else group) != document:
                     raise ValueError(f"{name}/{METADATA} is not what was written")
-            if _read(fd, "layer", layout.shard_name(1), layout.MAX_METADATA_BYTES) != encode_layers(spec):
+            if _read(fd, "layer", shard_name(1), MAX_METADATA_BYTES) != encode_layers(spec):
                 raise ValueError("the layers are not those of the store")
 
     @contextlib.contextmanager
     def _opened_again(self, root: int) -> Iterator[int]:
         """The folder of this state of the table."""
         try:
-            fd = files.open_dir("packed", dir_fd=root)
+            fd = filesystem.open_dir("packed", dir_fd=root)
         except FileNotFoundError:
             raise TableChangedError from None
         except NotADirectoryError as error:
@@ -297,10 +306,10 @@ class PackedTable:
             out[where] = chunks.read([chunk])[0, within, 0]
 
     def _open_shard(self, fd: int, shard: int) -> ShardReader:
-        name = layout.shard_name(3, shard, self.naming)
-        folder = files.open_dir("features", dir_fd=fd)
+        name = shard_name(3, shard, self.naming)
+        folder = filesystem.open_dir("features", dir_fd=fd)
         try:
-            data = os.open(name, files.READ, dir_fd=folder)
+            data = os.open(name, filesystem.READ, dir_fd=folder)
         finally:
             os.close(folder)
         try:
@@ -329,16 +338,16 @@ def _is_current(fd: int, root: int) -> bool:
 
 def _read(fd: int, folder: str, name: str, limit: int) -> bytes:
     if not folder:
-        return files.read_file(name, dir_fd=fd, limit=limit)
-    below = files.open_dir(folder, dir_fd=fd)
+        return filesystem.read_file(name, dir_fd=fd, limit=limit)
+    below = filesystem.open_dir(folder, dir_fd=fd)
     try:
-        return files.read_file(name, dir_fd=below, limit=limit)
+        return filesystem.read_file(name, dir_fd=below, limit=limit)
     finally:
         os.close(below)
 
 
 def _document(fd: int, folder: str) -> dict[str, Any]:
-    return layout.decode(_read(fd, folder, METADATA, layout.MAX_METADATA_BYTES))
+    return decode_document(_read(fd, folder, METADATA, MAX_METADATA_BYTES))
 
 
 def _own(fd: int) -> dict[str, Any]:
@@ -347,7 +356,7 @@ def _own(fd: int) -> dict[str, Any]:
 
 def _checked(document: dict[str, Any]) -> dict[str, Any]:
     """What a group's document says of its table."""
-    layout.check_seal(document)
+    check_seal(document)
     own = document["attributes"]["featurestore"]
     moments = own["stamp"], own.get("changed")
     if not isinstance(own["generation"], str) or any(not isinstance(moment, int | None) for moment in moments):

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import difflib
 import heapq
-import operator
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from featurestore.errors import SettingError, StoreError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import files, layout
-from featurestore.store.catalogue import Catalogue, Known
-from featurestore.store.keys import encode_key
-from featurestore.store.layout import Places, given_path
-from featurestore.store.publish import is_published
-from featurestore.store.tracks import TrackReader
-from featurestore.store.verification import VerifyReport, verify
-from featurestore.store.views import AggregatedView, Described, RaggedView, ReplacedError, TrackView
+from featurestore.store import filesystem
+from featurestore.store.commit.transaction import is_published
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import FORMAT_VERSION, read_root
+from featurestore.store.paths import Places, given_path
+from featurestore.store.selection import resolve_layers
+from featurestore.store.table.index import Catalogue, Known
+from featurestore.store.track_reader import TrackReader
+from featurestore.store.verify import VerifyReport, verify
+from featurestore.store.views import AggregatedView, RaggedView, Source, TrackView
 from featurestore.store.writer import StoreWriter
 
 _PATIENCE = 600.0
@@ -58,10 +56,11 @@ class FeatureStore:
     def __init__(self, path: str | Path) -> None:
         self.path = given_path(path)
         self._places = Places.of(self.path)
-        with files.naming_the_store(self.path):
-            self._spec = layout.read_root(self._places.root)
+        with filesystem.naming_the_store(self.path):
+            self._spec = read_root(self._places.root)
         self._reader = TrackReader(self._places, self._spec)
         self._catalogue = Catalogue(self._reader)
+        self._source = Source(self.path, self._catalogue, self._reader)
 
     def __repr__(self) -> str:
         return f"<FeatureStore {str(self.path)!r}>"
@@ -89,7 +88,7 @@ class FeatureStore:
             key = encode_key(track_id)
         except SettingError:
             return False
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             return is_published(self._places, key)
 
     def aggregated(
@@ -116,7 +115,7 @@ class FeatureStore:
         TrackNotFoundError
             If the store has no such track; the message names ids that look alike.
         """
-        return AggregatedView(self, layer, self._choose(tracks))
+        return AggregatedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
 
     def segments(
         self,
@@ -149,9 +148,8 @@ class FeatureStore:
             If the store has no such track, or no segments of it.
         """
         if track is not None:
-            self._choose([track])
-            return TrackView(self, "segments", track, layer)
-        return RaggedView(self, layer, self._choose(tracks))
+            return self._view_of_track("segments", track, layer)
+        return RaggedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
 
     def raw(self, track: str, layer: int | Sequence[int] | None = None) -> TrackView:
         """Every frame of one track.
@@ -175,8 +173,7 @@ class FeatureStore:
         TrackNotFoundError
             If the store has no such track, or no raw features of it.
         """
-        self._choose([track])
-        return TrackView(self, "raw", track, layer)
+        return self._view_of_track("raw", track, layer)
 
     def has(self, track_id: str, kinds: Sequence[str] = ("aggregated",)) -> bool:
         """Whether the store has these kinds of features of a track."""
@@ -184,7 +181,7 @@ class FeatureStore:
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         if track_id not in self:
             return False
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             current = self._reader.current(encode_key(track_id))
         return current is not None and set(kinds) <= set(current.attributes["kinds"])
 
@@ -197,7 +194,7 @@ class FeatureStore:
             If the store has no such track.
         """
         self._choose([track_id])
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             current = self._reader.current(encode_key(track_id))
         if current is None:
             raise self._unknown(track_id)
@@ -209,7 +206,7 @@ class FeatureStore:
         packed = 0 if known.table is None else len(known.table.rows.keys() - known.direct)
         return {
             "path": str(self.path),
-            "format": layout.FORMAT_VERSION,
+            "format": FORMAT_VERSION,
             "tracks": len(known.track_ids),
             "packed": packed,
             "fingerprint": self._spec.fingerprint,
@@ -218,7 +215,7 @@ class FeatureStore:
 
     def verify(self, deep: bool = False) -> VerifyReport:
         """Check the store; see `VerifyReport`. `deep` reads every byte and checks every checksum."""
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             return verify(self._reader, deep=deep)
 
     def pack(self) -> None:
@@ -252,34 +249,25 @@ class FeatureStore:
 
     def _writer(self) -> StoreWriter:
         """A writer of this very store, wherever the process is by now; NotAStoreError if it is gone."""
-        layout.read_root(self._places.root)
+        read_root(self._places.root)
         return StoreWriter(self._places.root, spec=self._spec)
 
     # What views are made of.
 
     def _known(self) -> Known:
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             return self._catalogue.known()
 
-    def _resolve_layers(self, layer: int | Sequence[int] | None) -> tuple[tuple[int, ...], list[int], bool]:
-        """Layers, their positions in the store, and whether the layer dimension is dropped."""
-        stored = self._spec.layers
-        if layer is None:
-            return stored, list(range(len(stored))), False
-        single = isinstance(layer, int | np.integer)
-        listed = [layer] if single else layer
-        try:
-            if isinstance(layer, str | bytes | bool | Mapping):
-                raise TypeError
-            wanted = tuple(map(operator.index, cast(Sequence[int], listed)))
-        except TypeError:
-            raise SettingError(f"layer is a number, a sequence of numbers or None, not {layer!r}") from None
-        if missing := [x for x in wanted if x not in stored]:
-            raise SettingError(
-                f"the store {self.path} has no layer {', '.join(map(str, missing))}: "
-                f"it has {', '.join(map(str, stored))}"
+    def _view_of_track(self, kind: str, track_id: str, layer: int | Sequence[int] | None) -> TrackView:
+        self._choose([track_id])
+        layers = resolve_layers(layer, self._spec, self.path)
+        if not self.has(track_id, (kind,)):
+            known = ", ".join(self.provenance(track_id)["kinds"])  # or no such track
+            raise TrackNotFoundError(
+                f"the store has no {kind} of {track_id!r:.200}, only {known}: "
+                "build again with a higher feature level"
             )
-        return wanted, [stored.index(x) for x in wanted], single
+        return TrackView(self._source, layers, kind, track_id)
 
     def _choose(self, tracks: Sequence[str] | None) -> Sequence[str]:
         if tracks is None:
@@ -310,48 +298,3 @@ class FeatureStore:
         hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
         message = f"the store {self.path} has no track {track_id!r:.200}{hint}"
         return TrackNotFoundError(message, close_matches=close)
-
-    def _read_aggregated(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
-        with files.naming_the_store(self.path):
-            return self._catalogue.read(ids, positions)
-
-    def _require(self, kind: str, track_id: str) -> None:
-        """Raise TrackNotFoundError unless there is this kind of a track."""
-        if not self.has(track_id, (kind,)):
-            known = ", ".join(self.provenance(track_id)["kinds"])  # or no such track
-            raise TrackNotFoundError(
-                f"the store has no {kind} of {track_id!r:.200}, only {known}: "
-                "build again with a higher feature level"
-            )
-
-    def _describe(self, kind: str, track_id: str) -> Described:
-        with (
-            files.naming_the_store(self.path),
-            self._reader.open(kind, encode_key(track_id), track_id) as array,
-        ):
-            return array.metadata.shape, array.starts
-
-    def _read_track(
-        self,
-        kind: str,
-        track_id: str,
-        shape: tuple[int, ...] | None,
-        rows: npt.NDArray[np.int64] | None,
-        positions: Sequence[int],
-    ) -> tuple[npt.NDArray[Any], Described]:
-        """Segments (all if None) of layers by position of an array that must have a shape (any if None)."""
-        with (
-            files.naming_the_store(self.path),
-            self._reader.open(kind, encode_key(track_id), track_id) as array,
-        ):
-            described = array.metadata.shape, array.starts
-            if shape not in (None, array.metadata.shape):
-                raise ReplacedError(
-                    f"{kind} of track {track_id!r:.200} was replaced by another of the shape "
-                    f"{array.metadata.shape}: ask the store for a new view"
-                )
-            if kind == "raw":
-                segments = None if rows is None else rows.tolist()
-                return self._reader.read(array, layers=positions, segments=segments), described
-            block = self._reader.read(array, layers=positions)
-            return (block if rows is None else block[rows]), described

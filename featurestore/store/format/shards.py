@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, SettingError
-from featurestore.store import files
-from featurestore.store.compression import OVERHEAD, compress, decompress
-from featurestore.store.layout import ArrayMetadata
+from featurestore.store import filesystem
+from featurestore.store.format.compression import OVERHEAD, compress, decompress
+from featurestore.store.format.metadata import ArrayMetadata
 
 CRC_BYTES = 4
 _CRC = np.dtype("<u4")
@@ -99,7 +99,7 @@ class ShardWriter:
         self._itemsize = itemsize
         self._prepare = prepare
         self._compressor = compressor
-        self._fd = files.create_file(path)
+        self._fd = filesystem.create_file(path)
         self._sizes: list[int] = []
         self._end = 0
         self._checksums: list[int] = []
@@ -129,7 +129,7 @@ class ShardWriter:
         """Append a batch by several threads: where a chunk goes is known before it is ready."""
         begin, size = self._end, batch[0].size * self._itemsize + CRC_BYTES
         many = max(1, _PIECE // size)
-        files.reserve(self._fd, begin, len(batch) * size)
+        filesystem.reserve(self._fd, begin, len(batch) * size)
 
         def write(first: int) -> list[_Written]:
             return self._write(map(self._encode, batch[first : first + many]), begin + first * size)
@@ -140,7 +140,9 @@ class ShardWriter:
     def _write(self, chunks: Iterable[_Encoded], offset: int) -> list[_Written]:
         encoded = list(chunks)
         written = [(content.nbytes + CRC_BYTES, crc) for content, crc in encoded]
-        files.write_all(self._fd, [part for content, crc in encoded for part in (content, _CRC.type(crc))], offset)
+        filesystem.write_all(
+            self._fd, [part for content, crc in encoded for part in (content, _CRC.type(crc))], offset
+        )
         return written
 
     def _add(self, written: Iterable[_Written]) -> None:
@@ -180,7 +182,7 @@ class ShardWriter:
         """
         sizes = np.array(self._sizes, "<u8")
         index = np.stack([np.cumsum(sizes) - sizes, sizes], axis=-1).astype("<u8")
-        files.write_all(self._fd, [index, np.array([google_crc32c.value(index.tobytes())], _CRC)], self._end)
+        filesystem.write_all(self._fd, [index, np.array([google_crc32c.value(index.tobytes())], _CRC)], self._end)
         self.close()
         return hashlib.sha256(np.array(self._checksums, _CRC).tobytes()).hexdigest()
 
@@ -253,7 +255,7 @@ class ShardReader:
         wanted = shard_bytes(chunks, values_bytes) if plain else status.st_size
         if not stat.S_ISREG(status.st_mode) or status.st_size != wanted or wanted < size:
             raise self._damaged(f"not a file of {max(wanted, size)} bytes, but of {status.st_size}")
-        content = files.read_exactly(self._fd, size, status.st_size - size)
+        content = filesystem.read_exactly(self._fd, size, status.st_size - size)
         if int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(content[:-CRC_BYTES]):
             raise self._damaged("the index fails its checksum")
         index = np.frombuffer(content, "<u8", count=2 * chunks).reshape(chunks, 2)
@@ -273,7 +275,9 @@ class ShardReader:
 
     def checksums(self) -> str:
         """SHA-256 of the stored CRC-32C values, as `ShardWriter.finish` gives it."""
-        stored = [files.read_exactly(self._fd, CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index]
+        stored = [
+            filesystem.read_exactly(self._fd, CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index
+        ]
         return hashlib.sha256(b"".join(stored)).hexdigest()
 
     def read(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -14,24 +14,26 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
-from featurestore.store import files, layout, packed
-from featurestore.store.keys import decode_key, encode_key, is_hashed
-from featurestore.store.layout import METADATA, Places
-from featurestore.store.locks import TrackLocks, exclusive
-from featurestore.store.packed import (
+from featurestore.store import filesystem
+from featurestore.store.commit.locks import TrackLocks, exclusive
+from featurestore.store.commit.staging import StagingArea
+from featurestore.store.commit.transaction import ASIDE, is_aside
+from featurestore.store.format.keys import decode_key, encode_key, is_hashed
+from featurestore.store.format.metadata import METADATA, encode_document, naming_of, shard_name
+from featurestore.store.format.shards import ShardWriter
+from featurestore.store.paths import Places
+from featurestore.store.spool import RowSpool
+from featurestore.store.table import table
+from featurestore.store.table.coordinates import encode_ids, encode_layers
+from featurestore.store.table.stamps import Stamp, give_stamp
+from featurestore.store.table.table import (
     PackedTable,
     TableChangedError,
     naming_of_epoch,
     rows_per_shard,
     table_documents,
 )
-from featurestore.store.publish import ASIDE, is_aside
-from featurestore.store.shards import ShardWriter
-from featurestore.store.spool import RowSpool
-from featurestore.store.staging import StagingArea
-from featurestore.store.stamps import Stamp, give_stamp
-from featurestore.store.table_ids import encode_ids, encode_layers
-from featurestore.store.tracks import TrackReader
+from featurestore.store.track_reader import TrackReader
 
 _SPOOL_BYTES = 64 * 2**20
 _log = logging.getLogger("featurestore")
@@ -69,7 +71,7 @@ def pack(
                     _log.warning("%s: building the packed table anew", error)
                     anew = True
                 finally:
-                    files.discard(job.folder, reader.places.trash)
+                    filesystem.discard(job.folder, reader.places.trash)
             job.clear_marks(locks)
     return held
 
@@ -151,33 +153,33 @@ class _Packing:
             if stamp != old.stamp:
                 self._write_group(self.folder, old.rows_per_shard, old.generation, stamp, old.epoch)
                 if self.durable:
-                    files.sync_file(self.folder / METADATA)
-                files.rename(self.folder / METADATA, self.places.packed / METADATA)
+                    filesystem.sync_file(self.folder / METADATA)
+                filesystem.rename(self.folder / METADATA, self.places.packed / METADATA)
             return
         new = self.folder / "packed"
-        files.make_dir(new)
+        filesystem.make_dir(new)
         rows = rows_per_shard(len(self.ids))
         epoch = self._epoch(old, rows)
         naming = naming_of_epoch(epoch)
         for array in ("features", "track_id", "layer"):
-            files.make_dir(new / array)
+            filesystem.make_dir(new / array)
         self._write_shards(new, old, rows, naming)
         self._keep_for_readers(new, naming)
-        files.write_file(new / "layer" / layout.shard_name(1), encode_layers(self.spec))
+        filesystem.write_file(new / "layer" / shard_name(1), encode_layers(self.spec))
         self._write_group(new, rows, uuid.uuid4().hex, stamp, epoch)
         if self.durable:
-            files.sync_tree(new)
-        files.replace_dir(new, self.places.packed, self.folder / ("packed" + ASIDE))
+            filesystem.sync_tree(new)
+        filesystem.replace_dir(new, self.places.packed, self.folder / ("packed" + ASIDE))
         if self.durable:
-            files.sync_dir(self.places.root)
+            filesystem.sync_dir(self.places.root)
 
     def _old(self) -> PackedTable | None:
-        root = files.open_root(self.places.root)
+        root = filesystem.open_root(self.places.root)
         try:
-            table = PackedTable.open(root, self.spec)
-            if table is not None:
-                table.check(root, self.spec)
-            return table
+            old = PackedTable.open(root, self.spec)
+            if old is not None:
+                old.check(root, self.spec)
+            return old
         finally:
             os.close(root)
 
@@ -193,28 +195,28 @@ class _Packing:
         own |= {"stamp": stamp and stamp.modified, "changed": stamp and stamp.changed}
         for name, document in table_documents(len(self.ids), rows, self.spec, own).items():
             if not name or (folder / name).exists():
-                files.write_file(folder / name / METADATA, layout.encode(document))
+                filesystem.write_file(folder / name / METADATA, encode_document(document))
 
     def _write_shards(self, new: Path, old: PackedTable | None, rows: int, naming: str) -> None:
         for shard in range(-(-len(self.ids) // rows)):
             ids = self.ids[shard * rows : (shard + 1) * rows]
-            names = layout.shard_name(3, shard, naming), layout.shard_name(1, shard, naming)
+            names = shard_name(3, shard, naming), shard_name(1, shard, naming)
             if old is not None and self._unchanged(old, shard, rows, ids):
                 folder = self.places.packed
-                before = layout.shard_name(3, shard, old.naming), layout.shard_name(1, shard, old.naming)
-                files.link_or_copy(folder / "features" / before[0], new / "features" / names[0])
-                files.link_or_copy(folder / "track_id" / before[1], new / "track_id" / names[1])
+                before = shard_name(3, shard, old.naming), shard_name(1, shard, old.naming)
+                filesystem.link_or_copy(folder / "features" / before[0], new / "features" / names[0])
+                filesystem.link_or_copy(folder / "track_id" / before[1], new / "track_id" / names[1])
             else:
                 self._write_shard(new / "features" / names[0], old, rows, ids)
-                files.write_file(new / "track_id" / names[1], encode_ids(ids, rows))
+                filesystem.write_file(new / "track_id" / names[1], encode_ids(ids, rows))
 
     def _keep_for_readers(self, new: Path, naming: str) -> None:
         """Hold the files of the other naming for readers of Zarr that have opened the table they belong to."""
         for array in ("features", "track_id"):
             with contextlib.suppress(FileNotFoundError), os.scandir(self.places.packed / array) as entries:
                 for entry in entries:
-                    if layout.naming_of(entry.name) not in (None, naming) and entry.is_file(follow_symlinks=False):
-                        files.link_or_copy(Path(entry.path), new / array / entry.name)
+                    if naming_of(entry.name) not in (None, naming) and entry.is_file(follow_symlinks=False):
+                        filesystem.link_or_copy(Path(entry.path), new / array / entry.name)
 
     def _unchanged(self, old: PackedTable, shard: int, rows: int, ids: list[str]) -> bool:
         before = old.track_ids[shard * rows : (shard + 1) * rows]
@@ -232,7 +234,7 @@ class _Packing:
         fresh = np.array(read, np.int64)
         spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
         shard = ShardWriter(path, "the packed table", np.dtype(self.spec.dtype).itemsize)
-        root = files.open_root(self.places.root)
+        root = filesystem.open_root(self.places.root)
         try:
             lost: TrackNotFoundError | None = None
             for row in read:
@@ -243,7 +245,7 @@ class _Packing:
             if lost is not None:
                 raise lost
             values = spool.rows() if read else None
-            size = min(rows, packed.CHUNK_ROWS)
+            size = min(rows, table.CHUNK_ROWS)
             for first in range(0, rows, size):
                 is_moved = targets // size == first // size
                 is_fresh = fresh // size == first // size
@@ -281,4 +283,4 @@ class _Packing:
                 revision = None if current is None else current.attributes["revision"]
                 known = self.revisions.get(key) if key in packed else None
                 if not (self.places.journal / key).exists() and revision == known:
-                    files.unlink(self.places.stale / key)
+                    filesystem.unlink(self.places.stale / key)

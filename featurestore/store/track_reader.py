@@ -15,18 +15,35 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CorruptTrackError, TrackNotFoundError
+from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import files, layout
-from featurestore.store.keys import encode_key
-from featurestore.store.layout import HIDDEN, METADATA, ArrayMetadata, Places
-from featurestore.store.publish import ASIDE
-from featurestore.store.shards import CRC_BYTES, ShardReader, plain_index
+from featurestore.store import filesystem
+from featurestore.store.commit.transaction import ASIDE
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    ArrayMetadata,
+    check_seal,
+    check_track_metadata,
+    decode_document,
+    shard_name,
+)
+from featurestore.store.format.shards import CRC_BYTES, ShardReader, plain_index
+from featurestore.store.paths import HIDDEN, Places
 
 # A reader between two steps of a swap looks again.
 _ATTEMPTS = 50
 _MANY = 64  # tracks
-_AGGREGATED_SHARD = layout.shard_name(2)
+_AGGREGATED_SHARD = shard_name(2)
+
+
+Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
+"""Shape of an array of a track, and where its segments start, seconds."""
+
+
+class ReplacedError(StoreError):
+    """A track was replaced by one of another shape since a view told its own."""
 
 
 @dataclass
@@ -73,10 +90,10 @@ class TrackReader:
 
     def _open_dir(self, *parts: str) -> int:
         """Open a folder of the store, following no link below the root."""
-        fd = files.open_root(self.places.root)
+        fd = filesystem.open_root(self.places.root)
         for part in parts:
             try:
-                below = files.open_dir(part, dir_fd=fd)
+                below = filesystem.open_dir(part, dir_fd=fd)
             finally:
                 os.close(fd)
             fd = below
@@ -84,15 +101,15 @@ class TrackReader:
 
     def _document(self, fd: int, name: str) -> dict[str, Any]:
         try:
-            return layout.decode(files.read_file(METADATA, dir_fd=fd, limit=layout.MAX_METADATA_BYTES))
+            return decode_document(filesystem.read_file(METADATA, dir_fd=fd, limit=MAX_METADATA_BYTES))
         except ValueError as error:
             raise _corrupt(name, str(error)) from None
 
     def _checked(self, document: dict[str, Any], kind: str, key: str, name: str) -> ArrayMetadata:
         try:
             metadata = ArrayMetadata.from_document(document)
-            layout.check_track_metadata(metadata, kind, self.spec)
-            layout.check_seal(document)
+            check_track_metadata(metadata, kind, self.spec)
+            check_seal(document)
             check_attributes(metadata, kind, key)
             if metadata.attributes["fingerprint"] != self.spec.fingerprint:
                 raise ValueError("features of another spec")
@@ -185,7 +202,7 @@ class TrackReader:
                 metadata = self._checked(document, kind, key, name)
                 if revision is not None and metadata.attributes["revision"] != revision:
                     continue
-                data = os.open(layout.shard_name(len(metadata.shape)), files.READ, dir_fd=fd)
+                data = os.open(shard_name(len(metadata.shape)), filesystem.READ, dir_fd=fd)
             except FileNotFoundError:
                 continue  # being discarded, or damaged: the caller looks again
             except OSError as error:
@@ -221,10 +238,10 @@ class TrackReader:
         try:
             # No link may be followed: to list the folders once is quicker than to open each of many.
             plain = self.spec.codec == "none" and sys.byteorder == "little"
-            folders = files.list_dirs(folder) if plain and len(track_ids) >= _MANY else None
+            folders = filesystem.list_dirs(folder) if plain and len(track_ids) >= _MANY else None
             for block, track_id in zip(out, track_ids, strict=True):
                 key = encode_key(track_id)
-                real = plain and (files.is_dir(key, dir_fd=folder) if folders is None else key in folders)
+                real = plain and (filesystem.is_dir(key, dir_fd=folder) if folders is None else key in folders)
                 if not (real and self._read_row(folder, key, places, block, crc)):
                     with self.open("aggregated", key, track_id) as array:
                         block[...] = self.read(array, layers=layers)
@@ -238,7 +255,7 @@ class TrackReader:
         """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
         size = block.shape[1] * block.itemsize + CRC_BYTES
         try:
-            fd = os.open(f"{key}/{_AGGREGATED_SHARD}", files.READ, dir_fd=folder)
+            fd = os.open(f"{key}/{_AGGREGATED_SHARD}", filesystem.READ, dir_fd=folder)
             try:
                 if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
                     return False
@@ -252,6 +269,41 @@ class TrackReader:
         except OSError:
             return False
         return True
+
+    def describe(self, kind: str, track_id: str) -> Described:
+        """Shape and starts of one kind of a track; raises as `open`."""
+        with self.open(kind, encode_key(track_id), track_id) as array:
+            return array.metadata.shape, array.starts
+
+    def read_segments(
+        self,
+        kind: str,
+        track_id: str,
+        layers: Sequence[int],
+        *,
+        rows: npt.NDArray[np.int64] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> tuple[npt.NDArray[Any], Described]:
+        """Layers (by position) of some or all segments of a track, and what `describe` says of them.
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            As `open`.
+        ReplacedError
+            If a shape is given, and the array has another.
+        """
+        with self.open(kind, encode_key(track_id), track_id) as array:
+            described = array.metadata.shape, array.starts
+            if shape not in (None, array.metadata.shape):
+                raise ReplacedError(
+                    f"{kind} of track {track_id!r:.200} was replaced by another of the shape "
+                    f"{array.metadata.shape}: ask the store for a new view"
+                )
+            if kind == "raw":
+                return self.read(array, layers=layers, segments=None if rows is None else rows.tolist()), described
+            block = self.read(array, layers=layers)
+            return (block if rows is None else block[rows]), described
 
     def read(
         self,

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from featurestore.store import files
+from featurestore.store import filesystem
 
 
 class Stamp(NamedTuple):
@@ -33,7 +33,7 @@ def give_stamp(folder: Path) -> Stamp | None:
     """
     moment = time.time_ns() - 1_000_000_000 - random.randrange(10**9)
     try:
-        files.set_modified(folder, moment)
+        filesystem.set_modified(folder, moment)
     except PermissionError:
         return None
     found = Stamp.of(folder)

@@ -1,4 +1,4 @@
-"""Where everything is in a store, and the Zarr metadata of its nodes, written and checked.
+"""The Zarr metadata of a store's nodes, the documents of `zarr.json`, written and checked.
 
 Nothing that is read is trusted: a document is taken only if it is, field by field, one that this library could
 have written.
@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,89 +18,18 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
 from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
-from featurestore.store import files
-from featurestore.store.compression import COMPRESSORS, compressor_of, zarr_codecs
+from featurestore.store import filesystem
+from featurestore.store.format.compression import COMPRESSORS, compressor_of, zarr_codecs
+from featurestore.store.paths import HIDDEN
 
 FORMAT_VERSION = 1
 METADATA = "zarr.json"
-HIDDEN = ".featurestore"
-HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
-QUARANTINE = "quarantine"
 MAX_METADATA_BYTES = 8 * 2**20  # a track of 400,000 segments
 _MAX_AXIS = 2**40
 NAMINGS = ("default", "v2")
 """How Zarr may name the files of chunks: c.0.0, or 0.0."""
 _CRC = {"name": "crc32c"}
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
-
-
-def given_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a store as it was given; NotAStoreError if it is empty, which would be the current folder."""
-    if not os.fspath(path):
-        raise NotAStoreError("the path of the store is empty: name its folder")
-    return Path(path)
-
-
-@dataclass(frozen=True)
-class Places:
-    """The paths of a store."""
-
-    root: Path
-
-    @classmethod
-    def of(cls, path: Path) -> Places:
-        """Those of a store at a path, which may be relative, a link or below one."""
-        try:
-            return cls(Path(os.path.realpath(path)))
-        except ValueError as error:
-            raise NotAStoreError(f"{str(path)!r} is no path of a store: {error}") from None
-
-    @cached_property
-    def hidden(self) -> Path:
-        return self.root / HIDDEN
-
-    @cached_property
-    def locks(self) -> Path:
-        return self.hidden / "locks"
-
-    @cached_property
-    def staging(self) -> Path:
-        return self.hidden / "staging"
-
-    @cached_property
-    def journal(self) -> Path:
-        return self.hidden / "journal"
-
-    @cached_property
-    def stale(self) -> Path:
-        return self.hidden / "stale"
-
-    @cached_property
-    def trash(self) -> Path:
-        return self.hidden / "trash"
-
-    @cached_property
-    def packed(self) -> Path:
-        return self.root / "packed"
-
-    def kind(self, kind: str) -> Path:
-        return self.root / kind
-
-    def array(self, kind: str, key: str) -> Path:
-        return self.root / kind / key
-
-
-def lost_folders(places: Places) -> list[str]:
-    """Folders of writers that are missing: many ways to copy a store leave out those that are empty."""
-    return [name for name in HIDDEN_DIRS if not os.path.lexists(places.hidden / name)]
-
-
-def strange_folders(places: Places) -> list[Path]:
-    """What is a link or a file where a store has a folder: it might lead anywhere."""
-    folders = [places.hidden, places.packed, *map(places.kind, KINDS)]
-    if files.is_dir(places.hidden):
-        folders += [places.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE)]
-    return [folder for folder in folders if os.path.lexists(folder) and not files.is_dir(folder)]
 
 
 @dataclass(frozen=True)
@@ -259,12 +186,12 @@ def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) 
         raise ValueError(f"not the metadata of {kind} in a store of this spec")
 
 
-def encode(document: Mapping[str, Any]) -> bytes:
+def encode_document(document: Mapping[str, Any]) -> bytes:
     """Document as the bytes of a `zarr.json`."""
     return json.dumps(document).encode()
 
 
-def decode(content: bytes) -> dict[str, Any]:
+def decode_document(content: bytes) -> dict[str, Any]:
     """Document of a `zarr.json`; ValueError if it is none."""
     try:
         document = json.loads(content)
@@ -334,14 +261,14 @@ def read_root(root: Path) -> FeatureSpec:
         If its root metadata is damaged.
     """
     try:
-        content = files.read_file(root / METADATA, limit=MAX_METADATA_BYTES)
+        content = filesystem.read_file(root / METADATA, limit=MAX_METADATA_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
         raise NotAStoreError(f"{root} {what}: give the folder of a store, or build one in a new place") from None
     except ValueError as error:
         raise NotAStoreError(f"{root} holds no feature store: {error}") from None
     try:
-        own = decode(content)["attributes"]["featurestore"]
+        own = decode_document(content)["attributes"]["featurestore"]
         version = own["format"]
     except (ValueError, KeyError, TypeError):
         raise NotAStoreError(

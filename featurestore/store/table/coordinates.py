@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
 from featurestore.spec import FeatureSpec
-from featurestore.store.shards import CRC_BYTES
+from featurestore.store.format.shards import CRC_BYTES
 
 
 def damaged(error: object) -> CorruptTrackError:

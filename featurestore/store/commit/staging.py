@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from featurestore.errors import StoreError
-from featurestore.store import files
-from featurestore.store.layout import Places
+from featurestore.store import filesystem
+from featurestore.store.paths import Places
 
 _OWNER = "owner.lock"
 _FOREIGN_AGE = 24 * 3600.0  # seconds
@@ -39,15 +39,15 @@ class StagingArea:
     def __init__(self, parent: Path, prefix: str = "", *, durable: bool = False) -> None:
         while True:
             self.path = parent / f"{prefix}{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
-            files.make_dir(self.path)
+            filesystem.make_dir(self.path)
             # Another writer may have taken the folder for abandoned before the lock was there.
             with contextlib.suppress(FileNotFoundError):
-                self._owner = files.lock_file(self.path / _OWNER)
+                self._owner = filesystem.lock_file(self.path / _OWNER)
                 if self._owner is not None and (self.path / _OWNER).exists():
                     break
         self._spare: list[Path] = []
         if durable:
-            files.sync_dir(parent)
+            filesystem.sync_dir(parent)
 
     def folder(self) -> Path:
         """An empty folder to stage a change in."""
@@ -55,10 +55,10 @@ class StagingArea:
             raise StoreError("this writer is closed: open another")
         if self._spare:
             # As a new folder would: to other hosts, where our lock may not show, it says that we live.
-            files.set_modified(self.path, time.time_ns())
+            filesystem.set_modified(self.path, time.time_ns())
             return self._spare.pop()
         path = self.path / uuid.uuid4().hex[:12]
-        files.make_dir(path)
+        filesystem.make_dir(path)
         return path
 
     def give_back(self, folder: Path) -> None:
@@ -69,12 +69,12 @@ class StagingArea:
         """Remove the folder with everything that is still in it, by way of the trash where there is one."""
         try:
             if trash is None:
-                files.remove_tree(self.path)
+                filesystem.remove_tree(self.path)
             else:
-                files.discard(self.path, trash)
+                filesystem.discard(self.path, trash)
         finally:
             if self._owner is not None:
-                files.unlock(self._owner)
+                filesystem.unlock(self._owner)
                 self._owner = None
 
 
@@ -88,9 +88,9 @@ def sweep(places: Places, *, needed: Collection[str] = ()) -> None:
         if folder.name not in needed:
             with claiming(folder) as claimed:
                 if claimed:
-                    files.discard(folder, places.trash)
+                    filesystem.discard(folder, places.trash)
     for folder in places.trash.iterdir():
-        files.remove_tree(folder)
+        filesystem.remove_tree(folder)
 
 
 @contextlib.contextmanager
@@ -101,10 +101,10 @@ def claiming(folder: Path, prefix: str = "") -> Iterator[bool]:
         with contextlib.suppress(OSError):  # what cannot be claimed now waits for the next writer
             own = folder.name.removeprefix(prefix).split(".")[0] == _host()
             # A link may lead anywhere.
-            if files.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
+            if filesystem.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
                 # A writer between making the folder and locking it loses the lock to this one, and makes another.
-                fd = files.lock_file(folder / _OWNER)
+                fd = filesystem.lock_file(folder / _OWNER)
                 if fd is not None:
-                    stack.callback(files.unlock, fd)
+                    stack.callback(filesystem.unlock, fd)
                     claimed = True
         yield claimed

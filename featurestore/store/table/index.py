@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
-from featurestore.store import files
-from featurestore.store.layout import Places
-from featurestore.store.packed import PackedTable, TableChangedError
-from featurestore.store.packing import list_keys, track_ids_of
-from featurestore.store.stamps import Stamp
-from featurestore.store.tracks import TrackReader
+from featurestore.store import filesystem
+from featurestore.store.paths import Places
+from featurestore.store.table.packing import list_keys, track_ids_of
+from featurestore.store.table.stamps import Stamp
+from featurestore.store.table.table import PackedTable, TableChangedError
+from featurestore.store.track_reader import TrackReader
 
 _ATTEMPTS = 20
 # A folder's time of change tells nothing about changes within the clock's tick: wait until it is over.
@@ -138,7 +138,7 @@ class Catalogue:
             few = chunks[(counts * _FEW < table.rows_per_chunk) & (chunks >= 0)]
             rows[np.isin(rows // table.rows_per_chunk, few)] = -1
         packed = np.flatnonzero(rows >= 0)
-        root = files.open_root(self._places.root)
+        root = filesystem.open_root(self._places.root)
         try:
             if table is not None and len(packed) == len(ids) and len(ids):
                 return table.read(root, rows, positions)
@@ -179,7 +179,7 @@ class PackedIds:
 
 
 def _table(reader: TrackReader) -> PackedTable | None:
-    root = files.open_root(reader.places.root)
+    root = filesystem.open_root(reader.places.root)
     try:
         return PackedTable.open(root, reader.spec)
     finally:
