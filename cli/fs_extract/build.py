@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fs_extract.terminal import (
+from fs_extract.console import (
     Command,
     GivenPath,
     Voice,

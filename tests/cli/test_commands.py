@@ -292,9 +292,9 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
 def test_what_nobody_expected_is_one_line_and_the_whole_story_with_v(small_store, verbose):
     lines = (
         "import featurestore",
-        "import fs_extract.main",
+        "import fs_extract.__main__",
         "featurestore.FeatureStore.__init__ = None",
-        "fs_extract.main.main()",
+        "fs_extract.__main__.main()",
     )
     command = [sys.executable, "-c", "; ".join(lines), "ls", str(small_store), *["-v"] * verbose]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -5,7 +5,7 @@ import signal
 import pytest
 from threadpoolctl import threadpool_limits
 
-from featurestore.labels import read_labels
+from featurestore.training.labels import read_labels
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import SettingError, TrackNotFoundError
-from featurestore.labels.frames import count_frames, stitch, track_frames
+from featurestore.training.labels.frames import count_frames, stitch, track_frames
 from featurestore.windows import hop_samples, window_starts
 
 RATE, HOP, FIELD = 24_000, 320, 400

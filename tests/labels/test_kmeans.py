@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from featurestore.errors import MissingDependencyError, SettingError, SourceError, SpecMismatchError
-from featurestore.labels import Fit, fit_kmeans
-from featurestore.labels.fits import of_layer
-from featurestore.labels.kmeans import _batches
+from featurestore.training.labels import Fit, fit_kmeans
+from featurestore.training.labels.fits import of_layer
+from featurestore.training.labels.kmeans import _batches
 
 
 def blobs(count=4_000, clusters=7, seed=0):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from featurestore.errors import SettingError, SourceError, SpecMismatchError, TrackNotFoundError
-from featurestore.labels import Fit, label_store, read_labels, write_manifests
-from featurestore.labels.frames import track_frames
+from featurestore.training.labels import Fit, label_store, read_labels, write_manifests
+from featurestore.training.labels.frames import track_frames
 
 FAST = {"layer": 7, "clusters": 6, "batch_size": 500, "passes": 2}
 

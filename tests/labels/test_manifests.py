@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from featurestore import load_audio
 from featurestore.audio import count_samples, discover
 from featurestore.errors import SettingError, SourceError, StoreAccessError
-from featurestore.labels import write_manifests
-from featurestore.labels.manifests import _held_out
+from featurestore.training.labels import write_manifests
+from featurestore.training.labels.manifests import _held_out
 
 
 def lines(path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featurestore.errors import SourceError
-from featurestore.labels import read_dictionary, read_labels
+from featurestore.training.labels import read_dictionary, read_labels
 
 
 @pytest.fixture

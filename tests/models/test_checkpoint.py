@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import load_model, save_random_checkpoint
-from featurestore.testing.checkpoints import SHAPES
+from featurestore.models.checkpoints.shapes import SHAPES
 
 WAVE = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (1, 2_000)).astype(np.float32))
 

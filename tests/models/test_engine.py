@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from featurestore.errors import ModelError, SettingError
 from featurestore.models import MertEncoder, load_model
 from featurestore.models.checkpoints.config import MertConfig
+from featurestore.models.checkpoints.shapes import SHAPES
 from featurestore.models.kernels import convolutions, engine
 from featurestore.models.kernels.engine import CpuEngine, accelerated
 from featurestore.models.kernels.half import halved
-from featurestore.testing.checkpoints import SHAPES
 
 CLIPS = ["music_0p7s", "min_400", "two_720", "silence_1s"]
 SHAPE = {

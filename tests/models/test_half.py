@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from featurestore.models import load_model, save_random_checkpoint
+from featurestore.models.checkpoints.shapes import SHAPES
 from featurestore.models.kernels.half import halved
-from featurestore.testing.checkpoints import SHAPES
 
 VARIANTS = {
     "post-norm": {},

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from featurestore.pretrain import Recipe, pretrain
+from featurestore.training.pretrain import Recipe, pretrain
 
 RATE, HOP = 24_000, 320
 NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, "layers": 0.0}

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from featurestore.pretrain import load_recipe, pretrain
-from featurestore.pretrain.corpus import Frames
-from featurestore.pretrain.cqt import CqtTarget
-from featurestore.pretrain.settings import CqtSettings
+from featurestore.training.pretrain import load_recipe, pretrain
+from featurestore.training.pretrain.corpus import Frames
+from featurestore.training.pretrain.cqt import CqtTarget
+from featurestore.training.pretrain.settings import CqtSettings
 from tests.pretrain.conftest import SMALL, lines_of, make_data, recipe_for
 
 SECONDS = 1.2

@@ -9,12 +9,12 @@ import soundfile
 
 from featurestore.errors import SettingError, SourceError
 from featurestore.models.spectra import ConstantQ
-from featurestore.pretrain.batches import Part, Reader
-from featurestore.pretrain.corpus import codebook_classes, open_corpus
-from featurestore.pretrain.cqt import CqtFile, CqtTarget
-from featurestore.pretrain.network import start
-from featurestore.pretrain.plan import Window
-from featurestore.pretrain.training import layout_of
+from featurestore.training.pretrain.batches import Part, Reader
+from featurestore.training.pretrain.corpus import codebook_classes, open_corpus
+from featurestore.training.pretrain.cqt import CqtFile, CqtTarget
+from featurestore.training.pretrain.network import start
+from featurestore.training.pretrain.plan import Window
+from featurestore.training.pretrain.training import layout_of
 from tests.pretrain.conftest import HOP, RATE, recipe_for
 
 

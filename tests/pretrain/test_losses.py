@@ -6,15 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featurestore.pretrain.batches import Batch
-from featurestore.pretrain.checkpoints import Trained
-from featurestore.pretrain.cqt import CqtTarget
-from featurestore.pretrain.evaluation import effective_rank, probe
-from featurestore.pretrain.losses import Counts, collapse, losses, term_names
-from featurestore.pretrain.network import Heads, TrainedEncoder, start
-from featurestore.pretrain.plan import Window
-from featurestore.pretrain.settings import VarianceSettings
-from featurestore.pretrain.training import layout_of
+from featurestore.training.pretrain.batches import Batch
+from featurestore.training.pretrain.checkpoints import Trained
+from featurestore.training.pretrain.cqt import CqtTarget
+from featurestore.training.pretrain.evaluation import effective_rank, probe
+from featurestore.training.pretrain.losses import Counts, collapse, losses, term_names
+from featurestore.training.pretrain.network import Heads, TrainedEncoder, start
+from featurestore.training.pretrain.plan import Window
+from featurestore.training.pretrain.settings import VarianceSettings
+from featurestore.training.pretrain.training import layout_of
 from tests.pretrain.conftest import NO_DROPOUT, SMALL, recipe_for
 
 

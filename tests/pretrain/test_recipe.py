@@ -6,8 +6,8 @@ import pytest
 
 from featurestore.errors import SettingError
 from featurestore.models.checkpoints.config import MertConfig
-from featurestore.pretrain import PRESETS, Recipe, load_recipe
-from featurestore.testing.checkpoints import SHAPES
+from featurestore.models.checkpoints.shapes import SHAPES
+from featurestore.training.pretrain import PRESETS, Recipe, load_recipe
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from featurestore.errors import CheckpointError, SettingError
-from featurestore.pretrain import pretrain, training
+from featurestore.training.pretrain import pretrain, training
 from tests.pretrain.conftest import (
     NO_DROPOUT,
     SMALL,
@@ -70,7 +70,7 @@ def wait_for(condition, process, seconds=60):
 
 KILLED_WHILE_SAVING = """
 import json, os, signal, sys
-from featurestore.pretrain import Recipe, checkpoints, pretrain
+from featurestore.training.pretrain import Recipe, checkpoints, pretrain
 
 write, saved = checkpoints.write_model, []
 
@@ -173,7 +173,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(shared_data, tmp_pa
 
 SHARED_IN_TWO_RUNS = """
 import json, os, sys
-from featurestore.pretrain import Recipe, pretrain
+from featurestore.training.pretrain import Recipe, pretrain
 
 for steps, port in ((2, sys.argv[3]), (4, sys.argv[4])):
     os.environ["MASTER_PORT"] = port

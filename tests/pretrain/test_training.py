@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from featurestore import load_model
 from featurestore.errors import DeviceError, SettingError, SourceError, TrainingError
 from featurestore.models import save_random_checkpoint
-from featurestore.pretrain import pretrain, training
-from featurestore.pretrain.losses import losses
-from featurestore.pretrain.settings import OptimizerSettings
-from featurestore.pretrain.updates import learning_rate
-from featurestore.testing.checkpoints import SHAPES
+from featurestore.models.checkpoints.shapes import SHAPES
+from featurestore.training.pretrain import pretrain, training
+from featurestore.training.pretrain.losses import losses
+from featurestore.training.pretrain.settings import OptimizerSettings
+from featurestore.training.pretrain.updates import learning_rate
 from tests.pretrain.conftest import (
     GOLDEN,
     NO_DROPOUT,

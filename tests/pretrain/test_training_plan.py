@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.pretrain.corpus import codebook_classes, open_corpus
-from featurestore.pretrain.network import start
-from featurestore.pretrain.plan import Plan, equalised, snippets, span_mask
-from featurestore.pretrain.settings import MixingSettings
-from featurestore.pretrain.training import layout_of
+from featurestore.training.pretrain.corpus import codebook_classes, open_corpus
+from featurestore.training.pretrain.network import start
+from featurestore.training.pretrain.plan import Plan, equalised, snippets, span_mask
+from featurestore.training.pretrain.settings import MixingSettings
+from featurestore.training.pretrain.training import layout_of
 from tests.pretrain.conftest import RATE, make_data, recipe_for
 
 

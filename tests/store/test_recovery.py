@@ -112,7 +112,7 @@ def test_a_track_that_cannot_be_placed_is_taken_back_at_once(path, monkeypatch):
 
     with StoreWriter(path, spec=SPEC) as writer:
         with monkeypatch.context() as patch:
-            patch.setattr(transaction.files, "sync_dir", fail)
+            patch.setattr(transaction.filesystem, "sync_dir", fail)
             with pytest.raises(StoreAccessError, match="the disk fails"):
                 writer.put("a", features(1))
         writer.put("b", features(2))
