@@ -17,7 +17,7 @@ from featurestore.training.pretrain import pretrain, training
 from featurestore.training.pretrain.losses import losses
 from featurestore.training.pretrain.settings import OptimizerSettings
 from featurestore.training.pretrain.updates import learning_rate
-from tests.pretrain.conftest import (
+from tests.training.pretrain.conftest import (
     GOLDEN,
     NO_DROPOUT,
     SMALL,

@@ -7,7 +7,7 @@ from featurestore.training.pretrain import load_recipe, pretrain
 from featurestore.training.pretrain.corpus import Frames
 from featurestore.training.pretrain.cqt import CqtTarget
 from featurestore.training.pretrain.settings import CqtSettings
-from tests.pretrain.conftest import SMALL, lines_of, make_data, recipe_for
+from tests.training.pretrain.conftest import SMALL, lines_of, make_data, recipe_for
 
 SECONDS = 1.2
 """90 whole frames: a file is a window, and both end in the same silence."""

@@ -12,7 +12,7 @@ import torch
 
 from featurestore.errors import CheckpointError, SettingError
 from featurestore.training.pretrain import pretrain, training
-from tests.pretrain.conftest import (
+from tests.training.pretrain.conftest import (
     NO_DROPOUT,
     SMALL,
     lines_of,

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from featurestore import load_model
-from tests.pretrain.conftest import make_data
+from tests.training.pretrain.conftest import make_data
 
 RECIPE = """
 [data]

@@ -14,7 +14,7 @@ from featurestore.training.pretrain import Recipe, pretrain
 
 RATE, HOP = 24_000, 320
 NO_DROPOUT = {"input": 0.0, "hidden": 0.0, "attention": 0.0, "activation": 0.0, "layers": 0.0}
-GOLDEN = Path(__file__).parent.parent / "data" / "golden"
+GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 
 SMALL = {
     "conv_dim": [8] * 7,

@@ -15,7 +15,7 @@ from featurestore.training.pretrain.cqt import CqtFile, CqtTarget
 from featurestore.training.pretrain.network import start
 from featurestore.training.pretrain.plan import Window
 from featurestore.training.pretrain.training import layout_of
-from tests.pretrain.conftest import HOP, RATE, recipe_for
+from tests.training.pretrain.conftest import HOP, RATE, recipe_for
 
 
 def open_train(folder, **tables):

@@ -10,7 +10,7 @@ from featurestore.training.pretrain.network import start
 from featurestore.training.pretrain.plan import Plan, equalised, snippets, span_mask
 from featurestore.training.pretrain.settings import MixingSettings
 from featurestore.training.pretrain.training import layout_of
-from tests.pretrain.conftest import RATE, make_data, recipe_for
+from tests.training.pretrain.conftest import RATE, make_data, recipe_for
 
 
 def make_plan(folder, per_step=4, **tables):

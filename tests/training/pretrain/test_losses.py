@@ -15,7 +15,7 @@ from featurestore.training.pretrain.network import Heads, TrainedEncoder, start
 from featurestore.training.pretrain.plan import Window
 from featurestore.training.pretrain.settings import VarianceSettings
 from featurestore.training.pretrain.training import layout_of
-from tests.pretrain.conftest import NO_DROPOUT, SMALL, recipe_for
+from tests.training.pretrain.conftest import NO_DROPOUT, SMALL, recipe_for
 
 
 def make(recipe):
