@@ -33,11 +33,11 @@ import soundfile
 import torch
 
 from benchmarks.encoder import flops
-from featurestore.extract import FeatureExtractor
-from featurestore.extract.batching import BatchEncoder
-from featurestore.extract.transfer import PlainTransfer, Transfer, transfer_for
+from featurestore import FeatureExtractor
+from featurestore.encode.batching import BatchEncoder
+from featurestore.encode.transfer import PlainTransfer, Transfer, transfer_for
 from featurestore.models import load_model, save_random_checkpoint
-from featurestore.models.half import halved
+from featurestore.models.kernels.half import halved
 from featurestore.models.mert import MertEncoder
 from featurestore.pipeline import build
 

@@ -31,11 +31,11 @@ from transformers import HubertModel
 
 from benchmarks import programs
 from benchmarks.plain_loop import load_peer
-from featurestore.extract.batching import BatchEncoder
-from featurestore.extract.device import default_batch_size
+from featurestore.encode.batching import BatchEncoder
+from featurestore.encode.device import default_batch_size
 from featurestore.models import load_model, save_random_checkpoint
-from featurestore.models.config import MertConfig
-from featurestore.models.engine import CpuEngine
+from featurestore.models.checkpoints.config import MertConfig
+from featurestore.models.kernels.engine import CpuEngine
 from featurestore.models.mert import MertEncoder
 
 BATCH, SECONDS, MATRIX = 4, 5, 2048

@@ -23,15 +23,15 @@ import numpy as np
 import soundfile
 from torch import Tensor
 
+from featurestore import FeatureExtractor
 from featurestore import build as build_store
-from featurestore.extract import FeatureExtractor
-from featurestore.models.engine import CpuEngine
+from featurestore.models.kernels.engine import CpuEngine
 
 OURS = """
 import time; begin = time.perf_counter(), time.process_time()
 import sys, numpy, torch
 imported = time.perf_counter(), time.process_time()
-from featurestore.extract import FeatureExtractor
+from featurestore import FeatureExtractor
 extractor = FeatureExtractor(model=sys.argv[1])
 loaded = time.perf_counter(), time.process_time()
 next(extractor.encode([numpy.zeros(5 * extractor.model.sample_rate, numpy.float32)], raw=False))

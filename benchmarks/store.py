@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
-from featurestore.store import layout
-from featurestore.store.shards import ShardWriter
+from featurestore.store.format.metadata import METADATA, encode_document, seal, shard_name, track_metadata
+from featurestore.store.format.shards import ShardWriter
 
 LAYERS, DIM, FRAMES = 13, 768, 374
 ALL_DIFFERENT = 20_000  # tracks
@@ -191,7 +191,7 @@ def _place(store: Path, track_id: str, values: np.ndarray) -> str:
     """A track with nothing but `aggregated`, as a writer leaves it, without the locks and steps of publishing."""
     folder = store / "aggregated" / track_id
     folder.mkdir()
-    shard = ShardWriter(folder / layout.shard_name(2), track_id, 4)
+    shard = ShardWriter(folder / shard_name(2), track_id, 4)
     shard.append(values[:, None])
     checksum = shard.finish()
     _describe(folder, track_id, checksum)
@@ -208,8 +208,8 @@ def _describe(folder: Path, track_id: str, checksum: str) -> None:
         "starts": [],
         "checksums": {"chunks": checksum},
     }
-    document = layout.track_metadata("aggregated", (LAYERS, DIM), SPEC, attributes).document()
-    (folder / layout.METADATA).write_bytes(layout.encode(layout.seal(document)))
+    document = track_metadata("aggregated", (LAYERS, DIM), SPEC, attributes).document()
+    (folder / METADATA).write_bytes(encode_document(seal(document)))
 
 
 def _write_twins(store: Path, twin: Path, tracks: int) -> None:
@@ -222,7 +222,7 @@ def _write_twins(store: Path, twin: Path, tracks: int) -> None:
     twin.mkdir()
     row = RNG.standard_normal((LAYERS, DIM), dtype=np.float32)
     different = tracks if tracks <= ALL_DIFFERENT else 1_000
-    shard = layout.shard_name(2)
+    shard = shard_name(2)
     checksums = []
     for number in range(tracks):
         name, like = f"t{number:06d}", f"t{number % different:06d}"

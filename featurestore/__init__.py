@@ -6,32 +6,18 @@ never imports torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featurestore._lazy import lazy
+from featurestore._version import __version__
 
 if TYPE_CHECKING:
     from featurestore.audio import load_audio, segment_audio, validate_audio_file
-    from featurestore.extract import FeatureExtractor
     from featurestore.models import load_model
     from featurestore.pipeline import BuildReport, build
+    from featurestore.pipeline.extractor import FeatureExtractor
     from featurestore.spec import FeatureSpec
     from featurestore.store import FeatureStore, StoreWriter, VerifyReport
-
-__version__ = "0.1.0"
-
-_ROOMS = {
-    "BuildReport": "pipeline",
-    "FeatureExtractor": "extract",
-    "FeatureSpec": "spec",
-    "FeatureStore": "store",
-    "StoreWriter": "store",
-    "VerifyReport": "store",
-    "build": "pipeline",
-    "load_audio": "audio",
-    "load_model": "models",
-    "segment_audio": "audio",
-    "validate_audio_file": "audio",
-}
 
 __all__ = [
     "BuildReport",
@@ -49,12 +35,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        value = getattr(importlib.import_module(f"featurestore.{_ROOMS[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__,
+    {
+        "BuildReport": "featurestore.pipeline",
+        "FeatureExtractor": "featurestore.pipeline.extractor",
+        "FeatureSpec": "featurestore.spec",
+        "FeatureStore": "featurestore.store",
+        "StoreWriter": "featurestore.store",
+        "VerifyReport": "featurestore.store",
+        "build": "featurestore.pipeline",
+        "load_audio": "featurestore.audio",
+        "load_model": "featurestore.models",
+        "segment_audio": "featurestore.audio",
+        "validate_audio_file": "featurestore.audio",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -124,14 +124,15 @@ class FeatureSpec:
     resampler : str, optional
         How audio is brought to `sample_rate`.
     precision : str
-        Arithmetic of the encoder: "fp32", "fp16" or "bf16" for mixed precision, or "int8".
+        Arithmetic of the encoder: "fp32", or "fp16" or "bf16" for mixed precision; "int8" in stores of earlier
+        releases.
     dtype : {"float32", "float16"}
         Type of the stored numbers.
     codec : {"none", "zstd", "lz4", "bitround"}
         How they are compressed; "bitround" first rounds them to 10 bits of mantissa.
     int8_cosines, int8_errors : tuple of float, optional
-        Of each stored layer, how near int8 came to fp32 on a probe when the store was made: centred cosine, and
-        largest difference relative to the largest value. A measurement, not part of the identity.
+        Of each stored layer, how near int8 came to fp32 on a probe when an earlier release made the store: centred
+        cosine, and largest difference relative to the largest value. A measurement, not part of the identity.
     """
 
     layers: tuple[int, ...]
@@ -253,7 +254,7 @@ class FeatureSpec:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain JSON values; what int8 measures only where it was measured."""
+        """The spec as plain JSON values; what was measured of int8 only where it was."""
         values = {**dataclasses.asdict(self), "layers": list(self.layers)}
         for name in _MEASURED:
             if (measured := values.pop(name)) is not None:

@@ -14,7 +14,9 @@ EXTRACTION = {
     *("torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"),
     "sklearn",
 }
-ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "extract", "pipeline", "labels", "pretrain")}
+STORE = {"featurestore.store"}
+WINGS = {"featurestore.training.labels", "featurestore.training.pretrain"}
+ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "encode", "pipeline", "training", "testing")}
 
 
 def modules_after(code, *arguments):
@@ -74,7 +76,22 @@ with StoreWriter(sys.argv[1], spec=FeatureSpec.for_arrays(layers=2, dim=2)) as w
     assert not loaded & (EXTRACTION | ROOMS)
 
 
-@pytest.mark.parametrize("module", sorted(ROOMS - {"featurestore.extract"}))
+@pytest.mark.parametrize(
+    ("module", "unknown"),
+    [
+        ("featurestore.windows", ROOMS | STORE | EXTRACTION | {"zarr"}),
+        ("featurestore.pooling", ROOMS | STORE | EXTRACTION | {"zarr"}),
+        ("featurestore.audio", ROOMS - {"featurestore.audio"} | STORE),
+        ("featurestore.models.checkpoints.load", ROOMS - {"featurestore.models"} | STORE),
+        ("featurestore.encode.window_encoder", STORE | {"featurestore.pipeline", "featurestore.training"}),
+        ("featurestore.pipeline.extractor", {"featurestore.training", "featurestore.testing"}),
+    ],
+)
+def test_a_room_knows_only_those_before_it(module, unknown):
+    assert not modules_after(f"import {module}") & unknown
+
+
+@pytest.mark.parametrize("module", sorted(ROOMS | WINGS))
 def test_packages_of_extraction_are_imported_by_what_uses_them(module):
     assert not modules_after(f"import {module}") & EXTRACTION
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks import corpus, probe, render_training_music
-from benchmarks.midi import FAMILIES, PROGRAMS, Note, family
-from benchmarks.probe_curve import accuracy, effective_rank
-from benchmarks.render_training_music import HELD_OUT_PROGRAMS, HOP, RATE, TRAINING_PROGRAMS, labels
+from benchmarks.training import corpus, probe, render_training_music
+from benchmarks.training.midi import FAMILIES, PROGRAMS, Note, family
+from benchmarks.training.probe_curve import accuracy, effective_rank
+from benchmarks.training.render_training_music import HELD_OUT_PROGRAMS, HOP, RATE, TRAINING_PROGRAMS, labels
 
 
 def test_labels_say_what_sounds_when():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fs_extract.terminal import (
+from fs_extract.console import (
     Command,
     GivenPath,
     Voice,
@@ -128,8 +128,8 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
-    help="Arithmetic of the model: int8 is faster on the cpu, and less exact.  [default: fp16 on cuda, or fp32]",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="Arithmetic of the model.  [default: fp16 on cuda, or fp32]",
 )
 @click.option("--no-mixed-precision", is_flag=True, help="Calculate in float32 on cuda, too.")
 @click.option("--disable-oom-recovery", is_flag=True, help="Never go on with smaller batches.")

@@ -12,12 +12,11 @@ import click
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError
 from fs_extract.build import build
-from fs_extract.changing import pack, rm
+from fs_extract.console import Group, ReaderGoneError, Voice, complain
 from fs_extract.doctor import doctor
-from fs_extract.labels import labels, manifest
-from fs_extract.pretrain import pretrain
-from fs_extract.reading import info, ls, verify
-from fs_extract.terminal import Group, ReaderGoneError, Voice, complain
+from fs_extract.store import info, ls, pack, rm, verify
+from fs_extract.training.labels import labels, manifest
+from fs_extract.training.pretrain import pretrain
 
 DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes; the last one is that of every program whose reader has gone."""

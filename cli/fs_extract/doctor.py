@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fs_extract.terminal import Command, GivenPath, Voice, json_option, print_json, printable
+from fs_extract.console import Command, GivenPath, Voice, json_option, print_json, printable
 
 _MARKS = {True: "ok", False: "!!", None: "--"}
 
@@ -19,7 +19,7 @@ _MARKS = {True: "ok", False: "!!", None: "--"}
 @click.pass_obj
 def doctor(voice: Voice, folder: Path, *, as_json: bool) -> int:
     """Look at versions, devices, the model hub, and the file system of FOLDER."""
-    from fs_extract import checks
+    from featurestore import doctor as checks
 
     found = list(chain(checks.versions(), checks.devices(), checks.hub(), checks.folder(folder.absolute())))
     if as_json:

@@ -163,7 +163,7 @@ def frame_rate(model: Encoder, n_samples: int) -> float | None:
 
 
 def check_float32(model: nn.Module, name: str) -> None:
-    """Raise ModelError unless a network's first weights are float32: half precision and int8 begin with it too."""
+    """Raise ModelError unless a network's first weights are float32: half precision begins with it too."""
     dtype = next(model.parameters()).dtype
     if dtype != torch.float32:
         raise ModelError(

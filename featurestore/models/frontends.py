@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, SettingError
-from featurestore.models.config import MOST_UNITS, Reader
+from featurestore.models.checkpoints.config import MOST_UNITS, Reader
 
 _NORMALIZE_EPS = 1e-7
 """Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""

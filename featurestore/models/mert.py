@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.errors import SettingError
-from featurestore.models.config import MertConfig
+from featurestore.models.checkpoints.config import MertConfig
 from featurestore.models.encoder import check_float32, check_wave
 from featurestore.models.frontends import Samples
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.audio import discover
 from featurestore.errors import MissingDependencyError, SettingError
-from featurestore.pipeline.crew import crew
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Alone, Job, Workforce
+from featurestore.pipeline.processes import crew
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import FeatureStore
 from featurestore.store.creation import is_vacant
-from featurestore.store.layout import given_path
+from featurestore.store.paths import given_path
 from featurestore.windows import hop_samples, window_samples
 
 if TYPE_CHECKING:
-    from featurestore.extract import FeatureExtractor
+    from featurestore.encode import WindowEncoder
     from featurestore.models import Encoder
 
 DEFAULT_MODEL = "m-a-p/MERT-v1-95M"
@@ -54,7 +54,7 @@ def build(
     mixed_precision: bool = True,
     precision: str | None = None,
     oom_recovery: bool = True,
-    extractor: FeatureExtractor | None = None,
+    extractor: WindowEncoder | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildReport:
     """Extract the features of a collection of audio into a store.
@@ -189,15 +189,15 @@ def build(
 @contextmanager
 def _workforce(job: Job, device: str, settings: dict[str, Any], tally: Tally) -> Iterator[Workforce]:
     """An extractor of this process, or a process for each device if there are several."""
-    extractor_class = _extractor_class()
-    from featurestore.extract.device import resolve_devices
+    encoder_class = _encoder_class()
+    from featurestore.encode.device import resolve_devices
 
     devices = resolve_devices(device)
     loaded = not isinstance(settings["model"], str | os.PathLike)
     if loaded and device == "auto":
         devices = devices[:1]
     if len(devices) == 1 or job.dry_run:
-        yield Alone(job, extractor_class(device=devices[0], **settings))
+        yield Alone(job, encoder_class(device=devices[0], **settings))
         return
     if loaded:
         raise SettingError("several devices need the name or the folder of a model, not one that is loaded")
@@ -230,11 +230,11 @@ def _recorded_revision(there: FeatureStore | None, model: str | Path | Encoder) 
     return there.spec.revision
 
 
-def _extractor_class() -> type[FeatureExtractor]:
+def _encoder_class() -> type[WindowEncoder]:
     try:
-        from featurestore.extract import FeatureExtractor
+        from featurestore.encode import WindowEncoder
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"building a store needs {error.name}: pip install 'featurestore[extract]'"
         ) from error
-    return FeatureExtractor
+    return WindowEncoder

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import tee
 from typing import TYPE_CHECKING, Any
 
+from featurestore.encode.batch_size import Window
 from featurestore.errors import (
     AudioError,
     CorruptTrackError,
@@ -19,16 +20,15 @@ from featurestore.errors import (
     TrackLockedError,
     TrackNotFoundError,
 )
-from featurestore.extract.grouping import Window
-from featurestore.pipeline.decoding import TrackAudio, decode_ahead
+from featurestore.pipeline.claim import OpenTrack, most_open
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.open_track import OpenTrack, most_open
 from featurestore.pipeline.plan import TrackPlan, Wanted
+from featurestore.pipeline.prefetch import TrackAudio, decode_ahead
 from featurestore.pipeline.report import Tally
 from featurestore.store import StoreWriter
 
 if TYPE_CHECKING:
-    from featurestore.extract import EncodedBatch, FeatureExtractor
+    from featurestore.encode import EncodedBatch, WindowEncoder
 
 PACK_EVERY = 256
 """Published tracks after which they are packed: one at a time would rewrite the tail of the table each time."""
@@ -74,7 +74,7 @@ class Extraction:
     Parameters
     ----------
     writer : StoreWriter
-    extractor : FeatureExtractor
+    extractor : WindowEncoder
     wanted : Wanted
         What counts as there.
     existing : callable
@@ -95,7 +95,7 @@ class Extraction:
         self,
         *,
         writer: StoreWriter,
-        extractor: FeatureExtractor,
+        extractor: WindowEncoder,
         wanted: Wanted,
         existing: Callable[[str], Mapping[str, Any] | None],
         attributes: Mapping[str, Any],

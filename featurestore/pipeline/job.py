@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from featurestore import __version__
+from featurestore._version import __version__
 from featurestore.audio import AudioFile
 from featurestore.errors import BuildStoppedError, SpecMismatchError, StoreError
 from featurestore.pipeline.extraction import Extraction, published_attributes
@@ -17,10 +17,10 @@ from featurestore.pipeline.plan import TrackPlan, Wanted, bytes_needed, check_ro
 from featurestore.pipeline.report import Tally
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore, StoreWriter
-from featurestore.store.files import naming_the_store
+from featurestore.store.filesystem import naming_the_store
 
 if TYPE_CHECKING:
-    from featurestore.extract import FeatureExtractor
+    from featurestore.encode import WindowEncoder
 
 _PACK_WAIT = 60.0  # seconds that the end of a build waits for another writer's packing
 
@@ -143,7 +143,7 @@ class Job:
 
     def extraction(
         self,
-        extractor: FeatureExtractor,
+        extractor: WindowEncoder,
         writer: StoreWriter,
         interrupts: Interrupts,
         tally: Tally,
@@ -200,10 +200,10 @@ class Alone:
     Parameters
     ----------
     job : Job
-    extractor : FeatureExtractor
+    extractor : WindowEncoder
     """
 
-    def __init__(self, job: Job, extractor: FeatureExtractor) -> None:
+    def __init__(self, job: Job, extractor: WindowEncoder) -> None:
         self._job, self._extractor = job, extractor
         self.spec = extractor.spec(dtype=job.dtype, codec=job.codec)
         self.device = str(extractor.device)

@@ -13,7 +13,7 @@ from typing import Any
 from featurestore.audio import AudioFile, file_sha256, probe
 from featurestore.audio.info import file_status
 from featurestore.errors import FeatureStoreError, StoreAccessError
-from featurestore.pipeline.threads import threads
+from featurestore.pipeline.prefetch import threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
 from featurestore.windows import hop_samples, window_count, window_samples

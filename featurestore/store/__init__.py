@@ -1,9 +1,9 @@
 """The store: layout, locks, shards, publishing, the packed table, reading and checking."""
 
-from featurestore.store.layout import estimate_bytes
-from featurestore.store.reader import FeatureStore
+from featurestore.store.format.metadata import estimate_bytes
+from featurestore.store.store import FeatureStore
 from featurestore.store.track_writer import TrackWriter
-from featurestore.store.verification import Problem, VerifyReport
+from featurestore.store.verify import Problem, VerifyReport
 from featurestore.store.views import AggregatedView, RaggedView, TrackView, View
 from featurestore.store.writer import StoreWriter
 

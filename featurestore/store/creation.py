@@ -11,9 +11,17 @@ from pathlib import Path
 
 from featurestore.errors import NotAStoreError, SpecMismatchError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import files, layout
-from featurestore.store.layout import HIDDEN_DIRS, METADATA, Places, lost_folders, strange_folders
-from featurestore.store.staging import StagingArea, claiming
+from featurestore.store import filesystem
+from featurestore.store.commit.staging import StagingArea, claiming
+from featurestore.store.format.metadata import (
+    METADATA,
+    encode_document,
+    group_document,
+    hidden_document,
+    read_root,
+    root_document,
+)
+from featurestore.store.paths import HIDDEN_DIRS, Places, lost_folders, strange_folders
 
 
 def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: bool) -> None:
@@ -31,7 +39,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
     root = places.root
     if is_vacant(root):
         _create(root, spec, durable=durable)
-    stored = layout.read_root(root)
+    stored = read_root(root)
     if differences := stored.differences(spec):
         listed = "; ".join(f"{key} is {old!r}, not {new!r}" for key, (old, new) in differences.items())
         raise SpecMismatchError(
@@ -46,7 +54,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
         _restore_hidden(places, durable=durable)
     if durable:
         # Whoever made the store may not have lived to do it.
-        files.sync_parent(root)
+        filesystem.sync_parent(root)
 
 
 def is_vacant(path: Path) -> bool:
@@ -67,7 +75,7 @@ def is_vacant(path: Path) -> bool:
     for parent in root.parents:
         if (parent / METADATA).exists():
             try:
-                layout.read_root(parent)
+                read_root(parent)
             except NotAStoreError:
                 continue  # a group of somebody else's
             raise NotAStoreError(f"{root} is inside the store {parent}: name a folder beside it")
@@ -76,22 +84,22 @@ def is_vacant(path: Path) -> bool:
 
 def _create(root: Path, spec: FeatureSpec, *, durable: bool) -> None:
     """Make an empty store beside its place and rename it there; if another is faster, theirs stays."""
-    files.make_parents(root.parent, durable=durable)
+    filesystem.make_parents(root.parent, durable=durable)
     with _beside(root) as new:
-        files.write_file(new.root / METADATA, layout.encode(layout.root_document(spec)))
+        filesystem.write_file(new.root / METADATA, encode_document(root_document(spec)))
         for kind in KINDS:
-            files.make_dir(new.kind(kind))
-            files.write_file(new.kind(kind) / METADATA, layout.encode(layout.group_document({})))
+            filesystem.make_dir(new.kind(kind))
+            filesystem.write_file(new.kind(kind) / METADATA, encode_document(group_document({})))
         _make_hidden(new)
         if durable:
-            files.sync_tree(new.root)
+            filesystem.sync_tree(new.root)
         _put(new.root, root)
 
 
 def _put(source: Path, target: Path) -> None:
     """Rename, unless another writer was faster."""
     try:
-        files.rename(source, target)
+        filesystem.rename(source, target)
     except OSError as error:
         if error.errno == errno.ENOTDIR:
             raise NotAStoreError(f"{target} is a file, not a folder of a store") from None
@@ -100,10 +108,10 @@ def _put(source: Path, target: Path) -> None:
 
 
 def _make_hidden(places: Places) -> None:
-    files.make_dir(places.hidden)
+    filesystem.make_dir(places.hidden)
     for folder in HIDDEN_DIRS:
-        files.make_dir(places.hidden / folder)
-    files.write_file(places.hidden / METADATA, layout.encode(layout.hidden_document()))
+        filesystem.make_dir(places.hidden / folder)
+    filesystem.write_file(places.hidden / METADATA, encode_document(hidden_document()))
 
 
 def _restore_hidden(places: Places, *, durable: bool) -> None:
@@ -111,18 +119,18 @@ def _restore_hidden(places: Places, *, durable: bool) -> None:
     with _beside(places.root) as new:
         if not places.stale.exists():
             # Without the marks of superseded rows the packed table cannot be trusted.
-            files.discard(places.packed, new.root)
+            filesystem.discard(places.packed, new.root)
             if durable:
-                files.sync_dir(places.root)
+                filesystem.sync_dir(places.root)
         _make_hidden(new)
         if durable:
-            files.sync_tree(new.hidden)
-        files.make_parents(places.hidden, durable=durable)
+            filesystem.sync_tree(new.hidden)
+        filesystem.make_parents(places.hidden, durable=durable)
         for name in (*HIDDEN_DIRS, METADATA):
             if not (places.hidden / name).exists():
                 _put(new.hidden / name, places.hidden / name)
             if durable:
-                files.sync_dir(places.hidden)
+                filesystem.sync_dir(places.hidden)
 
 
 @contextlib.contextmanager
@@ -133,7 +141,7 @@ def _beside(root: Path) -> Iterator[Places]:
     for left in root.parent.glob(f"{glob.escape(prefix)}*"):
         with claiming(left, prefix) as claimed:
             if claimed:
-                files.remove_tree(left)
+                filesystem.remove_tree(left)
     area = StagingArea(root.parent, prefix)
     try:
         yield Places(area.folder())

@@ -10,12 +10,19 @@ from pathlib import Path
 
 from featurestore.errors import TrackLockedError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import files, layout
-from featurestore.store.layout import METADATA, QUARANTINE, Places
-from featurestore.store.locks import TrackLocks
-from featurestore.store.publish import mark_stale
-from featurestore.store.tracks import TrackReader
-from featurestore.store.verification import Problem, damaged_kinds, damaged_structure, stray_files
+from featurestore.store import filesystem
+from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.transaction import mark_stale
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    decode_document,
+    encode_document,
+    structure,
+)
+from featurestore.store.paths import QUARANTINE, Places
+from featurestore.store.track_reader import TrackReader
+from featurestore.store.verify import Problem, damaged_kinds, damaged_structure, stray_files
 
 _LONGEST_NAME = 200
 
@@ -53,28 +60,28 @@ def _put_aside(places: Places, key: str, moves: Mapping[Path, str]) -> Path:
     """Move folders and files of a track, each to a name of its own, into a new folder."""
     folder = places.hidden / QUARANTINE / f"{_short(key)}.{uuid.uuid4().hex[:12]}"
     # Made sure of before anything goes there, or it could be lost on the way.
-    files.make_parents(folder, durable=True)
+    filesystem.make_parents(folder, durable=True)
     if places.array("aggregated", key) in moves:
         mark_stale(places, key, durable=True)
     for source, target in moves.items():
-        files.rename(source, folder / target)
+        filesystem.rename(source, folder / target)
     for changed in dict.fromkeys([folder, *(source.parent for source in moves)]):
-        files.sync_dir(changed)
+        filesystem.sync_dir(changed)
     return folder
 
 
 def restore_structure(places: Places, spec: FeatureSpec, staged: Path) -> None:
     """Write the metadata anew that is the same in every store of a spec; `staged` is an empty folder."""
     for number, folder in enumerate(damaged_structure(places, spec)):
-        document = layout.structure(spec)[folder]
+        document = structure(spec)[folder]
         place = places.root / folder
         if not os.path.lexists(place):
-            files.make_parents(place, durable=True)
+            filesystem.make_parents(place, durable=True)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = layout.decode(files.read_file(place / METADATA, limit=layout.MAX_METADATA_BYTES))
+            found = decode_document(filesystem.read_file(place / METADATA, limit=MAX_METADATA_BYTES))
             # What others have added to the attributes is theirs.
             document["attributes"] = {**found["attributes"], **document["attributes"]}
-        files.write_file(staged / str(number), layout.encode(document))
-        files.sync_file(staged / str(number))
-        files.rename(staged / str(number), place / METADATA)
-        files.sync_dir(place)
+        filesystem.write_file(staged / str(number), encode_document(document))
+        filesystem.sync_file(staged / str(number))
+        filesystem.rename(staged / str(number), place / METADATA)
+        filesystem.sync_dir(place)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.store import files
+from featurestore.store import filesystem
 
 
 class RowSpool:
@@ -37,8 +37,8 @@ class RowSpool:
         self._waiting += rows.nbytes
         if self._waiting > self._limit:
             if self._fd < 0:
-                self._fd = files.create_file(self._path)
-            files.write_all(self._fd, self._parts)
+                self._fd = filesystem.create_file(self._path)
+            filesystem.write_all(self._fd, self._parts)
             self._parts = [rows[:0]]
             self._waiting = 0
 
@@ -47,7 +47,7 @@ class RowSpool:
         if self._fd < 0:
             rows: npt.NDArray[Any] = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
         else:
-            files.write_all(self._fd, self._parts)
+            filesystem.write_all(self._fd, self._parts)
             like = self._parts[0]
             rows = np.memmap(self._path, like.dtype, "r").reshape(-1, *like.shape[1:])
         return rows
@@ -67,4 +67,4 @@ class RowSpool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            files.unlink(self._path)
+            filesystem.unlink(self._path)

@@ -15,10 +15,18 @@ import numpy.typing as npt
 
 from featurestore.errors import ExtractionError, SettingError, StoreError
 from featurestore.spec import FeatureSpec
-from featurestore.store import files, layout, publish
-from featurestore.store.compression import bitround, compressor_of
-from featurestore.store.layout import METADATA
-from featurestore.store.shards import ShardWriter
+from featurestore.store import filesystem
+from featurestore.store.commit import transaction
+from featurestore.store.format.compression import bitround, compressor_of
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    encode_document,
+    seal,
+    shard_name,
+    track_metadata,
+)
+from featurestore.store.format.shards import ShardWriter
 from featurestore.store.spool import RowSpool
 
 # Pooled segments of a track beyond this many bytes wait in a file instead of in memory.
@@ -122,7 +130,7 @@ class TrackWriter:
         if not all(map(math.isfinite, seconds)) or len(seconds) not in (0, len(pooled)):
             raise SettingError(f"starts of {self._id!r} must be {len(pooled)} seconds, not {seconds}")
         self._whole = False
-        with files.naming_the_store(self._store):
+        with filesystem.naming_the_store(self._store):
             if "raw" in self._kinds and block is not None:
                 self._append_raw(block)
             if self._rows is not None:
@@ -150,7 +158,7 @@ class TrackWriter:
             raise SettingError(f"aggregated of {self._id!r} must be {list(self._sum.shape)}, not {array.shape}")
         self._aggregated = array
 
-    def finish(self) -> publish.Intent:
+    def finish(self) -> transaction.Intent:
         """Write what has waited for the end and the metadata; say what is to be done with the folder."""
         self._check_whole()
         if self._aggregated is None:
@@ -184,7 +192,7 @@ class TrackWriter:
             self._write("segments", (self._segments, layers, dim), self._rows.columns(), common)
             self._rows.close()
         self._write("aggregated", (layers, dim), self._as_stored("aggregated", self._aggregated), common)
-        return publish.Intent(self._kinds, revision)
+        return transaction.Intent(self._kinds, revision)
 
     def _numbers(self, values: npt.ArrayLike, kind: str) -> npt.NDArray[Any]:
         try:
@@ -207,10 +215,10 @@ class TrackWriter:
 
     def _new_shard(self, kind: str, ndim: int) -> ShardWriter:
         folder = self._folder / kind
-        files.make_dir(folder)
+        filesystem.make_dir(folder)
         # Raw is made ready chunk by chunk, beside the writing; the rest is small and ready.
         prepare = partial(self._as_stored, kind) if kind == "raw" else None
-        path = folder / layout.shard_name(ndim)
+        path = folder / shard_name(ndim)
         compressor = compressor_of(self._spec.codec)
         return ShardWriter(path, self._name(kind), self._dtype.itemsize, compressor=compressor, prepare=prepare)
 
@@ -244,11 +252,11 @@ class TrackWriter:
 
     def _describe(self, kind: str, shape: tuple[int, ...], common: Mapping[str, Any], checksum: str) -> None:
         attributes = {**common, "checksums": {"chunks": checksum}}
-        metadata = layout.track_metadata(kind, shape, self._spec, attributes)
-        content = layout.encode(layout.seal(metadata.document()))
-        if len(content) > layout.MAX_METADATA_BYTES:
+        metadata = track_metadata(kind, shape, self._spec, attributes)
+        content = encode_document(seal(metadata.document()))
+        if len(content) > MAX_METADATA_BYTES:
             raise SettingError(
                 f"the attributes and starts of track {self._id!r:.200} have {len(content)} bytes, more than "
-                f"{layout.MAX_METADATA_BYTES}: split the track, or keep the attributes elsewhere"
+                f"{MAX_METADATA_BYTES}: split the track, or keep the attributes elsewhere"
             )
-        files.write_file(self._folder / kind / METADATA, content)
+        filesystem.write_file(self._folder / kind / METADATA, content)

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import StoreError
+from featurestore.errors import MissingDependencyError
+from featurestore.spec import FeatureSpec
+from featurestore.store import filesystem
+from featurestore.store.selection import Layers, full_index
+from featurestore.store.table.index import Catalogue
+from featurestore.store.track_reader import Described, ReplacedError, TrackReader
 
 if TYPE_CHECKING:
     import dask.array
     import torch
     import xarray
 
-    from featurestore.store.reader import FeatureStore
+_CHUNK_BYTES = 64 * 2**20
+"""About as much as one task of dask should read."""
 
 
-Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
-"""Shape of an array of a track, and where its segments start, seconds."""
+@dataclass(frozen=True)
+class Source:
+    """What a view reads: the index and the tracks of a store, and its path as it was given, for errors."""
 
+    path: Path
+    index: Catalogue
+    reader: TrackReader
 
-class ReplacedError(StoreError):
-    """A track was replaced by one of another shape since a view told its own."""
+    @property
+    def spec(self) -> FeatureSpec:
+        """Of the store."""
+        return self.reader.spec
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Around whatever is read: errors of the system name the store."""
+        return filesystem.naming_the_store(self.path)
 
 
 class View(ABC):
@@ -41,9 +61,9 @@ class View(ABC):
 
     dims: tuple[str, ...]
 
-    def __init__(self, store: FeatureStore, layer: int | Sequence[int] | None) -> None:
-        self._store = store
-        self.layers, self._positions, self._drop = store._resolve_layers(layer)
+    def __init__(self, source: Source, layers: Layers) -> None:
+        self._source = source
+        self.layers, self._positions, self._drop = layers
 
     @property
     @abstractmethod
@@ -62,7 +82,7 @@ class View(ABC):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the numbers."""
-        return np.dtype(self._store.spec.dtype)
+        return np.dtype(self._source.spec.dtype)
 
     @property
     def ndim(self) -> int:
@@ -84,7 +104,7 @@ class View(ABC):
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {size}" for name, size in zip(self.dims, self.shape, strict=True))
-        return f"<{type(self).__name__} ({sizes}) {self.dtype} of {str(self._store.path)!r}>"
+        return f"<{type(self).__name__} ({sizes}) {self.dtype} of {str(self._source.path)!r}>"
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
@@ -102,7 +122,7 @@ class View(ABC):
                 del self.__dict__["_described"]  # nobody has seen the shape: it may be another
 
     def _indexed(self, index: Any) -> npt.NDArray[Any]:
-        axes = self._full_index(index)
+        axes = full_index(index, self.ndim)
         if axes is None:  # newaxis, masks over several dimensions and the like: numpy knows how
             np.broadcast_to(np.empty((), bool), self.shape)[index]  # refused before anything is read
             return np.asarray(self.to_numpy()[index])
@@ -118,33 +138,6 @@ class View(ABC):
         first = 0 if isinstance(axes[0], int) else slice(None)
         return np.asarray(block[(first, *rest)])
 
-    def _full_index(self, index: Any) -> tuple[Any, ...] | None:
-        """Index as one item per dimension, with at most one array; None if it is of another form."""
-        items = list(index) if isinstance(index, tuple) else [index]
-        ellipses = sum(item is Ellipsis for item in items)
-        if not ellipses:
-            items.append(Ellipsis)
-        if ellipses > 1 or len(items) - 1 > self.ndim:
-            return None
-        at = next(i for i, item in enumerate(items) if item is Ellipsis)
-        items[at : at + 1] = [slice(None)] * (self.ndim - len(items) + 1)
-        arrays = 0
-        for i, item in enumerate(items):
-            if isinstance(item, slice):
-                continue
-            if isinstance(item, int | np.integer) and not isinstance(item, bool | np.bool_):
-                items[i] = int(item)
-                continue
-            if item is None or isinstance(item, bool | np.bool_):
-                return None
-            items[i] = np.asarray(item, np.intp if isinstance(item, list) and not item else None)
-            if items[i].ndim != 1 or items[i].dtype.kind not in "iub":
-                return None
-            arrays += 1
-        # An array beside an integer is broadcast by numpy in its own way.
-        plain = arrays == 0 or (arrays == 1 and not any(isinstance(item, int) for item in items))
-        return tuple(items) if plain else None
-
     def _rows(self, item: Any) -> npt.NDArray[np.int64] | None:
         if isinstance(item, slice) and item == slice(None):
             return None
@@ -156,29 +149,63 @@ class View(ABC):
         return block[:, 0] if self._drop else block
 
     def to_xarray(self) -> xarray.DataArray:
-        """DataArray with coordinates, read when it is computed. Needs the extra ``xarray``."""
-        from featurestore.interop.arrays import to_xarray
+        """DataArray with coordinates, read when it is computed. Needs the extra ``xarray``.
 
-        return to_xarray(self)
+        Raises
+        ------
+        MissingDependencyError
+            If xarray or dask is not installed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise MissingDependencyError("xarray is needed: pip install 'featurestore[xarray]'") from error
+        return xarray.DataArray(self.to_dask(), dims=self.dims, coords=self.coords)
 
     def to_dask(self, chunks: Any = "auto") -> dask.array.Array:
-        """Dask array, read when it is computed. Needs the extra ``xarray``."""
-        from featurestore.interop.arrays import to_dask
+        """Dask array, read when it is computed. Needs the extra ``xarray``.
 
-        return to_dask(self, chunks)
+        The view is pickled to workers, which read for themselves.
+
+        Parameters
+        ----------
+        chunks : optional
+            As in `dask.array.from_array`; by default whole rows of about 64 MiB.
+
+        Raises
+        ------
+        MissingDependencyError
+            If dask is not installed.
+        """
+        try:
+            import dask.array
+        except ImportError as error:
+            raise MissingDependencyError("dask is needed: pip install 'featurestore[xarray]'") from error
+        if chunks == "auto":
+            row = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+            chunks = (max(1, min(self.shape[0], _CHUNK_BYTES // row)), *self.shape[1:])
+        return dask.array.from_array(self, chunks=chunks, name=False, asarray=False)
 
     def to_torch(self) -> torch.Tensor:
-        """Read everything into a tensor. Needs torch."""
-        from featurestore.interop.tensors import to_torch
+        """Read everything into a tensor. Needs torch.
 
-        return to_torch(self)
+        Raises
+        ------
+        MissingDependencyError
+            If torch is not installed.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingDependencyError("torch is needed: pip install 'featurestore[extract]'") from error
+        return torch.from_numpy(self.to_numpy())
 
 
 class AggregatedView(View):
     """One row per track: [track, feature], or [track, layer, feature]. Made by `FeatureStore.aggregated`."""
 
-    def __init__(self, store: FeatureStore, layer: int | Sequence[int] | None, track_ids: Sequence[str]) -> None:
-        super().__init__(store, layer)
+    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str]) -> None:
+        super().__init__(source, layers)
         self._ids = track_ids
         self.dims = ("track", "feature") if self._drop else ("track", "layer", "feature")
 
@@ -190,7 +217,7 @@ class AggregatedView(View):
     @property
     def shape(self) -> tuple[int, ...]:
         layers = () if self._drop else (len(self.layers),)
-        return (len(self._ids), *layers, self._store.spec.dim)
+        return (len(self._ids), *layers, self._source.spec.dim)
 
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -198,7 +225,8 @@ class AggregatedView(View):
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
         ids = self._ids if rows is None else [self._ids[row] for row in rows]
-        return self._store._read_aggregated(ids, positions)
+        with self._source.reading():
+            return self._source.index.read(ids, positions)
 
 
 class TrackView(View):
@@ -207,17 +235,17 @@ class TrackView(View):
     [segment, feature] or [segment, layer, feature]; raw has the dimension frame before feature.
     """
 
-    def __init__(self, store: FeatureStore, kind: str, track_id: str, layer: int | Sequence[int] | None) -> None:
-        super().__init__(store, layer)
+    def __init__(self, source: Source, layers: Layers, kind: str, track_id: str) -> None:
+        super().__init__(source, layers)
         self.track_id = track_id
         self._kind = kind
         inner = ("frame", "feature") if kind == "raw" else ("feature",)
         self.dims = ("segment", *(() if self._drop else ("layer",)), *inner)
-        store._require(kind, track_id)
 
     @cached_property
     def _described(self) -> Described:
-        return self._store._describe(self._kind, self.track_id)
+        with self._source.reading():
+            return self._source.reader.describe(self._kind, self.track_id)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -236,7 +264,10 @@ class TrackView(View):
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
         told: Described | None = self.__dict__.get("_described")
-        block, described = self._store._read_track(self._kind, self.track_id, told and told[0], rows, positions)
+        with self._source.reading():
+            block, described = self._source.reader.read_segments(
+                self._kind, self.track_id, positions, rows=rows, shape=told and told[0]
+            )
         self.__dict__.setdefault("_described", described)
         return block
 
@@ -247,14 +278,15 @@ class RaggedView(View):
     Made by `FeatureStore.segments` without a track.
     """
 
-    def __init__(self, store: FeatureStore, layer: int | Sequence[int] | None, track_ids: Sequence[str]) -> None:
-        super().__init__(store, layer)
+    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str]) -> None:
+        super().__init__(source, layers)
         self._ids = track_ids
         self.dims = ("row", "feature") if self._drop else ("row", "layer", "feature")
 
     @cached_property
     def _described(self) -> list[Described]:
-        return [self._store._describe("segments", track_id) for track_id in self._ids]
+        with self._source.reading():
+            return [self._source.reader.describe("segments", track_id) for track_id in self._ids]
 
     @property
     def _counts(self) -> npt.NDArray[np.int64]:
@@ -281,7 +313,7 @@ class RaggedView(View):
     @property
     def shape(self) -> tuple[int, ...]:
         layers = () if self._drop else (len(self.layers),)
-        return (int(self._counts.sum()), *layers, self._store.spec.dim)
+        return (int(self._counts.sum()), *layers, self._source.spec.dim)
 
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -293,13 +325,14 @@ class RaggedView(View):
         described, counts = self._described, self._counts
         ends = np.cumsum(counts)
         wanted = np.arange(counts.sum(), dtype=np.int64) if rows is None else rows
-        out = np.empty((len(wanted), len(positions), self._store.spec.dim), self.dtype)
+        out = np.empty((len(wanted), len(positions), self._source.spec.dim), self.dtype)
         tracks = np.searchsorted(ends, wanted, side="right")
         order = np.argsort(tracks, kind="stable")
         chosen, begins = np.unique(tracks[order], return_index=True)
         for track, where in zip(chosen, np.split(order, begins[1:]), strict=False):
             shape = described[track][0]
-            block, _ = self._store._read_track("segments", self._ids[track], shape, None, positions)
+            with self._source.reading():
+                block, _ = self._source.reader.read_segments("segments", self._ids[track], positions, shape=shape)
             out[where] = block[wanted[where] - (ends[track] - counts[track])]
         return out
 
@@ -308,11 +341,12 @@ class RaggedView(View):
         blocks: list[Any] = []
         described = []
         for track_id in self._ids:
-            block, shape_and_starts = self._store._read_track("segments", track_id, None, None, positions)
+            with self._source.reading():
+                block, shape_and_starts = self._source.reader.read_segments("segments", track_id, positions)
             blocks.append(block)
             described.append(shape_and_starts)
         self.__dict__["_described"] = described
-        out = np.empty((int(self._counts.sum()), len(positions), self._store.spec.dim), self.dtype)
+        out = np.empty((int(self._counts.sum()), len(positions), self._source.spec.dim), self.dtype)
         first = 0
         for i, block in enumerate(blocks):
             out[first : first + len(block)] = block

@@ -13,18 +13,19 @@ import numpy.typing as npt
 
 from featurestore.errors import SettingError, TrackExistsError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import files, publish
-from featurestore.store.catalogue import PackedIds
+from featurestore.store import filesystem
+from featurestore.store.commit import transaction
+from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.staging import StagingArea, sweep
 from featurestore.store.creation import create_or_check
-from featurestore.store.keys import encode_key
-from featurestore.store.layout import Places, given_path
-from featurestore.store.locks import TrackLocks
-from featurestore.store.packing import pack
+from featurestore.store.format.keys import encode_key
+from featurestore.store.paths import Places, given_path
 from featurestore.store.repair import quarantine, restore_structure
-from featurestore.store.staging import StagingArea, sweep
+from featurestore.store.table.index import PackedIds
+from featurestore.store.table.packing import pack
+from featurestore.store.track_reader import TrackReader
 from featurestore.store.track_writer import TrackWriter
-from featurestore.store.tracks import TrackReader
-from featurestore.store.verification import VerifyReport, verify
+from featurestore.store.verify import VerifyReport, verify
 
 
 class StoreWriter:
@@ -63,12 +64,12 @@ class StoreWriter:
         self.overwrite = overwrite
         self.durable = durable
         self._places = Places.of(self.path)
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             create_or_check(self._places, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._places.locks)
             self._staging = StagingArea(self._places.staging, durable=durable)
             try:
-                sweep(self._places, needed=publish.recover(self._places, self._locks))
+                sweep(self._places, needed=transaction.recover(self._places, self._locks))
             except BaseException:
                 self._staging.close(self._places.trash)
                 raise
@@ -85,9 +86,9 @@ class StoreWriter:
 
     def close(self) -> None:
         """Finish what was decided, and remove what is staged and not published."""
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             try:
-                publish.recover(self._places, self._locks)
+                transaction.recover(self._places, self._locks)
             finally:
                 self._staging.close(self._places.trash)
 
@@ -99,7 +100,7 @@ class StoreWriter:
         CorruptTrackError
             If its metadata is damaged.
         """
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             found = self._reader.current(encode_key(track_id))
         return None if found is None else dict(found.attributes)
 
@@ -149,7 +150,7 @@ class StoreWriter:
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         replace = self.overwrite if overwrite is None else overwrite
         with contextlib.ExitStack() as stack:
-            with files.naming_the_store(self.path):
+            with filesystem.naming_the_store(self.path):
                 self._lock(stack, key, wait)
                 if not replace and self._places.array("aggregated", key).exists():
                     raise TrackExistsError(
@@ -162,17 +163,17 @@ class StoreWriter:
                     track_id, folder, self.spec, chosen, dict(attributes or {}), store=self.path
                 ) as writer:
                     yield writer
-                    with files.naming_the_store(self.path):
+                    with filesystem.naming_the_store(self.path):
                         intent = writer.finish()
-                with files.naming_the_store(self.path):
+                with filesystem.naming_the_store(self.path):
                     has_row = self._packed_ids.have(track_id)
-                    emptied = publish.commit(
+                    emptied = transaction.commit(
                         self._places, folder, key, intent, has_row=has_row, durable=self.durable
                     )
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
-                    publish.take_back(self._places, folder)
-                    files.discard(folder, self._places.trash)
+                    transaction.take_back(self._places, folder)
+                    filesystem.discard(folder, self._places.trash)
                 raise
             if emptied:
                 self._staging.give_back(folder)
@@ -181,7 +182,7 @@ class StoreWriter:
         """Hold the lock of a track until the stack is left, with no unfinished change of the track."""
         stack.enter_context(self._locks.holding(key, wait=wait))
         if (self._places.journal / key).exists():
-            publish.roll_forward(self._places, key, durable=self.durable)
+            transaction.roll_forward(self._places, key, durable=self.durable)
 
     def put(
         self,
@@ -227,13 +228,13 @@ class StoreWriter:
             If another writer is at work on it.
         """
         key = encode_key(track_id)
-        with files.naming_the_store(self.path), contextlib.ExitStack() as stack:
+        with filesystem.naming_the_store(self.path), contextlib.ExitStack() as stack:
             self._lock(stack, key, 60.0)
             if not self._places.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self._staging.folder()
-            intent = publish.Intent((), uuid.uuid4().hex)
-            publish.commit(self._places, folder, key, intent, has_row=True, durable=self.durable)
+            intent = transaction.Intent((), uuid.uuid4().hex)
+            transaction.commit(self._places, folder, key, intent, has_row=True, durable=self.durable)
 
     def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
         """Put aside what is damaged and build the packed table again where it is wrong.
@@ -250,13 +251,13 @@ class StoreWriter:
         list of Path
             Where the folders of damaged tracks are now; nothing is deleted.
         """
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             report = verify(self._reader, deep=deep)
             found = {problem.what for problem in report.problems}
             if "structure" in found:
                 staged = self._staging.folder()
                 restore_structure(self._places, self.spec, staged)
-                files.discard(staged, self._places.trash)
+                filesystem.discard(staged, self._places.trash)
             moved = quarantine(self._reader, self._locks, report.problems, deep=deep)
             wrong = "packed" in found
             if moved or wrong:
@@ -276,5 +277,5 @@ class StoreWriter:
         bool
             False if another writer was packing all the time.
         """
-        with files.naming_the_store(self.path):
+        with filesystem.naming_the_store(self.path):
             return pack(self._reader, self._staging, self._locks, wait=wait, durable=self.durable)

@@ -21,7 +21,7 @@ MODEL = Path(__file__).parent.parent / "data" / "golden" / "base_v1"
 START = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
-from fs_extract.main import main
+from fs_extract.__main__ import main
 main()
 """
 

@@ -83,7 +83,7 @@ def test_options_reach_the_store(run, music, tmp_path, model_folder):
         "--workers": "2",
         "--batch-size": "3",
         "--device": "cpu",
-        "--precision": "int8",
+        "--precision": "fp32",
         "--id-from": "stem",
     }
     flags = ["--no-mixed-precision", "--disable-oom-recovery", "--fail-fast"]
@@ -93,10 +93,16 @@ def test_options_reach_the_store(run, music, tmp_path, model_folder):
     store = FeatureStore(tmp_path / "s.zarr")
     spec = store.spec
     assert (spec.layers, spec.segment_duration, spec.overlap, spec.dtype) == ((1, 3), 0.5, 0.25, "float16")
-    assert spec.precision == "int8"
-    assert len(spec.int8_cosines) == len(spec.int8_errors) == 2
+    assert spec.precision == "fp32"
     assert store.track_ids == ["set/one", "set/three"]
     assert not store.has("set/one", kinds=("raw",))
+
+
+def test_a_precision_that_is_not_there_is_refused_with_those_that_are(run, music, tmp_path):
+    result = run("build", music, tmp_path / "s.zarr", "--model", "logmel", "--precision", "int8")
+    assert result.code == 2
+    assert "'int8' is not one of 'fp32', 'fp16', 'bf16'" in result.err
+    assert not (tmp_path / "s.zarr").exists()
 
 
 def test_all_layers_have_a_name(run, music, tmp_path):

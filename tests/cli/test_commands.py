@@ -113,7 +113,7 @@ def test_info(run, small_store):
     assert found["spec"] == FeatureStore(small_store).spec.to_dict()
 
 
-def test_info_tells_what_int8_has_lost(run, tmp_path):
+def test_info_of_a_store_of_int8_that_an_earlier_release_made(run, tmp_path):
     measured = {"int8_cosines": (0.999, 0.998, 0.997), "int8_errors": (0.01, 0.02, 0.03)}
     StoreWriter(
         tmp_path / "s.zarr", spec=FeatureSpec(layers=(0, 1, 2), dim=8, precision="int8", **measured)
@@ -292,9 +292,9 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
 def test_what_nobody_expected_is_one_line_and_the_whole_story_with_v(small_store, verbose):
     lines = (
         "import featurestore",
-        "import fs_extract.main",
+        "import fs_extract.__main__",
         "featurestore.FeatureStore.__init__ = None",
-        "fs_extract.main.main()",
+        "fs_extract.__main__.main()",
     )
     command = [sys.executable, "-c", "; ".join(lines), "ls", str(small_store), *["-v"] * verbose]
     done = subprocess.run(command, capture_output=True, text=True)

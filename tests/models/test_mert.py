@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from featurestore.errors import SettingError
 from featurestore.models import MertEncoder, load_model, save_random_checkpoint
-from featurestore.models.config import MertConfig
-from featurestore.models.random_checkpoint import SHAPES
+from featurestore.models.checkpoints.config import MertConfig
+from featurestore.models.checkpoints.shapes import SHAPES
 
 CLIPS = ["music_0p7s", "min_400", "two_720", "silence_1s"]
 

@@ -11,8 +11,8 @@ import featurestore.models
 from featurestore import FeatureExtractor
 from featurestore.errors import ModelError
 from featurestore.models import MertEncoder, check_encoder, load_model
-from featurestore.models.engine import CpuEngine
-from featurestore.models.files import weights_sha256
+from featurestore.models.checkpoints.files import weights_sha256
+from featurestore.models.kernels.engine import CpuEngine
 
 FOLDER = Path(featurestore.models.__file__).with_name("mini")
 MOST_BYTES = 10_000_000

@@ -12,8 +12,8 @@ import pytest
 import featurestore
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
 from featurestore.errors import SettingError, SourceError, SpecMismatchError
-from featurestore.pipeline import decoding
-from featurestore.pipeline.threads import threads
+from featurestore.pipeline import prefetch
+from featurestore.pipeline.prefetch import threads
 
 IDS = ["a/one", "a/two", "b/one", "b/three"]
 
@@ -184,7 +184,7 @@ def test_impossible_settings_leave_no_store(music, tmp_path, model_folder, setti
 
 def test_there_are_no_more_workers_than_tracks(music, tmp_path, extractor, monkeypatch):
     asked = []
-    monkeypatch.setattr(decoding, "threads", lambda count, **names: asked.append(count) or threads(count, **names))
+    monkeypatch.setattr(prefetch, "threads", lambda count, **names: asked.append(count) or threads(count, **names))
     assert build(music, tmp_path / "s.zarr", extractor=extractor, workers=40_000).processed == 4
     assert asked == [4]
 
@@ -257,7 +257,7 @@ def test_the_report_is_plain_json_with_the_old_names(music, tmp_path, extractor)
 
 @pytest.mark.parametrize(
     "settings",
-    [{"layers": [2]}, {"device": "cuda:7"}, {"precision": "int8"}, {"segment_duration": 2.0, "batch_size": 64}],
+    [{"layers": [2]}, {"device": "cuda:7"}, {"precision": "fp32"}, {"segment_duration": 2.0, "batch_size": 64}],
 )
 def test_settings_of_an_extractor_are_not_given_twice(music, tmp_path, extractor, settings):
     with pytest.raises(SettingError, match=f"an extractor has its own .*{next(iter(settings))}"):
@@ -283,7 +283,7 @@ def test_memory_does_not_grow_with_the_length_of_a_track(tmp_path, clip, extract
 
 
 def test_a_model_that_is_loaded_takes_one_device(music, tmp_path, extractor, monkeypatch):
-    monkeypatch.setattr("featurestore.extract.device.resolve_devices", lambda names: ["cpu", "cpu"])
+    monkeypatch.setattr("featurestore.encode.device.resolve_devices", lambda names: ["cpu", "cpu"])
     settings = {"model": extractor.model, "segment_duration": 1.0, "feature_level": "aggregated"}
     assert build(music, tmp_path / "s.zarr", device="auto", **settings).processed == 4
     with pytest.raises(SettingError, match="several devices need the name or the folder"):

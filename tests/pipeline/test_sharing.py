@@ -10,8 +10,8 @@ import pytest
 
 import featurestore.pipeline.extraction as extraction
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
-from featurestore.store.keys import encode_key
-from featurestore.store.locks import stripe_of
+from featurestore.store.commit.locks import stripe_of
+from featurestore.store.format.keys import encode_key
 
 
 @pytest.fixture

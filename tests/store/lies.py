@@ -8,9 +8,9 @@ import struct
 
 import google_crc32c
 
-from featurestore.store import layout
-from featurestore.store.packed import CHUNK_ROWS
-from featurestore.store.table_ids import encode_ids, with_crc
+from featurestore.store.format.metadata import MAX_METADATA_BYTES, checksum, seal
+from featurestore.store.table.coordinates import encode_ids, with_crc
+from featurestore.store.table.table import CHUNK_ROWS
 
 ALL = ("raw", "segments", "aggregated")
 
@@ -25,7 +25,7 @@ def tell(kind, change, key="a"):
         with contextlib.suppress(
             KeyError, TypeError, AttributeError, ValueError
         ):  # or not even that can be computed
-            document = layout.seal(document)
+            document = seal(document)
         file.write_text(json.dumps(document))
 
     return lie
@@ -113,7 +113,7 @@ def table(change, name=""):
         document = json.loads(file.read_text())
         change(document)
         if not name:
-            document = layout.seal(document)
+            document = seal(document)
         file.write_text(json.dumps(document))
 
     return work
@@ -154,8 +154,8 @@ def root(**settings):
         own["spec"] |= settings
         defaults = {"precision": "fp32", "dtype": "float32", "codec": "none"}
         identity = {name: value for name, value in own["spec"].items() if value != defaults.get(name)}
-        own["fingerprint"] = layout.checksum(identity)
-        own["checksum"] = layout.checksum({name: value for name, value in own.items() if name != "checksum"})
+        own["fingerprint"] = checksum(identity)
+        own["checksum"] = checksum({name: value for name, value in own.items() if name != "checksum"})
         (path / "zarr.json").write_text(json.dumps(document))
 
     return lie
@@ -239,7 +239,7 @@ METADATA = {
             ),
             *(("deep attributes", b'{"attributes": {"featurestore": ' + nested(900).encode() + b"}}"),),
             *(("a long number", b"1" * 10**7), ("many lists", b"[" + b"[]," * (5 * 10**6) + b"[]]")),
-            *(("too large", b" " * (layout.MAX_METADATA_BYTES + 1)), ("a NaN", b"NaN"), ("1e999", b"1e999")),
+            *(("too large", b" " * (MAX_METADATA_BYTES + 1)), ("a NaN", b"NaN"), ("1e999", b"1e999")),
         )
     },
 }

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
-from featurestore.store.keys import encode_key
-from featurestore.store.layout import encode, seal, shard_name, track_metadata
-from featurestore.store.shards import ShardWriter
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import encode_document, seal, shard_name, track_metadata
+from featurestore.store.format.shards import ShardWriter
 
 SPEC = FeatureSpec.for_arrays(layers=3, dim=4)
 FRAMES = 4  # means over them are exact in binary
@@ -70,7 +70,7 @@ def place_aggregated(path: Path, tracks: Mapping[str, np.ndarray], spec: Feature
             "checksums": {"chunks": shard.finish()},
         }
         document = seal(track_metadata("aggregated", values.shape, spec, attributes).document())
-        (folder / "zarr.json").write_bytes(encode(document))
+        (folder / "zarr.json").write_bytes(encode_document(document))
 
 
 def read_all(store: FeatureStore, track_id: str) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError, StoreAccessError
-from featurestore.store import catalogue, publish
+from featurestore.store.commit import transaction
+from featurestore.store.table import index
 
 TRACKS = {name: features(seed) for seed, name in enumerate("abcd")}
 
@@ -71,8 +72,8 @@ def test_a_copy_is_listed_until_it_is_packed(tmp_path, monkeypatch):
     write_store(tmp_path / "store.zarr", TRACKS, pack=True)
     copy_over(tmp_path / "store.zarr", path)
     looks = []
-    list_keys = catalogue.list_keys
-    monkeypatch.setattr(catalogue, "list_keys", lambda places: looks.append(places) or list_keys(places))
+    list_keys = index.list_keys
+    monkeypatch.setattr(index, "list_keys", lambda places: looks.append(places) or list_keys(places))
     assert FeatureStore(path).verify(deep=True).ok
     assert_holds_all(path)
     assert looks
@@ -149,7 +150,7 @@ def test_a_missing_group_is_named_and_made_again_by_repair(path, kind):
 def test_a_change_that_was_decided_waits_until_a_missing_group_is_there(path, monkeypatch):
     store = write_store(path, some("abc"))
     writer = StoreWriter(path, spec=SPEC, durable=False)
-    monkeypatch.setattr(publish, "_carry_out", lambda *args, **options: None)
+    monkeypatch.setattr(transaction, "_carry_out", lambda *args, **options: None)
     writer.put("a", features(9), overwrite=True)
     monkeypatch.undo()
     shutil.rmtree(path / "segments")

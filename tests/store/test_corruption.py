@@ -10,7 +10,7 @@ from samples import SPEC, features, read_all
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
-from featurestore.store.keys import decode_key
+from featurestore.store.format.keys import decode_key
 
 LONG = "x" * 300
 SPECS = {

@@ -13,14 +13,14 @@ from samples import SPEC, features, write_store
 
 from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError, SettingError
-from featurestore.store import files, layout
-from featurestore.store.compression import compress, decompress
-from featurestore.store.layout import ArrayMetadata, track_metadata
-from featurestore.store.packed import features_metadata
-from featurestore.store.publish import INTENT, Intent
-from featurestore.store.shards import ShardReader
-from featurestore.store.table_ids import checked_ids, decode_ids, encode_ids, with_crc
-from featurestore.store.tracks import check_attributes
+from featurestore.store import filesystem
+from featurestore.store.commit.transaction import INTENT, Intent
+from featurestore.store.format.compression import compress, decompress
+from featurestore.store.format.metadata import ArrayMetadata, check_track_metadata, decode_document, track_metadata
+from featurestore.store.format.shards import ShardReader
+from featurestore.store.table.coordinates import checked_ids, decode_ids, encode_ids, with_crc
+from featurestore.store.table.table import features_metadata
+from featurestore.store.track_reader import check_attributes
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -69,7 +69,7 @@ def mutated(draw, *documents):
 def test_metadata_is_taken_only_as_this_library_writes_it(document):
     try:
         found = ArrayMetadata.from_document(document)
-        layout.check_track_metadata(found, "raw", SPEC)
+        check_track_metadata(found, "raw", SPEC)
     except ValueError:
         return
     assert found.document() == document
@@ -82,7 +82,7 @@ def test_attributes_are_taken_only_as_this_library_writes_them(document):
     assume(isinstance(document.get("attributes"), dict))
     try:
         found = ArrayMetadata.from_document(document)
-        layout.check_track_metadata(found, "raw", SPEC)
+        check_track_metadata(found, "raw", SPEC)
         check_attributes(found, "raw", "a")
     except (ValueError, KeyError):
         return
@@ -94,7 +94,7 @@ def test_attributes_are_taken_only_as_this_library_writes_them(document):
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_a_document_is_an_object_or_refused(content):
     with contextlib.suppress(ValueError):
-        assert isinstance(layout.decode(content), dict)
+        assert isinstance(decode_document(content), dict)
 
 
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5) | mutated(SPEC.to_dict()))
@@ -162,7 +162,7 @@ def test_a_shard_is_read_right_or_refused(shard, data):
         lie = lie[: data.draw(st.integers(0, len(lie)))]
     file.write_bytes(lie)
     metadata = track_metadata("raw", raw.shape, SPEC, {})
-    fd = os.open(file, files.READ)
+    fd = os.open(file, filesystem.READ)
     try:
         with ShardReader(fd, metadata, "the lie") as reader:
             found = reader.read(range(reader.chunks)).reshape(raw.shape)

@@ -16,10 +16,10 @@ from samples import assert_same, features, read_all
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import StoreError, TrackExistsError, TrackLockedError, TrackNotFoundError
 from featurestore.spec import CODECS, KINDS
-from featurestore.store import files, packed
-from featurestore.store.keys import encode_key
-from featurestore.store.layout import shard_name
-from featurestore.store.locks import stripe_of
+from featurestore.store import filesystem
+from featurestore.store.commit.locks import stripe_of
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import shard_name
 
 IDS = ["a", "B/ü", "x" * 220, "c", "..", "zarr.json"]
 assert len({stripe_of(encode_key(track_id)) for track_id in IDS}) == len(IDS)
@@ -79,7 +79,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = self.folder / "store.zarr"
         self.patches = contextlib.ExitStack()
         # A table of a few shards, without thousands of tracks.
-        self.patches.enter_context(mock.patch.multiple(packed, MAX_ROWS=2, _MIN_ROWS=2))
+        self.patches.enter_context(mock.patch.multiple("featurestore.store.table.table", MAX_ROWS=2, _MIN_ROWS=2))
         self.writers = []
         self.model = {}
         self.packed = []  # ids in the order of the table
@@ -222,7 +222,7 @@ class StoreMachine(RuleBasedStateMachine):
         def work(writer):
             steps = Exits(step)
             for name in ("make_dir", "rename", "unlink", "write_file", "exchange", "link_or_copy", "touch"):
-                setattr(files, name, steps(getattr(files, name)))
+                setattr(filesystem, name, steps(getattr(filesystem, name)))
             with contextlib.suppress(TrackNotFoundError):
                 if change == "put":
                     writer.put(track_id, arrays, overwrite=True)

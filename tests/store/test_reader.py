@@ -13,8 +13,7 @@ from samples import SPEC, assert_same, features, place_aggregated, read_all, wri
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import NotAStoreError, SettingError, StoreError, TrackLockedError, TrackNotFoundError
 from featurestore.spec import KINDS
-from featurestore.store import reader
-from featurestore.store.locks import exclusive
+from featurestore.store.commit.locks import exclusive
 
 TRACKS = {"b": features(0), "a/x": features(1, segments=3), "é": features(2, kinds=["segments", "aggregated"])}
 
@@ -152,7 +151,7 @@ def test_few_of_many_ids_are_compared_with_an_unknown_one(path, monkeypatch):
         compared.extend(possibilities)
         return closest(word, possibilities, **options)
 
-    monkeypatch.setattr(reader.difflib, "get_close_matches", spy)
+    monkeypatch.setattr("difflib.get_close_matches", spy)
     with pytest.raises(TrackNotFoundError, match="did you mean 'album 077/13 A song of some length'"):
         FeatureStore(path).raw("album 077/13 A snog of some length")
     assert 0 < len(compared) <= 200
@@ -328,7 +327,7 @@ def test_packing_a_store_that_is_gone_makes_none(store):
 
 
 def test_packing_says_when_another_writer_does_it_all_the_time(store, monkeypatch):
-    monkeypatch.setattr(reader, "_PATIENCE", 0.1)
+    monkeypatch.setattr("featurestore.store.store._PATIENCE", 0.1)
     with (
         exclusive(store.path / ".featurestore" / "locks" / "pack.lock", timeout=0),
         pytest.raises(StoreError, match="another writer has been packing"),

@@ -11,8 +11,8 @@ from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import NotAStoreError
-from featurestore.store import files
-from featurestore.store.layout import HIDDEN_DIRS
+from featurestore.store import filesystem
+from featurestore.store.paths import HIDDEN_DIRS
 
 LONG = "x" * 300
 TRACKS = {name: features(seed) for seed, name in enumerate(["a", "b", LONG])}
@@ -154,16 +154,16 @@ def test_repair_leaves_a_sound_store(store, damage):
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_track_that_the_file_system_refuses_is_named_and_left_alone(store, monkeypatch, code, deep):
-    opened = files.open_dir
+    opened = filesystem.open_dir
 
     def refusing(path, **options):
         if path == "a":
             raise OSError(code, os.strerror(code), path)
         return opened(path, **options)
 
-    monkeypatch.setattr(files, "open_dir", refusing)
+    monkeypatch.setattr(filesystem, "open_dir", refusing)
     with pytest.raises(OSError, match=os.strerror(code)):
-        files.open_dir("a")
+        filesystem.open_dir("a")
     (problem,) = store.verify(deep=deep).problems
     assert (problem.what, problem.track_id) == ("unreadable", "a")
     assert os.strerror(code) in problem.message

@@ -19,7 +19,9 @@ from featurestore.errors import (
     TrackLockedError,
     TrackNotFoundError,
 )
-from featurestore.store import layout, shards, track_writer
+from featurestore.store import track_writer
+from featurestore.store.format import shards
+from featurestore.store.format.metadata import MAX_METADATA_BYTES
 
 
 def published(path):
@@ -332,7 +334,7 @@ def test_a_track_of_many_awkward_ids_each(writer):
 
 def test_what_no_reader_would_take_is_refused(writer, monkeypatch):
     with pytest.raises(SettingError, match="split the track"):
-        writer.put("a", features(), attributes={"notes": "x" * layout.MAX_METADATA_BYTES})
+        writer.put("a", features(), attributes={"notes": "x" * MAX_METADATA_BYTES})
     monkeypatch.setattr(shards, "MAX_CHUNK_BYTES", 60)
     with pytest.raises(SettingError, match="split the track"):
         writer.put("a", features())

@@ -13,8 +13,8 @@ import pytest
 import zarr
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
-from featurestore.store.layout import FORMAT_VERSION
-from featurestore.store.packed import PackedTable
+from featurestore.store.format.metadata import FORMAT_VERSION
+from featurestore.store.table.table import PackedTable
 
 STORES = Path(__file__).parent.parent / "data" / "stores"
 LAYERS, DIM = (0, 3, 7), 4

@@ -23,7 +23,7 @@ import numpy as np
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import TrackLockedError
-from featurestore.store import files
+from featurestore.store import filesystem
 
 SPEC = FeatureSpec.for_arrays(layers=3, dim=8)
 TRACKS = 24  # that exist from the beginning
@@ -132,13 +132,13 @@ def append(path: Path, stop: Any) -> None:
 
 def overwrite_by_renaming(path: Path, stop: Any) -> None:
     """As `overwrite`, on a system that cannot exchange two folders in one step."""
-    files.exchange = lambda one, other: False
+    filesystem.exchange = lambda one, other: False
     overwrite(path, stop)
 
 
 def append_by_renaming(path: Path, stop: Any) -> None:
     """As `append`, on a system that cannot exchange two folders in one step."""
-    files.exchange = lambda one, other: False
+    filesystem.exchange = lambda one, other: False
     append(path, stop)
 
 

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import files, packed, packing, shards, track_writer
+from featurestore.store import filesystem, track_writer
+from featurestore.store.format import shards
+from featurestore.store.table import packing, table
 from featurestore.store.writer import StoreWriter
 
 SPEC = FeatureSpec.for_arrays(layers=2, dim=3)
@@ -49,7 +51,7 @@ def writer(folder: Path) -> StoreWriter:
 @contextlib.contextmanager
 def small_tables() -> Iterator[None]:
     """A packed table of many shards, without thousands of tracks."""
-    with mock.patch.object(packed, "MAX_ROWS", 2), mock.patch.object(packed, "_MIN_ROWS", 2):
+    with mock.patch.object(table, "MAX_ROWS", 2), mock.patch.object(table, "_MIN_ROWS", 2):
         yield
 
 
@@ -58,7 +60,7 @@ def plain_file_system() -> Iterator[None]:
     """Neither an exchange of folders nor hard links."""
     with (
         small_tables(),
-        mock.patch.object(files, "exchange", return_value=False),
+        mock.patch.object(filesystem, "exchange", return_value=False),
         mock.patch("os.link", side_effect=PermissionError(1, "no links here")),
     ):
         yield

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from featurestore.store import files
-from featurestore.store.layout import Places
-from featurestore.store.reader import FeatureStore
+from featurestore.store import filesystem
+from featurestore.store.paths import Places
+from featurestore.store.store import FeatureStore
 
 from .conditions import OPENED, STORE, State, plain_file_system
 from .forking import Ended, in_child
@@ -164,11 +164,11 @@ def attempt(visitor: Visitor, operation: Operation, folder: Path) -> Attempt:
 def _locked(folder: Path) -> Iterator[str]:
     """Locks of a store that somebody holds, be it this process."""
     for path in Places(folder / STORE).locks.glob("*"):
-        lock = files.lock_file(path)
+        lock = filesystem.lock_file(path)
         if lock is None:
             yield path.name
         else:
-            files.unlock(lock)
+            filesystem.unlock(lock)
 
 
 def explore(

@@ -15,9 +15,9 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError, NotAStoreError, TrackNotFoundError
 from featurestore.spec import KINDS
-from featurestore.store import publish
-from featurestore.store.layout import Places
-from featurestore.store.reader import FeatureStore
+from featurestore.store.commit import transaction
+from featurestore.store.paths import Places
+from featurestore.store.store import FeatureStore
 
 from .conditions import STORE, State, Track, writer
 from .scenarios import Operation
@@ -217,7 +217,7 @@ def in_place(folder: Path) -> None:
         own = _attributes(places.array("aggregated", key))
         kinds = own.get("kinds", [])
         whole = all(_attributes(places.array(kind, key)).get("revision") == own["revision"] for kind in kinds)
-        intent = publish.Intent.read(places.journal / key)
+        intent = transaction.Intent.read(places.journal / key)
         successor = intent is not None and intent.kinds and intent.revision != own.get("revision")
         require(whole or bool(successor), f"the {kinds} of {key} are not all in their place")
 

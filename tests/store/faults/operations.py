@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.spec import KINDS
-from featurestore.store.layout import Places
+from featurestore.store.paths import Places
 
 from .conditions import (
     STORE,

@@ -9,7 +9,7 @@ from functools import cache
 from .steps import KINDS, LIBRARY, STORE
 
 _CHANGING = {*KINDS, "open", *LIBRARY}
-# What changes the disk behind the back of featurestore.store.files: modules, and methods of paths and arrays.
+# What changes the disk behind the back of featurestore.store.filesystem: modules, and methods of paths and arrays.
 _MODULES = {
     "ctypes",
     "io",
@@ -51,7 +51,7 @@ def tree(module: str) -> ast.Module:
 
 def modules() -> list[str]:
     """Modules of the store, but for the one that changes the disk."""
-    return sorted(path.name for path in STORE.glob("*.py") if path.name != "files.py")
+    return sorted(str(path.relative_to(STORE)) for path in STORE.rglob("*.py") if path != STORE / "filesystem.py")
 
 
 def _called(node: ast.Call) -> tuple[str, str]:
@@ -83,7 +83,7 @@ def stray_changes(module: str) -> Iterator[str]:
         owner, name = _called(call)
         if owner == "os":
             stray = name in _METHODS - {"open"} or (name in _CHANGING and not _only_reads(call))
-        elif owner == "files":
+        elif owner == "filesystem":
             stray = False
         elif name == "open":
             stray = not owner or bool(set(_mode(call)) <= set("rwxabt+") and set(_mode(call)) & set("wxa+"))
@@ -116,8 +116,8 @@ _OWNERS = ("os", "shutil", "?")
 
 @cache
 def changers() -> frozenset[str]:
-    """Functions of files.py that change the disk, by themselves or through each other."""
-    functions = {node.name: node for node in tree("files.py").body if isinstance(node, ast.FunctionDef)}
+    """Functions of filesystem.py that change the disk, by themselves or through each other."""
+    functions = {node.name: node for node in tree("filesystem.py").body if isinstance(node, ast.FunctionDef)}
     found: set[str] = set()
     while True:
         more = {
@@ -142,11 +142,11 @@ def _changes(call: ast.Call) -> bool:
 def call_sites() -> dict[tuple[str, int], tuple[int, str]]:
     """Where the store calls for a change: (file, first line) to (last line, function)."""
     elsewhere = ((module, call) for module in modules() for call in _calls(tree(module)))
-    calls = [(module, call) for module, call in elsewhere if _called(call)[0] == "files"]
-    calls += [("files.py", call) for call in _calls(tree("files.py"))]
+    calls = [(module, call) for module, call in elsewhere if _called(call)[0] == "filesystem"]
+    calls += [("filesystem.py", call) for call in _calls(tree("filesystem.py"))]
     return {
         (module, call.lineno): (call.end_lineno or call.lineno, _called(call)[1])
         for module, call in calls
-        if (_called(call)[0] in ("files", "") and _called(call)[1] in changers())
-        or (module == "files.py" and _called(call)[0] in _OWNERS and _changes(call))
+        if (_called(call)[0] in ("filesystem", "") and _called(call)[1] in changers())
+        or (module == "filesystem.py" and _called(call)[0] in _OWNERS and _changes(call))
     }

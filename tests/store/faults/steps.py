@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import featurestore.store
-from featurestore.store import files
+from featurestore.store import filesystem
 
 STORE = Path(featurestore.store.__file__).parent
 WRITES = ("write", "writev", "pwrite", "pwritev")
@@ -70,8 +70,8 @@ class Step:
         frame, found = sys._getframe(1), set()
         while frame is not None:
             path = Path(frame.f_code.co_filename)
-            if path.parent == STORE:
-                found.add((path.name, frame.f_lineno))
+            if path.is_relative_to(STORE):
+                found.add((str(path.relative_to(STORE)), frame.f_lineno))
             frame = frame.f_back
         return frozenset(found)
 
@@ -131,8 +131,8 @@ def watch(visitor: Visitor) -> None:
 
     os.supports_dir_fd.add(open_)
     os.open = open_
-    library = files._libc()
-    files._libc = lambda: _Library(library, visit)  # type: ignore[assignment]
+    library = filesystem._libc()
+    filesystem._libc = lambda: _Library(library, visit)  # type: ignore[assignment]
 
     def audit(event: str, args: tuple[Any, ...]) -> None:
         if inside.depth:
@@ -141,7 +141,7 @@ def watch(visitor: Visitor) -> None:
         unseen = event == "open" and args[1] is not None and set(str(args[1])) & set("wax+")
         if unseen or event in _AUDITED:
             raise AssertionError(
-                f"{event}{args} changes the disk where no test can stop it: use featurestore.store.files"
+                f"{event}{args} changes the disk where no test can stop it: use featurestore.store.filesystem"
             )
 
     sys.addaudithook(audit)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from featurestore.store import files
+from featurestore.store import filesystem
 
 from . import source
 from .forking import in_child
@@ -96,13 +96,13 @@ def test_steps_are_seen_once_each_with_their_place_in_the_source(tmp_path):
             return perform()
 
         watch(visitor)
-        files.write_file(tmp_path / "file", b"content")
-        files.remove_tree(tmp_path)
+        filesystem.write_file(tmp_path / "file", b"content")
+        filesystem.remove_tree(tmp_path)
 
     found = in_child(work)
     assert not found.error
     assert [kind for kind, _ in found.reports] == ["open", "writev", "unlink", "rmdir"]
-    assert all("files.py" in names for _, names in found.reports)
+    assert all("filesystem.py" in names for _, names in found.reports)
     assert STORE.name == "store"
 
 
@@ -149,8 +149,8 @@ def test_room_that_is_refused_is_told_as_the_kernel_tells_it(code, tmp_path):
 
         fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
         watch(visitor)
-        files.reserve(fd, 0, 4096)
-        report((files._libc().fallocate(fd, 1, 0, 1), ctypes.get_errno()))
+        filesystem.reserve(fd, 0, 4096)
+        report((filesystem._libc().fallocate(fd, 1, 0, 1), ctypes.get_errno()))
 
     ended = in_child(work)
     assert not ended.error

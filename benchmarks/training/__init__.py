@@ -1,0 +1,1 @@
+"""Music to train with and to probe with, and how well models hear it."""

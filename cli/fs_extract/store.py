@@ -1,0 +1,198 @@
+"""fs-extract info, ls, verify, pack and rm."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fs_extract.console import (
+    Command,
+    GivenPath,
+    Voice,
+    complain,
+    duration,
+    json_option,
+    print_json,
+    printable,
+    table,
+)
+
+_SHOWN_PROBLEMS = 20
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@json_option
+def info(store: Path, *, as_json: bool) -> int:
+    """Say what STORE holds, and of which settings."""
+    from featurestore import FeatureStore
+
+    found = FeatureStore(store).info()
+    if as_json:
+        print_json(found)
+    else:
+        spec = found.pop("spec")
+        spec["layers"] = _short(spec["layers"])
+        settings = {name: _listed(value) for name, value in spec.items() if value is not None}
+        click.echo(table({**found, **settings}))
+    return 0
+
+
+def _short(layers: list[int]) -> str | list[int]:
+    """A run of layers as "0-12" instead of thirteen numbers."""
+    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return layers
+
+
+def _listed(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.option("--long", "-l", is_flag=True, help="Show kinds, length and number of windows, too.")
+@json_option
+def ls(store: Path, *, long: bool, as_json: bool) -> int:
+    """List the track ids of STORE, one per line."""
+    from featurestore import FeatureStore
+
+    opened = FeatureStore(store)
+    rows: Iterator[Any] = (found for x in opened if (found := _details(opened, x))) if long else iter(opened)
+    if as_json:
+        print_json(list(rows))
+        return 0
+    for row in rows:
+        click.echo(_columns(row) if long else printable(row))
+    return 0
+
+
+def _columns(found: dict[str, Any]) -> str:
+    length = "?" if found["duration"] is None else duration(found["duration"])
+    return f"{','.join(found['kinds']):<24}  {length:>8}  {found['segments']:>6}  {printable(found['track_id'])}"
+
+
+def _details(store: Any, track_id: str) -> dict[str, Any] | None:
+    """What `ls` tells of a track, None if it was removed since it was listed."""
+    from featurestore.errors import CorruptTrackError, TrackNotFoundError
+
+    try:
+        found = store.provenance(track_id)
+    except TrackNotFoundError:
+        return None
+    except CorruptTrackError:
+        found = {"kinds": ["damaged"], "starts": []}
+    audio = found.get("audio") or {}
+    return {
+        "track_id": track_id,
+        "kinds": found["kinds"],
+        "duration": audio.get("duration"),
+        "segments": len(found["starts"]),
+        "path": audio.get("path"),
+    }
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
+@click.option("--repair", is_flag=True, help="Put damaged tracks aside, so that the next build replaces them.")
+@json_option
+@click.pass_obj
+def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, as_json: bool) -> int:
+    """Check that STORE is whole."""
+    from featurestore import FeatureStore, StoreWriter, VerifyReport
+    from featurestore.errors import CorruptTrackError
+
+    moved: list[Path] = []
+    try:
+        opened = FeatureStore(store)
+    except CorruptTrackError as error:
+        report = VerifyReport.of_damaged_root(error, deep=deep)
+    else:
+        if repair:
+            with StoreWriter(store, spec=opened.spec) as writer:
+                report, moved = writer.repair(deep=deep)
+        else:
+            report = opened.verify(deep=deep)
+    if as_json:
+        print_json({**report.to_dict(), "put_aside": [str(path) for path in moved]})
+    else:
+        how = f"{report.bytes_read / 1e9:.2f} GB against their checksums" if deep else "structure only"
+        rows = {
+            "tracks": report.tracks,
+            "arrays": report.arrays,
+            "packed": report.packed,
+            "checked": f"{how}, in {duration(report.elapsed)}",
+        }
+        if report.unfinished:
+            rows["unfinished"] = f"{report.unfinished} changes: a writer is at work, or the next one finishes them"
+        if report.left and not repair:
+            rows["left over"] = f"{report.left} folders: writers are at work, or the next one sweeps them"
+        rows["problems"] = len(report.problems)
+        if moved:
+            rows["put aside"] = f"{len(moved)} tracks, in {moved[0].parent}: build again to extract them"
+        voice.say(table(rows))
+    for problem in report.problems[:_SHOWN_PROBLEMS]:
+        about = "" if problem.track_id is None else f"track {problem.track_id!r}: "
+        complain(f"{about}{problem.message}")
+    if (more := len(report.problems) - _SHOWN_PROBLEMS) > 0:
+        complain(f"and {more} more; --json lists all")
+    return 0 if report.ok else 1
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@json_option
+@click.pass_obj
+def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
+    """Bring the table of all tracks up to date."""
+    from featurestore import FeatureStore
+
+    opened = FeatureStore(store)
+    opened.pack()
+    info = opened.info()
+    if as_json:
+        print_json({"tracks": info["tracks"], "packed": info["packed"]})
+    elif info["packed"] < info["tracks"]:
+        voice.say(
+            f"{info['packed']} of {info['tracks']} tracks are packed: the others are damaged (fs-extract verify) "
+            "or have just changed"
+        )
+    else:
+        voice.say(f"{info['packed']} tracks are packed")
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.argument("track_ids", nargs=-1, required=True, metavar="TRACK_ID...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_obj
+def rm(voice: Voice, store: Path, track_ids: tuple[str, ...], *, yes: bool, as_json: bool) -> int:
+    """Remove tracks from STORE."""
+    from featurestore import FeatureStore, StoreWriter
+
+    opened = FeatureStore(store)
+    track_ids = tuple(dict.fromkeys(track_ids))
+    for track_id in track_ids:
+        if track_id not in opened:
+            opened.remove(track_id)  # raises, naming ids that are alike
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("rm asks before it removes anything; without a terminal, give --yes")
+        what = printable(track_ids[0]) if len(track_ids) == 1 else f"{len(track_ids)} tracks"
+        if not click.confirm(f"Remove {what} from {store}?", err=True):
+            return 0
+    with StoreWriter(store, spec=opened.spec) as writer:
+        for track_id in track_ids:
+            writer.remove(track_id)
+    if as_json:
+        print_json({"removed": list(track_ids)})
+    else:
+        voice.say(f"removed {len(track_ids)}")
+    return 0

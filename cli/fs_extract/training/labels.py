@@ -1,0 +1,163 @@
+"""fs-extract manifest and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from fs_extract.console import (
+    Command,
+    GivenPath,
+    Voice,
+    complain,
+    counting_bar,
+    json_option,
+    length,
+    print_json,
+    table,
+)
+
+_SHOWN_FAILURES = 20
+_OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
+
+
+@click.command(cls=Command)
+@click.argument("audio", type=GivenPath())
+@click.argument("out", type=GivenPath())
+@click.option(
+    "--valid",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the files that goes into valid.tsv.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split.")
+@click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
+@click.option(
+    "--relative-root", is_flag=True, help="Write the folder relative to OUT, so that both can be moved together."
+)
+@json_option
+@click.pass_obj
+def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settings: Any) -> int:
+    """List the audio of the folder AUDIO in OUT/train.tsv and OUT/valid.tsv, as fairseq reads them."""
+    from featurestore.training.labels import write_manifests
+
+    with counting_bar(voice, "files") as progress:
+        report = write_manifests(audio, out, progress=progress, **settings)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        rates = ", ".join(f"{count} at {rate:,} Hz" for rate, count in report.sample_rates.items())
+        rows = {
+            "folder": report.out,
+            "train.tsv": f"{report.train} files",
+            "valid.tsv": f"{report.valid} files",
+            "audio": f"{length(report.hours)}: {rates}",
+        }
+        voice.say(table(rows | ({"left out": f"{len(report.errors)} files"} if report.errors else {})))
+    for path, message in report.errors[:_SHOWN_FAILURES]:
+        complain(f"{path}: {message}")
+    if (more := len(report.errors) - _SHOWN_FAILURES) > 0:
+        complain(f"and {more} more failed; --json lists all")
+    return 1 if report.errors else 0
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.argument("out", type=GivenPath())
+@click.option("--layer", type=click.IntRange(min=0), help="Whose features are fitted. Not needed with --fit.")
+@click.option("--clusters", type=click.IntRange(min=1), default=500, show_default=True, help="How many labels.")
+@click.option("--manifest", type=GivenPath(), help="Folder of train.tsv and valid.tsv.  [default: OUT]")
+@click.option(
+    "--name",
+    default="km",
+    show_default=True,
+    help="Write train.NAME and so on, for labels of several teachers in one folder.",
+)
+@click.option("--fit", type=GivenPath(), help="Assign to the clusters of this fit, and fit nothing.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
+)
+@click.option(
+    "--fit-batch-size",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Frames of a step of k-means.",
+)
+@click.option(
+    "--fit-fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the tracks of train.tsv that is fitted.",
+)
+@click.option(
+    "--fit-passes",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How often they are read.",
+)
+@click.option("--dataset", help="Prefix of the track ids, as the store was built with.")
+@click.option(
+    "--id-from",
+    type=click.Choice(["path", "stem"]),
+    default="path",
+    show_default=True,
+    help="What the track ids are, as the store was built with.",
+)
+@json_option
+@click.pass_obj
+def labels(
+    voice: Voice,
+    /,
+    store: Path,
+    out: Path,
+    *,
+    as_json: bool,
+    fit_batch_size: int,
+    fit_fraction: float,
+    fit_passes: int,
+    **settings: Any,
+) -> int:
+    """Write labels of the frames of STORE to OUT: clusters of one layer's raw features, by k-means.
+
+    OUT gets train.km, valid.km and dict.km.txt, a line for each file of the manifests, as fairseq reads them, and
+    the fit, fit.km.npz, for other stores of the same features.
+    """
+    from featurestore.training.labels import label_store
+
+    given = [x for x in _OF_A_FIT if _is_given(x)]
+    if settings["fit"] is not None and given:
+        options = ", ".join(f"--{x.replace('_', '-')}" for x in given)
+        raise click.UsageError(f"--fit fits nothing, so that {options} mean nothing: leave them out")
+    with counting_bar(voice, "tracks read") as progress:
+        report = label_store(
+            store,
+            out,
+            batch_size=fit_batch_size,
+            fraction=fit_fraction,
+            passes=fit_passes,
+            progress=progress,
+            **settings,
+        )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        of_split = [f"{report.labels[x]:,} of {report.files[x]} files in {x}.{report.name}" for x in report.files]
+        rows = {
+            "folder": report.out,
+            "fit": f"{report.fit}: {report.clusters} clusters of layer {report.layer}",
+            "labels": ", ".join(of_split),
+            "clusters": f"{report.used} are used, as evenly as {report.perplexity:.1f} would be",
+        }
+        voice.say(table(rows))
+    return 0
+
+
+def _is_given(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE

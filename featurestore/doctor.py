@@ -1,0 +1,194 @@
+"""What `fs-extract doctor` finds out about the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+_EXTRAS = {
+    "numpy": None,
+    "zarr": None,
+    "torch": "extract",
+    "torchaudio": "extract",
+    "transformers": "extract",
+    "huggingface_hub": "extract",
+    "safetensors": "extract",
+    "soundfile": "extract",
+    "torchcodec": "torchcodec",
+    "xarray": "xarray",
+    "dask": "xarray",
+    "h5py": "hdf5",
+    "scikit-learn": "labels",
+}
+_HUB_TIMEOUT = 3.0  # seconds
+_HUB = "https://huggingface.co"
+_NO_HUB = "does not answer ({}); a local folder as --model needs no hub"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that was looked at.
+
+    Attributes
+    ----------
+    topic, name : str
+        Where it belongs, and what it is.
+    ok : bool or None
+        Whether it is as it should be; None where both is fine.
+    detail : str
+    """
+
+    topic: str
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def versions() -> Iterator[Check]:
+    """Python, the system and the packages."""
+    yield Check("versions", "python", True, f"{platform.python_version()} on {platform.platform()}")
+    for package in ("featurestore", *_EXTRAS):
+        try:
+            yield Check("versions", package, True, version(package))
+        except PackageNotFoundError:
+            extra = _EXTRAS.get(package)
+            wanted = f"pip install 'featurestore[{extra}]'" if extra != package else f"pip install {package}"
+            ok = False if extra is None else None
+            yield Check("versions", package, ok, f"not installed; optional: {wanted}" if extra else "missing")
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        yield Check("versions", "libsndfile", None, f"does not load: {error}")
+    else:
+        yield Check("versions", "libsndfile", True, soundfile.__libsndfile_version__)
+
+
+def devices() -> Iterator[Check]:
+    """The devices on which a model can run, with their memory."""
+    memory = ""
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
+    yield Check("devices", "cpu", True, f"{os.cpu_count()} cores{memory}")
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Check("devices", "cuda, mps", None, f"torch does not load: {error}")
+        return
+    if not torch.cuda.is_available():
+        yield Check("devices", "cuda", None, "none")
+    for number in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(number)
+        yield Check("devices", f"cuda:{number}", True, f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
+    there = torch.backends.mps.is_available()
+    yield Check("devices", "mps", True if there else None, "there" if there else "none")
+
+
+def hub() -> Iterator[Check]:
+    """Whether the model hub answers, within seconds; building from a local folder needs no hub."""
+    address = os.environ.get("HF_ENDPOINT", _HUB)
+    answers: SimpleQueue[Check] = SimpleQueue()
+    # In a thread, since the timeout of a request does not count the time of looking up the address.
+    threading.Thread(target=lambda: answers.put(_ask(address)), daemon=True).start()
+    try:
+        yield answers.get(timeout=2 * _HUB_TIMEOUT)
+    except Empty:
+        yield Check("hub", address, None, _NO_HUB.format("no answer in time"))
+
+
+def _ask(address: str) -> Check:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HUB_TIMEOUT):
+            return Check("hub", address, True, "answers")
+    except (OSError, ValueError) as error:
+        return Check("hub", address, None, _NO_HUB.format(getattr(error, "reason", error)))
+
+
+def folder(path: Path) -> Iterator[Check]:
+    """What the file system of a folder can do, tried in a folder of its own that is removed afterwards."""
+    while not path.is_dir():
+        path = path.parent
+    topic = f"file system of {path}"
+    yield Check(topic, "free space", True, f"{shutil.disk_usage(path).free / 1e9:.1f} GB")
+    try:
+        place = tempfile.mkdtemp(prefix=".featurestore-doctor-", dir=path)
+    except OSError as error:
+        yield Check(topic, "writing", False, f"{error.strerror}: a store here can only be read")
+        return
+    try:
+        for name, attempt, needed, without in _ABILITIES:
+            try:
+                attempt(Path(place, name.replace(" ", "-")))
+            except (OSError, NotImplementedError) as error:
+                ok = False if needed else None
+                yield Check(topic, name, ok, f"no ({getattr(error, 'strerror', None) or error}): {without}")
+            else:
+                yield Check(topic, name, True, "yes")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _rename(place: Path) -> None:
+    place.mkdir()
+    Path(place, "file").write_bytes(b"x")
+    place.rename(place.with_suffix(".renamed"))
+
+
+def _fsync(place: Path) -> None:
+    place.mkdir()
+    for opened in (
+        os.open(place / "file", os.O_CREAT | os.O_RDWR),
+        os.open(place, os.O_RDONLY),
+    ):
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _hard_link(place: Path) -> None:
+    place.write_bytes(b"x")
+    os.link(place, place.with_suffix(".link"))
+
+
+def _lock(place: Path) -> None:
+    if sys.platform == "win32":
+        raise NotImplementedError("not on this system")
+    import fcntl
+
+    with place.open("wb") as one, place.open("wb") as other:
+        fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        raise NotImplementedError("a second lock was given")
+
+
+def _exchange(place: Path) -> None:
+    from featurestore.store.filesystem import exchange
+
+    other = place.with_suffix(".other")
+    place.mkdir()
+    other.mkdir()
+    if not exchange(place, other):
+        raise NotImplementedError("not on this file system")
+
+
+_ABILITIES: tuple[tuple[str, Callable[[Path], None], bool, str], ...] = (
+    ("rename", _rename, True, "no store can be written here"),
+    ("fsync", _fsync, False, "a loss of power may lose tracks"),
+    ("locks", _lock, False, "use one process at a time here"),
+    ("hard links", _hard_link, False, "packing copies instead"),
+    ("RENAME_EXCHANGE", _exchange, False, "readers may have to look twice while a track is replaced"),
+)

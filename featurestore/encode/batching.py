@@ -1,0 +1,353 @@
+"""Windows to features in batches: early exit, pooling as layers are computed, recovery from full memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from featurestore.encode.batch_size import BatchSize, T, Window, grouped
+from featurestore.encode.device import arithmetic, forget_memory
+from featurestore.encode.threads import single_core_threads
+from featurestore.encode.transfer import Transfer, transfer_for
+from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
+from featurestore.models.encoder import Encoder, check_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedBatch:
+    """Features of consecutive windows of a track.
+
+    Parameters
+    ----------
+    starts : list of float
+        Where the windows begin, seconds.
+    end : float
+        Where the last one ends, seconds.
+    segments : ndarray of float32, shape (segments, layers, dim)
+        Mean over frames.
+    raw : ndarray of float32, shape (segments, layers, frames, dim), or None
+        None unless asked for.
+    """
+
+    starts: list[float]
+    end: float
+    segments: npt.NDArray[np.float32]
+    raw: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """Features on their way from the device."""
+
+    segments: Tensor
+    raw: Tensor | None
+    wait: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class _Full:
+    """The memory that a batch needs is not there."""
+
+    reason: str
+
+
+_Outcome = _Pending | _Full | Exception
+
+
+class BatchEncoder:
+    """Runs a model over windows of equal length.
+
+    Parameters
+    ----------
+    model : Encoder
+        Already on `device`.
+    device : torch.device
+        Where the model is.
+    batch_size : int
+        Windows that are encoded together at first: by all workers, at least one by each.
+    layers : sequence of int
+        Hidden states that are wanted, ascending; nothing beyond the last one is computed.
+    half : torch.dtype, optional
+        float16 or bfloat16 for mixed precision on CUDA.
+    oom_recovery : bool
+        Halve a batch that does not fit into memory, down to 1; `grouping.BatchSize` says when it grows again.
+    transfer : Transfer, optional
+        By default the fastest of the device.
+    workers : int
+        Batches that are encoded at a time, each by one core; for the CPU and a model that several threads can
+        use. Too few windows for them are encoded with all cores together.
+
+    Attributes
+    ----------
+    batch_size : int
+        Windows that are encoded together by now.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Encoder,
+        device: torch.device,
+        batch_size: int,
+        layers: Sequence[int],
+        half: torch.dtype | None = None,
+        oom_recovery: bool = True,
+        transfer: Transfer | None = None,
+        workers: int = 1,
+    ) -> None:
+        self._size = BatchSize(batch_size)
+        self._model, self._device = model, device
+        self._slots = {layer: slot for slot, layer in enumerate(layers)}
+        self._half, self._oom_recovery = half, oom_recovery
+        self._transfer = transfer_for(device) if transfer is None else transfer
+        self._workers = workers
+        # One batch more than is computed: no worker waits until the results of another are written, and a device
+        # that computes while the host does something else has its next batch when it is done.
+        self._at_a_time = workers + 1 if workers > 1 or self._transfer.overlaps else 1
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Windows that are encoded together by now."""
+        return self._size.now
+
+    def encode(
+        self, windows: Iterable[tuple[int, npt.NDArray[np.float32]]], *, raw: bool
+    ) -> Iterator[EncodedBatch]:
+        """Features of the windows of one track, in their order.
+
+        Parameters
+        ----------
+        windows : iterable of (int, ndarray of float32, shape (samples,))
+            First sample and samples; all of one length.
+        raw : bool
+            Whether the frames are wanted, besides their means.
+
+        Yields
+        ------
+        EncodedBatch
+
+        Raises
+        ------
+        AudioTooShortError
+            If a window is too short for a single frame.
+        ExtractionError
+            If a single window does not fit into memory (any batch, without recovery), or if features are not
+            finite.
+        """
+        of_one = (Window(None, start, samples) for start, samples in windows)
+        with closing(self.encode_tracks(of_one, raw=raw)) as results:
+            for _, result in results:
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+
+    def encode_tracks(
+        self, windows: Iterable[Window[T] | None], *, raw: bool
+    ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
+        """Features of the windows of many tracks, in batches across their borders.
+
+        Windows are drawn as they are needed. Batches have `batch_size` windows of one length; smaller ones come
+        where windows of a length end.
+
+        Parameters
+        ----------
+        windows : iterable of Window or None
+            Those of a track in order and of one length; other tracks may be in between. None says that there will
+            be more only after results have been given out.
+        raw : bool
+            Whether the frames are wanted, besides their means.
+
+        Yields
+        ------
+        owner : object
+            Of the windows.
+        result : EncodedBatch or Exception
+            Features of the owner's next windows, in order; or why they could not be had, which is no reason for
+            other owners to fail.
+        """
+        stop = threading.Event()
+        groups = grouped(windows, lambda: max(self._workers, self._size.now))
+        dealt: deque[list[Window[T]]] = deque()
+        running: deque[tuple[list[Window[T]], Future[_Outcome]]] = deque()
+        more, together = True, True
+        try:
+            while more or running:
+                while more and len(running) < self._at_a_time and not any(map(_is_full, running)):
+                    if not dealt:
+                        group = next(groups, _END)
+                        more = group is not _END
+                        if not isinstance(group, list):
+                            break
+                        together = not running and len(group) <= self._workers // 2
+                        dealt.extend(self._shares(group, 1 if together else self._workers))
+                    batch = dealt.popleft()
+                    running.append((batch, self._begin(batch, raw, None if together else stop)))
+                if running:
+                    batch, future = running.popleft()
+                    if _is_full((batch, future)):
+                        wait([other for _, other in running])
+                    settled = self._settled(batch, future.result(), raw)
+                    del future  # of an error, it would hold the memory of what failed
+                    yield from settled
+        finally:
+            stop.set()
+            for _, future in running:
+                future.cancel()
+
+    def _shares(self, group: list[Window[T]], parts: int) -> list[list[Window[T]]]:
+        """A group in equal parts, of at most `batch_size` windows."""
+        share = min(-(-len(group) // parts), self._size.now)
+        return [group[i : i + share] for i in range(0, len(group), share)]
+
+    def _begin(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None) -> Future[_Outcome]:
+        """Have a batch encoded: by a worker, or here and now (by a device that may still be at it)."""
+        if self._workers > 1 and stop is not None:
+            if self._pool is None:
+                self._pool = single_core_threads(self._workers)
+            return self._pool.submit(self._attempt, batch, raw, stop)
+        done: Future[_Outcome] = Future()
+        done.set_result(self._attempt(batch, raw))
+        return done
+
+    def _settled(
+        self, batch: list[Window[T]], outcome: _Outcome, raw: bool
+    ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
+        """Results of a batch, by owner; what did not fit or failed is attempted again in parts."""
+        if isinstance(outcome, _Pending):
+            self._size.fitted(len(batch))
+            yield from self._dealt_back(batch, outcome)
+            return
+        owners = [list(windows) for _, windows in groupby(batch, lambda window: window.owner)]
+        parts: Iterable[list[Window[T]]] = owners
+        if isinstance(outcome, _Full):
+            forget_memory(self._device)
+            if len(batch) == 1 or not self._oom_recovery:
+                error = self._no_room(batch, outcome.reason)
+                yield from ((windows[0].owner, error) for windows in owners)
+                return
+            self._size.full(len(batch))
+            parts = self._smaller(batch)
+        elif len(owners) == 1:
+            yield batch[0].owner, outcome
+            return
+        del outcome
+        for part in parts:  # if it failed: only one of its owners need be to blame
+            yield from self._settled(part, self._attempt(part, raw), raw)
+
+    def _smaller(self, batch: list[Window[T]]) -> Iterator[list[Window[T]]]:
+        """A batch in parts of the size that is the right one when each is asked for."""
+        while batch:
+            size = self._size.now
+            yield batch[:size]
+            batch = batch[size:]
+
+    def _attempt(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None = None) -> _Outcome:
+        """What becomes of a batch. A full memory is a reason only: the traceback would hold what fills it."""
+        try:
+            return self._encode(np.stack([window.samples for window in batch]), raw, stop)
+        except Exception as error:
+            return _Full(str(error)) if is_out_of_memory(error) else error
+
+    def _encode(self, windows: npt.NDArray[np.float32], raw: bool, stop: threading.Event | None) -> _Pending:
+        """Encode windows [window, sample]. That nobody waits for it any more ends it at the next layer."""
+        model, transfer, slots = self._model, self._transfer, self._slots
+        if windows.shape[1] < model.min_samples:
+            raise AudioTooShortError(
+                f"{windows.shape[1]} samples at {model.sample_rate} Hz are too short for "
+                f"{model.name}, which needs {model.min_samples}"
+            )
+        pooled: list[Tensor] = []
+        frames: Tensor | None = None
+        last = max(slots)
+        with torch.inference_mode(), arithmetic(self._device, self._half):
+            wave = transfer.send(np.asarray(windows, np.float32))
+            for layer, state in enumerate(model.states(wave, last=last)):
+                if layer in slots:
+                    check_state(model, layer, state, windows=len(windows), n_samples=windows.shape[1])
+                    state = state.float()
+                    pooled.append(state.mean(dim=1))
+                    if raw:
+                        if frames is None:
+                            frames = transfer.room(len(state), len(slots), *state.shape[1:])
+                        transfer.receive(state, frames[:, slots[layer]])
+                if layer == last:
+                    break
+                if stop is not None and stop.is_set():
+                    raise CancelledError
+            if len(pooled) != len(slots):
+                raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
+            means = torch.stack(pooled, dim=1)
+            segments = transfer.room(*means.shape)
+            transfer.receive(means, segments)
+            return _Pending(segments, frames, transfer.mark())
+
+    def _dealt_back(
+        self, batch: list[Window[T]], pending: _Pending
+    ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
+        """The results of a batch to the owners of its windows."""
+        pending.wait()
+        # Copied, so that what the device writes to is free for the next batch while a track keeps its means.
+        segments = np.array(pending.segments.numpy())
+        frames = None if pending.raw is None else pending.raw.numpy()
+        rate, length, first = self._model.sample_rate, len(batch[0].samples), 0
+        for owner, windows in groupby(batch, lambda window: window.owner):
+            starts = [window.start for window in windows]
+            part = slice(first, first := first + len(starts))
+            if not np.isfinite(segments[part]).all():
+                yield owner, self._not_finite()
+                continue
+            yield (
+                owner,
+                EncodedBatch(
+                    starts=[start / rate for start in starts],
+                    end=(starts[-1] + length) / rate,
+                    segments=segments[part],
+                    raw=None if frames is None else frames[part],
+                ),
+            )
+
+    def _not_finite(self) -> ExtractionError:
+        advice = "are its weights or the audio damaged?" if self._half is None else "try --precision fp32"
+        return ExtractionError(f"{self._model.name} gives features that are not finite: {advice}")
+
+    def _no_room(self, batch: list[Window[T]], reason: str) -> ExtractionError:
+        advice = (
+            "shorten segment_duration or choose a device with more memory"
+            if len(batch) == 1
+            else "choose a smaller batch_size, or leave oom_recovery on"
+        )
+        return ExtractionError(
+            f"{self._device} is out of memory with {len(batch)} window(s) of {len(batch[0].samples)} samples "
+            f"at a time: {advice} ({reason.split(chr(10), 1)[0]})"
+        )
+
+
+_END = object()
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
+"""What torch says in a RuntimeError: on the CPU, where CUDA's own part of a card is full, and on mps."""
+
+
+def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
+    """Whether a batch is known not to have fitted: nothing more is begun until that is settled."""
+    future = running[1]
+    return future.done() and isinstance(future.result(), _Full)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ended, of a device or of the host: not each allocator of torch has an error of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    )

@@ -1,0 +1,148 @@
+"""Which device runs the model, in what arithmetic, and how many windows at a time."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
+import torch
+
+from featurestore.errors import DeviceError, SettingError
+
+_BATCH_SIZES = {"cpu": 4, "mps": 8, "cuda": 16}
+
+PRECISIONS = {"fp32": None, "fp16": "cuda", "bf16": "cuda"}
+"""What a model can calculate in, and the kind of device that can; None for all."""
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The device of a name; one that is asked for and missing is an error, never another device.
+
+    Parameters
+    ----------
+    name : str
+        "cpu", "cuda" (the first card), "cuda:N", "mps", or "auto": the first that exists of cuda, mps, cpu.
+
+    Returns
+    -------
+    torch.device
+        A CUDA device always has an index.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device on this machine; lists those that exist.
+    """
+    name, existing = str(name), existing_devices()
+    if name == "auto":
+        return torch.device(next(x for kind in ("cuda", "mps", "cpu") for x in existing if x.startswith(kind)))
+    wanted = "cuda:0" if name == "cuda" else re.sub(r"^cuda:0*(?=\d)", "cuda:", name)
+    if wanted in existing:
+        return torch.device(wanted)
+    if not re.fullmatch(r"cuda(:\d+)?|mps", name):
+        raise DeviceError(f"device {name!r} is unknown; use cpu, cuda, cuda:N, mps or auto")
+    raise DeviceError(
+        f"device {name!r} is not on this machine; there is {', '.join(existing)}. "
+        f"Use one of these, or auto for the fastest"
+    )
+
+
+def resolve_devices(names: str) -> list[str]:
+    """Devices that a build uses, with a process for each if there are several.
+
+    Parameters
+    ----------
+    names : str
+        One or more names with commas between them, as for `resolve_device`; the same one may stand there several
+        times. "auto" is every CUDA device of the machine, or else the one that `resolve_device` takes.
+
+    Returns
+    -------
+    list of str
+        At least one.
+
+    Raises
+    ------
+    DeviceError
+        If one of them does not exist, or "auto" is one of several.
+    """
+    if names == "auto":
+        cards = [name for name in existing_devices() if name.startswith("cuda")]
+        return cards or [str(resolve_device("auto"))]
+    listed = [name.strip() for name in str(names).split(",")]
+    if len(listed) > 1 and "auto" in listed:
+        raise DeviceError(f"device {names!r}: auto stands for all devices, and not in a list")
+    return [str(resolve_device(name)) for name in listed]
+
+
+def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.device) -> str:
+    """The arithmetic of a name, as a spec records it.
+
+    Parameters
+    ----------
+    name : {"fp32", "fp16", "bf16"} or None
+        None for the device's own: fp16 on cuda unless mixed precision is off, fp32 elsewhere.
+    mixed_precision : bool
+        False is another way to say fp32, and contradicts fp16 and bf16.
+    device : torch.device
+        Where the model runs: fp16 is for cuda, bf16 for cards that have it.
+
+    Raises
+    ------
+    SettingError
+        If there is no such precision, or not there.
+    """
+    if name is None:
+        return "fp16" if mixed_precision and device.type == "cuda" else "fp32"
+    if name not in PRECISIONS:
+        raise SettingError(f"precision must be one of {', '.join(PRECISIONS)}, not {name!r}")
+    kind = PRECISIONS[name]
+    if kind == "cuda" and not mixed_precision:
+        raise SettingError(f"precision {name} is mixed precision, which is turned off: leave one of them out")
+    if kind not in (None, device.type):
+        raise SettingError(f"precision {name} is for {kind}, not for {device}: use fp32, or --device {kind}")
+    if name == "bf16":
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise SettingError(f"{device} cannot calculate in bf16: use fp16 or fp32")
+    return name
+
+
+def existing_devices() -> list[str]:
+    """Names of the devices of this machine, the CPU first."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [
+        "cpu",
+        *(f"cuda:{index}" for index in range(cards)),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+    ]
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Windows of 5 s that a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
+    return _BATCH_SIZES[device.type]
+
+
+def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
+    """On CUDA: on this card, half precision if it is wanted, and true float32 elsewhere.
+
+    By default cuDNN convolves float32 in TF32, which has ten bits.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    contexts = ExitStack()
+    contexts.enter_context(torch.cuda.device(device))
+    contexts.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+    if half is not None:
+        contexts.enter_context(torch.autocast("cuda", dtype=half))
+    return contexts
+
+
+def forget_memory(device: torch.device) -> None:
+    """Give back what torch keeps for later, in pieces of the wrong size perhaps."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -1,0 +1,218 @@
+"""WindowEncoder: a model, a device and windows, from samples to features. It knows no file and no store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featurestore.encode.batch_size import T, Window
+from featurestore.encode.batching import BatchEncoder, EncodedBatch, is_out_of_memory
+from featurestore.encode.device import default_batch_size, resolve_device, resolve_precision
+from featurestore.errors import DeviceError, SettingError
+from featurestore.models.checkpoints.load import load_model
+from featurestore.models.encoder import Encoder, frame_rate, require_encoder
+from featurestore.models.kernels.engine import CpuEngine, accelerated
+from featurestore.models.kernels.half import HALF, halved
+from featurestore.spec import FeatureSpec, check_count, is_whole
+from featurestore.windows import hop_samples, sliding_windows, window_samples
+
+
+class WindowEncoder:
+    """Computes hidden states of a model from samples, window by window.
+
+    Parameters
+    ----------
+    model : str, path or Encoder
+        A hub name or local folder, as for `featurestore.load_model`, or a model of your own.
+    revision : str, optional
+        Branch, tag or commit of a model of the hub.
+    device : str
+        "cpu", "cuda", "cuda:N", "mps", or "auto": the first that exists of cuda, mps, cpu.
+    batch_size : int, optional
+        Windows that are encoded together; by default 4 on the CPU (at least one by each core), 8 on mps, 16 on
+        cuda.
+    mixed_precision : bool
+        Half precision on cuda, unless `precision` says something else; False is another way to say "fp32".
+    oom_recovery : bool
+        Halve a batch that does not fit into memory, down to 1, and try larger ones again later.
+    segment_duration : float
+        Length of a window, seconds.
+    overlap : float
+        Share of a window that the next one repeats, in [0, 1).
+    layers : sequence of int, optional
+        Hidden states to keep, by default all. Features have them in ascending order, and layers beyond the
+        last one are not computed.
+    precision : {"fp32", "fp16", "bf16"}, optional
+        Arithmetic of the model: fp16 is for cuda, and the default there, bf16 for cards that have it.
+
+    Attributes
+    ----------
+    model : Encoder
+    device : torch.device
+    layers : tuple of int
+        Hidden states that are kept, ascending.
+    precision : {"fp32", "fp16", "bf16"}
+        Arithmetic of the model.
+    batch_size : int
+        Windows that are encoded together by now, after halvings.
+
+    Raises
+    ------
+    SettingError
+        If a setting is impossible; says what it may be.
+    DeviceError
+        If the device is not on this machine, or has no memory left for the model.
+    ModelError
+        If the model cannot be loaded, or has an attribute that cannot be.
+
+    Notes
+    -----
+    An encoder is for one thread at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | os.PathLike[str] | Encoder = "m-a-p/MERT-v1-95M",
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        batch_size: int | None = None,
+        mixed_precision: bool = True,
+        oom_recovery: bool = True,
+        segment_duration: float = 5.0,
+        overlap: float = 0.5,
+        layers: Sequence[int] | None = None,
+        precision: str | None = None,
+    ) -> None:
+        # What costs nothing to refuse comes before the model is loaded.
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, mixed_precision=mixed_precision, device=self.device)
+        if batch_size is None:
+            batch_size = default_batch_size(self.device)
+        check_count("batch_size", batch_size)
+        hop_samples(window_samples(segment_duration, 1_000_000), overlap)
+        if isinstance(model, str | os.PathLike):
+            model = load_model(model, revision=revision)
+        elif revision is not None:
+            raise SettingError(f"revision {revision!r} is for models of the hub, not for one that is loaded")
+        require_encoder(model)
+        self.layers = _checked_layers(layers, model)
+        self._segment_duration, self._overlap = float(segment_duration), float(overlap)
+        self._window = window_samples(segment_duration, model.sample_rate)
+        self._hop = hop_samples(self._window, overlap)
+        if self._window < model.min_samples:
+            raise SettingError(
+                f"segment_duration {segment_duration} s is {self._window} samples; {model.name} needs at "
+                f"least {model.min_samples} ({model.min_samples / model.sample_rate:.4f} s)"
+            )
+        self._frame_rate = frame_rate(model, self._window)
+        half = HALF.get(self.precision)
+        try:
+            self.model = network = model.to(self.device)
+            if half is not None:
+                network = halved(network, half)
+            elif self.device.type == "cpu":
+                network = accelerated(self.model)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise _no_room(self.device, model, error) from error
+            raise
+        self._encoder = BatchEncoder(
+            model=network,
+            device=self.device,
+            batch_size=int(batch_size),
+            layers=self.layers,
+            half=half,
+            oom_recovery=oom_recovery,
+            workers=torch.get_num_threads() if isinstance(network, CpuEngine) else 1,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Windows that are encoded together by now, after halvings."""
+        return self._encoder.batch_size
+
+    def spec(self, dtype: str = "float32", codec: str = "none") -> FeatureSpec:
+        """Everything that identifies this encoder's features in a store of this dtype and codec."""
+        from featurestore.audio import RESAMPLER
+
+        return FeatureSpec(
+            layers=self.layers,
+            dim=self.model.dim,
+            model=self.model.name,
+            revision=self.model.revision,
+            weights_sha256=self.model.weights_sha256,
+            sample_rate=self.model.sample_rate,
+            do_normalize=self.model.do_normalize,
+            frame_rate=self._frame_rate,
+            segment_duration=self._segment_duration,
+            overlap=self._overlap,
+            resampler=RESAMPLER,
+            precision=self.precision,
+            dtype=dtype,
+            codec=codec,
+        )
+
+    def encode(self, blocks: Iterable[npt.NDArray[np.float32]], *, raw: bool) -> Iterator[EncodedBatch]:
+        """Features of a track, streamed; memory is bounded by a batch.
+
+        Parameters
+        ----------
+        blocks : iterable of ndarray of float32, shape (samples,)
+            The track, mono at `model.sample_rate`, in blocks of any lengths.
+        raw : bool
+            Whether the frames are wanted, besides their means.
+
+        Yields
+        ------
+        EncodedBatch
+
+        Raises
+        ------
+        AudioTooShortError
+            If the track is too short for a single frame.
+        ExtractionError
+            If a window does not fit into memory, or features are not finite.
+        SettingError
+            If the track has no sample at all.
+        """
+        return self._encoder.encode(self.windows(blocks), raw=raw)
+
+    def windows(self, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """First samples and samples of the windows of a track that comes in blocks."""
+        return sliding_windows(blocks, self._window, self._hop)
+
+    def encode_tracks(
+        self, windows: Iterable[Window[T] | None], *, raw: bool
+    ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
+        """Features of the windows of many tracks, in batches across their borders.
+
+        Windows and results are as for `BatchEncoder.encode_tracks`; `windows` gives those of a track.
+        """
+        return self._encoder.encode_tracks(windows, raw=raw)
+
+
+def _no_room(device: torch.device, model: Encoder, error: Exception) -> DeviceError:
+    reason = str(error).split("\n", 1)[0]
+    return DeviceError(
+        f"{device} has too little free memory for {model.name}: end what else uses it, or choose another device "
+        f"(device, --device) or a smaller model ({reason})"
+    )
+
+
+def _checked_layers(layers: Sequence[int] | None, model: Encoder) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(range(model.layers + 1))
+    if not isinstance(layers, Iterable):
+        raise SettingError(f"layers must be a sequence such as [{layers!r}], not {layers!r}")
+    chosen = list(layers)
+    if not chosen:
+        raise SettingError(f"layers is empty; {model.name} has layers 0 to {model.layers}")
+    for layer in chosen:
+        if not is_whole(layer) or not 0 <= layer <= model.layers:
+            raise SettingError(f"layer {layer!r} does not exist; {model.name} has layers 0 to {model.layers}")
+    return tuple(sorted({int(layer) for layer in chosen}))

@@ -1,1 +1,0 @@
-"""Leaves: the store's views in the words of other libraries."""

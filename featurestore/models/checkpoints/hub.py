@@ -1,0 +1,163 @@
+"""Models of the hub: which files, of which commit, and what to do without a network. Imports no torch."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore.errors import CheckpointError, HubUnreachableError, MissingDependencyError, ModelError
+from featurestore.models.checkpoints.files import (
+    CONFIG,
+    PICKLE,
+    PICKLE_SHARDS,
+    PREPROCESSOR,
+    PROCESSOR,
+    SAFETENSORS,
+    SHARDS,
+    find_weights,
+    read_preprocessor,
+    shard_names,
+)
+from featurestore.models.quiet import quiet
+
+TIMEOUT = 5.0
+"""Seconds that the hub has for its first answer."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+# In the order of preference of a local folder; nothing else is fetched, code least of all.
+_WANTED = ((CONFIG,), (PREPROCESSOR, PROCESSOR), (SAFETENSORS, SHARDS, PICKLE, PICKLE_SHARDS))
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSnapshot:
+    """Files of a model in the local cache.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds them in the layout of a checkpoint.
+    revision : str
+        Commit that they are of.
+    """
+
+    folder: Path
+    revision: str
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a string has the form ``owner/model``."""
+    return _HUB_NAME.fullmatch(name) is not None
+
+
+def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
+    """Bring a model of the hub into the local cache.
+
+    Without a network the cache alone is used; a commit that it holds is used without asking the hub.
+
+    Parameters
+    ----------
+    name : str
+        ``owner/model``.
+    revision : str, optional
+        Branch, tag or commit, by default "main".
+
+    Returns
+    -------
+    HubSnapshot
+
+    Raises
+    ------
+    HubUnreachableError
+        If the hub cannot be reached and the cache does not hold the model.
+    ModelError
+        If the hub has no such model or revision, or does not give it.
+    MissingDependencyError
+        If huggingface_hub is not installed.
+    """
+    try:
+        import huggingface_hub
+        from huggingface_hub import constants, errors
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} comes from the hub, which needs huggingface_hub: pip install 'featurestore[extract]'"
+        ) from error
+    # The errors of the library's HTTP client (requests or httpx, depending on its version) and of sockets.
+    unreachable: tuple[type[BaseException], ...] = (OSError, *errors.HfHubHTTPError.__bases__)
+    try:
+        if revision and _COMMIT.fullmatch(revision) and (cached := _cached(name, revision)):
+            return cached
+        with quiet("huggingface_hub"):
+            info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
+            return _download(name, revision, {x.rfilename for x in info.siblings or ()})
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"{name} has no revision {revision!r} on the hub") from error
+    except errors.GatedRepoError as error:
+        raise ModelError(
+            f"the hub gives {name} only to those whom its owner lets in: log in with `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"there is no model {name} on the hub (or it is private), and no local folder of this name"
+        ) from error
+    except errors.HFValidationError as error:
+        raise ModelError(f"{name} is no name that the hub allows: {error}") from error
+    except unreachable as error:
+        if getattr(error, "errno", None) in _DISK_ERRORS:
+            raise ModelError(
+                f"{name} cannot be written to the local cache {constants.HF_HUB_CACHE}: {error}"
+            ) from error
+        if cached := _cached(name, revision):
+            return cached
+        raise HubUnreachableError(_way_out(name, revision, error)) from error
+
+
+def _download(name: str, revision: str | None, present: set[str]) -> HubSnapshot:
+    from huggingface_hub import hf_hub_download
+
+    if missing := [" or ".join(names) for names in _WANTED if present.isdisjoint(names)]:
+        raise ModelError(f"{name} on the hub is no checkpoint that can be read: it lacks {', '.join(missing)}")
+    config, *others = (next(x for x in names if x in present) for names in _WANTED)
+    # By the name of the revision, so that the cache knows it offline; the rest by the commit that this gave.
+    folder = Path(hf_hub_download(name, config, revision=revision)).parent
+    commit = folder.name
+    for file in others:
+        hf_hub_download(name, file, revision=commit)
+    for index in {SHARDS, PICKLE_SHARDS}.intersection(others):
+        for file in shard_names(folder / index):
+            hf_hub_download(name, file, revision=commit)
+    return HubSnapshot(folder=folder, revision=commit)
+
+
+def _cached(name: str, revision: str | None) -> HubSnapshot | None:
+    """The model as the cache holds it, if it is complete there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, CONFIG, revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    try:
+        find_weights(folder)
+        read_preprocessor(folder)
+    except CheckpointError:
+        return None
+    return HubSnapshot(folder=folder, revision=folder.name)
+
+
+def _way_out(name: str, revision: str | None, error: BaseException) -> str:
+    from huggingface_hub import constants
+
+    reason = (str(error) or type(error).__name__).strip().split("\n", 1)[0]
+    at = f" at revision {revision}" if revision else ""
+    return (
+        f"the hub cannot be reached ({reason}), and {name}{at} is not in the local cache "
+        f"{constants.HF_HUB_CACHE}. Give a local folder that holds config.json, preprocessor_config.json and "
+        f'model.safetensors (or pytorch_model.bin): --model /path/to/folder, load_model("/path/to/folder"); or '
+        "use what comes with the library and needs no hub: --model mini (a small MERT) or --model logmel (spectra)"
+    )

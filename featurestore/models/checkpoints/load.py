@@ -1,0 +1,117 @@
+"""One name for every model: a local folder, a model that comes with the library, or a name of the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from featurestore.errors import CheckpointError, ModelError, SettingError
+from featurestore.models.checkpoints.config import MODEL_TYPES
+from featurestore.models.checkpoints.families import FAMILIES
+from featurestore.models.checkpoints.files import CONFIG, read_json
+from featurestore.models.checkpoints.hub import fetch, is_hub_name
+from featurestore.models.checkpoints.native import load_checkpoint
+from featurestore.models.encoder import Encoder
+from featurestore.models.logmel import NAME as LOGMEL
+from featurestore.models.logmel import LogMelEncoder
+
+MINI = "mini"
+"""The small MERT whose weights come with the library, in half precision; see docs/mini.md."""
+
+
+def _load_mini() -> Encoder:
+    return load_checkpoint(Path(__file__).parents[1] / MINI, name=MINI)
+
+
+BUILT_IN: Mapping[str, Callable[[], Encoder]] = {LOGMEL: LogMelEncoder, MINI: _load_mini}
+"""Models that come with the library, by name."""
+
+
+def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> Encoder:
+    """Load an encoder.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        A local folder in the hub's layout (config.json, preprocessor_config.json or processor_config.json,
+        model.safetensors or pytorch_model.bin), ``mini``, ``logmel``, or a name of the hub such as
+        ``m-a-p/MERT-v1-95M`` or ``facebook/hubert-base-ls960``: MERT, HuBERT, wav2vec 2.0, WavLM, data2vec-audio
+        or Whisper. A folder that exists comes first. Code in either is never run.
+    revision : str, optional
+        Branch, tag or commit of a model of the hub, by default "main". The commit that it names is recorded
+        as the model's `revision`. A model that comes with the library has one revision only.
+
+    Returns
+    -------
+    Encoder
+        In float32, on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is incomplete, damaged, unsafe or of another network.
+    HubUnreachableError
+        If the model is not in the local cache and the hub cannot be reached.
+    ModelError
+        If there is no such folder or model, or this release has another revision of one of its own.
+    SettingError
+        If a revision of a local folder is asked for.
+
+    Examples
+    --------
+    >>> model = load_model("m-a-p/MERT-v1-95M")                  # doctest: +SKIP
+    >>> model.hidden_states(wave).shape                          # doctest: +SKIP
+    torch.Size([1, 13, 374, 768])
+    """
+    name = os.fspath(name_or_path)
+    if not name:
+        raise ModelError("the name of the model is empty: give a local folder or a name of the hub (owner/model)")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise SettingError(f"{name} is a local folder, which has no revision {revision!r}")
+        return _load_folder(folder, name=name, revision=None)
+    if folder.exists():
+        raise ModelError(f"{name} is a file: give the folder that holds it together with config.json")
+    if name in BUILT_IN and not isinstance(name_or_path, os.PathLike):
+        return _load_built_in(name, revision)
+    # A string that only a path can be is never sent to the hub.
+    if isinstance(name_or_path, os.PathLike) or not is_hub_name(name):
+        raise ModelError(
+            f"there is no folder {name}, and it is neither a model that comes with the library "
+            f"({', '.join(BUILT_IN)}) nor a name of the hub (owner/model)"
+        )
+    snapshot = fetch(name, revision=revision)
+    return _load_folder(snapshot.folder, name=name, revision=snapshot.revision)
+
+
+def _load_built_in(name: str, revision: str | None) -> Encoder:
+    encoder = BUILT_IN[name]()
+    if revision not in (None, encoder.revision):
+        raise ModelError(
+            f"{name} of this release of featurestore has revision {encoder.revision!r}, not {revision!r}: its "
+            "features cannot be compared with those of the other; begin another store, or use the release that "
+            "has it"
+        )
+    return encoder
+
+
+def _load_folder(folder: Path, *, name: str, revision: str | None) -> Encoder:
+    """MERT and HuBERT as the native network; HuBERT that does not fit, and other families, with transformers."""
+    source = folder / CONFIG
+    kind = read_json(source).get("model_type")
+    if kind not in (*MODEL_TYPES, *FAMILIES):
+        raise CheckpointError(
+            f"{source}: model_type {kind!r} is not supported; supported are "
+            f"{', '.join(dict.fromkeys((*MODEL_TYPES, *FAMILIES)))}"
+        )
+    if kind in MODEL_TYPES:
+        try:
+            return load_checkpoint(folder, name=name, revision=revision)
+        except CheckpointError:
+            if kind not in FAMILIES:
+                raise
+    from featurestore.models.checkpoints.transformers import load_transformers_checkpoint
+
+    return load_transformers_checkpoint(folder, name=name, revision=revision)

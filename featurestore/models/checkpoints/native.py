@@ -1,0 +1,175 @@
+"""A checkpoint folder in the hub's layout to an encoder. Nothing of a checkpoint is ever executed."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from featurestore.errors import CheckpointError, MissingDependencyError
+from featurestore.models.checkpoints.config import MertConfig, audio_settings
+from featurestore.models.checkpoints.files import (
+    CONFIG,
+    SAFETENSORS,
+    find_weights,
+    first_few,
+    read_json,
+    read_preprocessor,
+    weights_sha256,
+)
+from featurestore.models.mert import MertEncoder
+
+_TRAINING_ONLY = re.compile(
+    r"masked_spec_embed|mask_emb|encoder_mask_emb|label_embs_concat"
+    r"|(final_proj|encoder_cqt_model|encoder_mel_model)\..+"
+)
+"""Tensors of masking and of the heads of pretraining."""
+
+_POSITIONAL = "encoder.pos_conv_embed.conv."
+_NEW_NAMES = {
+    f"{_POSITIONAL}parametrizations.weight.original0": f"{_POSITIONAL}weight_g",
+    f"{_POSITIONAL}parametrizations.weight.original1": f"{_POSITIONAL}weight_v",
+}
+"""How torch's newer weight norm calls magnitude and direction."""
+
+
+def load_checkpoint(
+    folder: str | os.PathLike[str], *, name: str | None = None, revision: str | None = None
+) -> MertEncoder:
+    """Load a checkpoint from a local folder.
+
+    Parameters
+    ----------
+    folder : path
+        Holds config.json, preprocessor_config.json (or processor_config.json) and model.safetensors, or else
+        pytorch_model.bin, which is only read with ``weights_only=True``; or the shards of one with their index.
+    name : str, optional
+        Name of the model, by default the folder as given.
+    revision : str, optional
+        Commit of the hub's repository.
+
+    Returns
+    -------
+    MertEncoder
+        In float32, on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, damaged or unsafe, or is not a network of this kind; names what is wrong.
+    """
+    path = Path(folder)
+    name = os.fspath(folder) if name is None else name
+    config = MertConfig.from_dict(read_json(path / CONFIG), source=str(path / CONFIG))
+    preprocessor, source = read_preprocessor(path)
+    sample_rate, do_normalize = audio_settings(preprocessor, config.sample_rate, source=source)
+    files = find_weights(path)
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(weights_sha256, files)
+        # Shapes only: nothing is allocated before the weights have shown that they are of this size.
+        with torch.device("meta"):
+            encoder = MertEncoder(
+                config, sample_rate=sample_rate, do_normalize=do_normalize, name=name, revision=revision
+            )
+        state = _fitting(read_weights(files), encoder, source=str(path))
+        encoder.load_state_dict(state, strict=True, assign=True)
+        encoder.weights_sha256 = digest.result()
+    return encoder.eval().requires_grad_(False)
+
+
+def read_weights(files: list[Path]) -> dict[str, Tensor]:
+    """Tensors of all files; together they hold no more bytes than the files."""
+    state: dict[str, Tensor] = {}
+    for path in files:
+        tensors = _read_pickle(path) if path.suffix == ".bin" else _read_safetensors(path)
+        if twice := sorted(state.keys() & tensors.keys()):
+            raise CheckpointError(f"{path} repeats tensors of another shard: {first_few(twice)}")
+        claimed = sum(x.numel() * x.element_size() for x in tensors.values())
+        if claimed > path.stat().st_size:
+            raise CheckpointError(f"{path} is damaged: its tensors claim {claimed} bytes, more than it has")
+        state.update(tensors)
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path} needs safetensors to be read: pip install 'featurestore[extract]'"
+        ) from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    if _is_compressed(path):
+        raise CheckpointError(f"{path} is compressed, as torch never writes it, and could unfold to any size")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a hostile pickle makes the unpickler raise
+        reason = str(error).strip().split("\n", 1)[0]
+        raise CheckpointError(
+            f"{path} is damaged or unsafe, nothing of it was executed: {reason}. "
+            f"Use a checkpoint with {SAFETENSORS}"
+        ) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(x, Tensor) and x.layout is torch.strided and x.device.type == "cpu"
+        for key, x in state.items()
+    ):
+        raise CheckpointError(f"{path} holds something else than tensors by name")
+    return dict(state)
+
+
+def _is_compressed(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False  # torch's older format, or damaged, which torch.load will say
+
+
+def _fitting(state: Mapping[str, Tensor], encoder: MertEncoder, *, source: str) -> dict[str, Tensor]:
+    """Check names and shapes strictly, and fold the weight norm of the positional convolution."""
+    given = {_NEW_NAMES.get(key, key): value for key, value in state.items() if not _TRAINING_ONLY.fullmatch(key)}
+    wanted = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    weight, magnitude, direction = (f"{_POSITIONAL}{x}" for x in ("weight", "weight_g", "weight_v"))
+    if weight not in given:
+        wanted[direction] = wanted.pop(weight)
+        wanted[magnitude] = (1, 1, wanted[direction][2])
+    check_tensors(given, wanted, source=source)
+    given = {key: value.detach().float().contiguous() for key, value in given.items()}
+    if weight not in given:
+        # Salimans and Kingma 2016, arXiv:1602.07868, with one magnitude for each tap.
+        v, g = given.pop(direction), given.pop(magnitude)
+        given[weight] = v * (g / torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True))
+    return given
+
+
+def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], *, source: str) -> None:
+    """Raise a CheckpointError unless the tensors have exactly the names and shapes that are wanted."""
+    if missing := sorted(wanted.keys() - given.keys()):
+        raise CheckpointError(
+            f"{source}: the weights lack {len(missing)} tensors of this network: {first_few(missing)}"
+        )
+    if unexpected := sorted(given.keys() - wanted.keys()):
+        raise CheckpointError(
+            f"{source}: the weights hold {len(unexpected)} tensors that this network has not: "
+            f"{first_few(unexpected)}"
+        )
+    for key, shape in wanted.items():
+        if tuple(given[key].shape) != shape:
+            raise CheckpointError(
+                f"{source}: {key} has shape {tuple(given[key].shape)}, but {CONFIG} asks for {shape}"
+            )
+        if not given[key].is_floating_point():
+            raise CheckpointError(f"{source}: {key} is of type {given[key].dtype}, not floating point")

@@ -1,0 +1,1 @@
+"""Faster forms of an encoder, and how near they are to it."""

@@ -1,0 +1,188 @@
+"""The forward pass of MERT arranged for CPUs: the same float32 numbers up to rounding, in less time.
+
+What is arranged differently, and what it is worth, is in docs/performance.md. It takes operations of torch alone,
+and compiles nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from featurestore.errors import ModelError
+from featurestore.models.encoder import Encoder, check_float32
+from featurestore.models.kernels.convolutions import PositionalConv, Room, SampleConvs, gelu_
+from featurestore.models.mert import MertEncoder
+
+TOLERANCE = 1e-4
+"""Largest difference from the plain forward that counts as rounding, relative to a state's largest value."""
+
+_PROBE_SAMPLES = 6_000
+
+logger = logging.getLogger("featurestore")
+
+
+def accelerated(encoder: Encoder) -> Encoder:
+    """The fastest exact form of an encoder on the CPU.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        On the CPU.
+
+    Returns
+    -------
+    Encoder
+        A `CpuEngine` for a `MertEncoder` if both give the same hidden states of a short probe, or else `encoder`
+        itself. That they differ, or that the engine fails, is said through the logger "featurestore".
+
+    Raises
+    ------
+    ModelError
+        If the weights are not float32.
+    """
+    if not isinstance(encoder, MertEncoder):
+        return encoder
+    try:
+        engine = CpuEngine(encoder)
+        deviation = engine.deviation()
+    except ModelError:
+        raise
+    except Exception as error:  # whatever operations of another build of torch, or a changed model, make of it
+        found = f"fails ({(str(error) or type(error).__name__).splitlines()[0]})"
+    else:
+        if deviation <= TOLERANCE:
+            return engine
+        found = f"differs from the plain forward pass (by {deviation:.1e} of the largest value)"
+    logger.warning("%s: the engine for CPUs %s; the plain one is used, which is slower", encoder.name, found)
+    return encoder
+
+
+class CpuEngine:
+    """A `MertEncoder` arranged for CPUs: an `Encoder` that several threads can use at a time.
+
+    Parameters
+    ----------
+    model : MertEncoder
+        In float32 on the CPU. Its dense weights are shared, not copied.
+
+    Raises
+    ------
+    ModelError
+        If the weights are not float32.
+    """
+
+    def __init__(self, model: MertEncoder) -> None:
+        check_float32(model, model.name)
+        self.model = model
+        self.name, self.revision, self.weights_sha256 = model.name, model.revision, model.weights_sha256
+        self.sample_rate, self.do_normalize = model.sample_rate, model.do_normalize
+        self.layers, self.dim, self.min_samples = model.layers, model.dim, model.min_samples
+        with torch.no_grad():
+            self._convs = SampleConvs(model.feature_extractor.conv_layers)
+            self._position = PositionalConv(model.encoder.pos_conv_embed.conv)
+            self._blocks = [Block(layer) for layer in model.encoder.layers]
+
+    def frames(self, n_samples: int) -> int:
+        """Frames of a window of `n_samples` samples."""
+        return self.model.frames(n_samples)
+
+    def to(self, device: torch.device) -> Any:
+        """The engine itself on the CPU; elsewhere the plain model."""
+        return self if torch.device(device).type == "cpu" else self.model.to(device)
+
+    @torch.no_grad()
+    def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
+        """Hidden states 0 to `last`, one after the other: those of `MertEncoder.states` up to rounding."""
+        room = Room()
+        wave, last = self.model.prepared(wave, last)
+        pre_norm, norm = self.model.config.do_stable_layer_norm, self.model.encoder.layer_norm
+        x = self.model.feature_projection(self._convs(wave, room))
+        x = x + self._position(x)
+        if not pre_norm:
+            x = norm(x)
+        yield x
+        for number, block in enumerate(self._blocks[:last], 1):
+            x = block(x, room)
+            if pre_norm and number == self.layers:
+                x = norm(x)
+            yield x
+
+    def hidden_states(self, wave: Tensor) -> Tensor:
+        """All hidden states, shape (windows, layers + 1, frames, dim)."""
+        return torch.stack(list(self.states(wave)), dim=1)
+
+    def deviation(self) -> float:
+        """Largest difference from the plain forward pass on a short probe, relative to each state's largest value.
+
+        NaN if one of both is not finite.
+        """
+        samples = max(_PROBE_SAMPLES, self.min_samples)
+        probe = torch.randn(1, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        pairs = zip(self.states(probe), self.model.states(probe), strict=True)
+        return float(torch.stack([(x - y).abs().max() / y.abs().max() for x, y in pairs]).max())
+
+
+class Block:
+    """One transformer layer: sums and GELU in place, what is large in memory that is used again."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, feed_forward = layer.attention, layer.feed_forward
+        self._heads: int = attention.heads
+        self._pre_norm: bool = layer.pre_norm
+        self._norms: tuple[nn.LayerNorm, nn.LayerNorm] = layer.layer_norm, layer.final_layer_norm
+        self._query: nn.Linear = attention.q_proj
+        self._key_value: tuple[nn.Linear, nn.Linear] = attention.k_proj, attention.v_proj
+        self._out: nn.Linear = attention.out_proj
+        self._out_bias = _out_bias(self._out, attention.v_proj)
+        self._up: nn.Linear = feed_forward.intermediate_dense
+        self._down: nn.Linear = feed_forward.output_dense
+
+    def __call__(self, x: Tensor, room: Room) -> Tensor:
+        first, second = self._norms
+        if self._pre_norm:
+            x = self._attended(first(x), x, room)
+            return self._fed_forward(second(x), x, room)
+        x = first(self._attended(x, x, room))
+        out: Tensor = second(self._fed_forward(x, x, room))
+        return out
+
+    def _attended(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
+        windows, frames, dim = x.shape
+        rows = x.view(-1, dim)
+        qkv = [
+            torch.addmm(self._query.bias, rows, self._query.weight.T, out=room.take("query", len(rows), dim)),
+            *(
+                torch.mm(rows, layer.weight.T, out=room.take(name, len(rows), dim))
+                for name, layer in zip(("medium", "value"), self._key_value, strict=True)
+            ),
+        ]
+        shape = (windows, frames, self._heads, dim // self._heads)
+        query, key, value = (part.view(shape).transpose(1, 2) for part in qkv)
+        heads = F.scaled_dot_product_attention(query, key, value)
+        return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out.weight, self._out_bias)
+
+    def _fed_forward(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
+        rows, up, down = x.view(-1, x.shape[-1]), self._up, self._down
+        inner = torch.addmm(up.bias, rows, up.weight.T, out=room.take("large", len(rows), up.out_features))
+        return _added(residual, gelu_(inner), down.weight, down.bias)
+
+
+def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Residual [windows, frames, dim] plus a dense layer of x [windows * frames, width]."""
+    out = residual + bias
+    out.view(-1, len(weight)).addmm_(x, weight.T)
+    return out
+
+
+def _out_bias(out: nn.Linear, value: nn.Linear) -> Tensor:
+    """The bias of the output, and of the values, which passes through a softmax, as its weights sum to one.
+
+    The bias of the keys adds the same to all that a softmax compares: it is needed nowhere.
+    """
+    return out.bias + out.weight @ value.bias

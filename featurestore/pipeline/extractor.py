@@ -1,0 +1,275 @@
+"""FeatureExtractor: from files to features, one track as arrays or a collection into a store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.audio import AudioFile, decode
+from featurestore.encode.batching import EncodedBatch
+from featurestore.encode.window_encoder import WindowEncoder
+from featurestore.errors import (
+    CorruptTrackError,
+    ExtractionError,
+    FeatureStoreError,
+    NotAStoreError,
+    SpecMismatchError,
+)
+from featurestore.pipeline.building import build
+from featurestore.pipeline.plan import Wanted
+from featurestore.pipeline.prefetch import decode_ahead
+from featurestore.pooling import pool_segments
+from featurestore.spec import KINDS
+from featurestore.store import FeatureStore, StoreWriter
+from featurestore.store.paths import given_path
+from featurestore.store.track_writer import TrackWriter
+
+Features = dict[str, npt.NDArray[np.float32]]
+"""Arrays of a track by kind: those of "raw", "segments" and "aggregated" that were asked for."""
+
+
+class FeatureExtractor(WindowEncoder):
+    """Extracts hidden states of a model from files of audio.
+
+    It is made as a `featurestore.encode.WindowEncoder` is, with the same parameters, errors and attributes.
+
+    Notes
+    -----
+    An extractor is for one thread at a time.
+
+    Examples
+    --------
+    >>> extractor = FeatureExtractor(device="auto", layers=[7])             # doctest: +SKIP
+    >>> extractor.extract_track_features("a.flac")["aggregated"].shape      # doctest: +SKIP
+    (1, 768)
+    """
+
+    def extract_track_features(
+        self,
+        audio_path: str | os.PathLike[str],
+        store: str | os.PathLike[str] | StoreWriter | None = None,
+        track_id: str | None = None,
+        dataset: str | None = None,
+        skip_existing: bool = True,
+        include_raw: bool = True,
+        include_segments: bool = True,
+    ) -> Features:
+        """Features of one file of audio.
+
+        Parameters
+        ----------
+        audio_path : path
+            Any format that `featurestore.load_audio` reads.
+        store : path or StoreWriter, optional
+            Publish the features there too.
+        track_id : str, optional
+            By default the name of the file without its suffix.
+        dataset : str, optional
+            Put before the track id: ``dataset/track_id``.
+        skip_existing : bool
+            If the store has these kinds of features of this audio, read them instead of computing them.
+        include_raw, include_segments : bool
+            Which kinds are wanted, besides "aggregated".
+
+        Returns
+        -------
+        dict of str to ndarray of float32
+            "raw" (segments, layers, frames, dim), "segments" (segments, layers, dim): mean over frames, and
+            "aggregated" (layers, dim): mean over segments.
+
+        Raises
+        ------
+        AudioError
+            If the file is no usable audio.
+        ExtractionError
+            If it does not fit into memory, or features are not finite.
+        StoreError
+            If the store has features of other settings, or cannot be written.
+        """
+        path = Path(audio_path)
+        track_id = path.stem if track_id is None else track_id
+        track = AudioFile(track_id=f"{dataset}/{track_id}" if dataset else track_id, path=path)
+        wanted = {"raw": include_raw, "segments": include_segments, "aggregated": True}
+        kinds = tuple(kind for kind in KINDS if wanted[kind])
+        try:
+            if store is None:
+                return gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
+            if not isinstance(store, str | os.PathLike):
+                return publish(self, store, track, kinds, skip_existing=skip_existing)
+            store = given_path(store)
+            try:
+                there = FeatureStore(store).spec
+                spec = self.spec(dtype=there.dtype, codec=there.codec)
+            except NotAStoreError:
+                spec = self.spec()
+            with StoreWriter(store, spec=spec) as writer:
+                return publish(self, writer, track, kinds, skip_existing=skip_existing)
+        except ExtractionError as error:  # an encoder knows windows, not files
+            raise ExtractionError(f"{path}: {error}") from error
+
+    def extract_track_features_safe(
+        self, audio_path: str | os.PathLike[str], **options: Any
+    ) -> tuple[Features | None, FeatureStoreError | None]:
+        """`extract_track_features`, but an error of this library is returned instead of raised.
+
+        Returns
+        -------
+        tuple of (features or None, error or None)
+        """
+        try:
+            return self.extract_track_features(audio_path, **options), None
+        except FeatureStoreError as error:
+            return None, error
+
+    def extract_dataset_features(
+        self,
+        audio_dir: str | os.PathLike[str],
+        store: str | os.PathLike[str],
+        file_pattern: str | None = "*.wav",
+        skip_existing: bool = True,
+        num_workers: int = 1,
+        include_raw: bool = True,
+        include_segments: bool = True,
+        dataset: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Features of a collection of audio into a store: `featurestore.build` with this extractor.
+
+        Parameters
+        ----------
+        audio_dir : path
+            Folder, file, glob, or list of files.
+        store : path
+            The store; made if it does not exist.
+        file_pattern : str or None
+            Only files whose name matches this glob; None for every format.
+        skip_existing : bool
+            Leave alone what the store has.
+        num_workers : int
+            Threads that decode ahead.
+        include_raw, include_segments : bool
+            Which kinds are stored, besides "aggregated"; raw is never stored without segments.
+        dataset : str, optional
+            Prefix of the track ids.
+        **options
+            As for `featurestore.build`: dtype, codec, limit, fail_fast, dry_run, id_from, progress.
+
+        Returns
+        -------
+        dict
+            The report: total_files, processed, cached, skipped, failed, errors, elapsed_time and more.
+        """
+        level = "all" if include_raw else "segments" if include_segments else "aggregated"
+        report = build(
+            audio_dir,
+            store,
+            extractor=self,
+            feature_level=level,
+            workers=num_workers,
+            force=not skip_existing,
+            dataset=dataset,
+            file_pattern=file_pattern,
+            **options,
+        )
+        return report.to_dict()
+
+
+def gather(batches: Iterable[EncodedBatch], kinds: tuple[str, ...]) -> Features:
+    """All features of a track in memory.
+
+    Parameters
+    ----------
+    batches : iterable of EncodedBatch
+        With raw if `kinds` has it; at least one.
+    kinds : tuple of str
+        What is wanted.
+
+    Returns
+    -------
+    dict of str to ndarray of float32
+        "raw" (segments, layers, frames, dim), "segments" (segments, layers, dim), "aggregated" (layers, dim).
+    """
+    raw: list[npt.NDArray[np.float32]] = []
+    pooled: list[npt.NDArray[np.float32]] = []
+    for batch in batches:
+        pooled.append(batch.segments)
+        if batch.raw is not None and "raw" in kinds:
+            raw.append(batch.raw)
+    segments = np.concatenate(pooled)
+    features = {"segments": segments, "aggregated": pool_segments(segments)}
+    if raw:
+        features["raw"] = _joined(raw, len(segments))
+    return {kind: features[kind] for kind in kinds}
+
+
+def publish(
+    extractor: WindowEncoder,
+    writer: StoreWriter,
+    track: AudioFile,
+    kinds: tuple[str, ...],
+    *,
+    skip_existing: bool,
+) -> Features:
+    """Features of a track, computed and published, or read if the store has them of the same audio.
+
+    Raises
+    ------
+    SpecMismatchError
+        If the writer is for features of other settings than the extractor's.
+    """
+    spec = extractor.spec(dtype=writer.spec.dtype, codec=writer.spec.codec)
+    if differences := writer.spec.differences(spec):
+        raise SpecMismatchError(
+            f"the store {writer.path} holds features of other settings ({', '.join(differences)})",
+            differences=differences,
+        )
+    wanted = Wanted(spec=spec, kinds=kinds, force=not skip_existing)
+    try:
+        existing = writer.existing(track.track_id)
+    except CorruptTrackError:
+        existing = None  # replaced by what is computed now
+    if existing is not None and wanted.is_there(existing, track):
+        return _read(FeatureStore(writer.path), track.track_id, kinds)
+    with (
+        decode_ahead([track], sample_rate=extractor.model.sample_rate, workers=1) as audios,
+        writer.track(
+            track.track_id,
+            kinds=kinds,
+            overwrite=True,
+            attributes={"device": str(extractor.device)},
+        ) as writing,
+    ):
+        audio = next(audios)
+        features = gather(_appending(extractor.encode(audio.blocks(), raw="raw" in kinds), writing), kinds)
+        writing.attributes.update(audio.attributes)
+    return features
+
+
+def _appending(batches: Iterable[EncodedBatch], writing: TrackWriter) -> Iterator[EncodedBatch]:
+    for batch in batches:
+        writing.append(raw=batch.raw, segments=batch.segments, starts=batch.starts)
+        yield batch
+
+
+def _read(store: FeatureStore, track_id: str, kinds: tuple[str, ...]) -> Features:
+    features = {"aggregated": np.asarray(store.aggregated(tracks=[track_id]), np.float32)[0]}
+    if "raw" in kinds:
+        features["raw"] = np.asarray(store.raw(track_id), np.float32)
+    if "segments" in kinds:
+        features["segments"] = np.asarray(store.segments(track_id), np.float32)
+    return {kind: features[kind] for kind in kinds}
+
+
+def _joined(parts: list[npt.NDArray[np.float32]], length: int) -> npt.NDArray[np.float32]:
+    """Concatenated; each part is given up once it is copied, so that memory does not double."""
+    whole = np.empty((length, *parts[0].shape[1:]), np.float32)
+    while parts:
+        part = parts.pop()
+        whole[length - len(part) : length] = part
+        length -= len(part)
+    return whole

@@ -1,0 +1,211 @@
+"""Decode, downmix and resample ahead of the model, in threads and in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.audio import AudioFile, decode, file_sha256, probe
+from featurestore.audio.info import check_unchanged
+from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
+
+BLOCKS_AHEAD = 8
+"""Blocks of a few seconds that wait for the model, per track."""
+
+_PATIENCE = 1.0
+"""Seconds that the threads are waited for at the end."""
+
+
+class _ClosedError(Exception):
+    """Nobody wants this track's audio any more."""
+
+
+class TrackAudio:
+    """The audio of one track on its way from a worker to the model."""
+
+    def __init__(self, track: AudioFile, sample_rate: int) -> None:
+        self.track = track
+        self.attributes: dict[str, Any] = {}
+        """What identifies the audio; complete when `blocks` is exhausted."""
+        self.seconds = 0.0
+        """Length of what `blocks` has given so far."""
+        self._sample_rate = sample_rate
+        self._items: deque[npt.NDArray[np.float32] | FeatureStoreError | None] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """The track's samples [sample], mono float32, in blocks.
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be used; also when this shows only at its end.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items)
+                item = self._items.popleft()
+                self._changed.notify_all()
+            if item is None:
+                return
+            if isinstance(item, FeatureStoreError):
+                raise item
+            self.seconds += len(item) / self._sample_rate
+            yield item
+
+    def close(self) -> None:
+        """Drop what is left of the audio."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def produce(self) -> None:
+        """Decode the file into the queue; runs in a worker and raises nothing: errors go to `blocks`."""
+        try:
+            if not self._closed:
+                self._decode()
+        except _ClosedError:
+            pass
+        except FeatureStoreError as error:
+            self._put(error, at_once=True)
+        except Exception as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
+            wrapped = AudioFormatError(f"{self.track.path} cannot be read: {reason}")
+            wrapped.__cause__ = error
+            self._put(wrapped, at_once=True)
+
+    def _decode(self) -> None:
+        path = self.track.path
+        info = probe(path)
+        for block in decode(path, self._sample_rate, info=info):
+            self._put(block)
+        sha256 = file_sha256(path)
+        check_unchanged(info)
+        self.attributes = {
+            "audio": {
+                "path": str(path),
+                "size": info.size,
+                "mtime_ns": info.mtime_ns,
+                "sha256": sha256,
+                "duration": info.duration,
+                "sample_rate": info.sample_rate,
+                "channels": info.channels,
+                "format": info.format,
+            },
+            "decoder": info.decoder,
+        }
+        self._put(None)
+
+    def _put(self, item: npt.NDArray[np.float32] | FeatureStoreError | None, *, at_once: bool = False) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or at_once or len(self._items) < BLOCKS_AHEAD)
+            if self._closed and not at_once:
+                raise _ClosedError
+            self._items.append(item)
+            self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def decode_ahead(tracks: Iterable[AudioFile], *, sample_rate: int, workers: int) -> Iterator[Iterator[TrackAudio]]:
+    """Decode tracks in threads, at most `workers` tracks ahead of the one that is being used.
+
+    Parameters
+    ----------
+    tracks : iterable of AudioFile
+        What to decode, in this order.
+    sample_rate : int
+        Hz, of the audio that the model hears.
+    workers : int
+        Threads, at least 1.
+
+    Yields
+    ------
+    iterator of TrackAudio
+        In the order of `tracks`; each is closed when the next one is asked for.
+    """
+    source = iter(tracks)
+    under_way: deque[TrackAudio] = deque()
+    with threads(workers, name="featurestore-decode") as submit:
+
+        def start_next() -> None:
+            for track in source:
+                audio = TrackAudio(track, sample_rate)
+                under_way.append(audio)
+                submit(audio.produce)
+                return
+
+        def in_order() -> Iterator[TrackAudio]:
+            for _ in range(workers):
+                start_next()
+            while under_way:
+                start_next()
+                yield under_way[0]
+                under_way.popleft().close()
+
+        try:
+            yield in_order()
+        finally:
+            for audio in under_way:
+                audio.close()
+
+
+@contextlib.contextmanager
+def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Threads that run, in order, what is submitted, and never keep the process alive.
+
+    What has not begun at the end of the block is dropped.
+
+    Parameters
+    ----------
+    count : int
+        At least 1.
+    name : str
+        Of the threads, in debuggers.
+
+    Yields
+    ------
+    callable
+        Takes a function without arguments that raises nothing.
+
+    Raises
+    ------
+    SettingError
+        If there are more than the machine starts.
+    """
+    jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def work() -> None:
+        while (job := jobs.get()) is not None:
+            job()
+
+    # Daemons, unlike those of concurrent.futures: one that hangs in a dead file system must not keep the
+    # process alive.
+    crew: list[threading.Thread] = []
+    try:
+        for number in range(count):
+            thread = threading.Thread(target=work, name=f"{name}-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                raise SettingError(
+                    f"this machine does not start {count} threads, only {len(crew)}: ask for fewer workers"
+                ) from None
+            crew.append(thread)
+        yield jobs.put
+    finally:
+        with contextlib.suppress(Empty):
+            while True:
+                jobs.get_nowait()
+        for _ in crew:
+            jobs.put(None)
+        for thread in crew:
+            thread.join(_PATIENCE)

@@ -1,0 +1,141 @@
+"""Locks that save work: a track that another writer has is skipped, not computed twice.
+
+A fixed number of lock files is shared by all tracks and none is ever removed: removing a lock file on release
+lets two writers in. The holder writes its keys into the file, so that a loser can tell "another writer has this
+track" from "another writer has a track that shares the lock".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+
+from featurestore.errors import TrackLockedError
+from featurestore.store import filesystem
+
+STRIPES = 1024
+_MAX_BYTES = 2**20
+_POLL = 0.005
+
+
+def stripe_of(key: str) -> str:
+    """Name of the lock file of a key."""
+    return f"{int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8]) % STRIPES:04d}.lock"
+
+
+class TrackLocks:
+    """The track locks that one writer holds.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the lock files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, tuple[int, list[str]]] = {}
+        self._guard = Lock()
+
+    @contextlib.contextmanager
+    def holding(self, key: str, *, wait: float = 0.0) -> Iterator[None]:
+        """Hold the lock of a track.
+
+        Parameters
+        ----------
+        key : str
+            Of the track.
+        wait : float
+            Seconds to wait for another writer that holds the lock for another track.
+
+        Raises
+        ------
+        TrackLockedError
+            At once, if another writer is at work on the track, or this one; after `wait` seconds, if another
+            writer holds the lock for another track.
+        """
+        deadline = time.monotonic() + wait
+        confirmed = False
+        while True:
+            try:
+                self._acquire(key)
+                break
+            except TrackLockedError as error:
+                # A new holder writes its key right after it has the lock: what stands there is read twice.
+                if time.monotonic() >= deadline or (error.same_track and confirmed):
+                    raise
+                confirmed = error.same_track
+                time.sleep(_POLL)
+        try:
+            yield
+        finally:
+            self._release(key)
+
+    def _acquire(self, key: str) -> None:
+        stripe = stripe_of(key)
+        path = self._folder / stripe
+        with self._guard:
+            if stripe in self._held:
+                keys = self._held[stripe][1]
+                if key in keys:
+                    raise _locked(key, same_track=True)
+            else:
+                fd = filesystem.lock_file(path)
+                if fd is None:
+                    raise _locked(key, same_track=key in _read(path))
+                keys = []
+                self._held[stripe] = (fd, keys)
+            keys.append(key)
+            try:
+                _write(self._held[stripe][0], keys)
+            except BaseException:  # an interrupt
+                self._drop(stripe, key)
+                raise
+
+    def _release(self, key: str) -> None:
+        with self._guard:
+            self._drop(stripe_of(key), key)
+
+    def _drop(self, stripe: str, key: str) -> None:
+        fd, keys = self._held[stripe]
+        keys.remove(key)
+        if not keys:
+            del self._held[stripe]
+            filesystem.unlock(fd)
+
+
+def _locked(key: str, *, same_track: bool) -> TrackLockedError:
+    return TrackLockedError(f"another writer is at work on the track with key {key}", same_track=same_track)
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return os.fsdecode(filesystem.read_file(path, limit=_MAX_BYTES).split(b"\n")[0]).split()
+    except (OSError, ValueError):
+        return []
+
+
+def _write(fd: int, keys: list[str]) -> None:
+    # Only a hint for others: a full disk must not turn it into a failure.
+    with contextlib.suppress(OSError):
+        filesystem.write_note(fd, os.fsencode(" ".join(keys)))
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
+    """Hold a lock file, or yield False if it is not free within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while (fd := filesystem.lock_file(path)) is None:
+        if time.monotonic() >= deadline:
+            yield False
+            return
+        time.sleep(_POLL)
+    try:
+        yield True
+    finally:
+        filesystem.unlock(fd)

@@ -1,0 +1,110 @@
+"""Folders that belong to one writer, and are swept away by others once it is dead.
+
+A lock in the folder says that its owner lives. Neither its process id nor the time of day does: ids are used
+again, and clocks jump. Only where locks may be invisible, on folders of another host, age must say the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from featurestore.errors import StoreError
+from featurestore.store import filesystem
+from featurestore.store.paths import Places
+
+_OWNER = "owner.lock"
+_FOREIGN_AGE = 24 * 3600.0  # seconds
+
+
+class StagingArea:
+    """A new folder that belongs to this process until it is closed.
+
+    Parameters
+    ----------
+    parent : Path
+        Where to make it.
+    prefix : str
+        Of its name.
+    durable : bool
+        Whether the folder must survive a loss of power.
+    """
+
+    def __init__(self, parent: Path, prefix: str = "", *, durable: bool = False) -> None:
+        while True:
+            self.path = parent / f"{prefix}{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+            filesystem.make_dir(self.path)
+            # Another writer may have taken the folder for abandoned before the lock was there.
+            with contextlib.suppress(FileNotFoundError):
+                self._owner = filesystem.lock_file(self.path / _OWNER)
+                if self._owner is not None and (self.path / _OWNER).exists():
+                    break
+        self._spare: list[Path] = []
+        if durable:
+            filesystem.sync_dir(parent)
+
+    def folder(self) -> Path:
+        """An empty folder to stage a change in."""
+        if self._owner is None:
+            raise StoreError("this writer is closed: open another")
+        if self._spare:
+            # As a new folder would: to other hosts, where our lock may not show, it says that we live.
+            filesystem.set_modified(self.path, time.time_ns())
+            return self._spare.pop()
+        path = self.path / uuid.uuid4().hex[:12]
+        filesystem.make_dir(path)
+        return path
+
+    def give_back(self, folder: Path) -> None:
+        """Use a folder, which is empty by now, again: to make one and to remove it costs more than a file."""
+        self._spare.append(folder)
+
+    def close(self, trash: Path | None = None) -> None:
+        """Remove the folder with everything that is still in it, by way of the trash where there is one."""
+        try:
+            if trash is None:
+                filesystem.remove_tree(self.path)
+            else:
+                filesystem.discard(self.path, trash)
+        finally:
+            if self._owner is not None:
+                filesystem.unlock(self._owner)
+                self._owner = None
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64]
+
+
+def sweep(places: Places, *, needed: Collection[str] = ()) -> None:
+    """Remove what dead writers left in the staging area, but for folders that are needed, and in the trash."""
+    for folder in places.staging.iterdir():
+        if folder.name not in needed:
+            with claiming(folder) as claimed:
+                if claimed:
+                    filesystem.discard(folder, places.trash)
+    for folder in places.trash.iterdir():
+        filesystem.remove_tree(folder)
+
+
+@contextlib.contextmanager
+def claiming(folder: Path, prefix: str = "") -> Iterator[bool]:
+    """Hold a folder whose owner is dead; yields False if it may be alive."""
+    with contextlib.ExitStack() as stack:
+        claimed = False
+        with contextlib.suppress(OSError):  # what cannot be claimed now waits for the next writer
+            own = folder.name.removeprefix(prefix).split(".")[0] == _host()
+            # A link may lead anywhere.
+            if filesystem.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
+                # A writer between making the folder and locking it loses the lock to this one, and makes another.
+                fd = filesystem.lock_file(folder / _OWNER)
+                if fd is not None:
+                    stack.callback(filesystem.unlock, fd)
+                    claimed = True
+        yield claimed

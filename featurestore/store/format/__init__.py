@@ -1,0 +1,1 @@
+"""The format on disk: keys, metadata, compression, shards."""

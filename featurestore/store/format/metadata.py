@@ -1,0 +1,317 @@
+"""The Zarr metadata of a store's nodes, the documents of `zarr.json`, written and checked.
+
+Nothing that is read is trusted: a document is taken only if it is, field by field, one that this library could
+have written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
+from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
+from featurestore.store import filesystem
+from featurestore.store.format.compression import COMPRESSORS, compressor_of, zarr_codecs
+from featurestore.store.paths import HIDDEN
+
+FORMAT_VERSION = 1
+METADATA = "zarr.json"
+MAX_METADATA_BYTES = 8 * 2**20  # a track of 400,000 segments
+_MAX_AXIS = 2**40
+NAMINGS = ("default", "v2")
+"""How Zarr may name the files of chunks: c.0.0, or 0.0."""
+_CRC = {"name": "crc32c"}
+_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+@dataclass(frozen=True)
+class ArrayMetadata:
+    """Metadata of an array of one shard per `shard_shape`, with inner chunks of `chunk_shape`."""
+
+    shape: tuple[int, ...]
+    shard_shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    compressor: str = "none"
+    naming: str = "default"
+
+    def document(self) -> dict[str, Any]:
+        """The array as a Zarr v3 document."""
+        sharding = {
+            "name": "sharding_indexed",
+            "configuration": {
+                "chunk_shape": list(self.chunk_shape),
+                "codecs": [_BYTES, *zarr_codecs(self.compressor, np.dtype(self.dtype).itemsize), _CRC],
+                "index_codecs": [_BYTES, _CRC],
+                "index_location": "end",
+            },
+        }
+        # A reader that misses a shard sees NaN, not numbers.
+        return array_document(
+            self.shape,
+            self.shard_shape,
+            self.dtype,
+            "NaN",
+            [sharding],
+            self.dims,
+            self.attributes,
+            naming=self.naming,
+        )
+
+    @classmethod
+    def from_document(cls, document: Any) -> ArrayMetadata:
+        """Metadata of a document.
+
+        Raises
+        ------
+        ValueError
+            If it is not, field by field, a document of this class.
+        """
+        try:
+            sharding = document["codecs"][0]["configuration"]
+            found = cls(
+                shape=axes(document["shape"], 0),
+                shard_shape=axes(document["chunk_grid"]["configuration"]["chunk_shape"], 1),
+                chunk_shape=axes(sharding["chunk_shape"], 1),
+                dtype=_one_of(DTYPES, document["data_type"]),
+                dims=tuple(document["dimension_names"]),
+                attributes=dict(document["attributes"]),
+                compressor=_compressor(sharding["codecs"]),
+                naming=_one_of(NAMINGS, document["chunk_key_encoding"]["name"]),
+            )
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"not the metadata of a feature array ({error!r})") from None
+        if found.compressor not in COMPRESSORS or found.document() != document:
+            raise ValueError("not the metadata of a feature array of this format")
+        if any(n % c for n, c in zip(found.shard_shape, found.chunk_shape, strict=True)):
+            raise ValueError("the inner chunks do not fill the shard")
+        return found
+
+
+def _one_of(known: tuple[str, ...], value: Any) -> str:
+    if value not in known:
+        raise ValueError(f"{value!r:.100} is none of {', '.join(known)}")
+    return str(value)
+
+
+def _compressor(codecs: list[Any]) -> str:
+    return str(codecs[1]["configuration"]["cname"]) if len(codecs) > 2 else "none"
+
+
+def axes(value: Any, smallest: int) -> tuple[int, ...]:
+    """A shape from a document, checked."""
+    if not isinstance(value, list) or any(type(n) is not int or not smallest <= n <= _MAX_AXIS for n in value):
+        raise ValueError(f"impossible shape {value!r:.100}")
+    return tuple(value)
+
+
+def array_document(
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    data_type: str,
+    fill_value: Any,
+    codecs: Sequence[Mapping[str, Any]],
+    dims: Sequence[str],
+    attributes: Mapping[str, Any],
+    *,
+    naming: str = "default",
+) -> dict[str, Any]:
+    """A Zarr v3 array whose chunk keys are separated by a dot, so that it is one folder."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": naming, "configuration": {"separator": "."}},
+        "fill_value": fill_value,
+        "codecs": list(codecs),
+        "dimension_names": list(dims),
+        "attributes": dict(attributes),
+    }
+
+
+def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A Zarr v3 group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def hidden_document() -> dict[str, Any]:
+    """The node at `.featurestore`: an array without elements, so that no Zarr reader looks below it."""
+    return array_document([0], [1], "uint8", 0, [{"name": "bytes"}], [HIDDEN], {})
+
+
+def track_metadata(
+    kind: str, shape: tuple[int, ...], spec: FeatureSpec, attributes: Mapping[str, Any]
+) -> ArrayMetadata:
+    """Metadata of one kind of a track: one shard, one inner chunk per layer (of one segment, for raw)."""
+    if kind == "raw":
+        chunk = (1, 1, *shape[2:])
+    elif kind == "segments":
+        chunk = (shape[0], 1, shape[2])
+    else:
+        chunk = (1, shape[1])
+    compressor = compressor_of(spec.codec)
+    return ArrayMetadata(shape, shape, chunk, spec.dtype, DIMS[kind], attributes, compressor)
+
+
+def shard_name(ndim: int, first: int = 0, naming: str = "default") -> str:
+    """File of a shard of an array whose shards lie along its first dimension."""
+    name = ".".join([str(first)] + ["0"] * (ndim - 1))
+    return f"c.{name}" if naming == "default" else name
+
+
+def naming_of(name: str) -> str | None:
+    """Naming by which a file is a shard, None if it is none."""
+    return "default" if name.startswith("c.") else "v2" if name[:1].isdigit() else None
+
+
+def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) -> None:
+    """Raise ValueError unless the metadata is that of a kind of a track in a store of this spec."""
+    if len(metadata.shape) != len(DIMS[kind]) or math.prod(metadata.shape) == 0:
+        raise ValueError(f"not the shape of {kind}: {metadata.shape}")
+    expected = track_metadata(kind, metadata.shape, spec, metadata.attributes)
+    layers, dim = metadata.shape[DIMS[kind].index("layer")], metadata.shape[-1]
+    if metadata != expected or (layers, dim) != (len(spec.layers), spec.dim):
+        raise ValueError(f"not the metadata of {kind} in a store of this spec")
+
+
+def encode_document(document: Mapping[str, Any]) -> bytes:
+    """Document as the bytes of a `zarr.json`."""
+    return json.dumps(document).encode()
+
+
+def decode_document(content: bytes) -> dict[str, Any]:
+    """Document of a `zarr.json`; ValueError if it is none."""
+    try:
+        document = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")
+    return document
+
+
+def checksum(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a document as canonical JSON."""
+    try:
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def metadata_checksum(document: Mapping[str, Any]) -> str:
+    """Checksum of a node's document without the checksum itself."""
+    attributes = dict(document["attributes"])
+    attributes["checksums"] = {k: v for k, v in attributes.get("checksums", {}).items() if k != "metadata"}
+    return checksum({**document, "attributes": attributes})
+
+
+def seal(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its checksum among its attributes."""
+    sums = dict(document["attributes"].get("checksums", {}))
+    attributes = {**document["attributes"], "checksums": sums}
+    sums["metadata"] = metadata_checksum(document)
+    return {**document, "attributes": attributes}
+
+
+def check_seal(document: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the document is as it was sealed."""
+    try:
+        sound = document["attributes"]["checksums"]["metadata"] == metadata_checksum(document)
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise ValueError("the metadata fails its checksum")
+
+
+def root_document(spec: FeatureSpec) -> dict[str, Any]:
+    """The store's root group."""
+    own = {"format": FORMAT_VERSION, "spec": spec.to_dict(), "fingerprint": spec.fingerprint}
+    return group_document({"featurestore": {**own, "checksum": checksum(own)}})
+
+
+def structure(spec: FeatureSpec) -> dict[str, dict[str, Any]]:
+    """Documents of the nodes that every store has, by their folder."""
+    groups = {kind: group_document({}) for kind in KINDS}
+    return {"": root_document(spec), **groups, HIDDEN: hidden_document()}
+
+
+def read_root(root: Path) -> FeatureSpec:
+    """Spec of the store at a path.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is none.
+    StoreVersionError
+        If it was written by a newer release.
+    CorruptTrackError
+        If its root metadata is damaged.
+    """
+    try:
+        content = filesystem.read_file(root / METADATA, limit=MAX_METADATA_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
+        raise NotAStoreError(f"{root} {what}: give the folder of a store, or build one in a new place") from None
+    except ValueError as error:
+        raise NotAStoreError(f"{root} holds no feature store: {error}") from None
+    try:
+        own = decode_document(content)["attributes"]["featurestore"]
+        version = own["format"]
+    except (ValueError, KeyError, TypeError):
+        raise NotAStoreError(
+            f"{root} holds no feature store: {METADATA} there is not one of this library"
+        ) from None
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise StoreVersionError(
+            f"{root} has the store format {version!r}, this release knows {FORMAT_VERSION}: upgrade featurestore"
+        )
+    try:
+        spec = FeatureSpec.from_dict(own["spec"])
+        if spec.fingerprint != own["fingerprint"] or version < 1:
+            raise ValueError("the spec does not match its fingerprint")
+        if checksum({name: value for name, value in own.items() if name != "checksum"}) != own["checksum"]:
+            raise ValueError("it fails its checksum")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptTrackError(
+            f"{root}: the root metadata is damaged: {error}; bring back its {METADATA} from a copy"
+        ) from None
+    return spec
+
+
+def estimate_bytes(spec: FeatureSpec, kinds: Sequence[str], *, tracks: int, segments: int, frames: int) -> int:
+    """Size on disk of tracks that are not stored yet, without their packed rows.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        Gives layers, dim and dtype.
+    kinds : sequence of str
+        What is stored of each track.
+    tracks, segments, frames : int
+        Numbers of all tracks together; frames are those of all segments.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    row = len(spec.layers) * spec.dim * (4 if spec.dtype == "float32" else 2)
+    rows = {"raw": frames, "segments": segments, "aggregated": tracks}
+    numbers = sum(rows[kind] for kind in KINDS if kind in kinds) * row
+    index = len(spec.layers) * 20 * (segments if "raw" in kinds else 0)
+    overhead = tracks * len(kinds) * 12_288  # folder, metadata, half-filled blocks
+    packed = tracks * row
+    return numbers + index + overhead + packed

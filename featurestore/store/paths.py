@@ -1,0 +1,85 @@
+"""Where everything is in a store."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from featurestore.errors import NotAStoreError
+from featurestore.spec import KINDS
+from featurestore.store import filesystem
+
+HIDDEN = ".featurestore"
+HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
+QUARANTINE = "quarantine"
+
+
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a store as it was given; NotAStoreError if it is empty, which would be the current folder."""
+    if not os.fspath(path):
+        raise NotAStoreError("the path of the store is empty: name its folder")
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The paths of a store."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, path: Path) -> Places:
+        """Those of a store at a path, which may be relative, a link or below one."""
+        try:
+            return cls(Path(os.path.realpath(path)))
+        except ValueError as error:
+            raise NotAStoreError(f"{str(path)!r} is no path of a store: {error}") from None
+
+    @cached_property
+    def hidden(self) -> Path:
+        return self.root / HIDDEN
+
+    @cached_property
+    def locks(self) -> Path:
+        return self.hidden / "locks"
+
+    @cached_property
+    def staging(self) -> Path:
+        return self.hidden / "staging"
+
+    @cached_property
+    def journal(self) -> Path:
+        return self.hidden / "journal"
+
+    @cached_property
+    def stale(self) -> Path:
+        return self.hidden / "stale"
+
+    @cached_property
+    def trash(self) -> Path:
+        return self.hidden / "trash"
+
+    @cached_property
+    def packed(self) -> Path:
+        return self.root / "packed"
+
+    def kind(self, kind: str) -> Path:
+        return self.root / kind
+
+    def array(self, kind: str, key: str) -> Path:
+        return self.root / kind / key
+
+
+def lost_folders(places: Places) -> list[str]:
+    """Folders of writers that are missing: many ways to copy a store leave out those that are empty."""
+    return [name for name in HIDDEN_DIRS if not os.path.lexists(places.hidden / name)]
+
+
+def strange_folders(places: Places) -> list[Path]:
+    """What is a link or a file where a store has a folder: it might lead anywhere."""
+    folders = [places.hidden, places.packed, *map(places.kind, KINDS)]
+    if filesystem.is_dir(places.hidden):
+        folders += [places.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE)]
+    return [folder for folder in folders if os.path.lexists(folder) and not filesystem.is_dir(folder)]

@@ -1,0 +1,300 @@
+"""FeatureStore: reading a store."""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import SettingError, StoreError, TrackNotFoundError
+from featurestore.spec import KINDS, FeatureSpec
+from featurestore.store import filesystem
+from featurestore.store.commit.transaction import is_published
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import FORMAT_VERSION, read_root
+from featurestore.store.paths import Places, given_path
+from featurestore.store.selection import resolve_layers
+from featurestore.store.table.index import Catalogue, Known
+from featurestore.store.track_reader import TrackReader
+from featurestore.store.verify import VerifyReport, verify
+from featurestore.store.views import AggregatedView, RaggedView, Source, TrackView
+from featurestore.store.writer import StoreWriter
+
+_PATIENCE = 600.0
+"""Seconds to wait for another writer that is packing."""
+
+_LOOKED_AT, _COMPARED = 50_000, 200
+"""Ids that are looked at for one that is like an unknown one, and those of them that are compared by difflib."""
+
+
+class FeatureStore:
+    """Read a feature store. Cheap to make, picklable, safe after fork; holds no file open.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the store.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is none.
+    StoreVersionError
+        If it was written by a newer release.
+
+    Examples
+    --------
+    >>> store = FeatureStore("store.zarr")  # doctest: +SKIP
+    >>> view = store.aggregated(layer=7)  # doctest: +SKIP
+    >>> view.shape, view.dims  # doctest: +SKIP
+    ((300, 768), ('track', 'feature'))
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = given_path(path)
+        self._places = Places.of(self.path)
+        with filesystem.naming_the_store(self.path):
+            self._spec = read_root(self._places.root)
+        self._reader = TrackReader(self._places, self._spec)
+        self._catalogue = Catalogue(self._reader)
+        self._source = Source(self.path, self._catalogue, self._reader)
+
+    def __repr__(self) -> str:
+        return f"<FeatureStore {str(self.path)!r}>"
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Everything that identifies the store's features."""
+        return self._spec
+
+    @property
+    def track_ids(self) -> list[str]:
+        """Ids of all tracks: in the order of the packed table, then the others by id."""
+        return list(self._known().track_ids)
+
+    def __len__(self) -> int:
+        return len(self._known().track_ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.track_ids)
+
+    def __contains__(self, track_id: object) -> bool:
+        if not isinstance(track_id, str):
+            return False
+        try:
+            key = encode_key(track_id)
+        except SettingError:
+            return False
+        with filesystem.naming_the_store(self.path):
+            return is_published(self._places, key)
+
+    def aggregated(
+        self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None
+    ) -> AggregatedView:
+        """One row per track: mean over its segments.
+
+        Parameters
+        ----------
+        layer : int or sequence of int, optional
+            One layer, or several or (None) all, which keeps the layer dimension.
+        tracks : sequence of str, optional
+            Track ids, in this order; by default all, in the order of `track_ids`.
+
+        Returns
+        -------
+        AggregatedView
+            [track, feature] or [track, layer, feature].
+
+        Raises
+        ------
+        SettingError
+            If the store has no such layer.
+        TrackNotFoundError
+            If the store has no such track; the message names ids that look alike.
+        """
+        return AggregatedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
+
+    def segments(
+        self,
+        track: str | None = None,
+        layer: int | Sequence[int] | None = None,
+        tracks: Sequence[str] | None = None,
+    ) -> TrackView | RaggedView:
+        """Segments of one track, or of all: mean over their frames.
+
+        Parameters
+        ----------
+        track : str, optional
+            Id of one track.
+        layer : int or sequence of int, optional
+            One layer, or several or (None) all, which keeps the layer dimension.
+        tracks : sequence of str, optional
+            Where `track` is not given: ids of some tracks, in this order, instead of all.
+
+        Returns
+        -------
+        TrackView or RaggedView
+            [segment, (layer,) feature] of one track; [row, (layer,) feature] of many, with `row_tracks` and
+            `row_starts`.
+
+        Raises
+        ------
+        SettingError
+            If the store has no such layer.
+        TrackNotFoundError
+            If the store has no such track, or no segments of it.
+        """
+        if track is not None:
+            return self._view_of_track("segments", track, layer)
+        return RaggedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
+
+    def raw(self, track: str, layer: int | Sequence[int] | None = None) -> TrackView:
+        """Every frame of one track.
+
+        Parameters
+        ----------
+        track : str
+            Its id.
+        layer : int or sequence of int, optional
+            One layer, or several or (None) all, which keeps the layer dimension.
+
+        Returns
+        -------
+        TrackView
+            [segment, (layer,) frame, feature].
+
+        Raises
+        ------
+        SettingError
+            If the store has no such layer.
+        TrackNotFoundError
+            If the store has no such track, or no raw features of it.
+        """
+        return self._view_of_track("raw", track, layer)
+
+    def has(self, track_id: str, kinds: Sequence[str] = ("aggregated",)) -> bool:
+        """Whether the store has these kinds of features of a track."""
+        if unknown := set(kinds) - set(KINDS):
+            raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
+        if track_id not in self:
+            return False
+        with filesystem.naming_the_store(self.path):
+            current = self._reader.current(encode_key(track_id))
+        return current is not None and set(kinds) <= set(current.attributes["kinds"])
+
+    def provenance(self, track_id: str) -> dict[str, Any]:
+        """What is known of a track: its audio, decoder, revision, fingerprint, starts of the windows, checksums.
+
+        Raises
+        ------
+        TrackNotFoundError
+            If the store has no such track.
+        """
+        self._choose([track_id])
+        with filesystem.naming_the_store(self.path):
+            current = self._reader.current(encode_key(track_id))
+        if current is None:
+            raise self._unknown(track_id)
+        return dict(current.attributes)
+
+    def info(self) -> dict[str, Any]:
+        """Summary of the store: path, format, tracks, packed tracks, spec and fingerprint."""
+        known = self._known()
+        packed = 0 if known.table is None else len(known.table.rows.keys() - known.direct)
+        return {
+            "path": str(self.path),
+            "format": FORMAT_VERSION,
+            "tracks": len(known.track_ids),
+            "packed": packed,
+            "fingerprint": self._spec.fingerprint,
+            "spec": self._spec.to_dict(),
+        }
+
+    def verify(self, deep: bool = False) -> VerifyReport:
+        """Check the store; see `VerifyReport`. `deep` reads every byte and checks every checksum."""
+        with filesystem.naming_the_store(self.path):
+            return verify(self._reader, deep=deep)
+
+    def pack(self) -> None:
+        """Bring the packed table up to date.
+
+        Raises
+        ------
+        StoreError
+            If another writer was packing all the time, for ten minutes.
+        """
+        with self._writer() as writer:
+            if not writer.pack(wait=_PATIENCE):
+                raise StoreError(
+                    f"another writer has been packing {self.path} for {_PATIENCE:.0f} s: try again when it is done"
+                )
+
+    def remove(self, track_id: str) -> None:
+        """Remove a track.
+
+        Raises
+        ------
+        TrackNotFoundError
+            If the store has no such track.
+        TrackLockedError
+            If a writer is at work on it.
+        """
+        if track_id not in self:
+            raise self._unknown(track_id)
+        with self._writer() as writer:
+            writer.remove(track_id)
+
+    def _writer(self) -> StoreWriter:
+        """A writer of this very store, wherever the process is by now; NotAStoreError if it is gone."""
+        read_root(self._places.root)
+        return StoreWriter(self._places.root, spec=self._spec)
+
+    # What views are made of.
+
+    def _known(self) -> Known:
+        with filesystem.naming_the_store(self.path):
+            return self._catalogue.known()
+
+    def _view_of_track(self, kind: str, track_id: str, layer: int | Sequence[int] | None) -> TrackView:
+        self._choose([track_id])
+        layers = resolve_layers(layer, self._spec, self.path)
+        if not self.has(track_id, (kind,)):
+            known = ", ".join(self.provenance(track_id)["kinds"])  # or no such track
+            raise TrackNotFoundError(
+                f"the store has no {kind} of {track_id!r:.200}, only {known}: "
+                "build again with a higher feature level"
+            )
+        return TrackView(self._source, layers, kind, track_id)
+
+    def _choose(self, tracks: Sequence[str] | None) -> Sequence[str]:
+        if tracks is None:
+            return self._known().track_ids
+        if isinstance(tracks, str):
+            raise SettingError(f"tracks is a sequence of track ids, not one: [{tracks!r}]")
+        if not isinstance(tracks, Iterable):
+            raise SettingError(f"tracks is a sequence of track ids or None, not {tracks!r:.100}")
+        tracks = list(tracks)
+        # Looking at each folder is cheaper than listing them all only for a few.
+        known: Container[str] = self if len(tracks) < 100 else set(self._known().track_ids)
+        for track_id in tracks:
+            if not isinstance(track_id, str) or track_id not in known:
+                raise self._unknown(track_id)
+        return tracks
+
+    def _unknown(self, track_id: object) -> TrackNotFoundError:
+        wanted = str(track_id)
+        pairs = set(pairwise(wanted))
+
+        def alike(other: str) -> float:
+            """Dice's coefficient of pairs of letters: fast, where difflib takes half a millisecond."""
+            others = set(pairwise(other))
+            return len(pairs & others) / (len(pairs) + len(others) + 1)
+
+        others = (other for other in self._known().track_ids[:_LOOKED_AT] if other != track_id)
+        close = difflib.get_close_matches(wanted, heapq.nlargest(_COMPARED, others, key=alike), n=3)
+        hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
+        message = f"the store {self.path} has no track {track_id!r:.200}{hint}"
+        return TrackNotFoundError(message, close_matches=close)

@@ -1,0 +1,345 @@
+"""Reading one track: which revision is current, and its arrays."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
+from featurestore.spec import KINDS, FeatureSpec
+from featurestore.store import filesystem
+from featurestore.store.commit.transaction import ASIDE
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    ArrayMetadata,
+    check_seal,
+    check_track_metadata,
+    decode_document,
+    shard_name,
+)
+from featurestore.store.format.shards import CRC_BYTES, ShardReader, plain_index
+from featurestore.store.paths import HIDDEN, Places
+
+# A reader between two steps of a swap looks again.
+_ATTEMPTS = 50
+_MANY = 64  # tracks
+_AGGREGATED_SHARD = shard_name(2)
+
+
+Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
+"""Shape of an array of a track, and where its segments start, seconds."""
+
+
+class ReplacedError(StoreError):
+    """A track was replaced by one of another shape since a view told its own."""
+
+
+@dataclass
+class OpenArray:
+    """An array of a track, open for reading, whatever happens to its folder from now on."""
+
+    metadata: ArrayMetadata
+    shard: ShardReader
+
+    def __enter__(self) -> OpenArray:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shard.__exit__()
+
+    @property
+    def revision(self) -> str:
+        return str(self.metadata.attributes["revision"])
+
+    @property
+    def starts(self) -> npt.NDArray[np.float64]:
+        """Where its segments start, seconds; empty if the store was not told."""
+        return np.array(self.metadata.attributes["starts"], np.float64)
+
+
+class TrackReader:
+    """Reads the tracks of one store. Holds no file open.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    spec : FeatureSpec
+        Of the store.
+    """
+
+    def __init__(self, places: Places, spec: FeatureSpec) -> None:
+        self.places = places
+        self.spec = spec
+        row = spec.dim * np.dtype(spec.dtype).itemsize
+        self._index = plain_index(len(spec.layers), row)  # of every uncompressed `aggregated`
+
+    def _open_dir(self, *parts: str) -> int:
+        """Open a folder of the store, following no link below the root."""
+        fd = filesystem.open_root(self.places.root)
+        for part in parts:
+            try:
+                below = filesystem.open_dir(part, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def _document(self, fd: int, name: str) -> dict[str, Any]:
+        try:
+            return decode_document(filesystem.read_file(METADATA, dir_fd=fd, limit=MAX_METADATA_BYTES))
+        except ValueError as error:
+            raise _corrupt(name, str(error)) from None
+
+    def _checked(self, document: dict[str, Any], kind: str, key: str, name: str) -> ArrayMetadata:
+        try:
+            metadata = ArrayMetadata.from_document(document)
+            check_track_metadata(metadata, kind, self.spec)
+            check_seal(document)
+            check_attributes(metadata, kind, key)
+            if metadata.attributes["fingerprint"] != self.spec.fingerprint:
+                raise ValueError("features of another spec")
+        except KeyError as error:
+            raise _corrupt(name, f"no {error} in the attributes") from None
+        except ValueError as error:
+            raise _corrupt(name, str(error)) from None
+        return metadata
+
+    def _at(self, key: str, *parts: str) -> ArrayMetadata | None:
+        """Metadata of the `aggregated` in a folder, None if there is none."""
+        name = "/".join(parts)
+        try:
+            fd = self._open_dir(*parts)
+            try:
+                return self._checked(self._document(fd, name), "aggregated", key, name)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            raise _corrupt(name, "not a folder, or a link") from None
+
+    def current(self, key: str) -> ArrayMetadata | None:
+        """Metadata of `aggregated` of the current revision, None if there is no such track.
+
+        Raises
+        ------
+        CorruptTrackError
+            If it is damaged.
+        """
+        for attempt in range(_ATTEMPTS):
+            found = self._at(key, "aggregated", key)
+            if found is None and (self.places.journal / key / "aggregated").exists():
+                # Where folders cannot be exchanged, the old one is aside until the new one is in its place.
+                found = self._at(key, HIDDEN, "journal", key, "aggregated" + ASIDE)
+            if found is not None:
+                return found
+            # It may move from the journal to its place between two looks.
+            if attempt and not os.path.lexists(self.places.array("aggregated", key)):
+                return None
+        raise _corrupt(f"aggregated/{key}", "no metadata")
+
+    def open(self, kind: str, key: str, track_id: str) -> OpenArray:
+        """Open one kind of the current revision of a track.
+
+        Raises
+        ------
+        TrackNotFoundError
+            If the store has no such track, or not this kind of it.
+        CorruptTrackError
+            If its files are damaged.
+        """
+        lost = None
+        for attempt in range(_ATTEMPTS):
+            revision = None
+            if attempt or kind != "aggregated":  # which itself says what is current
+                current = self.current(key)
+                if current is None:
+                    raise TrackNotFoundError(f"the store has no track {track_id!r}")
+                if kind not in current.attributes["kinds"]:
+                    raise TrackNotFoundError(
+                        f"the store has no {kind} of {track_id!r}, only "
+                        f"{', '.join(current.attributes['kinds'])}: build again with a higher feature level"
+                    )
+                revision = current.attributes["revision"]
+            found = self._open_revision(kind, key, revision)
+            if found is not None:
+                return found
+            if revision is not None and revision == lost:
+                break  # whatever a writer does, the files of the current revision are somewhere
+            lost = revision
+        raise _corrupt(f"{kind}/{key}", "the array is missing")
+
+    def _open_revision(self, kind: str, key: str, revision: str | None) -> OpenArray | None:
+        journal = (HIDDEN, "journal", key)
+        candidates = [(kind, key), (*journal, kind + ASIDE)]
+        if revision is not None:
+            candidates.append((*journal, kind))
+        for parts in candidates:
+            name = "/".join(parts)
+            try:
+                fd = self._open_dir(*parts)
+            except FileNotFoundError:
+                continue
+            except NotADirectoryError:
+                raise _corrupt(name, "not a folder, or a link") from None
+            try:
+                document = self._document(fd, name)
+                metadata = self._checked(document, kind, key, name)
+                if revision is not None and metadata.attributes["revision"] != revision:
+                    continue
+                data = os.open(shard_name(len(metadata.shape)), filesystem.READ, dir_fd=fd)
+            except FileNotFoundError:
+                continue  # being discarded, or damaged: the caller looks again
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                raise _corrupt(name, "the data is a link") from None
+            finally:
+                os.close(fd)
+            try:
+                return OpenArray(metadata, ShardReader(data, metadata, name))
+            except BaseException:
+                os.close(data)
+                raise
+        return None
+
+    def read_rows(self, track_ids: Sequence[str], layers: Sequence[int]) -> npt.NDArray[Any]:
+        """Layers (by position) of `aggregated` of each track.
+
+        Returns
+        -------
+        ndarray, shape (tracks, layers, dim)
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            As `open`.
+        """
+        out = np.empty((len(track_ids), len(layers), self.spec.dim), self.spec.dtype)
+        size = self.spec.dim * out.itemsize + CRC_BYTES
+        places = [layer * size for layer in layers]
+        crc = bytearray(CRC_BYTES)
+        folder = self._open_dir("aggregated")
+        try:
+            # No link may be followed: to list the folders once is quicker than to open each of many.
+            plain = self.spec.codec == "none" and sys.byteorder == "little"
+            folders = filesystem.list_dirs(folder) if plain and len(track_ids) >= _MANY else None
+            for block, track_id in zip(out, track_ids, strict=True):
+                key = encode_key(track_id)
+                real = plain and (filesystem.is_dir(key, dir_fd=folder) if folders is None else key in folders)
+                if not (real and self._read_row(folder, key, places, block, crc)):
+                    with self.open("aggregated", key, track_id) as array:
+                        block[...] = self.read(array, layers=layers)
+        finally:
+            os.close(folder)
+        return out
+
+    def _read_row(
+        self, folder: int, key: str, places: Sequence[int], block: npt.NDArray[Any], crc: bytearray
+    ) -> bool:
+        """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
+        size = block.shape[1] * block.itemsize + CRC_BYTES
+        try:
+            fd = os.open(f"{key}/{_AGGREGATED_SHARD}", filesystem.READ, dir_fd=folder)
+            try:
+                if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
+                    return False
+                for row, place in zip(block, places, strict=True):
+                    if os.preadv(fd, (row.data, crc), place) != size:
+                        return False
+                    if google_crc32c.value(row) != int.from_bytes(crc, "little"):
+                        return False
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        return True
+
+    def describe(self, kind: str, track_id: str) -> Described:
+        """Shape and starts of one kind of a track; raises as `open`."""
+        with self.open(kind, encode_key(track_id), track_id) as array:
+            return array.metadata.shape, array.starts
+
+    def read_segments(
+        self,
+        kind: str,
+        track_id: str,
+        layers: Sequence[int],
+        *,
+        rows: npt.NDArray[np.int64] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> tuple[npt.NDArray[Any], Described]:
+        """Layers (by position) of some or all segments of a track, and what `describe` says of them.
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            As `open`.
+        ReplacedError
+            If a shape is given, and the array has another.
+        """
+        with self.open(kind, encode_key(track_id), track_id) as array:
+            described = array.metadata.shape, array.starts
+            if shape not in (None, array.metadata.shape):
+                raise ReplacedError(
+                    f"{kind} of track {track_id!r:.200} was replaced by another of the shape "
+                    f"{array.metadata.shape}: ask the store for a new view"
+                )
+            if kind == "raw":
+                return self.read(array, layers=layers, segments=None if rows is None else rows.tolist()), described
+            block = self.read(array, layers=layers)
+            return (block if rows is None else block[rows]), described
+
+    def read(
+        self,
+        array: OpenArray,
+        *,
+        layers: Sequence[int],
+        segments: Sequence[int] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Layers (by position) of an open array, of some or all segments where it is raw."""
+        positions = np.asarray(layers, np.int64)
+        total = len(self.spec.layers)
+        chunks = array.shard
+        if len(array.metadata.shape) == 4:
+            rows = np.arange(array.metadata.shape[0]) if segments is None else np.asarray(segments, np.int64)
+            numbers = (rows[:, None] * total + positions[None, :]).reshape(-1)
+            return chunks.read(numbers).reshape(len(rows), len(positions), *array.metadata.shape[2:])
+        if len(array.metadata.shape) == 3:
+            return chunks.read(positions)[:, :, 0].swapaxes(0, 1)
+        return chunks.read(positions)[:, 0]
+
+
+def check_attributes(metadata: ArrayMetadata, kind: str, key: str) -> None:
+    """Raise ValueError unless the attributes are those of a kind of the track with a key."""
+    attributes = metadata.attributes
+    track_id, kinds, starts = attributes["track_id"], attributes["kinds"], attributes["starts"]
+    if not isinstance(track_id, str) or encode_key(track_id) != key:
+        raise ValueError(f"it says that it is the track {track_id!r:.200}")
+    if not isinstance(attributes["revision"], str) or not isinstance(kinds, list) or kind not in kinds:
+        raise ValueError("impossible revision or kinds")
+    if "aggregated" not in kinds or kinds != [known for known in KINDS if known in kinds]:
+        raise ValueError(f"impossible kinds {kinds!r:.200}")
+    if not isinstance(starts, list) or not all(type(start) is float and math.isfinite(start) for start in starts):
+        raise ValueError("impossible starts")
+    if kind != "aggregated" and len(starts) not in (0, metadata.shape[0]):
+        raise ValueError(f"{len(starts)} starts for {metadata.shape[0]} segments")
+
+
+def _corrupt(name: str, what: str) -> CorruptTrackError:
+    return CorruptTrackError(f"{name}: {what}; extract the track again, or run verify --repair")

@@ -1,0 +1,348 @@
+"""Checking a store, quickly (structure, sizes, orphans) or deeply (every byte)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore.errors import CorruptTrackError, TrackNotFoundError
+from featurestore.spec import DIMS, KINDS, FeatureSpec
+from featurestore.store import filesystem
+from featurestore.store.commit import transaction
+from featurestore.store.format.keys import decode_key, encode_key
+from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document, shard_name, structure
+from featurestore.store.paths import HIDDEN, Places, lost_folders, strange_folders
+from featurestore.store.table.packing import list_keys, track_ids_of
+from featurestore.store.table.stamps import Stamp
+from featurestore.store.table.table import PackedTable, TableChangedError
+from featurestore.store.track_reader import OpenArray, TrackReader
+
+_COMPARE_BYTES = 64 * 2**20
+_ATTEMPTS = 5
+_OF_ONE_TRACK = (errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    what : str
+        "track" (damaged: extract it again), "unreadable" (a track that the file system refuses: left where it is),
+        "orphan" (files of no published track, or not of a store), "packed" (the table is damaged or disagrees with
+        the tracks: pack again) or "structure" (metadata and folders of the store itself).
+    key : str
+        Folder of the track, "" for the table and the store itself.
+    track_id : str or None
+        The track, where it is known.
+    message : str
+        What is wrong.
+    """
+
+    what: str
+    key: str
+    track_id: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check found.
+
+    Attributes
+    ----------
+    tracks : int
+        Published tracks.
+    arrays : int
+        Arrays that were checked.
+    bytes_read : int
+        Bytes of features that were read and checked.
+    packed : int
+        Rows of the packed table.
+    left : int
+        Folders of writers that are at work, or that died: the next one sweeps them, those of other hosts after a
+        day.
+    unfinished : int
+        Changes that a writer has decided on and not finished: it is at work, or the next writer finishes them.
+    deep : bool
+        Whether every byte was checked.
+    elapsed : float
+        Seconds.
+    problems : tuple of Problem
+        Everything that is wrong.
+    """
+
+    tracks: int
+    arrays: int
+    bytes_read: int
+    packed: int
+    left: int
+    unfinished: int
+    deep: bool
+    elapsed: float
+    problems: tuple[Problem, ...]
+
+    @classmethod
+    def of_damaged_root(cls, error: CorruptTrackError, *, deep: bool) -> VerifyReport:
+        """Report of a store that cannot be opened."""
+        return cls(0, 0, 0, 0, 0, 0, deep, 0.0, (Problem("structure", "", None, str(error)),))
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {
+            **dataclasses.asdict(self),
+            "problems": [vars(p) for p in self.problems],
+            "ok": self.ok,
+        }
+
+
+def verify(reader: TrackReader, *, deep: bool) -> VerifyReport:
+    """Check the store of a reader."""
+    return _Check(reader, deep=deep).run()
+
+
+def stray_files(places: Places, kind: str, key: str) -> list[str]:
+    """Names of what lies in the folder of an array and is not of it."""
+    own = {METADATA, shard_name(len(DIMS[kind]))}
+    folder = places.array(kind, key)
+    if not filesystem.is_dir(folder):  # a link may lead anywhere
+        return []
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(set(os.listdir(folder)) - own)
+    return []
+
+
+def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
+    """Kinds below a key that are in the way of a sound store, aggregated first; the caller holds its lock."""
+    places = reader.places
+    present = [kind for kind in reversed(KINDS) if os.path.lexists(places.array(kind, key))]
+    if (places.journal / key).exists():  # a change to be finished
+        return []
+    if "aggregated" not in present:
+        return present
+    check = _Check(reader, deep=deep)
+    check.track(key)
+    if not check.problems or any(problem.what == "unreadable" for problem in check.problems):
+        return []
+    if any(problem.what == "track" or problem.track_id is None for problem in check.problems):
+        return present
+    current = reader.current(key)
+    return [] if current is None else [kind for kind in present if kind not in current.attributes["kinds"]]
+
+
+class _Check:
+    def __init__(self, reader: TrackReader, *, deep: bool) -> None:
+        self.reader = reader
+        self.places = reader.places
+        self.deep = deep
+        self.problems: list[Problem] = []
+        self.arrays = 0
+        self.bytes = 0
+
+    def run(self) -> VerifyReport:
+        begun = time.monotonic()
+        self._structure()
+        keys = {kind: self._keys(kind) for kind in KINDS}
+        sound = [key for key in sorted(keys["aggregated"]) if self.track(key)]
+        orphans = {
+            (kind, key)
+            for kind in KINDS[:-1]
+            for key in keys[kind] - keys["aggregated"]
+            if not (self.places.journal / key).exists() and self.reader.current(key) is None
+        }
+        placing = {key for _, key in transaction.placed_in_part(self.places)} if orphans else set()
+        for kind, key in sorted(orphans):
+            # A track that was being placed may be there by now.
+            if key not in placing and self.reader.current(key) is None:
+                self._add("orphan", key, f"{kind}/{key} belongs to no published track")
+        packed = self._packed(set(sound)) if filesystem.is_dir(self.places.kind("aggregated")) else 0
+        return VerifyReport(
+            tracks=len(keys["aggregated"]),
+            arrays=self.arrays,
+            bytes_read=self.bytes,
+            packed=packed,
+            left=len(self._entries(self.places.staging)) + len(self._entries(self.places.trash)),
+            unfinished=len(self._entries(self.places.journal)) + len(placing),
+            deep=self.deep,
+            elapsed=time.monotonic() - begun,
+            problems=tuple(self.problems),
+        )
+
+    def _structure(self) -> None:
+        for folder in damaged_structure(self.places, self.reader.spec):
+            self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
+        for strange in strange_folders(self.places):
+            where = strange.relative_to(self.places.root)
+            self._add("structure", "", f"{where} is a link or a file where a store has a folder: move it away")
+        for name in sorted(self._foreign_folders()):
+            self._add("orphan", "", f"{name} is no folder of a store: keep it elsewhere")
+        if filesystem.is_dir(self.places.hidden):
+            for name in lost_folders(self.places):
+                self._add("structure", "", f"{HIDDEN}/{name} is missing: the next writer makes it again")
+
+    def _foreign_folders(self) -> Iterator[str]:
+        """Folders in the root that are not the store's; hidden ones belong to whatever keeps or sends it."""
+        own = {*KINDS, self.places.packed.name}
+        with os.scandir(self.places.root) as entries:
+            for entry in entries:
+                if (
+                    entry.name not in own
+                    and not entry.name.startswith(".")
+                    and entry.is_dir(follow_symlinks=False)
+                ):
+                    yield entry.name
+
+    def _keys(self, kind: str) -> set[str]:
+        folder = self.places.kind(kind)
+        return set(os.listdir(folder)) - {METADATA} if filesystem.is_dir(folder) else set()
+
+    def _entries(self, folder: Path) -> list[str]:
+        try:
+            return os.listdir(folder)
+        except FileNotFoundError:
+            return []
+
+    def _add(self, what: str, key: str, message: str, track_id: str | None = None) -> None:
+        if track_id is None and key:
+            try:
+                track_id = decode_key(key)
+            except ValueError:
+                track_id = None
+        self.problems.append(Problem(what, key, track_id, message))
+
+    def track(self, key: str) -> bool:
+        """Check one track; whether it is sound."""
+        try:
+            known = decode_key(key)
+        except ValueError:
+            self._add("orphan", key, f"aggregated/{key} is not the folder of any track id")
+            return False
+        before = len(self.problems)
+        try:
+            current = self.reader.current(key)
+            if current is None:  # removed since it was listed
+                return False
+            track_id = str(current.attributes["track_id"])
+            for kind in current.attributes["kinds"]:
+                with self.reader.open(kind, key, track_id) as array:
+                    self.arrays += 1
+                    if self.deep:
+                        self._array(array, f"{kind}/{key}")
+                for name in stray_files(self.places, kind, key):
+                    self._add("orphan", key, f"{kind}/{key}/{name} is no file of the track", track_id)
+            for kind in set(KINDS) - set(current.attributes["kinds"]):
+                if self.places.array(kind, key).exists() and not (self.places.journal / key).exists():
+                    self._add("orphan", key, f"{kind}/{key} is not of the published revision", track_id)
+        except TrackNotFoundError:
+            return False
+        except CorruptTrackError as error:
+            self._add("track", key, str(error), known)
+        except OSError as error:
+            if error.errno not in _OF_ONE_TRACK:
+                raise
+            self._add("unreadable", key, f"{key} cannot be read: {error.strerror}", known)
+        return len(self.problems) == before
+
+    def _array(self, array: OpenArray, name: str) -> None:
+        if array.metadata.attributes["checksums"].get("chunks") != array.shard.checksums():
+            raise CorruptTrackError(f"{name}: the chunks are not those that were written")
+        for position in range(array.shard.chunks):
+            chunk = array.shard.read([position])
+            self.bytes += chunk.nbytes
+            if not np.isfinite(chunk).all():
+                raise CorruptTrackError(f"{name}: chunk {position} holds values that are not finite")
+
+    def _packed(self, sound: set[str]) -> int:
+        for _ in range(_ATTEMPTS):
+            root = filesystem.open_root(self.places.root)
+            found = len(self.problems)
+            try:
+                return self._table(root, sound)
+            except (TableChangedError, TrackNotFoundError):
+                del self.problems[found:]  # it was packed, or a track removed, meanwhile
+            except CorruptTrackError as error:
+                self._add("packed", "", str(error))
+                return 0
+            finally:
+                os.close(root)
+        self._add("packed", "", "the store changes too fast to compare the table with it")
+        return 0
+
+    def _table(self, root: int, sound: set[str]) -> int:
+        table = PackedTable.open(root, self.reader.spec)
+        if table is None:
+            return 0
+        keys = table.keys()
+        table.check(root, self.reader.spec)
+        present = list_keys(self.places)
+        differing = self._different_rows(root, table, sound) if self.deep else set()
+        # Marks last: a row that was superseded meanwhile has one by now.
+        marks = set(os.listdir(self.places.stale)) if self.places.stale.exists() else set()
+        table.check(root, self.reader.spec)  # unless the table was packed anew, which removes it
+        lacking = track_ids_of(self.reader, present.difference(keys))
+        # Unchanged since, or the table was copied here together with the time of change.
+        stamp = Stamp.of(self.places.kind("aggregated"))
+        if lacking and table.stamp is not None and table.stamp.modified == stamp.modified:
+            self._add("packed", "", f"the table says that it holds all tracks, and lacks {len(lacking)} of them")
+        for row, (key, track_id) in enumerate(zip(keys, table.track_ids, strict=True)):
+            if key in marks:
+                continue
+            if key not in present:
+                self._add("packed", "", f"row {row} is of a track that the store does not have", track_id)
+            elif row in differing:
+                self._add("packed", "", f"row {row} differs from the track", track_id)
+        return len(keys)
+
+    def _different_rows(self, root: int, table: PackedTable, sound: set[str]) -> set[int]:
+        """Rows of the table that differ from their tracks, where these are sound."""
+        spec = self.reader.spec
+        size = table.rows_per_shard
+        step = max(1, _COMPARE_BYTES // (size * spec.dim * 4))
+        different: set[int] = set()
+        for first in range(0, len(table.track_ids), size):
+            shard = range(first, min(first + size, len(table.track_ids)))
+            rows = [row for row in shard if encode_key(table.track_ids[row]) in sound]
+            ids = [table.track_ids[row] for row in rows]
+            for layer in range(0, len(spec.layers), step):
+                layers = range(len(spec.layers))[layer : layer + step]
+                stored = table.read(root, np.array(rows, np.int64), layers)
+                self.bytes += stored.nbytes
+                own = self.reader.read_rows(ids, layers)
+                different.update(
+                    row for row, a, b in zip(rows, stored, own, strict=True) if a.tobytes() != b.tobytes()
+                )
+        return different
+
+
+def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
+    """Folders whose metadata, the same in every store of a spec, is not as it should be."""
+    damaged = []
+    for folder, expected in structure(spec).items():
+        try:
+            if not filesystem.is_dir(places.root / folder):
+                raise NotADirectoryError
+            content = filesystem.read_file(places.root / folder / METADATA, limit=MAX_METADATA_BYTES)
+            document = decode_document(content)
+            own = expected["attributes"]
+            # What others have added to the attributes is theirs.
+            document["attributes"] = {k: v for k, v in document["attributes"].items() if k in own}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            document = {}
+        if document != expected:
+            damaged.append(folder)
+    return damaged

@@ -1,0 +1,1 @@
+"""Pretraining and what it learns from. A wing of its own: nothing else of the library knows it."""

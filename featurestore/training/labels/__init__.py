@@ -1,0 +1,43 @@
+"""Manifests and labels for training: which files, and what a teacher says of each frame.
+
+Text in the layout of fairseq's HuBERT: ``train.tsv``, ``train.km``, ``dict.km.txt``. Nothing here knows a model.
+scikit-learn is imported by the function that fits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featurestore._lazy import lazy
+
+if TYPE_CHECKING:
+    from featurestore.training.labels.fits import Fit
+    from featurestore.training.labels.kmeans import fit_kmeans
+    from featurestore.training.labels.labelling import LabelReport, label_store
+    from featurestore.training.labels.manifests import ManifestReport, write_manifests
+    from featurestore.training.labels.tokens import read_dictionary, read_labels
+
+__all__ = [
+    "Fit",
+    "LabelReport",
+    "ManifestReport",
+    "fit_kmeans",
+    "label_store",
+    "read_dictionary",
+    "read_labels",
+    "write_manifests",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Fit": "featurestore.training.labels.fits",
+        "LabelReport": "featurestore.training.labels.labelling",
+        "ManifestReport": "featurestore.training.labels.manifests",
+        "fit_kmeans": "featurestore.training.labels.kmeans",
+        "label_store": "featurestore.training.labels.labelling",
+        "read_dictionary": "featurestore.training.labels.tokens",
+        "read_labels": "featurestore.training.labels.tokens",
+        "write_manifests": "featurestore.training.labels.manifests",
+    },
+)

@@ -1,0 +1,49 @@
+"""The measure of what a faster form of an encoder loses."""
+
+import pytest
+import torch
+
+from featurestore.models import load_model, save_random_checkpoint
+from featurestore.models.kernels.fidelity import fidelity, probe
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(save_random_checkpoint(tmp_path_factory.mktemp("tiny"), shape="tiny"))
+
+
+def test_the_measure_sees_what_it_is_to_see(model):
+    waves = probe(model.sample_rate, model.min_samples)
+    assert waves.shape == (8, 12_000)
+    assert waves.abs().amax(dim=1).tolist() == pytest.approx([0.5 ** (n / 2) for n in range(8)])
+    same = fidelity(model, model, waves)
+    assert same.cosines == pytest.approx([1.0] * 4)
+    assert same.errors == (0.0,) * 4
+
+    class Shifted:
+        def states(self, wave, last=None):
+            return (state + 0.03 * state.std() for state in model.states(wave))
+
+    shifted = fidelity(Shifted(), model, waves)
+    assert all(0.9 < cosine < 0.9999 for cosine in shifted.cosines)
+
+
+def test_what_pooling_keeps_is_measured_too(model):
+    waves = probe(24_000, 400)
+
+    class Moved:
+        """Each window moves as a whole: little to a frame, much to the mean of a window."""
+
+        def states(self, wave, last=None):
+            for state in model.states(wave, last):
+                means = state.mean(dim=1, keepdim=True)
+                yield state + (means - means.mean(dim=0)).flip(0)
+
+    for found, wanted, cosine in zip(
+        Moved().states(waves), model.states(waves), fidelity(Moved(), model, waves).cosines, strict=True
+    ):
+        pooled, mean = wanted.mean(dim=1), wanted.mean(dim=(0, 1))
+        direct = torch.nn.functional.cosine_similarity(
+            (found.mean(dim=1) - mean).flatten(), (pooled - mean).flatten(), dim=0
+        )
+        assert cosine == pytest.approx(float(direct), abs=1e-4)

@@ -1,0 +1,88 @@
+"""Decoding ahead: in order, in bounded memory, and errors reach the track that they are about."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from featurestore.audio import AudioFile, load_audio
+from featurestore.errors import AudioError
+from featurestore.pipeline.prefetch import BLOCKS_AHEAD, decode_ahead
+
+
+def decoding_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("featurestore-decode")]
+
+
+@pytest.fixture
+def tracks(tmp_path, clip):
+    return [AudioFile(str(n), clip(tmp_path / f"{n}.wav", seed=n)) for n in range(8)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_tracks_come_in_order_and_whole(tracks, workers):
+    with decode_ahead(tracks, sample_rate=16_000, workers=workers) as audios:
+        for track, audio in zip(tracks, audios, strict=True):
+            assert audio.track is track
+            samples = np.concatenate(list(audio.blocks()))
+            np.testing.assert_array_equal(samples, load_audio(track.path, 16_000))
+            assert audio.seconds == pytest.approx(len(samples) / 16_000)
+            assert audio.attributes["audio"]["size"] == track.path.stat().st_size
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_are_at_most_so_many_tracks_ahead(tracks, workers):
+    begun = []
+
+    def source():
+        for track in tracks:
+            begun.append(track)
+            yield track
+
+    with decode_ahead(source(), sample_rate=24_000, workers=workers) as audios:
+        for number, audio in enumerate(audios):
+            time.sleep(0.05)
+            assert len(begun) == min(len(tracks), number + 1 + workers)
+            list(audio.blocks())
+
+
+def test_a_long_file_waits_in_bounded_memory(tmp_path, clip):
+    track = AudioFile("long", clip(tmp_path / "long.wav", 120, rate=8_000))
+    with decode_ahead([track], sample_rate=24_000, workers=1) as audios:
+        audio = next(audios)
+        time.sleep(0.5)
+        assert len(audio._items) <= BLOCKS_AHEAD
+        assert sum(map(len, audio.blocks())) == 120 * 24_000
+
+
+def test_an_error_reaches_its_track_and_no_other(tmp_path, tracks):
+    (tmp_path / "bad.wav").write_text("no audio")
+    mixed = [tracks[0], AudioFile("bad", tmp_path / "bad.wav"), tracks[1]]
+    with decode_ahead(mixed, sample_rate=24_000, workers=2) as audios:
+        assert len(list(next(audios).blocks())) >= 1
+        with pytest.raises(AudioError, match=r"bad\.wav"):
+            list(next(audios).blocks())
+        assert len(list(next(audios).blocks())) >= 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, clip):
+    track = AudioFile("growing", clip(tmp_path / "growing.wav", 120, rate=8_000))
+    with decode_ahead([track], sample_rate=24_000, workers=1) as audios:
+        blocks = next(audios).blocks()
+        next(blocks)
+        with track.path.open("ab") as file:
+            file.write(b"more")
+        with pytest.raises(AudioError, match="changed"):
+            list(blocks)
+
+
+def test_threads_end_when_nobody_wants_the_rest(tmp_path, clip):
+    tracks = [AudioFile(str(n), clip(tmp_path / f"{n}.wav", 60, rate=8_000)) for n in range(3)]
+    with decode_ahead(tracks, sample_rate=24_000, workers=2) as audios:
+        next(next(audios).blocks())
+        assert len(decoding_threads()) == 2
+        assert all(thread.daemon for thread in decoding_threads())
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    assert decoding_threads() == []
