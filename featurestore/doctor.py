@@ -24,7 +24,7 @@ _EXTRAS = {
     "transformers": "extract",
     "huggingface_hub": "extract",
     "safetensors": "extract",
-    "soundfile": "extract",
+    "av": "extract",
     "torchcodec": "torchcodec",
     "xarray": "xarray",
     "dask": "xarray",
@@ -67,11 +67,11 @@ def versions() -> Iterator[Check]:
             ok = False if extra is None else None
             yield Check("versions", package, ok, f"not installed; optional: {wanted}" if extra else "missing")
     try:
-        import soundfile
+        import av
     except (ImportError, OSError) as error:
-        yield Check("versions", "libsndfile", None, f"does not load: {error}")
+        yield Check("versions", "FFmpeg", None, f"does not load: {error}")
     else:
-        yield Check("versions", "libsndfile", True, soundfile.__libsndfile_version__)
+        yield Check("versions", "FFmpeg", True, f"{av.ffmpeg_version_info}, of the package av")
 
 
 def devices() -> Iterator[Check]:

@@ -18,6 +18,7 @@ from fs_extract.console import (
     length,
     print_json,
     progress_bar,
+    remark,
     table,
 )
 
@@ -181,6 +182,11 @@ def _show(voice: Voice, report: BuildReport, *, as_json: bool) -> None:
         print_json(report.to_dict())
     else:
         voice.say(table(_plan(report) if report.dry_run else _summary(report)))
+    shown = () if voice.quiet else report.warnings
+    for warning in shown[:_SHOWN_FAILURES]:
+        remark(str(warning))
+    if (more := len(shown) - _SHOWN_FAILURES) > 0:
+        remark(f"and {more} more warnings; --json lists all")
     for failure in report.errors[:_SHOWN_FAILURES]:
         complain(str(failure))
     if (more := len(report.errors) - _SHOWN_FAILURES) > 0:
@@ -190,11 +196,12 @@ def _show(voice: Voice, report: BuildReport, *, as_json: bool) -> None:
 def _plan(report: BuildReport) -> dict[str, str]:
     from featurestore.pipeline.plan import in_words
 
+    guessed = f", by a guess for {report.guessed} files that do not state their length" if report.guessed else ""
     return {
         "store": str(report.store),
         "model": str(report.model),
         "tracks": f"{report.total_files}, of which {report.cached} are there and {report.to_do} are to do",
-        "audio": f"{length(report.audio_hours_to_do)} to do",
+        "audio": f"{length(report.audio_hours_to_do)} to do{guessed}",
         "size": f"about {in_words(report.estimated_bytes or 0)}, with {in_words(report.free_bytes or 0)} free",
         "dry run": "nothing was written",
     }

@@ -173,10 +173,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def complain(message: str) -> None:
+def complain(message: str, kind: str = "error") -> None:
     """Print an error."""
     text = "\n".join(map(printable, message.split("\n")))
-    click.echo(f"fs-extract: error: {text}", err=True)
+    click.echo(f"fs-extract: {kind}: {text}", err=True)
+
+
+def remark(message: str) -> None:
+    """Print a warning."""
+    complain(message, "warning")
 
 
 def table(rows: dict[str, Any]) -> str:

@@ -93,6 +93,7 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
         "duration": audio.get("duration"),
         "segments": len(found["starts"]),
         "path": audio.get("path"),
+        "warnings": found.get("warnings", []),
     }
 
 

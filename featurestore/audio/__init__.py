@@ -5,10 +5,12 @@ that use them.
 """
 
 from featurestore.audio.decode import (
+    Found,
     count_samples,
     decode,
     file_sha256,
     load_audio,
+    load_part,
     probe,
     segment_audio,
     validate_audio_file,
@@ -22,11 +24,13 @@ __all__ = [
     "RESAMPLER",
     "AudioFile",
     "AudioInfo",
+    "Found",
     "count_samples",
     "decode",
     "discover",
     "file_sha256",
     "load_audio",
+    "load_part",
     "probe",
     "segment_audio",
     "validate_audio_file",

@@ -165,6 +165,31 @@ def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples
     return np.concatenate(list(decode(path, target_sr)))
 
 
+def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples:
+    """Some mono samples of a file at its own rate, without decoding those before.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    start, samples : int
+        First sample, and how many.
+
+    Returns
+    -------
+    ndarray of float32, shape (samples,)
+        Fewer at the end of the file; none in formats in which a sample cannot be found by its time.
+
+    Raises
+    ------
+    AudioError, MissingDependencyError
+        As `decode`.
+    """
+    info = probe(path)
+    part = ffmpeg.read_part(info, start, samples)
+    return _mean_of_channels(part)
+
+
 def segment_audio(
     audio: npt.ArrayLike, segment_duration: float = 5.0, overlap_ratio: float = 0.5, sample_rate: int = 24_000
 ) -> npt.NDArray[Any]:

@@ -41,6 +41,9 @@ _EXACT = {"ape", "flac", "tta", "wv"}
 _STATED = {"asf", "dsf", "matroska", "mov", "mpc", "mpc8", "nistsphere", "tak"}
 """Other formats that state their length; that of the rest is guessed, or the time of the last page."""
 
+_SEEKABLE = {"aiff", "au", "caf", "flac", "mp3", "ogg", "w64", "wav", "wv"}
+"""Formats in which a sample is found by its time, exactly."""
+
 LOST = 0.1
 """Seconds of audio that a file may lack, with a warning: about a frame of any codec."""
 
@@ -156,6 +159,50 @@ def read_blocks(info: AudioInfo, block_frames: int, warn: Callable[[str], None])
         )
     if container.format.name == "ogg" and not _ends_as_ogg_should(info.path):
         warn("its last page is not marked as the end: if it was cut there, the rest is missing")
+
+
+def read_part(info: AudioInfo, start: int, samples: int) -> Channels:
+    """Samples of a file from `start` on; fewer at its end, none where the file cannot be read from there.
+
+    Parameters
+    ----------
+    info : AudioInfo
+        The file.
+    start, samples : int
+        Per channel, at the file's own rate.
+
+    Returns
+    -------
+    ndarray of float32, shape (channels, samples)
+
+    Raises
+    ------
+    AudioFormatError
+        If the file cannot be decoded.
+    """
+    parts, wanted, at = [], samples, None
+    if info.format.split()[0] not in _SEEKABLE:
+        return np.zeros((info.channels, 0), np.float32)
+    with _opened(info.path, read_sizes(info.path)) as (container, stream):
+        unit, first = float(stream.time_base) * info.sample_rate, max(0, stream.start_time or 0)
+        try:
+            # From a little before, since decoders of lossy formats need some frames to get going.
+            container.seek(first + int(max(0, start - info.sample_rate // 4) / unit), stream=stream)
+            for frame in container.decode(stream):
+                if at is None:
+                    at = round(((frame.pts or first) - first) * unit)
+                if at > start:
+                    break
+                if (skipped := start - at) < frame.samples:
+                    parts.append(_samples(frame)[:, skipped : skipped + wanted])
+                    wanted -= parts[-1].shape[1]
+                    start += parts[-1].shape[1]
+                at += frame.samples
+                if not wanted:
+                    break
+        except _av().FFmpegError as error:
+            raise AudioFormatError(f"{quoted(info.path)} cannot be read at {start:,} ({error.strerror})") from None
+    return np.concatenate(parts, axis=1) if parts else np.zeros((info.channels, 0), np.float32)
 
 
 class _Timeline:

@@ -298,6 +298,7 @@ class Extraction:
             return True
         tally.processed += 1
         tally.audio_seconds += seconds
+        tally.warn(track.plan.track, track.audio.attributes["warnings"])
         self._unpacked += 1
         logger.info("%s: %.1f s of audio in %.1f s", track_id, seconds, time.monotonic() - track.began)
         self._settled(track.plan)

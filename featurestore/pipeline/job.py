@@ -189,6 +189,7 @@ class Job:
         tally.facts.update(
             to_do=len(plans) - tally.cached,
             audio_hours_to_do=tally.audio_seconds_total / 3600,
+            guessed=sum(plan.guessed for plan in plans),
             estimated_bytes=bytes_needed(plans, spec, self.kinds),
             free_bytes=free_bytes(self.store),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from featurestore.pipeline.prefetch import threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
 from featurestore.windows import hop_samples, window_count, window_samples
+
+_log = logging.getLogger("featurestore")
 
 _THREADS = 8
 """Threads that read headers: their time is waiting, on network file systems above all."""
@@ -35,6 +38,8 @@ class TrackPlan:
         The new features take the room of old ones.
     seconds : float
         Length of the audio, 0 where the file does not say.
+    guessed : bool
+        The file does not state its length: `seconds` is a guess or 0.
     segments, frames : int
         Windows, and frames of all of them.
     error : FeatureStoreError or OSError, optional
@@ -45,6 +50,7 @@ class TrackPlan:
     cached: bool = False
     replaces: bool = False
     seconds: float = 0.0
+    guessed: bool = False
     segments: int = 0
     frames: int = 0
     error: FeatureStoreError | OSError | None = None
@@ -164,7 +170,7 @@ def _plan_track(
     replaces = published is not None and set(wanted.kinds) <= set(published.get("kinds", ()))
     rate = wanted.spec.sample_rate
     if not info.duration or rate is None:
-        return TrackPlan(track=track, replaces=replaces)
+        return TrackPlan(track=track, replaces=replaces, guessed=True)
     window = window_samples(wanted.spec.segment_duration or info.duration, rate)
     samples = max(1, round(info.duration * rate))
     segments = window_count(samples, window, hop_samples(window, wanted.spec.overlap or 0.0))
@@ -172,6 +178,7 @@ def _plan_track(
         track=track,
         replaces=replaces,
         seconds=info.duration,
+        guessed=info.frames is None,
         segments=segments,
         frames=segments * frames(min(window, samples)),
     )
@@ -208,7 +215,7 @@ def free_bytes(store: Path) -> int:
 
 
 def check_room(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Sequence[str], store: Path) -> None:
-    """Refuse a build that cannot fit on the disk.
+    """Refuse a build that cannot fit on the disk; warn of one that may not, by lengths that are guessed.
 
     Raises
     ------
@@ -217,6 +224,15 @@ def check_room(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Sequence[st
     """
     needed, free = bytes_needed(plans, spec, kinds), free_bytes(store)
     if needed <= free:
+        return
+    stated = [plan for plan in plans if not plan.guessed]
+    if bytes_needed(stated, spec, kinds) <= free:
+        _log.warning(
+            "the features need about %s, and %s are free; %d files do not state their length, so this is a guess",
+            in_words(needed),
+            in_words(free),
+            len(plans) - len(stated),
+        )
         return
     ways = [
         (f"--feature-level {level}", bytes_needed(plans, spec, of_level))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import AudioFile, decode, file_sha256, probe
+from featurestore.audio import AudioFile, Found, decode, file_sha256, probe
 from featurestore.audio.info import check_unchanged
 from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
 
@@ -33,7 +33,7 @@ class TrackAudio:
     def __init__(self, track: AudioFile, sample_rate: int) -> None:
         self.track = track
         self.attributes: dict[str, Any] = {}
-        """What identifies the audio; complete when `blocks` is exhausted."""
+        """What identifies the audio, how loud it is, and warnings; complete when `blocks` is exhausted."""
         self.seconds = 0.0
         """Length of what `blocks` has given so far."""
         self._sample_rate = sample_rate
@@ -85,8 +85,8 @@ class TrackAudio:
 
     def _decode(self) -> None:
         path = self.track.path
-        info = probe(path)
-        for block in decode(path, self._sample_rate, info=info):
+        info, found = probe(path), Found()
+        for block in decode(path, self._sample_rate, info=info, found=found):
             self._put(block)
         sha256 = file_sha256(path)
         check_unchanged(info)
@@ -96,11 +96,14 @@ class TrackAudio:
                 "size": info.size,
                 "mtime_ns": info.mtime_ns,
                 "sha256": sha256,
-                "duration": info.duration,
+                "duration": found.samples / info.sample_rate,
+                "samples": found.samples,
                 "sample_rate": info.sample_rate,
                 "channels": info.channels,
                 "format": info.format,
             },
+            "levels": found.levels.to_dict(),
+            "warnings": found.warnings,
             "decoder": info.decoder,
         }
         self._put(None)

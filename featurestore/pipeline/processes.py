@@ -160,9 +160,10 @@ class Crew:
                 logger.log(level, "%s", text)
             case ("told", told):
                 self._add(member, told, tally)
-            case ("settled", track_id, failures, told):
+            case ("settled", track_id, failures, warnings, told):
                 member.at_hand.pop(track_id, None)
                 tally.failures += failures
+                tally.warnings += warnings
                 self._add(member, told, tally)
 
     def _add(self, member: _Member, told: Tally, tally: Tally) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,18 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackWarning:
+    """What the user should know of a track that was extracted all the same."""
+
+    track_id: str
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildReport:
     """What a build did.
 
@@ -87,6 +99,8 @@ class BuildReport:
         Tracks that needed extraction when the run began.
     errors : tuple of Failure
         One for each failed track.
+    warnings : tuple of TrackWarning
+        Of tracks that were extracted: silence, clipping, a length that is not the stated one.
     interrupted : bool
         Ctrl-C or SIGTERM ended the run early; everything published before is in the store.
     dry_run : bool
@@ -101,6 +115,8 @@ class BuildReport:
         Seconds of audio per second of encoding.
     audio_hours_to_do : float
         Hours of audio that needed extraction, as far as the files say their length.
+    guessed : int
+        Tracks to do whose files do not state their length; it is guessed, or unknown.
     estimated_bytes, free_bytes : int or None
         What the tracks to do were going to take on disk, and what was free, when the run began.
     store, model, revision, device, fingerprint : str or None
@@ -116,6 +132,7 @@ class BuildReport:
     failed: int = 0
     to_do: int = 0
     errors: tuple[Failure, ...] = ()
+    warnings: tuple[TrackWarning, ...] = ()
     interrupted: bool = False
     dry_run: bool = False
     elapsed_time: float = 0.0
@@ -123,6 +140,7 @@ class BuildReport:
     audio_hours: float = 0.0
     x_real_time: float | None = None
     audio_hours_to_do: float = 0.0
+    guessed: int = 0
     estimated_bytes: int | None = None
     free_bytes: int | None = None
     store: str | None = None
@@ -139,7 +157,7 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        return {**dataclasses.asdict(self), "errors": [dataclasses.asdict(error) for error in self.errors]}
+        return {**dataclasses.asdict(self), "errors": _listed(self.errors), "warnings": _listed(self.warnings)}
 
 
 @dataclass
@@ -154,6 +172,7 @@ class Tally:
     cached: int = 0
     skipped: int = 0
     failures: list[Failure] = field(default_factory=list)
+    warnings: list[TrackWarning] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     audio_seconds: float = 0.0
     audio_seconds_total: float = 0.0
@@ -177,6 +196,12 @@ class Tally:
                 message=str(error) or type(error).__name__,
             )
         )
+
+    def warn(self, track: AudioFile, messages: Iterable[str]) -> None:
+        """Keep what the user should know of a track."""
+        self.warnings += [
+            TrackWarning(track_id=track.track_id, path=str(track.path), message=message) for message in messages
+        ]
 
     def tell(self, track: str | None = None, *, seconds: float = 0.0) -> None:
         """Send the Progress to the listener.
@@ -224,6 +249,7 @@ class Tally:
             skipped=self.skipped,
             failed=len(self.failures),
             errors=tuple(self.failures),
+            warnings=tuple(self.warnings),
             interrupted=interrupted,
             elapsed_time=time.monotonic() - self.began,
             avg_time_per_file=spent / self.processed if self.processed else None,
@@ -231,3 +257,7 @@ class Tally:
             x_real_time=self.audio_seconds / spent if self.audio_seconds and spent else None,
             **self.facts,
         )
+
+
+def _listed(found: Iterable[Failure | TrackWarning]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(one) for one in found]

@@ -5,7 +5,7 @@ What it sends:
 - ("ready", spec) once the model is open, answered by True to begin; or ("refused", error)
 - ("next",) for a track, answered by a TrackPlan, or None if there is none for now
 - ("told", tally) on the way
-- ("settled", track_id, failures, tally) when nothing is left to do about a track
+- ("settled", track_id, failures, warnings, tally) when nothing is left to do about a track
 - ("idle",) when it has no track at hand, answered by True if there are more
 - ("stopped", message) if the store cannot be written
 - ("log", level, message)
@@ -139,9 +139,10 @@ def _given(line: _Line) -> Iterator[TrackPlan]:
 
 def _settle(line: _Line, tally: Tally, plan: TrackPlan) -> None:
     failures = [failure for failure in tally.failures if failure.track_id == plan.track.track_id]
-    line.send("settled", plan.track.track_id, failures, _sent(tally))
+    warnings = [warning for warning in tally.warnings if warning.track_id == plan.track.track_id]
+    line.send("settled", plan.track.track_id, failures, warnings, _sent(tally))
 
 
 def _sent(tally: Tally) -> Tally:
     """The counts alone."""
-    return replace(tally, listener=None, failures=[], facts={})
+    return replace(tally, listener=None, failures=[], warnings=[], facts={})

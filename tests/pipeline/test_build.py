@@ -58,12 +58,16 @@ def test_a_track_says_where_it_comes_from(music, tmp_path, extractor):
         "size": path.stat().st_size,
         "mtime_ns": path.stat().st_mtime_ns,
         "sha256": featurestore.audio.file_sha256(path),
-        "duration": pytest.approx(1.6),
+        "duration": 1.6,
+        "samples": 70_560,
         "sample_rate": 44_100,
         "channels": 2,
-        "format": "FLAC PCM_16",
+        "format": "flac flac",
     }
-    assert found["decoder"].startswith("soundfile")
+    assert found["decoder"].startswith("PyAV")
+    assert 0 < found["levels"]["rms"] < found["levels"]["peak"] <= 1
+    assert found["levels"]["clipped"] == 0
+    assert found["warnings"] == []
     assert found["dataset"] == "demo"
     assert found["device"] == "cpu"
     assert found["featurestore_version"] == featurestore.__version__

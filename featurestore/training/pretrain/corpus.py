@@ -204,20 +204,13 @@ def read_window(entry: Entry, start: int, samples: int, rate: int) -> npt.NDArra
     AudioError
         If the file cannot be decoded.
     """
-    import soundfile
+    from featurestore.audio import load_audio, load_part
 
     out = np.zeros(samples, np.float32)
-    found: Any = None
+    found = np.zeros(0, np.float32)
     if entry.rate == rate:
-        try:
-            with soundfile.SoundFile(entry.path) as file:
-                file.seek(start)
-                found = file.read(samples, dtype="float32", always_2d=True).mean(axis=1)
-        except (soundfile.SoundFileError, OSError):
-            found = None
-    if found is None:
-        from featurestore.audio import load_audio
-
+        found = load_part(entry.path, start, samples)
+    if not len(found):
         found = load_audio(entry.path, rate)[start : start + samples]
     out[: len(found)] = found
     return out

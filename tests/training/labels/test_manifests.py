@@ -139,7 +139,7 @@ def test_files_that_cannot_be_used_are_named_and_left_out(music, tmp_path, clip)
     (music / "b" / "cut.ogg").write_bytes(whole[: len(whole) // 2])
     report = write_manifests(music, tmp_path / "data")
     assert [path for path, _ in report.errors] == ["a/broken.wav", "b/short.wav"]
-    assert "1.0 s are needed" in report.errors[1][1]
+    assert "at least 1.0 s" in report.errors[1][1]
     train, valid = (lines(tmp_path / "data" / f"{split}.tsv")[1] for split in ("train", "valid"))
     assert len(train | valid) == report.train + report.valid == 11
     # What an Ogg file has lost cannot be seen; what is left is counted.
