@@ -44,6 +44,7 @@ _KNOWN = (
 )
 """Ids of chunks that follow the audio: they are believed even where the file ends within them."""
 
+_UNCOMPRESSED = (b"none", b"sowt", b"twos", b"in24", b"in32", b"fl32", b"fl64", b"raw ", b"alaw", b"ulaw")
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 _JUNK = 512
 """Bytes behind the audio that may be anything, such as a line break."""
@@ -99,16 +100,20 @@ def read_sizes(path: Path) -> Sizes | None:
                 wide = at + 8
             elif name == b"fmt ":
                 patches |= _container_bits(_read(file, at, 40), at, layout.size[0])
-            elif name == b"COMM" and magic[8:] == b"AIFF":
-                channels, frames, bits = struct.unpack(">HIH", _read(file, at, 8).ljust(8, b"\0"))
-                fields[at + 2] = (">I", max(1, channels * -(-bits // 8)), 0)
+            elif name == b"COMM" and len(common := _read(file, at, 22)) >= 8:
+                channels, frames, bits = struct.unpack(">HIH", common[:8])
+                kind = common[18:].lower() if magic[8:] == b"AIFC" else b"none"
+                if kind in _UNCOMPRESSED:
+                    fields[at + 2] = (">I", max(1, channels * (1 if b"law" in kind else -(-bits // 8))), 0)
             elif name[:4] in _AUDIO:
                 start, code = at, layout.size
-                if name == b"SSND":
+                if name == b"SSND" and layout.size == ">I":
                     start += 8 + struct.unpack(">I", _read(file, at, 4).ljust(4, b"\0"))[0]
                     fields[4] = (">I", 1, at)
                 elif magic[:4] == b"caff":
                     start += 4
+                elif magic[:4] == b"riff":
+                    fields[16] = ("<q", 1, at)
                 more = start - at + (24 if magic[:4] == b"riff" else 0)
                 fields[at - struct.calcsize(code)] = (code, 1, more)
                 stated -= start - at
@@ -196,13 +201,14 @@ def _is_id(head: bytes) -> bool:
 
 
 def _check_blocks(path: Path, file: BinaryIO, size: int) -> None:
-    """Refuse a VOC file that ends within one of its blocks."""
+    """Refuse a VOC file without its last block, which is a byte of 0."""
     at = int.from_bytes(_read(file, 20, 2), "little")
-    while len(head := _read(file, at, 4)) == 4 and head[0]:
+    while (head := _read(file, at, 4)) and head[0]:
         at += 4 + int.from_bytes(head[1:], "little")
-    if at > size + _JUNK:
+    if not head:
         raise AudioFormatError(
-            f"{quoted(path)} is truncated: {at - size:,} bytes of its last block are missing; get it again"
+            f"{quoted(path)} is truncated: {max(0, at - size):,} bytes of its last block are missing, and the one "
+            "behind it that ends the file; get it again from where it came from"
         )
 
 

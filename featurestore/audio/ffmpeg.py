@@ -55,7 +55,7 @@ _SETTLED = 16
 
 _LONGEST_MPEG_FRAME = 2_881
 _TAIL = 4_096
-"""Bytes that may follow those that an MP3 file counts."""
+"""Bytes that may follow those that an MP3 file counts, or the last page of an Ogg file."""
 
 _HELD_BACK = 1 << 14
 """Samples, two of the longest blocks of Vorbis, that wait for the end: the last page tells how many count."""
@@ -157,8 +157,8 @@ def read_blocks(info: AudioInfo, block_frames: int, warn: Callable[[str], None])
         warn(
             f"{sizes.beyond:,} bytes of audio lie behind the end that its header states; they were decoded as well"
         )
-    if container.format.name == "ogg" and not _ends_as_ogg_should(info.path):
-        warn("its last page is not marked as the end: if it was cut there, the rest is missing")
+    if container.format.name == "ogg":
+        _check_last_page(info, timeline, warn)
 
 
 def read_part(info: AudioInfo, start: int, samples: int) -> Channels:
@@ -222,6 +222,8 @@ class _Timeline:
         self._is_timed = container.split(",")[0] in ("asf", "matroska", "mov")
         self._tolerance = _JITTER if container in ("ogg", "flac") else LOST
         self.done = 0
+        self.page = 0
+        """Where the page of the last packet begins, bytes."""
         self._start: float | None = None
         """Time of the first sample, of this recording if several were joined, less that of all before, seconds."""
         self._end = 0
@@ -279,6 +281,10 @@ class _Timeline:
         if lacking > (0 if info.exact else self._longest) or -lacking > max(LOST, 2 * longest) * rate:
             warn(f"{found} ({abs(lacking):,} samples {'fewer' if lacking > 0 else 'more'})")
 
+    def lacks(self, time: int) -> bool:
+        """Whether the audio goes on to this time, which was not decoded."""
+        return time * self._unit - (self._start or 0.0) - self.done / self._rate > LOST
+
     def _gap(self) -> AudioFormatError:
         at = self.done / self._rate - self._late * self._longest / self._rate
         return AudioFormatError(
@@ -295,6 +301,7 @@ def _decoded(info: AudioInfo, container: Any, stream: Any, timeline: _Timeline) 
         for packet in container.demux(stream):
             if packet.size and (packet.pos or 0) >= end:
                 continue
+            timeline.page = packet.pos or timeline.page
             try:
                 yield from packet.decode()
             except av.InvalidDataError:
@@ -409,16 +416,30 @@ def _counts_frames(path: Path, size: int, first: int) -> bool:
     if at < 0 or len(before) < at + 16:
         return False
     flags, frames, count = struct.unpack(">III", before[at + 4 : at + 16])
-    return bool(flags & 1 and frames) and (not flags & 2 or size - first - count < _TAIL)
+    if not flags & 1 or size - first > frames * _LONGEST_MPEG_FRAME / 2:
+        return False
+    return not flags & 2 or size - first - count < _TAIL
 
 
-def _ends_as_ogg_should(path: Path) -> bool:
-    """Whether the last page is marked as the end (RFC 3533, section 6)."""
-    with path.open("rb") as file:
-        file.seek(-min(1 << 17, os.fstat(file.fileno()).st_size), os.SEEK_END)
-        tail = file.read()
-    at = tail.rfind(b"OggS")
-    return 0 <= at < len(tail) - 27 and bool(tail[at + 5] & 4)
+def _check_last_page(info: AudioInfo, timeline: _Timeline, warn: Callable[[str], None]) -> None:
+    """Walk the pages of an Ogg file from that of the last packet (RFC 3533, section 6): they reach to the end."""
+    at, last, flags, head = timeline.page, 0, 0, b""
+    with info.path.open("rb") as file:
+        while at < info.size:
+            file.seek(at)
+            head = file.read(27 + 255)
+            end = at + 27 + head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 27 else at
+            if head[:4] != b"OggS" or not at < end <= info.size:
+                break
+            flags, last = head[5], max(last, int.from_bytes(head[6:14], "little", signed=True))
+            at, head = end, b""
+    if head[:4] == b"OggS" or info.size - at > _TAIL or timeline.lacks(last):
+        raise AudioFormatError(
+            f"{quoted(info.path)} is truncated or damaged at its end, after "
+            f"{timeline.done / info.sample_rate:.2f} s: get it again"
+        )
+    if not flags & 4:
+        warn("its last page is not marked as the end: if it was cut there, the rest is missing")
 
 
 @contextmanager
@@ -452,4 +473,6 @@ def _opened(path: Path, sizes: Sizes | None) -> Iterator[tuple[Any, Any]]:
             )
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        if container.format.name == "caf" and codec == "alac":  # FFmpeg 8.1 shortens the last packet twice
+            stream.codec_context.options |= {"flags2": "skip_manual"}
         yield container, stream
