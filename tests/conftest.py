@@ -1,10 +1,11 @@
 """Hypothesis profiles, of HYPOTHESIS_PROFILE: `default` is quick, `ci` looks longer, `nightly` for hours.
 
-And a small model that several rooms need.
+And a small model and a comparison that several rooms need.
 """
 
 import os
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -27,3 +28,21 @@ def model(tiny):
     from featurestore.models import load_model
 
     return load_model(tiny)
+
+
+@pytest.fixture(scope="session")
+def assert_states_close():
+    """Hidden states (windows, layers, ...) that differ by at most 1e-5 of each state's largest value.
+
+    That is what the library promises of one network computed in two ways, whatever the processor rounds.
+    """
+
+    def check(found, wanted):
+        found, wanted = np.asarray(found), np.asarray(wanted)
+        assert found.dtype == wanted.dtype == np.float32
+        assert found.shape == wanted.shape
+        for layer in range(wanted.shape[1]):
+            error = np.abs(found[:, layer] - wanted[:, layer]).max() / np.abs(wanted[:, layer]).max()
+            assert error <= 1e-5, f"state {layer}: {error:.1e}"
+
+    return check
