@@ -5,13 +5,28 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CODE = featurestore cli tests benchmarks
 
-.PHONY: demo test check lint clean
+# Names of oneDNN, what /proc/cpuinfo calls them, and torch's own kernels of that time.
+ISAS = SSE41:sse4_1:default AVX2:avx2:avx2 AVX512_CORE:avx512bw:avx512 AVX512_CORE_BF16:avx512_bf16:avx512 \
+	AVX512_CORE_AMX:amx_bf16:avx512
+MODEL_TESTS = tests/models tests/encode/test_threads.py tests/pipeline/test_extractor.py \
+	tests/training/pretrain/test_losses.py tests/training/pretrain/test_training.py
+
+.PHONY: demo test test-isa check lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.demo
 
 test: check
 	$(BIN)/python -m pytest
+
+# The tests that calculate with models, as on older processors, as far as this one goes.
+test-isa: $(VENV)/.dev
+	@for isa in $(ISAS); do \
+		set -- $$(echo $$isa | tr : ' '); \
+		grep -qsw "$$2" /proc/cpuinfo || { echo "$$1: left out, /proc/cpuinfo does not say $$2"; continue; }; \
+		echo "$$1:"; \
+		ONEDNN_MAX_CPU_ISA=$$1 ATEN_CPU_CAPABILITY=$$3 $(BIN)/python -m pytest -q $(MODEL_TESTS) || exit 1; \
+	done
 
 check: lint
 	$(BIN)/mypy

@@ -1,10 +1,12 @@
 """Hypothesis profiles, of HYPOTHESIS_PROFILE: `default` is quick, `ci` looks longer, `nightly` for hours.
 
-And a small model that several rooms need.
+And a small model and comparisons that several rooms need; they import torch late, as tests of stores do without.
 """
 
+import contextlib
 import os
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -27,3 +29,47 @@ def model(tiny):
     from featurestore.models import load_model
 
     return load_model(tiny)
+
+
+@pytest.fixture(scope="session")
+def assert_states_close():
+    """Hidden states (windows, layers, ...) that differ by at most 1e-5 of each state's largest value.
+
+    That is what the library promises of one network computed in two ways, whatever the processor rounds.
+    """
+
+    def check(found, wanted):
+        found, wanted = np.asarray(found), np.asarray(wanted)
+        assert found.dtype == wanted.dtype == np.float32
+        assert found.shape == wanted.shape
+        for layer in range(wanted.shape[1]):
+            error = np.abs(found[:, layer] - wanted[:, layer]).max() / np.abs(wanted[:, layer]).max()
+            assert error <= 1e-5, f"state {layer}: {error:.1e}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def grouped_convolutions():
+    """Context that notes the types that each grouped convolution is given, backward passes included."""
+    from torch import Tensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __init__(self, seen):
+            super().__init__()
+            self._seen = seen
+
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            named = dict(zip((x.name for x in operation._schema.arguments), args, strict=False)) | (kwargs or {})
+            if named.get("groups", 1) > 1:
+                self._seen.append({x.dtype for x in named.values() if isinstance(x, Tensor)})
+            return operation(*args, **(kwargs or {}))
+
+    @contextlib.contextmanager
+    def watch():
+        seen = []
+        with Watch(seen):
+            yield seen
+
+    return watch

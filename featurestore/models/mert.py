@@ -17,6 +17,7 @@ from featurestore.errors import SettingError
 from featurestore.models.checkpoints.config import MertConfig
 from featurestore.models.encoder import check_float32, check_wave
 from featurestore.models.frontends import Samples
+from featurestore.models.kernels.convolutions import GroupedConv1d
 
 
 class _SampleConv(nn.Module):
@@ -80,7 +81,7 @@ class _PositionalConv(nn.Module):
     def __init__(self, config: MertConfig) -> None:
         super().__init__()
         kernel = config.num_conv_pos_embeddings
-        self.conv = nn.Conv1d(
+        self.conv = GroupedConv1d(
             config.hidden_size,
             config.hidden_size,
             kernel,

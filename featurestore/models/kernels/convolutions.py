@@ -17,6 +17,42 @@ PIECE = 127
 """Frames of the last convolution that are computed at a time: the second has just below 8 `CHUNK` for them."""
 
 
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, **settings: Any) -> Tensor:
+    """`torch.nn.functional.conv1d`; a grouped one on a CPU calculates in float32, whatever is given or autocast.
+
+    oneDNN's grouped convolutions in half precision are wrong on processors with AMX (docs/decisions/111).
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (windows, channels in, frames); of the type of `weight`, unless it is a grouped one on a CPU.
+    weight : Tensor
+        Shape (channels out, channels in / groups, kernel).
+    bias : Tensor or None
+        Shape (channels out,).
+    **settings
+        stride, padding, dilation and groups.
+
+    Returns
+    -------
+    Tensor, shape (windows, channels out, frames)
+    """
+    if settings.get("groups", 1) == 1 or x.device.type != "cpu":
+        return F.conv1d(x, weight, bias, **settings)
+    single = torch.promote_types(weight.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        return F.conv1d(x.to(single), weight.to(single), None if bias is None else bias.to(single), **settings)
+
+
+class GroupedConv1d(nn.Conv1d):
+    """A `torch.nn.Conv1d` padded with zeros that gives float32 on a CPU, where `conv1d` says so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x [windows, channels in, frames]."""
+        settings = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        return conv1d(x, self.weight, self.bias, groups=self.groups, **settings)
+
+
 class Room:
     """Memory that is used again and again: to be given new memory costs more than what is computed in it."""
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from featurestore.errors import SettingError
 from featurestore.models.encoder import Encoder
+
+LEAST_COSINE = 0.98
+"""Half precision whose `Fidelity.cosines` fall below is taken for wrong: rounding alone leaves .998 and more."""
 
 _WINDOWS, _SECONDS = 8, 0.5
 
@@ -31,7 +36,9 @@ class Fidelity:
 
 
 @torch.inference_mode()
-def fidelity(fast: Encoder, exact: Encoder, waves: Tensor, last: int | None = None) -> Fidelity:
+def fidelity(
+    fast: Encoder, exact: Encoder, waves: Tensor, last: int | None = None, *, autocast: torch.dtype | None = None
+) -> Fidelity:
     """Measure it on waves at the encoder's rate.
 
     Parameters
@@ -44,18 +51,55 @@ def fidelity(fast: Encoder, exact: Encoder, waves: Tensor, last: int | None = No
         Mono.
     last : int, optional
         The last state that is measured; all by default.
+    autocast : torch.dtype, optional
+        float16 or bfloat16, in which `fast` runs under autocast.
 
     Returns
     -------
     Fidelity
         NaN where one of both is not finite.
     """
+    wanted = list(exact.states(waves, last))
+    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+        return compared(fast.states(waves, last), wanted)
+
+
+def compared(states: Iterable[Tensor], exact: Iterable[Tensor]) -> Fidelity:
+    """The distance of hidden states [windows, frames, dim] from those in float32, one after the other."""
     cosines, errors = [], []
-    for found, wanted in zip(fast.states(waves, last), exact.states(waves, last), strict=True):
+    for state, wanted in zip(states, exact, strict=True):
+        found = state.float()
         pooled = _cosine(found.mean(dim=1, keepdim=True), wanted.mean(dim=1, keepdim=True))
         cosines.append(min(_cosine(found, wanted), pooled))
         errors.append(float((found - wanted).abs().max() / wanted.abs().max()))
     return Fidelity(cosines=tuple(cosines), errors=tuple(errors))
+
+
+def check_close(found: Fidelity, what: str, way_out: str) -> None:
+    """Refuse half precision that is not float32 up to rounding.
+
+    Parameters
+    ----------
+    found : Fidelity
+        Of all hidden states.
+    what : str
+        Model and setting, the beginning of the message.
+    way_out : str
+        The setting to use instead.
+
+    Raises
+    ------
+    SettingError
+        If a cosine is below `LEAST_COSINE` or no number; names `what`, the state, its cosine and the way out.
+    """
+    for number, cosine in enumerate(found.cosines):
+        if not cosine >= LEAST_COSINE:  # nor NaN
+            raise SettingError(
+                f"{what} is far from float32 on this processor: the centred cosine of hidden state {number} is "
+                f"{cosine:.4f} on a probe, where at least {LEAST_COSINE} is asked for. Either torch "
+                f"{torch.__version__} computes half precision wrongly here, or the model needs more bits: "
+                f"use {way_out}"
+            )
 
 
 def _cosine(found: Tensor, wanted: Tensor) -> float:

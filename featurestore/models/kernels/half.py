@@ -2,7 +2,8 @@
 
 The network is that of models/mert.py, module for module; what is replaced are its dense layers and convolutions:
 they take any input, compute in half and give half. What stays float32: the first convolution with its group norm
-(quiet audio would lose its bits in half), all norms, and the residual stream, which outgrows half.
+(quiet audio would lose its bits in half), all norms, and the residual stream, which outgrows half. On a CPU the
+positional convolution stays as well, and half precision is used only after a comparison with float32.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.models.encoder import Encoder, check_float32
+from featurestore.models.kernels.convolutions import conv1d
+from featurestore.models.kernels.fidelity import check_close, fidelity, probe
 from featurestore.models.mert import MertEncoder
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -40,9 +43,24 @@ def halved(encoder: Encoder, dtype: torch.dtype) -> Encoder:
     ------
     ModelError
         If the weights are not float32.
+    SettingError
+        If it is a network on a CPU whose hidden states of a probe are far from those in float32
+        (`fidelity.LEAST_COSINE`).
     """
-    if not isinstance(encoder, MertEncoder):
-        return encoder
+    half = _replaced(encoder, dtype) if isinstance(encoder, MertEncoder) else encoder
+    if isinstance(encoder, nn.Module) and _is_on_cpu(encoder):
+        waves = probe(encoder.sample_rate, encoder.min_samples)
+        found = fidelity(half, encoder, waves, autocast=dtype if half is encoder else None)
+        check_close(found, f"{encoder.name} in {str(dtype).removeprefix('torch.')}", "precision fp32")
+    return half
+
+
+def _is_on_cpu(network: nn.Module) -> bool:
+    return all(x.device.type == "cpu" for x in (*network.parameters(), *network.buffers()))
+
+
+def _replaced(encoder: MertEncoder, dtype: torch.dtype) -> MertEncoder:
+    """A copy with dense layers and convolutions in half."""
     check_float32(encoder, encoder.name)
     # Weights that stay are shared with the original.
     shared = {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())}
@@ -56,14 +74,16 @@ def halved(encoder: Encoder, dtype: torch.dtype) -> Encoder:
     if projection.layer_norm is not None:
         projection.layer_norm = _FloatNorm(projection.layer_norm)
     projection.projection = _HalfDense([projection.projection], dtype)
-    network.encoder.pos_conv_embed.conv = _HalfConv(network.encoder.pos_conv_embed.conv, dtype)
+    position = network.encoder.pos_conv_embed
+    if not _is_on_cpu(position):
+        position.conv = _HalfConv(position.conv, dtype)
     for layer in network.encoder.layers:
         layer.attention = _HalfAttention(layer.attention, dtype)
         feed_forward = layer.feed_forward
         feed_forward.intermediate_dense = _HalfDense([feed_forward.intermediate_dense], dtype)
         feed_forward.output_dense = _HalfDense([feed_forward.output_dense], dtype)
-    half: MertEncoder = network
-    return half
+    copied: MertEncoder = network
+    return copied
 
 
 class _HalfDense(nn.Module):
@@ -90,7 +110,7 @@ class _HalfConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.get_buffer("weight")
-        return F.conv1d(x.to(weight.dtype), weight, self.bias, **self._settings)  # type: ignore[arg-type]
+        return conv1d(x.to(weight.dtype), weight, self.bias, **self._settings)  # type: ignore[arg-type]
 
 
 class _FloatNorm(nn.LayerNorm):

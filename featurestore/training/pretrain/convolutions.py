@@ -107,8 +107,15 @@ class _Conv(torch.autograd.Function):
 
 
 def positional(module: Any, x: Tensor) -> Tensor:
-    """The grouped convolution over frames [windows, frames, dim] with its GELU, as a product of spectra."""
-    conv = module.conv
+    """The grouped convolution over frames [windows, frames, dim] with its GELU, as a product of spectra.
+
+    In float32 under autocast, too.
+    """
+    with torch.autocast("cpu", enabled=False):
+        return _positional(module.conv, x.float())
+
+
+def _positional(conv: Any, x: Tensor) -> Tensor:
     (kernel,), frames, groups = conv.kernel_size, x.shape[1], conv.groups
     size = _smooth(frames + kernel - 1)
     # A convolution of neural networks is a correlation: the conjugate of the kernel's spectrum.

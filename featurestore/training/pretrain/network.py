@@ -20,6 +20,7 @@ from featurestore.models.checkpoints.files import CONFIG, find_weights, read_jso
 from featurestore.models.checkpoints.hub import fetch
 from featurestore.models.checkpoints.native import load_checkpoint, read_weights
 from featurestore.models.checkpoints.shapes import SHAPES
+from featurestore.models.kernels.fidelity import check_close, compared, probe
 from featurestore.training.pretrain import convolutions
 from featurestore.training.pretrain.corpus import Frames
 from featurestore.training.pretrain.recipe import Recipe
@@ -86,10 +87,11 @@ class TrainedEncoder(nn.Module):
             Mean square of what the convolutions over the samples give.
         """
         encoder = self.encoder
-        # Half precision is for machines that have quick convolutions anyway, and a compiler has its own ways.
-        plain = wave.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+        # A compiler has its own ways.
+        plain = wave.device.type != "cpu" or torch.compiler.is_compiling()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._feature_gradient > 0):
-            if plain or not convolutions.fits(encoder.config):
+            # Half precision is for machines that have quick convolutions anyway; grouped ones may be wrong in it.
+            if plain or torch.is_autocast_enabled("cpu") or not convolutions.fits(encoder.config):
                 features = encoder.feature_extractor(wave)
             else:
                 features = convolutions.features(encoder.feature_extractor.conv_layers, wave, mask.shape[1])
@@ -111,6 +113,31 @@ class TrainedEncoder(nn.Module):
                 x = encoder.encoder.layer_norm(x)
             states.append(x)
         return states, penalty
+
+    @torch.no_grad()
+    def check_half(self, dtype: torch.dtype) -> None:
+        """Compare a small pass in half precision on the CPU with the same one in float32.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            float16 or bfloat16.
+
+        Raises
+        ------
+        SettingError
+            If they are far apart (`fidelity.LEAST_COSINE`).
+        """
+        wave, _ = self.encoder.prepared(probe(self.encoder.sample_rate, self.encoder.min_samples), None)
+        mask = torch.zeros(len(wave), self.encoder.frames(wave.shape[1]), dtype=torch.bool)
+        training = self.training
+        self.eval()
+        exact, _ = self(wave, mask)
+        with torch.autocast("cpu", dtype=dtype):
+            states, _ = self(wave, mask)
+        self.train(training)
+        name = str(dtype).removeprefix("torch.")
+        check_close(compared(states, exact), f"run.precision {name}", 'run.precision = "float32"')
 
     def draw_layers(self) -> tuple[bool, ...] | None:
         """Which layers are not skipped this time; None for all."""

@@ -74,7 +74,8 @@ def pretrain(
     SourceError
         If a manifest or labels are missing or do not fit; names file and line.
     SettingError
-        If a setting is impossible, or `out` holds a training of another network, or one that is running.
+        If a setting is impossible, `out` holds a training of another network, or one that is running, or half
+        precision is far from float32 on this CPU.
     TrainingError
         If the loss is no number any more; names the windows.
     """
@@ -123,6 +124,7 @@ class _Training:
         self.flat = flat_gradients(learning)
         self.optimizer = adamw(learning, recipe.optimizer)
         self.trained = checkpoints.Trained(self.encoder, self.heads, self.optimizer)
+        self._half = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(recipe.run.precision)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.run.precision == "float16")
         self.network: Any = torch.compile(self.encoder) if recipe.run.compile else self.encoder
         self.norm = torch.zeros(())
@@ -131,6 +133,8 @@ class _Training:
 
     def run(self) -> TrainingReport:
         first, evaluated = self._resume()
+        if self._half is not None and self.processes.device.type == "cpu":
+            self.encoder.check_half(self._half)
         total = self.recipe.run.steps
         reader, valid = self._targets()
         step = first
@@ -254,8 +258,7 @@ class _Training:
         return bool(self.processes.sum(values).item())
 
     def _autocast(self) -> torch.autocast:
-        kind = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.recipe.run.precision)
-        return torch.autocast(self.processes.device.type, dtype=kind, enabled=kind is not None)
+        return torch.autocast(self.processes.device.type, dtype=self._half, enabled=self._half is not None)
 
     def _diverged(self, what: str, step: int) -> TrainingError:
         return diverged(what, step, self.plan.windows(step), self.train, self.metrics)

@@ -84,7 +84,7 @@ def test_safetensors_are_preferred(tiny):
     load_model(tiny)
 
 
-def test_both_names_of_the_weight_norm_and_folded_weights_are_one(tiny):
+def test_both_names_of_the_weight_norm_and_folded_weights_are_one(tiny, assert_states_close):
     states = load_model(tiny).hidden_states(WAVE)
     conv = "encoder.pos_conv_embed.conv"
 
@@ -100,7 +100,7 @@ def test_both_names_of_the_weight_norm_and_folded_weights_are_one(tiny):
     change_weights(tiny, newer)
     assert torch.equal(load_model(tiny).hidden_states(WAVE), states)
     change_weights(tiny, folded)
-    torch.testing.assert_close(load_model(tiny).hidden_states(WAVE), states, atol=1e-5, rtol=0)
+    assert_states_close(load_model(tiny).hidden_states(WAVE), states)
 
 
 def test_the_magnitude_of_the_weight_norm_counts(tiny):

@@ -15,6 +15,7 @@ from featurestore import FeatureExtractor
 from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model
 from featurestore.models.checkpoints.transformers import TransformersEncoder, load_transformers_checkpoint
+from featurestore.models.kernels.half import halved
 
 RATE = 16_000
 SAMPLES = {
@@ -135,13 +136,26 @@ def noise(samples, windows=2):
 
 
 @pytest.mark.parametrize("samples", [800, 16_001])
-def test_states_are_those_of_a_plain_forward(case, samples):
+def test_states_are_those_of_a_plain_forward(case, samples, assert_states_close):
     name, encoder, network = case
     wave = noise(samples) * torch.tensor([[1.0], [0.01]])
     found = encoder.hidden_states(wave)
     wanted = plain(network, name, wave)
     assert found.shape == (2, 4, encoder.frames(samples), 32)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert_states_close(found, wanted)
+
+
+def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
+    name, encoder, _ = case
+    wave = noise(16_001)
+    wanted = encoder.hidden_states(wave)
+    with grouped_convolutions() as seen:
+        assert halved(encoder, torch.bfloat16) is encoder  # its probe is close enough
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = encoder.hidden_states(wave).float()
+    assert ("whisper" in name) == (not seen)
+    assert all(types == {torch.float32} for types in seen)
+    assert torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min() > 0.995
 
 
 def test_the_rules_of_an_encoder(case):
@@ -173,7 +187,7 @@ def test_no_other_layer_than_those_that_exist(case):
         list(case[1].states(noise(8_000), last=4))
 
 
-def test_threads_may_share_an_encoder(case):
+def test_threads_may_share_an_encoder(case, assert_states_close):
     _, encoder, _ = case
     waves = [noise(4_000 + 500 * number) for number in range(3)]
     wanted = [encoder.hidden_states(wave) for wave in waves]
@@ -189,7 +203,7 @@ def test_threads_may_share_an_encoder(case):
     for thread in threads:
         thread.join()
     for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        assert_states_close(one, other)
 
 
 def test_a_spec_says_what_the_model_hears(case):
@@ -222,7 +236,7 @@ def test_weights_of_another_type_are_refused(saved):
         encoder.hidden_states(noise(4_000))
 
 
-def test_only_hubert_that_the_native_network_cannot_hold_takes_transformers(saved, tmp_path):
+def test_only_hubert_that_the_native_network_cannot_hold_takes_transformers(saved, tmp_path, assert_states_close):
     import transformers
 
     for name in ("hubert with a head", "hubert with batch norm"):
@@ -233,9 +247,7 @@ def test_only_hubert_that_the_native_network_cannot_hold_takes_transformers(save
     native, other = load_model(tmp_path), load_transformers_checkpoint(tmp_path)
     assert not isinstance(native, TransformersEncoder)
     assert FeatureExtractor(model=native).spec().fingerprint == FeatureExtractor(model=other).spec().fingerprint
-    torch.testing.assert_close(
-        native.hidden_states(noise(8_000)), other.hidden_states(noise(8_000)), atol=1e-5, rtol=1e-5
-    )
+    assert_states_close(native.hidden_states(noise(8_000)), other.hidden_states(noise(8_000)))
 
 
 def test_a_pickle_gives_the_same(own):
@@ -421,7 +433,7 @@ def test_whisper_hears_no_more_than_it_was_made_for(saved):
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "whisper"])
-def test_a_store_of_one(saved, tmp_path, name):
+def test_a_store_of_one(saved, tmp_path, name, assert_states_close):
     import soundfile
 
     from featurestore import FeatureStore, build
@@ -450,6 +462,6 @@ def test_a_store_of_one(saved, tmp_path, name):
         blocks = decode(tmp_path / "music" / f"{number}.wav", RATE)
         windows = np.stack([x for _, x in sliding_windows(blocks, RATE, RATE // 2)])
         wanted = plain(network, name, torch.from_numpy(windows))[:, [1, 3]].numpy()
-        np.testing.assert_allclose(np.asarray(store.raw(str(number))), wanted, atol=1e-5, rtol=1e-5)
+        assert_states_close(store.raw(str(number)), wanted)
         pooled = wanted.mean(axis=(0, 2))
-        np.testing.assert_allclose(np.asarray(store.aggregated(tracks=[str(number)]))[0], pooled, atol=1e-5)
+        assert_states_close(store.aggregated(tracks=[str(number)]), pooled[None])

@@ -49,20 +49,11 @@ def engine_of(encoder):
     return CpuEngine(copy.deepcopy(encoder))
 
 
-def assert_same(found, wanted, tolerance=2e-6):
-    """Each state within `tolerance` of its largest value."""
-    assert found.dtype == torch.float32
-    assert found.shape == wanted.shape
-    for layer in range(wanted.shape[1]):
-        error = (found[:, layer] - wanted[:, layer]).abs().max() / wanted[:, layer].abs().max()
-        assert error < tolerance, f"state {layer}: {error:.1e}"
-
-
 def assert_exact(found, plain, wave):
     """As near to the truth as the plain pass is, which loses bits itself where norms amplify rounding."""
     truth = torch.stack(list(exact_states(plain, wave)), dim=1)
     error, plain_error = ((x - truth).abs().max() for x in (found, plain.hidden_states(wave)))
-    assert error <= max(2 * plain_error, 2e-6 * truth.abs().max())
+    assert error <= max(2 * plain_error, 1e-5 * truth.abs().max())
 
 
 def exact_states(plain, wave):
@@ -80,20 +71,20 @@ def exact_states(plain, wave):
 
 @pytest.mark.parametrize("name", ["base_v1", "large_v1"])
 @pytest.mark.parametrize("clip", CLIPS)
-def test_golden_states(golden, name, clip):
+def test_golden_states(golden, name, clip, assert_states_close):
     with np.load(golden / name / "expected.npz") as arrays:
         wave = torch.from_numpy(arrays[f"{clip}__audio"].astype(np.float32))[None]
         wanted = torch.from_numpy(arrays[f"{clip}__hidden"]).transpose(0, 1)
     fast = accelerated(load_model(golden / name))
     assert isinstance(fast, CpuEngine)
-    torch.testing.assert_close(fast.hidden_states(wave), wanted, atol=2e-5, rtol=0)
+    assert_states_close(fast.hidden_states(wave), wanted)
 
 
 VARIANTS = list(itertools.product([False, True], ["group", "layer"], [False, True]))
 
 
 @pytest.mark.parametrize(("pre_norm", "norm", "bias"), VARIANTS)
-def test_every_variant(pre_norm, norm, bias):
+def test_every_variant(pre_norm, norm, bias, assert_states_close):
     plain = network(
         do_stable_layer_norm=pre_norm,
         feat_extract_norm=norm,
@@ -105,7 +96,7 @@ def test_every_variant(pre_norm, norm, bias):
     fast = engine_of(plain)
     for samples in (plain.min_samples, plain.min_samples + 1, 4_001, 30_000):
         wave = torch.randn(3, samples)
-        assert_same(fast.hidden_states(wave), plain.hidden_states(wave))
+        assert_states_close(fast.hidden_states(wave), plain.hidden_states(wave))
 
 
 @settings(max_examples=40)
@@ -163,11 +154,11 @@ def fast(plain):
     return engine_of(plain)
 
 
-def test_a_window_does_not_depend_on_its_batch(fast):
+def test_a_window_does_not_depend_on_its_batch(fast, assert_states_close):
     noise = torch.randn(1, 9_000)
     wave = torch.cat([noise, 0.01 * noise, torch.zeros_like(noise), noise.flip(1)])
     alone = torch.cat([fast.hidden_states(window[None]) for window in wave])
-    assert_same(fast.hidden_states(wave), alone)
+    assert_states_close(fast.hidden_states(wave), alone)
 
 
 def test_states_come_one_by_one_and_stop_early(fast):

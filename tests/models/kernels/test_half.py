@@ -3,9 +3,13 @@
 import pytest
 import torch
 
+from featurestore.errors import SettingError
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.checkpoints.shapes import SHAPES
-from featurestore.models.kernels.half import halved
+from featurestore.models.kernels import half
+from featurestore.models.kernels.convolutions import GroupedConv1d
+from featurestore.models.kernels.half import _HalfConv, halved
+from featurestore.models.logmel import LogMelEncoder
 
 VARIANTS = {
     "post-norm": {},
@@ -13,6 +17,9 @@ VARIANTS = {
     "layer-norm convolutions": {"feat_extract_norm": "layer", "conv_bias": True},
     "no norm before the projection": {"feat_proj_layer_norm": False},
 }
+
+
+HALVES = [torch.bfloat16, torch.float16]
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
@@ -47,10 +54,11 @@ def test_quiet_audio_keeps_its_bits(tmp_path):
 
 
 def test_a_residual_stream_that_outgrows_half_is_kept(tmp_path):
-    model = load_model(save_random_checkpoint(tmp_path, shape={**SHAPES["tiny"], "do_stable_layer_norm": True}))
+    shape = {**SHAPES["tiny"], "do_stable_layer_norm": True, "num_hidden_layers": 6}
+    model = load_model(save_random_checkpoint(tmp_path, shape=shape))
     with torch.no_grad():
         for layer in model.encoder.layers:
-            layer.feed_forward.output_dense.bias.fill_(40_000)
+            layer.feed_forward.output_dense.weight.mul_(6e5)
     (*_, state, _) = halved(model, torch.float16).states(noise())
     assert state.abs().max() > 65_504
     assert torch.isfinite(state).all()
@@ -62,8 +70,9 @@ def test_weights_take_half_the_memory_and_the_original_is_left_alone(model):
     for name, value in model.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, before[name])
-    large = {value.dtype for value in half.state_dict().values() if value.numel() > 2_000}
-    assert large == {torch.float16}
+    large = {name: value.dtype for name, value in half.state_dict().items() if value.numel() > 2_000}
+    assert large.pop("encoder.pos_conv_embed.conv.weight") == torch.float32  # on a CPU
+    assert set(large.values()) == {torch.float16}
     assert half.encoder.layer_norm.weight.data_ptr() == model.encoder.layer_norm.weight.data_ptr()
 
 
@@ -75,5 +84,95 @@ def test_windows_of_a_batch_do_not_influence_each_other(model):
 
 
 def test_other_encoders_are_left_to_autocast():
-    mine = object()
-    assert halved(mine, torch.float16) is mine
+    for mine in (object(), LogMelEncoder()):
+        assert halved(mine, torch.float16) is mine
+
+
+WRONG_ON_AMX = [(channels, kernel) for channels in (2, 3, 4, 8, 12) for kernel in (16, 31, 128)]
+"""Channels a group and kernels of grouped convolutions that oneDNN 3.12 gets wrong in bf16 where there is AMX."""
+
+
+def grouped(channels, kernel, groups=4):
+    torch.manual_seed(0)
+    conv = GroupedConv1d(channels * groups, channels * groups, kernel, padding=kernel // 2, groups=groups)
+    return conv, torch.randn(2, channels * groups, 150, requires_grad=True)
+
+
+def gradients(conv, x, dtype):
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        out = conv(x)
+    return out, *torch.autograd.grad((out.float() * torch.arange(out.shape[-1])).sum(), [x, *conv.parameters()])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(("channels", "kernel"), WRONG_ON_AMX)
+def test_a_grouped_convolution_is_that_of_float32_to_the_last_bit(channels, kernel, dtype, grouped_convolutions):
+    conv, x = grouped(channels, kernel)
+    with grouped_convolutions() as seen:
+        found = gradients(conv, x, dtype)
+    assert seen == [{torch.float32}] * 2
+    for one, other in zip(found, gradients(conv, x, None), strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+def test_half_weights_that_come_back_from_a_card_are_calculated_with_in_float32(grouped_convolutions):
+    conv, x = grouped(12, 16)
+    with grouped_convolutions() as seen:
+        found = _HalfConv(conv, torch.bfloat16)(x.detach())
+    assert seen == [{torch.float32}]
+    assert cosines(found, conv(x).detach()).min() > 0.999
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_watch_sees_what_would_be_wrong(dtype, grouped_convolutions):
+    conv, x = grouped(12, 16)
+    with grouped_convolutions() as seen, torch.autocast("cpu", dtype=dtype):
+        torch.nn.functional.conv1d(x, conv.weight, conv.bias, padding=8, groups=4).sum().backward()
+    assert all(dtype in types for types in seen)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("channels", [1, 2, 12, 16])
+def test_no_grouped_convolution_of_mert_is_in_half(channels, dtype, tmp_path, grouped_convolutions):
+    shape = {**SHAPES["tiny"], "num_conv_pos_embedding_groups": 4, "hidden_size": 4 * channels}
+    network = load_model(save_random_checkpoint(tmp_path, shape=shape))
+    assert_no_half(network, dtype, grouped_convolutions)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_no_grouped_convolution_of_mini_is_in_half(dtype, grouped_convolutions):
+    assert_no_half(load_model("mini"), dtype, grouped_convolutions)
+
+
+def assert_no_half(network, dtype, grouped_convolutions):
+    """Neither with weights in half nor under autocast, and what comes out is float32's up to rounding."""
+    wave = noise()
+    wanted = network.hidden_states(wave)
+    with grouped_convolutions() as seen:
+        found = halved(network, dtype).hidden_states(wave)
+        with torch.autocast("cpu", dtype=dtype):
+            autocast = network.hidden_states(wave).float()
+    assert seen
+    assert all(types == {torch.float32} for types in seen)
+    for states in (found, autocast):
+        assert cosines(states, wanted).mean() > 0.998
+
+
+def broken(x, weight, bias, **settings):
+    """A convolution that is wrong: only the first half of its kernel counts."""
+    kernel = weight.shape[-1]
+    return torch.nn.functional.conv1d(x, weight * (torch.arange(kernel) < kernel // 2), bias, **settings)
+
+
+@pytest.mark.parametrize("wrong", ["kernel", "not finite"])
+def test_half_precision_that_is_wrong_on_this_processor_is_refused(tmp_path, monkeypatch, wrong):
+    model = load_model(save_random_checkpoint(tmp_path, shape="tiny"))
+    if wrong == "kernel":
+        monkeypatch.setattr(half, "conv1d", broken)
+    else:
+        model.encoder.layers[1].attention.out_proj.weight[0] = 1e8  # infinite in float16
+    says = r"in float16 is far from float32 .* hidden state \d is (-?0\.\d+|nan) .* use precision fp32"
+    with pytest.raises(SettingError, match=says):
+        halved(model, torch.float16)

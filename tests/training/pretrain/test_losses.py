@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from featurestore.errors import SettingError
 from featurestore.training.pretrain.batches import Batch
 from featurestore.training.pretrain.checkpoints import Trained
 from featurestore.training.pretrain.cqt import CqtTarget
@@ -192,7 +193,7 @@ def test_parts_of_a_step_add_up_to_one_large_batch(shared_data):
     assert apart.item() == pytest.approx(together.item(), rel=1e-5)
 
 
-def test_what_is_dropped_is_dropped_in_training_only(shared_data):
+def test_what_is_dropped_is_dropped_in_training_only(shared_data, assert_states_close):
     recipe = recipe_for(shared_data, dropout={"input": 0.3, "hidden": 0.3, "attention": 0.3, "activation": 0.3})
     encoder, _ = make(recipe)
     batch = make_batch(layout_of(encoder.encoder, 0.5))
@@ -202,8 +203,41 @@ def test_what_is_dropped_is_dropped_in_training_only(shared_data):
     outputs = [encoder(batch.wave, batch.mask)[0][-1] for _ in range(2)]
     assert torch.equal(*outputs)
     unmasked, _ = encoder(batch.wave, torch.zeros_like(batch.mask))
-    for state, expected in zip(unmasked, encoder.encoder.states(batch.wave), strict=True):
-        torch.testing.assert_close(state, expected)
+    found, wanted = (torch.stack(list(x), dim=1).detach() for x in (unmasked, encoder.encoder.states(batch.wave)))
+    assert_states_close(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_grouped_convolution_of_a_step_is_in_half_on_a_cpu(
+    shared_data, dtype, compiled, grouped_convolutions, monkeypatch
+):
+    encoder, _ = make(recipe_for(shared_data, dropout=NO_DROPOUT))
+    encoder.encoder.feature_extractor.requires_grad_(True)
+    batch = make_batch(layout_of(encoder.encoder, 0.5))
+    exact = torch.stack(encoder(batch.wave, batch.mask)[0])
+    # What a compiler is given is the module itself.
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    with grouped_convolutions() as seen:
+        with torch.autocast("cpu", dtype=dtype):
+            states, penalty = encoder(batch.wave, batch.mask)
+        (states[-1].float() * torch.arange(16)).sum().add(penalty).backward()
+    assert seen == [{torch.float32}] * (2 if compiled else 0)  # by spectra without
+    found = torch.stack(states).float()
+    assert F.cosine_similarity(found, exact, dim=-1).min() > 0.999
+    weight = encoder.encoder.encoder.pos_conv_embed.conv.parametrizations.weight
+    assert all(x.grad.dtype == torch.float32 and x.grad.abs().max() > 0 for x in weight.parameters())
+
+
+def test_half_precision_that_is_wrong_on_this_processor_is_refused(shared_data, monkeypatch):
+    encoder, _ = make(recipe_for(shared_data))
+    encoder.check_half(torch.bfloat16)
+    assert encoder.training
+    right = encoder.encoder.feature_extractor.forward
+    # Of both passes, only the one in half takes the modules.
+    monkeypatch.setattr(encoder.encoder.feature_extractor, "forward", lambda wave: right(wave).flip(-1))
+    with pytest.raises(SettingError, match=r"bfloat16 is far from float32 .* use run\.precision = \"float32\""):
+        encoder.check_half(torch.bfloat16)
 
 
 def test_a_skipped_layer_hands_its_input_on(shared_data):

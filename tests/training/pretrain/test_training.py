@@ -13,6 +13,7 @@ from featurestore import load_model
 from featurestore.errors import DeviceError, SettingError, SourceError, TrainingError
 from featurestore.models import save_random_checkpoint
 from featurestore.models.checkpoints.shapes import SHAPES
+from featurestore.models.kernels import fidelity
 from featurestore.training.pretrain import pretrain, training
 from featurestore.training.pretrain.losses import losses
 from featurestore.training.pretrain.settings import OptimizerSettings
@@ -80,16 +81,26 @@ def test_it_learns_a_handful_of_clips_by_heart(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_is_close_to_full(whole, shared_data, tmp_path, precision):
-    pretrain(recipe_for(shared_data, run={"precision": precision}), tmp_path)
+def test_half_precision_is_close_to_full(whole, shared_data, tmp_path, precision, grouped_convolutions):
+    with grouped_convolutions() as seen:
+        pretrain(recipe_for(shared_data, run={"precision": precision}), tmp_path)
+    assert all(types == {torch.float32} for types in seen)
     assert losses_of(tmp_path) == pytest.approx(losses_of(whole[0]), rel=0.02)
     if precision == "float16":
         saved = json.loads((tmp_path / "checkpoints" / "step-00000008" / "training.json").read_text())
         assert saved["scaler"]["scale"] > 1
 
 
+def test_half_precision_is_compared_with_full_before_the_first_step(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(fidelity, "LEAST_COSINE", 1.1)  # more than there is
+    with pytest.raises(SettingError, match=r'run\.precision bfloat16 is far .* use run\.precision = "float32"'):
+        pretrain(recipe_for(shared_data, run={"precision": "bfloat16"}), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    pretrain(recipe_for(shared_data, run={"precision": "float32", "steps": 1}), tmp_path)  # is not compared
+
+
 @pytest.mark.parametrize("name", ["base_v1", "large_v1"])
-def test_a_released_checkpoint_is_gone_on_from(shared_data, tmp_path, name):
+def test_a_released_checkpoint_is_gone_on_from(shared_data, tmp_path, name, assert_states_close):
     """Nothing but training changes it: with a learning rate of 0 the same hidden states come out."""
     model = {"start": str(GOLDEN / name)}
     recipe = recipe_for(shared_data, model=model, optimizer={"lr": 0.0}, run={"steps": 1, "batch": 2})
@@ -98,7 +109,7 @@ def test_a_released_checkpoint_is_gone_on_from(shared_data, tmp_path, name):
         pytest.fail("the data are made for 24 kHz")
     after = load_model(pretrain(recipe, tmp_path / "same").model)
     wave = torch.randn(2, 12_000)
-    torch.testing.assert_close(after.hidden_states(wave), before.hidden_states(wave), rtol=0, atol=1e-4)
+    assert_states_close(after.hidden_states(wave), before.hidden_states(wave))
     assert after.do_normalize == before.do_normalize
     assert json.loads((tmp_path / "same" / "model" / "config.json").read_text()) == json.loads(
         (GOLDEN / name / "config.json").read_text()
@@ -122,7 +133,9 @@ def test_a_released_checkpoint_at_16_khz_is_gone_on_from(tmp_path):
         pretrain(recipe, tmp_path / "other")
 
 
-def test_a_released_checkpoint_with_a_pickle_of_weights_is_gone_on_from(shared_data, tmp_path):
+def test_a_released_checkpoint_with_a_pickle_of_weights_is_gone_on_from(
+    shared_data, tmp_path, assert_states_close
+):
     start = tmp_path / "start"
     start.mkdir()
     for name in ("config.json", "preprocessor_config.json", "pytorch_model.bin"):
@@ -135,7 +148,7 @@ def test_a_released_checkpoint_with_a_pickle_of_weights_is_gone_on_from(shared_d
     assert (report.resumed_from, report.steps) == (1, 2)
     wave = torch.randn(2, 12_000)
     before, after = load_model(start), load_model(report.model)
-    torch.testing.assert_close(after.hidden_states(wave), before.hidden_states(wave), rtol=0, atol=1e-4)
+    assert_states_close(after.hidden_states(wave), before.hidden_states(wave))
     assert not list((tmp_path / "out").rglob("*.bin"))
 
 
