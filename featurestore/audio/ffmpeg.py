@@ -7,6 +7,7 @@ end before the stated one is that of a truncated file.
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ import numpy.typing as npt
 from featurestore.audio.containers import Patched, Sizes, read_sizes
 from featurestore.audio.info import AudioInfo, quoted
 from featurestore.errors import AudioFormatError, MissingDependencyError
+
+_log = logging.getLogger("featurestore")
 
 _NAMES = """
 3gp 8svx aac ac3 aif aifc aiff amr ape au bwf caf dsf dts eac3 flac iff ircam m4a m4b mka mkv mov mp1 mp2 mp3 mp4
@@ -463,6 +466,10 @@ def _opened(path: Path, sizes: Sizes | None) -> Iterator[tuple[Any, Any]]:
         stream = container.streams.best("audio")
         if stream is None:
             raise AudioFormatError(f"{quoted(path)} is in no format that is read: it holds no audio that decodes")
+        if len(container.streams.audio) > 1:
+            _log.info(
+                "%s has %d streams of audio: number %d is read", path, len(container.streams.audio), stream.index
+            )
         if not stream.rate or not stream.channels:
             raise AudioFormatError(
                 f"{quoted(path)} does not state its sample rate or channels: convert it to .flac or .wav"

@@ -18,7 +18,7 @@ from featurestore.errors import AudioError, AudioFormatError
 
 RATE = 8_000
 few = settings(
-    max_examples=15,
+    max_examples=max(12, settings().max_examples // 4),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
