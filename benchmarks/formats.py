@@ -119,15 +119,18 @@ def try_kind(kind: Kind, folder: Path, random: np.random.Generator) -> str:
             return f"{what}: {len(found) - frames:+,} samples"
         return "" if np.array_equal(found[:frames], wanted) else f"{what}: other samples"
     lag, shared = delay(found, wanted, kind.padding)
-    if len(found) - lag < frames - _NOT_ENCODED.get(kind.name, 0):
+    left_out = _NOT_ENCODED.get(kind.name, 0) or (rate / 1000 if kind.name == "m4a" else 0)
+    if len(found) - lag < frames - left_out:
         return f"{what}: {len(found) - frames:+,} samples, {lag:+,} late: its end is missing"
-    if shared < 0.7 or abs(lag) > kind.padding or len(found) - frames > kind.padding + 2_400:
+    if shared < 0.5 or abs(lag) > kind.padding or len(found) - frames > kind.padding + 2_400:
         return f"{what}: {len(found) - frames:+,} samples, {lag:+,} late, correlation {shared:.3f}"
     return ""
 
 
 _NOT_ENCODED = {"wma": 4_096, "ac3": 256}
-"""Samples that encoders of FFmpeg leave out at the end, as every decoder of their files shows."""
+"""Samples that encoders of FFmpeg leave out at the end, as every decoder of their files shows.
+
+The end of MP4 files is stated in ms, rounded down."""
 
 
 def delay(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32], most: int) -> tuple[int, float]:

@@ -281,7 +281,7 @@ class _Timeline:
             raise AudioFormatError(
                 f"{quoted(info.path)} is truncated or damaged: {found}; get it again or repair it"
             )
-        if lacking > (0 if info.exact else self._longest) or -lacking > max(LOST, 2 * longest) * rate:
+        if lacking > (0 if info.exact else 2 * self._longest) or -lacking > max(LOST, 2 * longest) * rate:
             warn(f"{found} ({abs(lacking):,} samples {'fewer' if lacking > 0 else 'more'})")
 
     def lacks(self, time: int) -> bool:
