@@ -15,6 +15,7 @@ from featurestore.models.checkpoints.native import load_checkpoint
 from featurestore.models.encoder import Encoder
 from featurestore.models.logmel import NAME as LOGMEL
 from featurestore.models.logmel import LogMelEncoder
+from featurestore.spelling import spelling_hint
 
 MINI = "mini"
 """The small MERT whose weights come with the library, in half precision; see docs/mini.md."""
@@ -79,8 +80,8 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     # A string that only a path can be is never sent to the hub.
     if isinstance(name_or_path, os.PathLike) or not is_hub_name(name):
         raise ModelError(
-            f"there is no folder {name}, and it is neither a model that comes with the library "
-            f"({', '.join(BUILT_IN)}) nor a name of the hub (owner/model)"
+            f"there is no folder {name}{spelling_hint(folder)}, and it is neither a model that comes with the "
+            f"library ({', '.join(BUILT_IN)}) nor a name of the hub (owner/model)"
         )
     snapshot = fetch(name, revision=revision)
     return _load_folder(snapshot.folder, name=name, revision=snapshot.revision)
