@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from featurestore._version import __version__
 from featurestore.atomic import replacing
-from featurestore.audio import discover
 from featurestore.audio.lists import Listed, read_list
+from featurestore.audio.sources import listed_ids
 from featurestore.errors import SettingError, SourceError, TrackNotFoundError
 from featurestore.store import FeatureStore
 from featurestore.training.labels.fits import Fit, of_layer
@@ -198,21 +198,18 @@ def _splits(folder: Path) -> list[str]:
 
 def _lines(store: FeatureStore, path: Path, layer: int, dataset: str | None, id_from: str) -> list[_Line]:
     """Files of a manifest with their tracks, in its order; all are in the store, and as long as there."""
-    # By path, because discover sorts.
-    ids = {os.fspath(x.path): x.track_id for x in discover(path, dataset=dataset, id_from=id_from)}
     files = read_list(path)
-    missing = [file for file in files if not store.has(ids[os.fspath(Path(file.path))], ("raw",))]
+    ids = listed_ids(files, dataset=dataset, id_from=id_from)
+    missing = [pair for pair in zip(files, ids, strict=True) if not store.has(pair[1], ("raw",))]
     if missing:
-        file = missing[0]
-        track_id = ids[os.fspath(Path(file.path))]
+        file, track_id = missing[0]
         what = "no raw features" if track_id in store else "no track"
         raise TrackNotFoundError(
             f"the store {store.path} has {what} of {len(missing)} of the {len(files)} files of {path}, the first "
-            f"{track_id!r} (line {file.line}): build them, with --feature-level all, or write the manifest again"
+            f"{track_id!r} (line {file.line}): build them, with `feature_level='all'`, or write the manifest again"
         )
     lines = []
-    for file in files:
-        track_id = ids[os.fspath(Path(file.path))]
+    for file, track_id in zip(files, ids, strict=True):
         rate = (store.provenance(track_id).get("audio") or {}).get("sample_rate")
         if not rate:
             raise SourceError(f"the store {store.path} does not say what the sample rate of {track_id!r} was")

@@ -118,7 +118,7 @@ def test_a_manifest_that_does_not_fit_the_store_is_refused_before_any_work(store
         TrackNotFoundError, r"no track of 2 of the 7 files of .*train\.tsv, the first '.*' \(line 4\)", lacking
     )
     pooled = store_of(music, "pooled.zarr", kinds=("segments",))
-    refused(TrackNotFoundError, r"no raw features of 7 of the 7 files .* --feature-level all", pooled)
+    refused(TrackNotFoundError, r"no raw features of 7 of the 7 files .* `feature_level='all'`", pooled)
     changed = data / "train.tsv"
     lines = changed.read_text().splitlines()
     lines[3] = lines[3].split("\t")[0] + "\t99999"
