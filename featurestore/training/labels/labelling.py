@@ -150,17 +150,17 @@ def label_store(
     folder = out if manifest is None else Path(manifest)
     _check_name(name)
     if not 0 < fraction <= 1:
-        raise SettingError(f"fraction must be above 0 and at most 1, not {fraction}")
+        raise SettingError(f"`fraction` must be above 0 and at most 1, not {fraction}")
     fit_path = Path(fit) if fit is not None else out / f"fit.{name}.npz"
     found = None
     if fit is not None:
         found = Fit.load(Path(fit))
         found.check(opened.spec)
         if layer not in (None, found.layer):
-            raise SettingError(f"the fit {fit} is of layer {found.layer}, not {layer}")
+            raise SettingError(f"the fit {fit} is of layer {found.layer}, not {layer}: leave out `layer`")
         layer = found.layer
     if layer is None:
-        raise SettingError("layer must be given, unless a fit is")
+        raise SettingError("`layer` must be given, unless a `fit` is")
     settings = {"clusters": clusters, "seed": seed, "batch_size": batch_size, "passes": passes}
     if found is None:
         check_settings(**settings)
@@ -187,7 +187,9 @@ class _Counted:
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name) or name == "tsv":  # train.tsv is the manifest
-        raise SettingError(f"name must be of letters, digits, _ and -, such as logmel, and not tsv: not {name!r}")
+        raise SettingError(
+            f"`name` must be of letters, digits, _ and -, such as logmel, and not tsv: not {name!r}"
+        )
 
 
 def _splits(folder: Path) -> list[str]:

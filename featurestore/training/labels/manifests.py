@@ -107,7 +107,7 @@ def write_manifests(
         If the files cannot be written.
     """
     if not 0 <= valid < 1:
-        raise SettingError(f"valid must be at least 0 and below 1, not {valid}")
+        raise SettingError(f"`valid` must be at least 0 and below 1, not {valid}")
     folder, out = os.fspath(audio), Path(out)
     if not os.path.isdir(folder):
         raise SourceError(
@@ -130,7 +130,7 @@ def write_manifests(
         "train": [path for path in counted if path not in held_out],
     }
     if not splits["train"]:
-        raise SourceError(f"{folder!r} has one usable file, and none is left for train.tsv: give --valid 0")
+        raise SourceError(f"{folder!r} has one usable file, and none is left for train.tsv: give `valid=0`")
     # train.tsv last: where it is, the other one is of the same split.
     written = {name: names for name, names in splits.items() if names}
     lines = {name: [os.fsencode(x) + b"\t%d\n" % counted[x][0] for x in names] for name, names in written.items()}
