@@ -33,7 +33,7 @@ _EXTRAS = {
 }
 _HUB_TIMEOUT = 3.0  # seconds
 _HUB = "https://huggingface.co"
-_NO_HUB = "does not answer ({}); a local folder as --model needs no hub"
+_NO_HUB = "does not answer ({}); a model in a local folder needs no hub"
 
 
 @dataclass(frozen=True)

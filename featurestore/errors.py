@@ -27,6 +27,9 @@
         ├── TrackExistsError    pass overwrite to replace it
         ├── TrackLockedError    another writer has this track: skip it
         └── CorruptTrackError   stored bytes are damaged: extract the track again
+
+A message names a setting in backticks, by its keyword and, for a way out, with a value as a call has it:
+"`overlap` must be ...", "try `dtype='float16'`". The command line shows its option in this place.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ class FeatureStoreError(Exception):
 
 
 class SettingError(FeatureStoreError, ValueError):
-    """A setting is wrong; the message names it and what it may be."""
+    """A setting is wrong; the message names it, in backticks, and what it may be."""
 
 
 class DeviceError(SettingError):

@@ -66,7 +66,7 @@ def is_whole(value: object) -> bool:
 def check_count(name: str, value: Any) -> None:
     """Raise SettingError unless a setting is a whole number of at least 1."""
     if not is_whole(value) or value < 1:
-        raise SettingError(f"{name} must be a whole number of at least 1, not {value!r}")
+        raise SettingError(f"`{name}` must be a whole number of at least 1, not {value!r}")
 
 
 def _is_positive(value: Any) -> bool:
@@ -89,7 +89,7 @@ def kinds_of_level(feature_level: str) -> tuple[str, ...]:
         return FEATURE_LEVELS[feature_level]
     except KeyError:
         raise SettingError(
-            f"feature_level must be one of {', '.join(FEATURE_LEVELS)}, not {feature_level!r}"
+            f"`feature_level` must be one of {', '.join(FEATURE_LEVELS)}, not {feature_level!r}"
         ) from None
 
 
@@ -155,24 +155,24 @@ class FeatureSpec:
     def __post_init__(self) -> None:
         layers = self.layers
         if len(layers) > MAX_LAYERS:
-            raise SettingError(f"layers must be at most {MAX_LAYERS}, not {len(layers)}")
+            raise SettingError(f"`layers` must be at most {MAX_LAYERS}, not {len(layers)}")
         wrong = not layers or any(type(x) is not int or not 0 <= x <= MAX_LAYER for x in layers)
         if wrong or list(layers) != sorted(set(layers)):
             raise SettingError(
-                f"layers must be ascending, distinct, not negative and at most {MAX_LAYER}, not {layers!r:.200}"
+                f"`layers` must be ascending, distinct, not negative and at most {MAX_LAYER}, not {layers!r:.200}"
             )
         if type(self.dim) is not int or not 1 <= self.dim <= MAX_DIM:
-            raise SettingError(f"dim must be a whole number from 1 to {MAX_DIM}, not {self.dim!r:.100}")
+            raise SettingError(f"`dim` must be a whole number from 1 to {MAX_DIM}, not {self.dim!r:.100}")
         if len(layers) * self.dim > MAX_VALUES:
             raise SettingError(
                 f"layers times dim must be at most {MAX_VALUES}, not {len(layers)} times {self.dim}"
             )
         if self.dtype not in DTYPES:
-            raise SettingError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+            raise SettingError(f"`dtype` must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if self.codec not in CODECS:
-            raise SettingError(f"codec must be one of {', '.join(CODECS)}, not {self.codec!r}")
+            raise SettingError(f"`codec` must be one of {', '.join(CODECS)}, not {self.codec!r}")
         if self.codec == "bitround" and self.dtype != "float32":
-            raise SettingError(f"codec bitround rounds float32, not {self.dtype}")
+            raise SettingError(f"`codec` bitround rounds float32, not {self.dtype}")
         self._check_provenance()
 
     def _check_provenance(self) -> None:
@@ -189,7 +189,7 @@ class FeatureSpec:
         for name, (is_right, what) in rules.items():
             value = getattr(self, name)
             if not is_right(value) and (value is not None or name == "precision"):
-                raise SettingError(f"{name} must be {what}, not {value!r:.100}")
+                raise SettingError(f"`{name}` must be {what}, not {value!r:.100}")
 
     @classmethod
     def for_arrays(

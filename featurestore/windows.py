@@ -21,6 +21,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _check_sample_rate(sample_rate: float) -> None:
+    """Raise SettingError unless this is a whole number of Hz, of whatever type."""
+    if not _is_number(sample_rate) or not 0 < sample_rate < 1e9 or sample_rate != int(sample_rate):
+        raise SettingError(
+            f"`sample_rate` must be a whole number of Hz, above 0 and below 1e9, not {sample_rate!r}"
+        )
+
+
 def window_samples(segment_duration: float, sample_rate: int) -> int:
     """Length of a window.
 
@@ -39,17 +47,19 @@ def window_samples(segment_duration: float, sample_rate: int) -> int:
     Raises
     ------
     SettingError
-        If the duration is not a positive, finite number, or is shorter than half a sample.
+        If the duration is not a positive, finite number, or is shorter than half a sample, or the rate is not a
+        whole number above 0.
     """
+    _check_sample_rate(sample_rate)
     if not _is_number(segment_duration) or not 0 < segment_duration < 1e9:
-        raise SettingError(f"segment_duration must be above 0 seconds and below 1e9, not {segment_duration!r}")
+        raise SettingError(f"`segment_duration` must be above 0 seconds and below 1e9, not {segment_duration!r}")
     samples = round(segment_duration * sample_rate)
     if samples < 1:
-        raise SettingError(f"segment_duration {segment_duration} s is less than a sample at {sample_rate} Hz")
+        raise SettingError(f"`segment_duration` {segment_duration} s is less than a sample at {sample_rate} Hz")
     return samples
 
 
-def hop_samples(window: int, overlap: float) -> int:
+def hop_samples(window: int, overlap: float, *, name: str = "overlap") -> int:
     """Distance between the starts of two windows.
 
     Parameters
@@ -58,6 +68,8 @@ def hop_samples(window: int, overlap: float) -> int:
         Length of a window, samples.
     overlap : float
         Share of a window that the next one repeats, in [0, 1).
+    name : str
+        What the caller calls this setting.
 
     Returns
     -------
@@ -70,7 +82,7 @@ def hop_samples(window: int, overlap: float) -> int:
         If the overlap is outside [0, 1).
     """
     if not _is_number(overlap) or not 0 <= overlap < 1:
-        raise SettingError(f"overlap must be at least 0 and below 1, not {overlap!r}")
+        raise SettingError(f"`{name}` must be at least 0 and below 1, not {overlap!r}")
     return max(1, round(window * (1 - overlap)))
 
 

@@ -52,10 +52,41 @@ def test_known_tracks(seconds, overlap, starts):
     assert (found / rate).tolist() == starts
 
 
-@pytest.mark.parametrize("overlap", [-0.1, 1.0, 1.5, math.nan, None, "0.5"])
-def test_overlap_outside_its_range_is_refused(overlap):
-    with pytest.raises(SettingError, match="overlap"):
-        hop_samples(100, overlap)
+NO_NUMBERS = [
+    None,
+    "0.5",
+    b"1",
+    True,
+    False,
+    np.True_,
+    math.nan,
+    np.float32("nan"),
+    1j,
+    [0.5],
+    np.array([0.5]),
+    {},
+]
+NO_NUMBERS += [np.array(0.5), math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1.0, 1.5, *NO_NUMBERS])
+@pytest.mark.parametrize("name", ["overlap", "overlap_ratio"])
+def test_overlap_outside_its_range_is_refused(overlap, name):
+    with pytest.raises(SettingError, match=rf"^`{name}` must be at least 0 and below 1, not "):
+        hop_samples(100, overlap, name=name)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 0.5, 24_000.5, 1e9, *NO_NUMBERS])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(SettingError, match=r"^`sample_rate` must be a whole number of Hz, .*, not "):
+        window_samples(1.0, rate)
+
+
+@pytest.mark.parametrize("number", [8_000, 8_000.0, np.int32(8_000), np.float32(8_000), np.uint16(8_000)])
+def test_numbers_of_any_type_will_do(number):
+    assert window_samples(0.5, number) == 4_000
+    assert window_samples(number / number, 8_000) == 8_000
+    assert hop_samples(100, np.float64(0.5)) == hop_samples(np.int64(100), 0.5) == 50
 
 
 @pytest.mark.parametrize("duration", [0.0, -1.0, math.inf, math.nan, 1e-9, 1e303, "5", None, True])

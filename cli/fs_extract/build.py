@@ -12,6 +12,7 @@ from fs_extract.console import (
     Command,
     GivenPath,
     Voice,
+    as_typed,
     complain,
     duration,
     json_option,
@@ -54,7 +55,9 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return tuple(sorted(found))
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command, settings={"mixed_precision": "--no-mixed-precision", "oom_recovery": "--disable-oom-recovery"}
+)
 @click.argument("source")
 @click.argument("store", type=GivenPath())
 @click.option(
@@ -179,7 +182,10 @@ def build(
 
 def _show(voice: Voice, report: BuildReport, *, as_json: bool) -> None:
     if as_json:
-        print_json(report.to_dict())
+        found = report.to_dict()
+        for failure in found["errors"]:
+            failure["message"] = as_typed(failure["message"])
+        print_json(found)
     else:
         voice.say(table(_plan(report) if report.dry_run else _summary(report)))
     shown = () if voice.quiet else report.warnings

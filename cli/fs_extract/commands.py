@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import click
 
 from featurestore import __version__
-from featurestore.errors import FeatureStoreError
 from fs_extract.build import build
 from fs_extract.console import Group, ReaderGoneError, Voice, complain
 from fs_extract.doctor import doctor
@@ -51,10 +50,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         complain("interrupted")
         return INTERRUPTED
-    except (click.ClickException, FeatureStoreError) as error:
+    except click.ClickException as error:
         if voice.verbose:
             traceback.print_exc()
-        complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        complain(error.format_message())
         return USAGE
     except (BrokenPipeError, ReaderGoneError):
         _close_stdout()

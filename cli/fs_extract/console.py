@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from featurestore.errors import FeatureStoreError
 
 if TYPE_CHECKING:
     from featurestore.pipeline import Progress
@@ -63,10 +68,10 @@ class Voice:
         if not self.quiet:
             click.echo(text)
 
-    def start_logging(self) -> None:
-        """Send the library's log to stderr."""
+    def start_logging(self, command: Command) -> None:
+        """Send the library's log to stderr, with the names that a command has for settings."""
         handler = _StderrHandler()
-        handler.setFormatter(logging.Formatter("fs-extract: %(message)s"))
+        handler.setFormatter(_Formatter(command))
         level = logging.ERROR if self.quiet else logging.WARNING - 10 * min(self.verbose, 2)
         logger = logging.getLogger("featurestore")
         logger.handlers = [handler]
@@ -75,6 +80,18 @@ class Voice:
         warnings = logging.getLogger("py.warnings")
         warnings.handlers = [handler if self.verbose else logging.NullHandler()]
         warnings.propagate = logger.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    """Shows settings as the options of a command; the library's threads do not know which one runs."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__("fs-extract: %(message)s")
+        self._command = command
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A line of the log."""
+        return self._command.in_options(super().format(record))
 
 
 class _StderrHandler(logging.Handler):
@@ -127,18 +144,51 @@ class ReaderGoneError(Exception):
     """The reader of our output has seen enough."""
 
 
-class Command(click.Command):
-    """A command that knows -v, -q and --no-progress, and takes its options from FEATURESTORE_... as well."""
+class RefusedError(click.ClickException):
+    """What the library has raised, in the words of the command line."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+
+_SETTING = re.compile(r"`([a-z][a-z_.]*)(?:=([^`]+))?`")
+"""How a message of the library names a setting: `overlap`, or `dtype='float16'`."""
+
+
+class Command(click.Command):
+    """A command that knows -v, -q and --no-progress, and takes its options from FEATURESTORE_... as well.
+
+    Parameters
+    ----------
+    settings : mapping of str to str, optional
+        Options of settings that the library calls otherwise.
+    """
+
+    def __init__(self, *args: Any, settings: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
+        options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
+        own = {option.name: max(option.opts, key=len) for option in options}
+        self._options = {**own, **(settings or {})}
+        self._flags = {max(option.opts, key=len) for option in options if option.is_flag}
         self.params += _voice_options()
+
+    def in_options(self, message: str) -> str:
+        """A message of the library with this command's options for the settings that it names."""
+
+        def option(found: re.Match[str]) -> str:
+            name, value = found.groups()
+            if name not in self._options:
+                return found[0]
+            return self._options[name] + (
+                "" if value is None or self._options[name] in self._flags else f" {_typed(value)}"
+            )
+
+        return _SETTING.sub(option, message)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        ctx.ensure_object(Voice).start_logging()
+        ctx.ensure_object(Voice).start_logging(self)
         try:
             return super().invoke(ctx)
+        except FeatureStoreError as error:
+            raise RefusedError(self.in_options(str(error))) from error
         except BrokenPipeError:
             # Under a name of our own, because click would end the program with the code of a failure.
             raise ReaderGoneError from None
@@ -154,6 +204,22 @@ class Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The commands, in the order in which a user meets them."""
         return list(self.commands)
+
+
+def _typed(value: str) -> str:
+    """A value of Python as one types it after an option."""
+    try:
+        parsed = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    return shlex.quote(",".join(map(str, parsed)) if isinstance(parsed, list | tuple) else str(parsed))
+
+
+def as_typed(message: str) -> str:
+    """A message of the library with the options of the command that runs."""
+    context = click.get_current_context(silent=True)
+    command = None if context is None else context.command
+    return command.in_options(message) if isinstance(command, Command) else message
 
 
 def json_option(function: F) -> F:
@@ -175,7 +241,7 @@ def printable(text: str) -> str:
 
 def complain(message: str, kind: str = "error") -> None:
     """Print an error."""
-    text = "\n".join(map(printable, message.split("\n")))
+    text = "\n".join(map(printable, as_typed(message).split("\n")))
     click.echo(f"fs-extract: {kind}: {text}", err=True)
 
 

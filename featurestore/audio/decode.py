@@ -16,6 +16,7 @@ from featurestore.audio.info import AudioInfo, check_duration, check_header, che
 from featurestore.audio.levels import Levels
 from featurestore.audio.resample import check_rate, resample_blocks
 from featurestore.errors import AudioContentError, AudioError, AudioFormatError, AudioNotFoundError, SettingError
+from featurestore.keywords import required
 from featurestore.windows import hop_samples, window_samples, window_starts
 
 BLOCK_SECONDS = 5
@@ -143,7 +144,12 @@ def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
     return sum(len(block) for block in _mono_blocks(info, Found())), info.sample_rate
 
 
-def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples:
+def load_audio(
+    path: str | os.PathLike[str] | None = None,
+    target_sr: int = 24_000,
+    *,
+    audio_path: str | os.PathLike[str] | None = None,
+) -> Samples:
     """Mono samples of a whole file.
 
     Parameters
@@ -152,6 +158,8 @@ def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples
         The file.
     target_sr : int
         Hz.
+    audio_path : path-like
+        Another name of `path`.
 
     Returns
     -------
@@ -162,6 +170,11 @@ def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples
     AudioError, MissingDependencyError, SettingError
         As `decode`.
     """
+    path = required(path=path, audio_path=audio_path)
+    try:
+        check_rate(target_sr)
+    except SettingError as error:
+        raise SettingError(f"`target_sr`: {error}") from None
     return np.concatenate(list(decode(path, target_sr)))
 
 
@@ -214,25 +227,36 @@ def segment_audio(
     Raises
     ------
     SettingError
-        If the signal is not of one dimension or is empty, or a setting is out of range.
+        If the signal is not of one dimension, not of real numbers, or empty, or a setting is out of range.
     """
-    signal = np.asarray(audio)
+    try:
+        signal = np.asarray(audio)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise SettingError(f"`audio` must be an array of samples: {error}") from None
     if signal.ndim != 1:
-        raise SettingError(f"audio must be mono, of shape (samples,), not {signal.shape}: average its channels")
+        raise SettingError(f"`audio` must be mono, of shape (samples,), not {signal.shape}: average its channels")
+    if signal.dtype.kind not in "iuf" or not len(signal):
+        raise SettingError(
+            f"`audio` must hold real samples, at least one, not {len(signal)} of type {signal.dtype}"
+        )
     window = window_samples(segment_duration, sample_rate)
-    starts = window_starts(len(signal), window, hop_samples(window, overlap_ratio))
+    starts = window_starts(len(signal), window, hop_samples(window, overlap_ratio, name="overlap_ratio"))
     length = min(window, len(signal))
     segments: npt.NDArray[Any] = np.lib.stride_tricks.sliding_window_view(signal, length)[starts]
     return segments
 
 
-def validate_audio_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+def validate_audio_file(
+    path: str | os.PathLike[str] | None = None, *, audio_path: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
     """Whether features of a file can be extracted: it is there, readable, long enough, and decodes to its end.
 
     Parameters
     ----------
     path : path-like
         The file; it is decoded whole, in blocks.
+    audio_path : path-like
+        Another name of `path`.
 
     Returns
     -------
@@ -255,6 +279,7 @@ def validate_audio_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         "channels": None,
         "errors": [],
     }
+    path = required(path=path, audio_path=audio_path)
     try:
         info = _header(Path(path))
         report |= {

@@ -9,6 +9,12 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
 from featurestore.errors import SourceError
+from featurestore.spelling import letters
+
+_BOOKKEEPING = frozenset(
+    ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+"""Folders of archives, network disks and systems: resource forks, previews, and what was thrown away."""
 
 _MOST_VISITS = 100
 """Ways by which one directory may be reached: links among n directories make n! of them."""
@@ -65,7 +71,7 @@ def split_glob(pattern: str) -> tuple[str, list[str]]:
     return prefix or ("/" if first else "."), [part for part in parts[first:] if part not in ("", ".")]
 
 
-def match_glob(prefix: str, parts: list[str], is_audio: IsAudio) -> Iterator[str]:
+def match_glob(prefix: str, parts: list[str], is_audio: IsAudio, *, any_spelling: bool = False) -> Iterator[str]:
     """Paths of the audio files that a pattern matches, or that lie under the directories it matches.
 
     Directories that cannot be read are among them.
@@ -79,6 +85,8 @@ def match_glob(prefix: str, parts: list[str], is_audio: IsAudio) -> Iterator[str
         ``**`` for directories to any depth, none included. Case counts.
     is_audio : callable of str to bool
         Whether a file of this name is audio.
+    any_spelling : bool
+        Whether letters match in any normalisation of Unicode.
 
     Yields
     ------
@@ -87,26 +95,28 @@ def match_glob(prefix: str, parts: list[str], is_audio: IsAudio) -> Iterator[str
     """
     matches = [""]
     for part in parts:
-        matches = list(dict.fromkeys(x for match in matches for x in _match_part(prefix, match, part)))
+        found = (x for match in matches for x in _match_part(prefix, match, part, any_spelling=any_spelling))
+        matches = list(dict.fromkeys(found))
     seen: set[str] = set()
     for match in matches:
         path = os.path.join(prefix, match)
         if os.path.isdir(path):
-            found: Iterator[str] = (os.path.join(match, x) if x else match for x in _search(path, is_audio))
+            files: Iterator[str] = (os.path.join(match, x) if x else match for x in _search(path, is_audio))
         else:
-            found = iter([match] if is_audio(os.path.basename(match)) else [])
-        for relative in found:
+            files = iter([match] if is_audio(os.path.basename(match)) else [])
+        for relative in files:
             if relative not in seen:
                 seen.add(relative)
                 yield relative
 
 
-def _match_part(prefix: str, match: str, part: str) -> Iterator[str]:
+def _match_part(prefix: str, match: str, part: str, *, any_spelling: bool) -> Iterator[str]:
     path = os.path.join(prefix, match)
+    spelled = letters if any_spelling else str
     if part == "**":
         if os.path.isdir(path):
             yield from (os.path.join(match, x) if x else match for x, _ in _directories(path))
-    elif has_wildcard(part):
+    elif has_wildcard(part) or (any_spelling and part != ".."):
         try:
             names = sorted(os.listdir(path))
         except OSError:  # not a directory, below which nothing matches, or one that cannot be read
@@ -114,7 +124,8 @@ def _match_part(prefix: str, match: str, part: str) -> Iterator[str]:
                 yield match
             return
         for name in names:
-            if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith(".")):
+            hidden = _is_hidden(name) and part != name and not (name[0] == part[0] == ".")
+            if fnmatchcase(spelled(name), spelled(part)) and not hidden:
                 yield os.path.join(match, name)
     elif os.path.lexists(os.path.join(path, part)):
         yield os.path.join(match, part)
@@ -133,7 +144,7 @@ def _directories(root: str) -> Iterator[tuple[str, list[str] | None]]:
         try:
             status = os.stat(path)
             with os.scandir(path) as entries:
-                names = sorted((e.name, _is_directory(e)) for e in entries if not e.name.startswith("."))
+                names = sorted((e.name, _is_directory(e)) for e in entries if not _is_hidden(e.name))
         except OSError:
             yield relative, None
             continue
@@ -152,6 +163,10 @@ def _directories(root: str) -> Iterator[tuple[str, list[str] | None]]:
             for name, is_directory in reversed(names)
             if is_directory
         )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _BOOKKEEPING
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

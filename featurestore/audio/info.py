@@ -8,7 +8,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from featurestore.audio.impostors import HEAD_BYTES, what_it_is
 from featurestore.errors import AudioFormatError, AudioNotFoundError, AudioTooShortError
+from featurestore.spelling import spelling_hint
 
 MIN_DURATION = 1.0
 """Seconds that a track must have at least."""
@@ -66,22 +68,25 @@ def quoted(path: str | os.PathLike[str]) -> str:
 
 
 def file_status(path: Path) -> os.stat_result:
-    """Status of a regular file that can be opened.
+    """Status of a regular file that can be opened and may be audio.
 
     Raises
     ------
     AudioNotFoundError
         If there is no file, or a directory, or a link that leads nowhere.
     AudioFormatError
-        If it is a FIFO, a socket or a device, is empty, or may not be read.
+        If it is a FIFO, a socket or a device, may not be read, or begins as no audio does: it is empty, a page,
+        a pointer, text.
     """
     try:
         status = path.stat()
     except PermissionError as error:
         raise AudioFormatError(f"{quoted(path)} cannot be read: {_reason(error)}") from None
     except (OSError, ValueError) as error:
-        link = " (a link that leads nowhere)" if os.path.islink(path) else ""
-        raise AudioNotFoundError(f"{quoted(path)} is not there{link}: {_reason(error)}") from None
+        link = _dangling(path)
+        raise AudioNotFoundError(
+            f"{quoted(path)} is not there{link}: {_reason(error)}{'' if link else spelling_hint(path)}"
+        ) from None
     if stat.S_ISDIR(status.st_mode):
         try:
             os.scandir(path).close()
@@ -95,11 +100,12 @@ def file_status(path: Path) -> os.stat_result:
             f"{quoted(path)} is a pipe, a socket or a device, not a file: save its audio to a file"
         )
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
     except OSError as error:
         raise AudioFormatError(f"{quoted(path)} cannot be read: {_reason(error)}") from None
-    if status.st_size == 0:
-        raise AudioFormatError(f"{quoted(path)} is empty (0 bytes): get it again from where it came from")
+    if (impostor := what_it_is(head)) is not None:
+        raise AudioFormatError(f"{quoted(path)} is {impostor}")
     return status
 
 
@@ -140,6 +146,17 @@ def check_unchanged(info: AudioInfo) -> None:
         raise AudioFormatError(
             f"{quoted(info.path)} changed while it was read: run again when nothing writes to it"
         )
+
+
+def _dangling(path: Path) -> str:
+    """What a message says of a link that leads nowhere, "" for anything else."""
+    try:
+        target = os.readlink(path)
+    except (OSError, ValueError):
+        return ""
+    if "annex/objects/" in target:
+        return " (a link of git-annex to content that is not here: `git annex get` brings it)"
+    return " (a link that leads nowhere)"
 
 
 def _reason(error: Exception) -> str:

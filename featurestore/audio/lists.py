@@ -1,4 +1,4 @@
-"""Lists of audio files: lines of paths, tables with ids, and fairseq's manifests."""
+"""Lists of audio files: lines of paths, playlists, tables with ids, and fairseq's manifests."""
 
 from __future__ import annotations
 
@@ -6,16 +6,30 @@ import csv
 import io
 import os
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from featurestore.audio.info import quoted
 from featurestore.errors import SourceError
+from featurestore.spelling import spelling_hint
 
-LIST_SUFFIXES = (".txt", ".csv", ".tsv")
+LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".csv", ".tsv")
+
+_OTHER_LISTS = (
+    *(".json", ".jsonl", ".ndjson", ".yaml", ".yml", ".toml", ".ini", ".xml", ".md", ".text"),
+    *(".lst", ".list", ".scp", ".pls", ".xspf", ".cue", ".wpl", ".asx", ".b4s", ".zpl"),
+    *(".tab", ".psv", ".xls", ".xlsx", ".ods", ".csv.gz", ".tsv.gz", ".txt.gz", ".json.gz", ".jsonl.gz"),
+    *(".parquet", ".feather", ".arrow", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".db", ".sqlite"),
+)
+"""Suffixes of lists and tables that others read: a source of this name is not one file of audio."""
 
 _BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_FILE = re.compile(r"file:(//(localhost)?(?=/)|(?=/[^/]))", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|file:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -43,13 +57,20 @@ class Listed:
     samples: int | None = None
 
 
-def read_list(path: Path) -> list[Listed]:
+def other_list(name: str) -> str | None:
+    """The suffix of a list that is not understood, None for a name of anything else."""
+    return next((suffix for suffix in _OTHER_LISTS if name.lower().endswith(suffix)), None)
+
+
+def read_list(path: Path, *, root_is_there: bool = False) -> list[Listed]:
     """Files that a list names.
 
     Parameters
     ----------
     path : Path
         The list, of UTF-8 or of names in any bytes; its suffix tells its kind.
+    root_is_there : bool
+        Whether the root of a manifest has to be a folder of this machine.
 
     Returns
     -------
@@ -64,14 +85,21 @@ def read_list(path: Path) -> list[Listed]:
     try:
         if not path.is_file():
             raise SourceError(f"the list {quoted(path)} is not a file")
-        # The bytes of names that are not UTF-8 must come back when the file is opened.
-        text = os.fsdecode(path.read_bytes().removeprefix(_BOM))
+        content = path.read_bytes()
     except OSError as error:
         raise SourceError(f"the list {quoted(path)} cannot be read: {error.strerror}") from None
+    if content.startswith(_UTF16):
+        raise SourceError(f"the list {quoted(path)} is UTF-16: save it as UTF-8")
+    # The bytes of names that are not UTF-8 must come back when the file is opened.
+    text = os.fsdecode(content.removeprefix(_BOM))
     if "\0" in text and path.suffix.lower() != ".csv":  # whose ids may be anything
         raise SourceError(f"the list {quoted(path)} is no text: it holds NUL bytes")
-    read = {".txt": _read_lines, ".csv": _read_table, ".tsv": _read_manifest}[path.suffix.lower()]
-    listed = list(read(path, text))
+    suffix = path.suffix.lower()
+    if suffix == ".tsv":
+        listed = list(_read_manifest(path, text, root_is_there=root_is_there))
+    else:
+        read = {".txt": _read_lines, ".m3u": _read_playlist, ".m3u8": _read_playlist, ".csv": _read_table}
+        listed = list(read[suffix](path, text))
     if not listed:
         raise SourceError(f"the list {quoted(path)} names no file")
     return listed
@@ -82,15 +110,51 @@ def _read_lines(path: Path, text: str) -> Iterator[Listed]:
         yield _listed(path, number, path.parent, line)
 
 
+def _read_playlist(path: Path, text: str) -> Iterator[Listed]:
+    """Lines of a playlist as players write them: ``#`` begins a comment, and ``file:`` an address."""
+    for number, line in _lines(text):
+        if line.startswith("#EXT-X-"):
+            raise SourceError(
+                f"{quoted(path)} is the playlist of one stream in pieces (HLS), no list of tracks: download the "
+                "stream, and give the file"
+            )
+        if line.startswith("#"):
+            continue
+        if file := _FILE.match(line):
+            name = os.fsdecode(unquote_to_bytes(os.fsencode(line[file.end() :].rstrip())))
+        elif _URL.match(line):
+            raise SourceError(
+                f"line {number} of {quoted(path)} is an address, {line!r}, and no file of this machine: download "
+                "it, and list the file"
+            )
+        else:
+            name = _as_on_disk(path.parent, line)
+        yield _listed(path, number, path.parent, name)
+
+
+def _as_on_disk(folder: Path, name: str) -> str:
+    """The name of a playlist as the disk has it: players of Windows write its letters and slashes another way."""
+    spellings = [name]
+    if any("\udc80" <= letter <= "\udcff" for letter in name):  # no UTF-8
+        content = os.fsencode(name)
+        try:
+            spellings.insert(0, content.decode("cp1252"))
+        except UnicodeDecodeError:
+            spellings.insert(0, content.decode("latin-1"))
+    spellings += [spelling.replace("\\", "/") for spelling in spellings if "\\" in spelling]
+    return next((x for x in spellings if os.path.lexists(folder / x)), spellings[0])
+
+
 def _read_table(path: Path, text: str) -> Iterator[Listed]:
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        columns = rows.fieldnames or []
-        if not {"track_id", "path"} <= set(columns):
-            raise SourceError(
-                f"the list {quoted(path)} must begin with the header track_id,path, not {','.join(columns)!r}"
-            )
+        _check_columns(path, rows.fieldnames or [])
         for row in rows:
+            if any(row.get(None) or []):
+                raise SourceError(
+                    f"line {rows.line_num} of {quoted(path)} has more fields than the header: put a path or id "
+                    "that holds a comma in double quotes"
+                )
             if not row["track_id"]:
                 raise SourceError(f"line {rows.line_num} of {quoted(path)} has no track_id")
             yield _listed(path, rows.line_num, path.parent, row["path"] or "", row["track_id"])
@@ -100,9 +164,38 @@ def _read_table(path: Path, text: str) -> Iterator[Listed]:
         ) from None
 
 
-def _read_manifest(path: Path, text: str) -> Iterator[Listed]:
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raise SourceError unless there is one column of ids and one of paths."""
+    for wanted in ("track_id", "path"):
+        alike = [column for column in columns if column.strip().lower() == wanted]
+        if len(alike) > 1:
+            raise SourceError(
+                f"the list {quoted(path)} has {len(alike)} columns {wanted} ({', '.join(map(repr, alike))}): "
+                "leave one of them, or give the others other names"
+            )
+    if not {"track_id", "path"} <= set(columns):
+        raise SourceError(
+            f"the list {quoted(path)} must begin with the header track_id,path, not {','.join(columns)!r}"
+        )
+
+
+def _read_manifest(path: Path, text: str, *, root_is_there: bool) -> Iterator[Listed]:
     lines = _lines(text)
-    root = path.parent / next(lines, (1, "."))[1]
+    number, name = next(lines, (1, ""))
+    if not name:
+        raise SourceError(
+            f"the list {quoted(path)} names no file: it is empty, without even the root of a manifest"
+        )
+    root = path.parent / name
+    where = (
+        f"line {number} of {quoted(path)} must be the root of the manifest, the folder below which its paths are"
+    )
+    if "\t" in name:
+        raise SourceError(
+            f"{where}, and is {name!r}: put a line with the folder before it ('/' if paths are absolute)"
+        )
+    if root_is_there and not root.is_dir():
+        raise SourceError(f"{where}, but {quoted(root)} is not a folder here{spelling_hint(root)}")
     for number, line in lines:
         relative, tab, samples = line.rpartition("\t")
         if not tab or not samples.strip().isdecimal():

@@ -319,14 +319,14 @@ class BatchEncoder:
             )
 
     def _not_finite(self) -> ExtractionError:
-        advice = "are its weights or the audio damaged?" if self._half is None else "try --precision fp32"
+        advice = "are its weights or the audio damaged?" if self._half is None else "try `precision='fp32'`"
         return ExtractionError(f"{self._model.name} gives features that are not finite: {advice}")
 
     def _no_room(self, batch: list[Window[T]], reason: str) -> ExtractionError:
         advice = (
-            "shorten segment_duration or choose a device with more memory"
+            "shorten `segment_duration` or choose a `device` with more memory"
             if len(batch) == 1
-            else "choose a smaller batch_size, or leave oom_recovery on"
+            else "choose a smaller `batch_size`, or leave out `oom_recovery=False`"
         )
         return ExtractionError(
             f"{self._device} is out of memory with {len(batch)} window(s) of {len(batch[0].samples)} samples "

@@ -41,9 +41,9 @@ def resolve_device(name: str | torch.device) -> torch.device:
     if wanted in existing:
         return torch.device(wanted)
     if not re.fullmatch(r"cuda(:\d+)?|mps", name):
-        raise DeviceError(f"device {name!r} is unknown; use cpu, cuda, cuda:N, mps or auto")
+        raise DeviceError(f"`device` {name!r} is unknown; use cpu, cuda, cuda:N, mps or auto")
     raise DeviceError(
-        f"device {name!r} is not on this machine; there is {', '.join(existing)}. "
+        f"`device` {name!r} is not on this machine; there is {', '.join(existing)}. "
         f"Use one of these, or auto for the fastest"
     )
 
@@ -72,7 +72,7 @@ def resolve_devices(names: str) -> list[str]:
         return cards or [str(resolve_device("auto"))]
     listed = [name.strip() for name in str(names).split(",")]
     if len(listed) > 1 and "auto" in listed:
-        raise DeviceError(f"device {names!r}: auto stands for all devices, and not in a list")
+        raise DeviceError(f"`device` {names!r}: auto stands for all devices, and not in a list")
     return [str(resolve_device(name)) for name in listed]
 
 
@@ -96,16 +96,18 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
     if name is None:
         return "fp16" if mixed_precision and device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
-        raise SettingError(f"precision must be one of {', '.join(PRECISIONS)}, not {name!r}")
+        raise SettingError(f"`precision` must be one of {', '.join(PRECISIONS)}, not {name!r}")
     kind = PRECISIONS[name]
     if kind == "cuda" and not mixed_precision:
-        raise SettingError(f"precision {name} is mixed precision, which is turned off: leave one of them out")
+        raise SettingError(
+            f"`precision` {name} is mixed precision, which `mixed_precision=False` turns off: leave out one"
+        )
     if kind not in (None, device.type):
-        raise SettingError(f"precision {name} is for {kind}, not for {device}: use fp32, or --device {kind}")
+        raise SettingError(f"`precision` {name} is for {kind}, not for {device}: use fp32, or `device={kind!r}`")
     if name == "bf16":
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(including_emulation=False):
-                raise SettingError(f"{device} cannot calculate in bf16: use fp16 or fp32")
+                raise SettingError(f"{device} cannot calculate in `precision` bf16: use fp16 or fp32")
     return name
 
 

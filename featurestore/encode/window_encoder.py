@@ -98,7 +98,7 @@ class WindowEncoder:
         if isinstance(model, str | os.PathLike):
             model = load_model(model, revision=revision)
         elif revision is not None:
-            raise SettingError(f"revision {revision!r} is for models of the hub, not for one that is loaded")
+            raise SettingError(f"`revision` {revision!r} is for models of the hub, not for one that is loaded")
         require_encoder(model)
         self.layers = _checked_layers(layers, model)
         self._segment_duration, self._overlap = float(segment_duration), float(overlap)
@@ -106,7 +106,7 @@ class WindowEncoder:
         self._hop = hop_samples(self._window, overlap)
         if self._window < model.min_samples:
             raise SettingError(
-                f"segment_duration {segment_duration} s is {self._window} samples; {model.name} needs at "
+                f"`segment_duration` {segment_duration} s is {self._window} samples; {model.name} needs at "
                 f"least {model.min_samples} ({model.min_samples / model.sample_rate:.4f} s)"
             )
         self._frame_rate = frame_rate(model, self._window)
@@ -199,8 +199,8 @@ class WindowEncoder:
 def _no_room(device: torch.device, model: Encoder, error: Exception) -> DeviceError:
     reason = str(error).split("\n", 1)[0]
     return DeviceError(
-        f"{device} has too little free memory for {model.name}: end what else uses it, or choose another device "
-        f"(device, --device) or a smaller model ({reason})"
+        f"{device} has too little free memory for {model.name}: end what else uses it, or choose another `device` "
+        f"or a smaller `model` ({reason})"
     )
 
 
@@ -208,11 +208,13 @@ def _checked_layers(layers: Sequence[int] | None, model: Encoder) -> tuple[int, 
     if layers is None:
         return tuple(range(model.layers + 1))
     if not isinstance(layers, Iterable):
-        raise SettingError(f"layers must be a sequence such as [{layers!r}], not {layers!r}")
+        raise SettingError(f"`layers` must be a sequence such as [{layers!r}], not {layers!r}")
     chosen = list(layers)
     if not chosen:
-        raise SettingError(f"layers is empty; {model.name} has layers 0 to {model.layers}")
+        raise SettingError(f"`layers` is empty; {model.name} has layers 0 to {model.layers}")
     for layer in chosen:
         if not is_whole(layer) or not 0 <= layer <= model.layers:
-            raise SettingError(f"layer {layer!r} does not exist; {model.name} has layers 0 to {model.layers}")
+            raise SettingError(
+                f"`layers` has {layer!r}, which does not exist; {model.name} has layers 0 to {model.layers}"
+            )
     return tuple(sorted({int(layer) for layer in chosen}))

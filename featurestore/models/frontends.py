@@ -169,7 +169,7 @@ class LogMel(Frontend):
         if n_samples > self.max_samples:
             raise SettingError(
                 f"this model hears {self.max_samples / self.sample_rate:g} s at most, and a window of {n_samples} "
-                f"samples has {n_samples / self.sample_rate:g} s: choose a shorter segment_duration"
+                f"samples has {n_samples / self.sample_rate:g} s: choose a shorter `segment_duration`"
             )
         return -(-n_samples // self._samples_a_frame)
 

@@ -200,7 +200,9 @@ def _workforce(job: Job, device: str, settings: dict[str, Any], tally: Tally) ->
         yield Alone(job, encoder_class(device=devices[0], **settings))
         return
     if loaded:
-        raise SettingError("several devices need the name or the folder of a model, not one that is loaded")
+        raise SettingError(
+            "several devices (`device`) need the name or the folder of a model, not one that is loaded"
+        )
     with crew(job, devices, settings, tally) as processes:
         yield processes
 
@@ -215,7 +217,9 @@ def _check_defaults(settings: Mapping[str, Any]) -> None:
         if value is not defaults[x] and (defaults[x] is None or value != defaults[x])
     ]
     if given:
-        raise SettingError(f"an extractor has its own {', '.join(given)}: make another, or leave them out")
+        raise SettingError(
+            f"an extractor has its own {', '.join(f'`{x}`' for x in given)}: make another, or leave them out"
+        )
 
 
 def _open_existing(path: Path) -> FeatureStore | None:

@@ -20,6 +20,7 @@ from featurestore.errors import (
     NotAStoreError,
     SpecMismatchError,
 )
+from featurestore.keywords import one_of, required
 from featurestore.pipeline.building import build
 from featurestore.pipeline.plan import Wanted
 from featurestore.pipeline.prefetch import decode_ahead
@@ -58,6 +59,8 @@ class FeatureExtractor(WindowEncoder):
         skip_existing: bool = True,
         include_raw: bool = True,
         include_segments: bool = True,
+        *,
+        output_dir: str | os.PathLike[str] | None = None,
     ) -> Features:
         """Features of one file of audio.
 
@@ -75,6 +78,8 @@ class FeatureExtractor(WindowEncoder):
             If the store has these kinds of features of this audio, read them instead of computing them.
         include_raw, include_segments : bool
             Which kinds are wanted, besides "aggregated".
+        output_dir : path, optional
+            Another name of `store`.
 
         Returns
         -------
@@ -92,6 +97,7 @@ class FeatureExtractor(WindowEncoder):
             If the store has features of other settings, or cannot be written.
         """
         path = Path(audio_path)
+        store = one_of(store=store, output_dir=output_dir)
         track_id = path.stem if track_id is None else track_id
         track = AudioFile(track_id=f"{dataset}/{track_id}" if dataset else track_id, path=path)
         wanted = {"raw": include_raw, "segments": include_segments, "aggregated": True}
@@ -113,7 +119,7 @@ class FeatureExtractor(WindowEncoder):
             raise ExtractionError(f"{path}: {error}") from error
 
     def extract_track_features_safe(
-        self, audio_path: str | os.PathLike[str], **options: Any
+        self, audio_path: str | os.PathLike[str], *arguments: Any, **options: Any
     ) -> tuple[Features | None, FeatureStoreError | None]:
         """`extract_track_features`, but an error of this library is returned instead of raised.
 
@@ -122,20 +128,22 @@ class FeatureExtractor(WindowEncoder):
         tuple of (features or None, error or None)
         """
         try:
-            return self.extract_track_features(audio_path, **options), None
+            return self.extract_track_features(audio_path, *arguments, **options), None
         except FeatureStoreError as error:
             return None, error
 
     def extract_dataset_features(
         self,
         audio_dir: str | os.PathLike[str],
-        store: str | os.PathLike[str],
+        store: str | os.PathLike[str] | None = None,
         file_pattern: str | None = "*.wav",
         skip_existing: bool = True,
         num_workers: int = 1,
         include_raw: bool = True,
         include_segments: bool = True,
         dataset: str | None = None,
+        *,
+        output_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         """Features of a collection of audio into a store: `featurestore.build` with this extractor.
@@ -156,6 +164,8 @@ class FeatureExtractor(WindowEncoder):
             Which kinds are stored, besides "aggregated"; raw is never stored without segments.
         dataset : str, optional
             Prefix of the track ids.
+        output_dir : path
+            Another name of `store`.
         **options
             As for `featurestore.build`: dtype, codec, limit, fail_fast, dry_run, id_from, progress.
 
@@ -167,7 +177,7 @@ class FeatureExtractor(WindowEncoder):
         level = "all" if include_raw else "segments" if include_segments else "aggregated"
         report = build(
             audio_dir,
-            store,
+            required(store=store, output_dir=output_dir),
             extractor=self,
             feature_level=level,
             workers=num_workers,
@@ -224,8 +234,9 @@ def publish(
     """
     spec = extractor.spec(dtype=writer.spec.dtype, codec=writer.spec.codec)
     if differences := writer.spec.differences(spec):
+        listed = ", ".join(f"`{name}`" for name in differences)
         raise SpecMismatchError(
-            f"the store {writer.path} holds features of other settings ({', '.join(differences)})",
+            f"the store {writer.path} holds features of other settings ({listed})",
             differences=differences,
         )
     wanted = Wanted(spec=spec, kinds=kinds, force=not skip_existing)

@@ -222,7 +222,7 @@ class Alone:
 
 def _check_settings(there: FeatureStore, spec: FeatureSpec) -> None:
     if differences := there.spec.differences(spec):
-        listed = "; ".join(f"{name} is {old!r}, not {new!r}" for name, (old, new) in differences.items())
+        listed = "; ".join(f"`{name}` is {old!r}, not {new!r}" for name, (old, new) in differences.items())
         raise SpecMismatchError(
             f"the store {there.path} holds features of other settings ({listed}): give the options that it was "
             "built with, or another store",

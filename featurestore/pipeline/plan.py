@@ -235,15 +235,15 @@ def check_room(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Sequence[st
         )
         return
     ways = [
-        (f"--feature-level {level}", bytes_needed(plans, spec, of_level))
+        (f"`feature_level={level!r}`", bytes_needed(plans, spec, of_level))
         for level, of_level in FEATURE_LEVELS.items()
         if len(of_level) < len(kinds)
     ]
     if spec.dtype != "float16":
-        ways.append(("--dtype float16", bytes_needed(plans, replace(spec, dtype="float16"), kinds)))
+        ways.append(("`dtype='float16'`", bytes_needed(plans, replace(spec, dtype="float16"), kinds)))
     if len(spec.layers) > 1:
         layer = spec.layers[len(spec.layers) // 2]
-        ways.append((f"--layers {layer}", bytes_needed(plans, replace(spec, layers=(layer,)), kinds)))
+        ways.append((f"`layers=[{layer}]`", bytes_needed(plans, replace(spec, layers=(layer,)), kinds)))
     hours = sum(plan.seconds for plan in plans) / 3600
     what = ", ".join(kind for kind in KINDS if kind in kinds)
     raise StoreAccessError(

@@ -200,7 +200,7 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
                 thread.start()
             except RuntimeError:
                 raise SettingError(
-                    f"this machine does not start {count} threads, only {len(crew)}: ask for fewer workers"
+                    f"this machine does not start {count} threads, only {len(crew)}: ask for fewer `workers`"
                 ) from None
             crew.append(thread)
         yield jobs.put

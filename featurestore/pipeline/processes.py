@@ -79,7 +79,7 @@ class Crew:
         first, *others = specs.items()
         for device, spec in others:
             if differences := first[1].differences(spec):
-                listed = "; ".join(f"{name} is {a!r} and {b!r}" for name, (a, b) in differences.items())
+                listed = "; ".join(f"`{name}` is {a!r} and {b!r}" for name, (a, b) in differences.items())
                 raise SettingError(
                     f"features of {first[0]} and {device} would differ ({listed}): choose devices of one kind"
                 )

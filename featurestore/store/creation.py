@@ -41,7 +41,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
         _create(root, spec, durable=durable)
     stored = read_root(root)
     if differences := stored.differences(spec):
-        listed = "; ".join(f"{key} is {old!r}, not {new!r}" for key, (old, new) in differences.items())
+        listed = "; ".join(f"`{key}` is {old!r}, not {new!r}" for key, (old, new) in differences.items())
         raise SpecMismatchError(
             f"the store {name} holds features of other settings ({listed}): use its settings, or another store",
             differences=differences,

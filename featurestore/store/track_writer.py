@@ -230,7 +230,7 @@ class TrackWriter:
         if not (values.max() <= limit and values.min() >= -limit):
             raise ExtractionError(
                 f"{self._name(kind)} holds values that are not finite as {self._dtype}: "
-                "try --precision fp32 and --dtype float32"
+                "try `precision='fp32'` and `dtype='float32'`"
             )
         stored = np.ascontiguousarray(values, self._dtype)
         return bitround(stored) if rounded else stored

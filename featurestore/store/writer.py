@@ -154,8 +154,7 @@ class StoreWriter:
                 self._lock(stack, key, wait)
                 if not replace and self._places.array("aggregated", key).exists():
                     raise TrackExistsError(
-                        f"the store {self.path} has the track {track_id!r}: "
-                        "pass overwrite=True (--force) to replace it"
+                        f"the store {self.path} has the track {track_id!r}: pass `overwrite=True` to replace it"
                     )
                 folder = self._staging.folder()
             try:

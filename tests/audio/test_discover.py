@@ -2,12 +2,13 @@
 
 import os
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from featurestore.audio import AudioFile, discover, globbing, load_audio
-from featurestore.errors import AudioNotFoundError, SettingError, SourceError
+from featurestore.errors import AudioFormatError, AudioNotFoundError, SettingError, SourceError
 
 
 @pytest.fixture
@@ -59,6 +60,49 @@ def test_hidden_files_and_directories_are_skipped(folder):
     assert ids(folder("x.wav", "._x.wav", ".hidden.wav", ".Trash/y.wav", "a/._z.wav")) == ["x"]
 
 
+def test_folders_that_systems_make_for_themselves_are_skipped(folder):
+    """Resource forks of netatalk and of archives, previews and bins of network disks."""
+    names = (
+        ".AppleDouble",
+        "__MACOSX",
+        "@eaDir",
+        "#recycle",
+        "@Recycle",
+        "$RECYCLE.BIN",
+        "lost+found",
+        ".Trash-1000",
+    )
+    root = folder("x.wav", "a/x.wav", *(f"{name}/x.wav" for name in names), *(f"a/{name}/y.wav" for name in names))
+    assert ids(root) == ["a/x", "x"]
+    for pattern in ("*", "**", "**/*.wav"):
+        assert ids(f"{root}/{pattern}") == ["a/x", "x"]
+    assert ids(f"{root}/*/x.wav") == ["a/x"]
+    assert ids(root / "__MACOSX") == ids(f"{root}/@eaDir/*") == ["x"]  # who names one, means it
+    assert ids(f"{root}/?/lost+found") == ["a/lost+found/y"]
+
+
+def test_a_companion_of_macos_beside_a_file_is_no_track_and_alone_is_called_what_it_is(folder):
+    root = folder("song.mp3", "._song.mp3", ".AppleDouble/song.mp3")
+    (root / "._song.mp3").write_bytes(bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(60))
+    assert ids(root) == ids(f"{root}/*") == ["song"]
+    (root / "list.txt").write_text("._song.mp3\n")
+    for source in (root / "._song.mp3", root / "list.txt", f"{root}/._*.mp3"):
+        [file] = discover(source)
+        with pytest.raises(AudioFormatError, match=r"\._song\.mp3' is AppleDouble metadata of macOS, not audio"):
+            load_audio(file.path, 24_000)
+
+
+def test_long_paths_are_found(tmp_path):
+    root = tmp_path
+    while len(os.fsencode(root)) < 1_500:
+        root /= "d" * 60
+    root.mkdir(parents=True)
+    (root / "a.wav").touch()
+    [file] = discover(tmp_path)
+    assert file.path == root / "a.wav"
+    assert ids(root / "a.wav") == ids(f"{root}/*.wav") == ["a"]
+
+
 def test_a_directory_named_like_audio_is_searched_and_is_no_track(folder):
     assert ids(folder("x.wav/inner.wav", "empty.wav/notes.txt")) == ["x.wav/inner"]
 
@@ -99,6 +143,7 @@ def test_file_pattern_chooses_names_in_any_case(folder):
     root = folder("a/x.wav", "y.WAV", "a/z.flac")
     assert ids(root, file_pattern="*.wav") == ["a/x", "y"]
     assert ids(f"{root}/a/*", file_pattern="*.FLAC") == ["z"]
+    assert ids(folder("a/e\u0301.wav"), file_pattern="\u00c9*") == ["a/e\u0301"]  # nor does normalisation count
     with pytest.raises(SourceError, match=r"\*\.mp3"):
         discover(root, file_pattern="*.mp3")
     with pytest.raises(SettingError, match="names of files"):
@@ -142,6 +187,43 @@ def test_a_source_that_is_not_there_says_what_may_be_given(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match="is not there: give a directory"):
         discover(source)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take both for one name")
+@pytest.mark.parametrize("source", ["{}/Bj\u00f6rk", "{}/Bj\u00f6rk/J\u00f3ga.wav", "{}/Bj\u00f6rk/list.txt"])
+def test_a_source_in_another_normalisation_shows_the_name_that_is_there(folder, source):
+    root = folder("Bjo\u0308rk/Jo\u0301ga.wav", "Bjo\u0308rk/list.txt")
+    there = unicodedata.normalize("NFD", source.format(root))
+    with pytest.raises(SourceError, match=rf"is not there; but '{there}' is there, .*'Bjo\\u0308rk' .NFD"):
+        discover(source.format(root))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take both for one name")
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{}/J\u00f3*.wav",
+        "{}/a/J\u00f3ga.*",
+        "{}/Bj\u00f6rk/*.wav",
+        "{}/Bj\u00f6r?/*",
+        "{}/**/J\u00f3*",
+        "{}/a*/../Bj\u00f6*",
+    ],
+)
+def test_a_pattern_in_another_normalisation_shows_what_it_would_match(folder, pattern):
+    root = folder("Jo\u0301ga.wav", "a/Jo\u0301ga.wav", "Bjo\u0308rk/x.wav")
+    message = r"holds no audio file.*is there, which looks the same: it has '\w*\\u030[18].* .NFD of .*NFC"
+    with pytest.raises(SourceError, match=message):
+        discover(pattern.format(root))
+    assert ids(unicodedata.normalize("NFD", pattern.format(root)))
+
+
+def test_a_pattern_of_letters_that_nothing_has_finds_nothing(folder):
+    root = folder("Jo\u0308ga.wav", "J\u00f3ga.txt")
+    for pattern in ("J\u00f3*.wav", "J\u00f3*", "J\u00f3/*", "J\u00f3/*/x.wav"):
+        with pytest.raises(SourceError, match="holds no audio file") as caught:
+            discover(f"{root}/{pattern}")
+        assert "looks the same" not in str(caught.value)
 
 
 def test_an_empty_source_says_what_was_looked_for(folder):

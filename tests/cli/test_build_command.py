@@ -149,10 +149,10 @@ def test_names_of_files_cannot_command_the_terminal(run, music, tmp_path, model_
     [
         (["--layers", "99"], "layers 0 to 3"),
         (["--layers", "0-3000000000"], "names layers that no model has"),
-        (["--segment-duration", "1e303"], "segment_duration must be above 0 seconds"),
+        (["--segment-duration", "1e303"], "--segment-duration must be above 0 seconds"),
         (["--device", "abacus"], "cpu"),
         (["--model", "nothing/here/at/all"], "nothing/here"),
-        (["--segment-duration", "0"], "segment_duration"),
+        (["--segment-duration", "0"], "--segment-duration"),
         (["--id-from", "stem", "--dataset", "/"], "dataset"),
     ],
 )

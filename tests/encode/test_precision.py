@@ -33,8 +33,8 @@ def test_one_name_says_it(name, mixed, device, wanted):
         ("fp8", True, CPU, "one of fp32, fp16, bf16, not 'fp8'"),
         ("int8", True, CPU, "one of fp32, fp16, bf16, not 'int8'"),
         ("fp16", True, CPU, "fp16 is for cuda"),
-        ("fp16", False, CUDA, "turned off"),
-        ("bf16", False, CUDA, "turned off"),
+        ("fp16", False, CUDA, "`mixed_precision=False` turns off"),
+        ("bf16", False, CUDA, "`mixed_precision=False` turns off"),
         ("bf16", True, CPU, "bf16 is for cuda"),
     ],
 )

@@ -145,7 +145,7 @@ def test_full_memory_halves_batches_and_keeps_results(engine, assert_states_clos
 
 def test_full_memory_without_recovery(engine):
     some = encoder(Watched(engine, full(1)), workers=2, batch_size=4, oom_recovery=False)
-    with pytest.raises(ExtractionError, match="smaller batch_size"):
+    with pytest.raises(ExtractionError, match="smaller `batch_size`"):
         list(some.encode(windows(8), raw=False))
 
 

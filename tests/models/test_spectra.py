@@ -156,7 +156,7 @@ def test_its_name_finds_it_and_its_revision_identifies_it():
     assert (spec.model, spec.revision, spec.weights_sha256) == ("logmel", "1", None)
     assert (spec.dim, spec.layers, spec.frame_rate) == (168, tuple(range(len(STATES))), 75.0)
     assert load_model("logmel", revision="1").revision == "1"
-    with pytest.raises(ModelError, match=r"logmel of this release .* revision '1', not '0'"):
+    with pytest.raises(ModelError, match=r"logmel of this release .* revision '1', not the `revision` '0'"):
         load_model("logmel", revision="0")
 
 

@@ -129,7 +129,7 @@ def test_other_settings_are_refused_by_name(music, tmp_path, extractor):
     build(music, tmp_path / "s.zarr", extractor=extractor)
     before = snapshot(tmp_path / "s.zarr")
     other = FeatureExtractor(model=extractor.model, segment_duration=1.0, overlap=0.25, layers=[2])
-    with pytest.raises(SpecMismatchError, match=r"overlap is 0.5, not 0.25.*another store") as caught:
+    with pytest.raises(SpecMismatchError, match=r"`overlap` is 0.5, not 0.25.*another store") as caught:
         build(music, tmp_path / "s.zarr", extractor=other)
     assert caught.value.differences == {"layers": ([0, 1, 2, 3], [2]), "overlap": (0.5, 0.25)}
     assert snapshot(tmp_path / "s.zarr") == before
@@ -203,7 +203,7 @@ def test_threads_that_do_not_start_are_named(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", limited)
     with (
-        pytest.raises(SettingError, match="does not start 10 threads, only 3: ask for fewer workers"),
+        pytest.raises(SettingError, match="does not start 10 threads, only 3: ask for fewer `workers`"),
         threads(10, name="test"),
     ):
         pass
@@ -289,5 +289,5 @@ def test_a_model_that_is_loaded_takes_one_device(music, tmp_path, extractor, mon
     monkeypatch.setattr("featurestore.encode.device.resolve_devices", lambda names: ["cpu", "cpu"])
     settings = {"model": extractor.model, "segment_duration": 1.0, "feature_level": "aggregated"}
     assert build(music, tmp_path / "s.zarr", device="auto", **settings).processed == 4
-    with pytest.raises(SettingError, match="several devices need the name or the folder"):
+    with pytest.raises(SettingError, match=r"several devices .`device`. need the name or the folder"):
         build(music, tmp_path / "t.zarr", device="cpu,cpu", **settings)

@@ -141,12 +141,12 @@ def test_silence_offsets_and_quiet_audio_stay_finite(extractor, gain, offset):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": [99]}, "layer 99 does not exist; .* has layers 0 to 3"),
-        ({"layers": [-1]}, "layer -1 does not exist"),
-        ({"layers": [True]}, "layer True"),
-        ({"layers": []}, "layers is empty"),
-        ({"layers": 2}, r"layers must be a sequence such as \[2\]"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
+        ({"layers": [99]}, "`layers` has 99, which does not exist; .* has layers 0 to 3"),
+        ({"layers": [-1]}, "`layers` has -1, which does not exist"),
+        ({"layers": [True]}, "`layers` has True"),
+        ({"layers": []}, "`layers` is empty"),
+        ({"layers": 2}, r"`layers` must be a sequence such as \[2\]"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1, not 0"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"overlap": 1.0}, "overlap"),
         ({"segment_duration": 0}, "segment_duration"),
@@ -220,7 +220,9 @@ def test_a_device_without_room_for_the_model(model, fill):
         def to(self, device):
             fill()
 
-    with pytest.raises(DeviceError, match=r"^cpu has too little free memory for .*tiny.*: .*--device") as caught:
+    with pytest.raises(
+        DeviceError, match=r"^cpu has too little free memory for .*tiny.* another `device`"
+    ) as caught:
         FeatureExtractor(model=Large(model))
     assert "many more" not in str(caught.value)
     # As the process of one device of several reports it.
@@ -417,6 +419,27 @@ def test_a_collection_in_the_old_words(model, tmp_path):
     report = extractor.extract_dataset_features(folder, path, include_raw=False, dataset="d", num_workers=2)
     assert [report[name] for name in counts] == [3, 0, 2, 0, 1]
     json.dumps(report)
+
+
+def test_the_older_keywords_of_a_store(model, wav, tmp_path):
+    extractor = FeatureExtractor(model=model, segment_duration=2.0)
+    expected = extractor.extract_track_features(audio_path=wav, output_dir=tmp_path / "a.zarr", include_raw=False)
+    assert list(FeatureStore(tmp_path / "a.zarr").track_ids) == ["piece"]
+    found = extractor.extract_track_features(wav, tmp_path / "a.zarr", "piece", include_raw=False)
+    np.testing.assert_array_equal(found["aggregated"], expected["aggregated"])
+    found, error = extractor.extract_track_features_safe(wav, str(tmp_path / "b.zarr"), "other", include_raw=False)
+    assert (list(FeatureStore(tmp_path / "b.zarr").track_ids), error) == (["other"], None)
+    found, error = extractor.extract_track_features_safe(audio_path=wav, output_dir=tmp_path / "b.zarr")
+    assert (FeatureStore(tmp_path / "b.zarr").track_ids, error) == (["other", "piece"], None)
+    report = extractor.extract_dataset_features(wav.parent, output_dir=tmp_path / "c.zarr", include_raw=False)
+    assert report["processed"] == 1
+    twice = {"store": tmp_path / "a.zarr", "output_dir": tmp_path / "d.zarr"}
+    for call in (extractor.extract_track_features, extractor.extract_dataset_features):
+        with pytest.raises(SettingError, match="`store` and `output_dir` are two names of the same: give one"):
+            call(wav, **twice)
+    with pytest.raises(SettingError, match="`store` must be given"):
+        extractor.extract_dataset_features(wav.parent)
+    assert not (tmp_path / "d.zarr").exists()
 
 
 def test_what_importing_costs():

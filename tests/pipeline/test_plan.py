@@ -67,8 +67,9 @@ def test_a_build_that_cannot_fit_is_refused_with_a_way_out(tmp_path, extractor):
     with pytest.raises(StoreAccessError) as caught:
         build(source, tmp_path / "s.zarr", extractor=extractor)
     message = str(caught.value)
-    for option in ("--feature-level segments", "--feature-level aggregated", "--dtype float16", "--layers 2"):
-        assert option in message
+    ways = ("feature_level='segments'", "feature_level='aggregated'", "dtype='float16'", "layers=[2]")
+    for setting in ways:
+        assert f"`{setting}`" in message
     assert not (tmp_path / "s.zarr").exists()
     report = build(source, tmp_path / "s.zarr", extractor=extractor, dry_run=True)
     assert report.estimated_bytes > report.free_bytes

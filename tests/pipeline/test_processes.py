@@ -220,7 +220,7 @@ def test_a_store_that_cannot_be_written_stops_all(run):
     [
         (("a", "refusing"), DeviceError, "no such device"),
         (("a", "stillborn"), ExtractionError, r"of stillborn ended before it began \(exit code -9\); .*__main__"),
-        (("a", "half"), SettingError, "a and half would differ .*precision is 'fp32' and 'fp16'"),
+        (("a", "half"), SettingError, "a and half would differ .*`precision` is 'fp32' and 'fp16'"),
     ],
 )
 def test_a_crew_begins_together_or_not_at_all(run, devices, error, message):

@@ -293,7 +293,7 @@ def test_a_track_in_progress_is_locked_for_everyone_else(writer, path):
 
 def test_a_writer_of_other_settings_is_refused(writer, path):
     other = FeatureSpec.for_arrays(layers=3, dim=5)
-    with pytest.raises(SpecMismatchError, match="dim is 4, not 5") as caught:
+    with pytest.raises(SpecMismatchError, match="`dim` is 4, not 5") as caught:
         StoreWriter(path, spec=other)
     assert caught.value.differences == {"dim": (4, 5)}
 

@@ -65,7 +65,10 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
     return 1 if report.errors else 0
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    settings={"batch_size": "--fit-batch-size", "fraction": "--fit-fraction", "passes": "--fit-passes"},
+)
 @click.argument("store", type=GivenPath())
 @click.argument("out", type=GivenPath())
 @click.option("--layer", type=click.IntRange(min=0), help="Whose features are fitted. Not needed with --fit.")

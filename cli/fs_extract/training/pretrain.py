@@ -28,7 +28,7 @@ _OPTIONS = {
 """Options that are settings of the recipe."""
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, settings={key: f"--{name.replace('_', '-')}" for name, key in _OPTIONS.items()})
 @click.option("--config", help="95m, 330m or mini, or a TOML file; see docs/pretraining.md.")
 @click.option("--data", help="Folder with train.tsv, valid.tsv and the labels.")
 @click.option("--out", type=GivenPath(), help="Folder of checkpoints, metrics and the model.")

@@ -96,7 +96,7 @@ def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
             info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
             return _download(name, revision, {x.rfilename for x in info.siblings or ()})
     except errors.RevisionNotFoundError as error:
-        raise ModelError(f"{name} has no revision {revision!r} on the hub") from error
+        raise ModelError(f"{name} has no `revision` {revision!r} on the hub") from error
     except errors.GatedRepoError as error:
         raise ModelError(
             f"the hub gives {name} only to those whom its owner lets in: log in with `hf auth login`"
@@ -158,6 +158,7 @@ def _way_out(name: str, revision: str | None, error: BaseException) -> str:
     return (
         f"the hub cannot be reached ({reason}), and {name}{at} is not in the local cache "
         f"{constants.HF_HUB_CACHE}. Give a local folder that holds config.json, preprocessor_config.json and "
-        f'model.safetensors (or pytorch_model.bin): --model /path/to/folder, load_model("/path/to/folder"); or '
-        "use what comes with the library and needs no hub: --model mini (a small MERT) or --model logmel (spectra)"
+        f"model.safetensors (or pytorch_model.bin): `model='/path/to/folder'`; or "
+        "use what comes with the library and needs no hub: `model='mini'` (a small MERT) or `model='logmel'` "
+        "(spectra)"
     )

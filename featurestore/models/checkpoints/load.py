@@ -15,6 +15,7 @@ from featurestore.models.checkpoints.native import load_checkpoint
 from featurestore.models.encoder import Encoder
 from featurestore.models.logmel import NAME as LOGMEL
 from featurestore.models.logmel import LogMelEncoder
+from featurestore.spelling import spelling_hint
 
 MINI = "mini"
 """The small MERT whose weights come with the library, in half precision; see docs/mini.md."""
@@ -66,11 +67,11 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     """
     name = os.fspath(name_or_path)
     if not name:
-        raise ModelError("the name of the model is empty: give a local folder or a name of the hub (owner/model)")
+        raise ModelError("`model` is empty: give a local folder or a name of the hub (owner/model)")
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise SettingError(f"{name} is a local folder, which has no revision {revision!r}")
+            raise SettingError(f"{name} is a local folder, which has no `revision` {revision!r}")
         return _load_folder(folder, name=name, revision=None)
     if folder.exists():
         raise ModelError(f"{name} is a file: give the folder that holds it together with config.json")
@@ -79,8 +80,8 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     # A string that only a path can be is never sent to the hub.
     if isinstance(name_or_path, os.PathLike) or not is_hub_name(name):
         raise ModelError(
-            f"there is no folder {name}, and it is neither a model that comes with the library "
-            f"({', '.join(BUILT_IN)}) nor a name of the hub (owner/model)"
+            f"`model`: there is no folder {name}{spelling_hint(folder)}, and it is neither a model that "
+            f"comes with the library ({', '.join(BUILT_IN)}) nor a name of the hub (owner/model)"
         )
     snapshot = fetch(name, revision=revision)
     return _load_folder(snapshot.folder, name=name, revision=snapshot.revision)
@@ -90,7 +91,8 @@ def _load_built_in(name: str, revision: str | None) -> Encoder:
     encoder = BUILT_IN[name]()
     if revision not in (None, encoder.revision):
         raise ModelError(
-            f"{name} of this release of featurestore has revision {encoder.revision!r}, not {revision!r}: its "
+            f"{name} of this release of featurestore has revision {encoder.revision!r}, not the "
+            f"`revision` {revision!r}: its "
             "features cannot be compared with those of the other; begin another store, or use the release that "
             "has it"
         )

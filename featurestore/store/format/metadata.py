@@ -18,6 +18,7 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
 from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
+from featurestore.spelling import spelling_hint
 from featurestore.store import filesystem
 from featurestore.store.format.compression import COMPRESSORS, compressor_of, zarr_codecs
 from featurestore.store.paths import HIDDEN
@@ -264,7 +265,10 @@ def read_root(root: Path) -> FeatureSpec:
         content = filesystem.read_file(root / METADATA, limit=MAX_METADATA_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
-        raise NotAStoreError(f"{root} {what}: give the folder of a store, or build one in a new place") from None
+        hint = spelling_hint(root) if what == "does not exist" else ""
+        raise NotAStoreError(
+            f"{root} {what}{hint}: give the folder of a store, or build one in a new place"
+        ) from None
     except ValueError as error:
         raise NotAStoreError(f"{root} holds no feature store: {error}") from None
     try:

@@ -76,7 +76,7 @@ class Fit:
         wanted = of_layer(spec, self.layer)
         if differences := wanted.differences(self.spec):
             listed = "; ".join(
-                f"{name} is {have!r}, not {fitted!r}" for name, (have, fitted) in differences.items()
+                f"`{name}` is {have!r}, not {fitted!r}" for name, (have, fitted) in differences.items()
             )
             raise SpecMismatchError(
                 f"the fit is of other features than the store's ({listed}): its labels would mean nothing; use a "

@@ -68,7 +68,7 @@ def fit_kmeans(
         for batch in _batches(read(number), batch_size, random):
             if not frames and len(batch) < clusters:
                 raise SettingError(
-                    f"{len(batch)} frames make no {clusters} clusters: ask for fewer, or fit on more"
+                    f"{len(batch)} frames make no {clusters} `clusters`: ask for fewer, or fit on more"
                 )
             model.partial_fit(batch)
             frames += len(batch)
@@ -81,11 +81,11 @@ def check_settings(*, clusters: int, seed: int, batch_size: int, passes: int) ->
     """Raise SettingError if a setting of `fit_kmeans` is impossible."""
     for name, value in {"clusters": clusters, "batch_size": batch_size, "passes": passes}.items():
         if value < 1:
-            raise SettingError(f"{name} must be at least 1, not {value}")
+            raise SettingError(f"`{name}` must be at least 1, not {value}")
     if not 0 <= seed < 2**32:
-        raise SettingError(f"seed must be at least 0 and below {2**32}, not {seed}")
+        raise SettingError(f"`seed` must be at least 0 and below {2**32}, not {seed}")
     if batch_size < clusters:
-        raise SettingError(f"{clusters} clusters need batches of at least as many frames, not {batch_size}")
+        raise SettingError(f"`batch_size` must be at least {clusters}, as many as `clusters`, not {batch_size}")
 
 
 def _batches(blocks: Iterable[Frames], size: int, random: np.random.Generator) -> Iterator[Frames]:

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from featurestore._version import __version__
 from featurestore.atomic import replacing
-from featurestore.audio import discover
 from featurestore.audio.lists import Listed, read_list
+from featurestore.audio.sources import listed_ids
 from featurestore.errors import SettingError, SourceError, TrackNotFoundError
 from featurestore.store import FeatureStore
 from featurestore.training.labels.fits import Fit, of_layer
@@ -150,17 +150,17 @@ def label_store(
     folder = out if manifest is None else Path(manifest)
     _check_name(name)
     if not 0 < fraction <= 1:
-        raise SettingError(f"fraction must be above 0 and at most 1, not {fraction}")
+        raise SettingError(f"`fraction` must be above 0 and at most 1, not {fraction}")
     fit_path = Path(fit) if fit is not None else out / f"fit.{name}.npz"
     found = None
     if fit is not None:
         found = Fit.load(Path(fit))
         found.check(opened.spec)
         if layer not in (None, found.layer):
-            raise SettingError(f"the fit {fit} is of layer {found.layer}, not {layer}")
+            raise SettingError(f"the fit {fit} is of layer {found.layer}, not {layer}: leave out `layer`")
         layer = found.layer
     if layer is None:
-        raise SettingError("layer must be given, unless a fit is")
+        raise SettingError("`layer` must be given, unless a `fit` is")
     settings = {"clusters": clusters, "seed": seed, "batch_size": batch_size, "passes": passes}
     if found is None:
         check_settings(**settings)
@@ -187,7 +187,9 @@ class _Counted:
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name) or name == "tsv":  # train.tsv is the manifest
-        raise SettingError(f"name must be of letters, digits, _ and -, such as logmel, and not tsv: not {name!r}")
+        raise SettingError(
+            f"`name` must be of letters, digits, _ and -, such as logmel, and not tsv: not {name!r}"
+        )
 
 
 def _splits(folder: Path) -> list[str]:
@@ -198,21 +200,18 @@ def _splits(folder: Path) -> list[str]:
 
 def _lines(store: FeatureStore, path: Path, layer: int, dataset: str | None, id_from: str) -> list[_Line]:
     """Files of a manifest with their tracks, in its order; all are in the store, and as long as there."""
-    # By path, because discover sorts.
-    ids = {os.fspath(x.path): x.track_id for x in discover(path, dataset=dataset, id_from=id_from)}
     files = read_list(path)
-    missing = [file for file in files if not store.has(ids[os.fspath(Path(file.path))], ("raw",))]
+    ids = listed_ids(files, dataset=dataset, id_from=id_from)
+    missing = [pair for pair in zip(files, ids, strict=True) if not store.has(pair[1], ("raw",))]
     if missing:
-        file = missing[0]
-        track_id = ids[os.fspath(Path(file.path))]
+        file, track_id = missing[0]
         what = "no raw features" if track_id in store else "no track"
         raise TrackNotFoundError(
             f"the store {store.path} has {what} of {len(missing)} of the {len(files)} files of {path}, the first "
-            f"{track_id!r} (line {file.line}): build them, with --feature-level all, or write the manifest again"
+            f"{track_id!r} (line {file.line}): build them, with `feature_level='all'`, or write the manifest again"
         )
     lines = []
-    for file in files:
-        track_id = ids[os.fspath(Path(file.path))]
+    for file, track_id in zip(files, ids, strict=True):
         rate = (store.provenance(track_id).get("audio") or {}).get("sample_rate")
         if not rate:
             raise SourceError(f"the store {store.path} does not say what the sample rate of {track_id!r} was")

@@ -15,6 +15,7 @@ from featurestore.atomic import replacing
 from featurestore.audio import count_samples, discover
 from featurestore.audio.info import quoted
 from featurestore.errors import AudioError, SettingError, SourceError
+from featurestore.spelling import spelling_hint
 
 _THREADS = 8
 """Threads that read headers: their time is waiting, on network file systems above all."""
@@ -106,10 +107,12 @@ def write_manifests(
         If the files cannot be written.
     """
     if not 0 <= valid < 1:
-        raise SettingError(f"valid must be at least 0 and below 1, not {valid}")
+        raise SettingError(f"`valid` must be at least 0 and below 1, not {valid}")
     folder, out = os.fspath(audio), Path(out)
     if not os.path.isdir(folder):
-        raise SourceError(f"{folder!r} is not a folder: a manifest lists the audio below one")
+        raise SourceError(
+            f"{folder!r} is not a folder{spelling_hint(folder)}: a manifest lists the audio below one"
+        )
     if not valid and (out / "valid.tsv").exists():
         raise SettingError(f"{out} has a valid.tsv of another split: remove it, or give another folder")
     real = os.path.realpath  # a link followed by ".." leads elsewhere than its path says
@@ -127,7 +130,7 @@ def write_manifests(
         "train": [path for path in counted if path not in held_out],
     }
     if not splits["train"]:
-        raise SourceError(f"{folder!r} has one usable file, and none is left for train.tsv: give --valid 0")
+        raise SourceError(f"{folder!r} has one usable file, and none is left for train.tsv: give `valid=0`")
     # train.tsv last: where it is, the other one is of the same split.
     written = {name: names for name, names in splits.items() if names}
     lines = {name: [os.fsencode(x) + b"\t%d\n" % counted[x][0] for x in names] for name, names in written.items()}

@@ -176,7 +176,7 @@ def restore(folder: Path, trained: Trained) -> None:
             raise SettingError(
                 f"{folder}: {name} has shape {tuple(state[name].shape)}, but the labels or dictionaries ask for "
                 f"{tuple(x.shape)}: they have other classes than they had. Put back what was there, or begin a "
-                f"new training with another folder for the output and --start {folder} (model.start)"
+                f"new training with another folder for the output and `model.start={str(folder)!r}`"
             )
     moments = {name: [x for x in _MOMENTS if f"{x}.{name}" in state] for name, _ in trained.named()}
     wanted = {name: tuple(x.shape) for name, x in trained.named()}

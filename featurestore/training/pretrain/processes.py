@@ -80,11 +80,11 @@ def _device(name: str, local_rank: int) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda"):
-        raise DeviceError(f"device must be cpu, cuda, cuda:N or auto, not {name!r}")
+        raise DeviceError(f"`device` must be cpu, cuda, cuda:N or auto, not {name!r}")
     if kind == "cpu":
         return torch.device("cpu")
     index = int(number) if number.isdecimal() else local_rank
     if not torch.cuda.is_available() or index >= torch.cuda.device_count():
-        raise DeviceError(f"there is no device cuda:{index} here; choose device cpu")
+        raise DeviceError(f"there is no device cuda:{index} here; choose `device='cpu'`")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

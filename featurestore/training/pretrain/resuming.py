@@ -67,7 +67,7 @@ def changes(checkpoint: Path, scalars: Mapping[str, Any], recipe: Recipe, proces
             raise SettingError(
                 f"{checkpoint} was trained with another {name}: {value}, not {wanted}. It shapes the network or "
                 "its heads and may not change on the way: set it back, or begin a new training with another "
-                f"folder for the output and --start {checkpoint} (model.start)"
+                f"folder for the output and `model.start={str(checkpoint)!r}`"
             )
     changed = changed_settings(before, now)
     if scalars.get("processes", processes) != processes:

@@ -212,7 +212,7 @@ def test_shards(hub, ask, index_name, names):
     [
         ("owner/gone", "", "no model owner/gone on the hub"),
         ("owner/gated", "", "lets in"),
-        (NAME, "v9", "no revision 'v9'"),
+        (NAME, "v9", "no `revision` 'v9'"),
         ("owner/double--dash", "", "no name that the hub allows"),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_model_without_weights(hub, ask):
 def check_way_out(answer, cache):
     assert answer["error"] == "HubUnreachableError"
     assert answer["seconds"] < 15
-    for hint in ("--model /path/to/folder", "config.json", "model.safetensors", str(cache)):
+    for hint in ("`model='/path/to/folder'`", "config.json", "model.safetensors", str(cache)):
         assert hint in answer["message"]
 
 
@@ -290,6 +290,6 @@ def test_load_model_passes_it_on(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     began = time.perf_counter()
-    with pytest.raises(HubUnreachableError, match=r"m-a-p/MERT-v1-95M .*--model mini .*--model logmel"):
+    with pytest.raises(HubUnreachableError, match=r"m-a-p/MERT-v1-95M .*`model='mini'` .*`model='logmel'`"):
         load_model("m-a-p/MERT-v1-95M")
     assert time.perf_counter() - began < 5

@@ -86,11 +86,11 @@ def test_memory_does_not_depend_on_how_many_frames_there_are():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"clusters": 0}, "clusters must be at least 1"),
-        ({"clusters": 5, "passes": 0}, "passes must be at least 1"),
-        ({"clusters": 50, "batch_size": 40}, "50 clusters need batches"),
-        ({"clusters": 500, "batch_size": 500}, "70 frames make no 500 clusters"),
-        ({"clusters": 5, "seed": -1}, "seed must be"),
+        ({"clusters": 0}, "`clusters` must be at least 1"),
+        ({"clusters": 5, "passes": 0}, "`passes` must be at least 1"),
+        ({"clusters": 50, "batch_size": 40}, "`batch_size` must be at least 50, as many as `clusters`, not 40"),
+        ({"clusters": 500, "batch_size": 500}, "70 frames make no 500 `clusters`"),
+        ({"clusters": 5, "seed": -1}, "`seed` must be"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

@@ -78,7 +78,7 @@ def test_a_fit_labels_other_stores_of_the_same_features(store, data, music, stor
     assert (tmp_path / "again" / "train.again").read_bytes() == (data / "train.km").read_bytes()
     assert not (tmp_path / "again" / "fit.again.npz").exists()
     other = store_of(music, "other.zarr", spec=other_spec)
-    with pytest.raises(SpecMismatchError, match=r"revision is '2', not '1'"):
+    with pytest.raises(SpecMismatchError, match=r"`revision` is '2', not '1'"):
         label_store(other, tmp_path / "never", manifest=data, fit=fit)
     with pytest.raises(SettingError, match="is of layer 7, not 3"):
         label_store(store, tmp_path / "never", manifest=data, fit=fit, layer=3)
@@ -106,19 +106,19 @@ def test_a_manifest_that_does_not_fit_the_store_is_refused_before_any_work(store
         assert not (data / "fit.km.npz").exists()
 
     refused(SettingError, "no layer 4", layer=4)
-    refused(SettingError, "fraction must be", fraction=0)
-    refused(SettingError, "name must be", name="../x")
-    refused(SettingError, "name must be", name="tsv")
-    refused(SettingError, "seed must be", seed=-1)
-    refused(SettingError, "6 clusters need batches", batch_size=5)
-    refused(SettingError, "make no 5000 clusters", clusters=5_000, batch_size=5_000)
+    refused(SettingError, "`fraction` must be", fraction=0)
+    refused(SettingError, "`name` must be", name="../x")
+    refused(SettingError, "`name` must be", name="tsv")
+    refused(SettingError, "`seed` must be", seed=-1)
+    refused(SettingError, "`batch_size` must be at least 6, as many as `clusters`, not 5", batch_size=5)
+    refused(SettingError, "make no 5000 `clusters`", clusters=5_000, batch_size=5_000)
     refused(SourceError, r"has no train\.tsv", manifest=data.parent)
     lacking = store_of(music, "lacking.zarr", leave_out=tracks(data, "train")[2:4])
     refused(
         TrackNotFoundError, r"no track of 2 of the 7 files of .*train\.tsv, the first '.*' \(line 4\)", lacking
     )
     pooled = store_of(music, "pooled.zarr", kinds=("segments",))
-    refused(TrackNotFoundError, r"no raw features of 7 of the 7 files .* --feature-level all", pooled)
+    refused(TrackNotFoundError, r"no raw features of 7 of the 7 files .* `feature_level='all'`", pooled)
     changed = data / "train.tsv"
     lines = changed.read_text().splitlines()
     lines[3] = lines[3].split("\t")[0] + "\t99999"

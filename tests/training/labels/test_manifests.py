@@ -160,7 +160,7 @@ def test_a_source_that_gives_no_manifest_is_refused(music, tmp_path):
         write_manifests(music, tmp_path / "data", file_pattern="*.flac")
     with pytest.raises(SourceError, match="one usable file"):
         write_manifests(music, tmp_path / "data", file_pattern="0.wav")
-    with pytest.raises(SettingError, match="valid must be"):
+    with pytest.raises(SettingError, match="`valid` must be"):
         write_manifests(music, tmp_path / "data", valid=1)
     for path in music.rglob("*.wav"):
         path.write_bytes(b"no audio")

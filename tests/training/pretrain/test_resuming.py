@@ -239,7 +239,9 @@ def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_p
         r"data\.labels": {"data": {"labels": []}},
         "list of heads": {"heads": [{"name": "keys"}]},
     }.items():
-        with pytest.raises(SettingError, match=rf"step-00000002 was trained with another {name}: .* --start /"):
+        with pytest.raises(
+            SettingError, match=rf"step-00000002 was trained with another {name}: .* `model.start='/"
+        ):
             pretrain(recipe_for(shared_data, **tables), tmp_path)
     path = tmp_path / "checkpoints" / "step-00000002" / "training.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -265,7 +267,9 @@ def test_labels_that_have_got_other_classes_are_refused_on_the_way(own_data, tmp
     pretrain(recipe_for(own_data, run={"steps": 1}), tmp_path)
     with (own_data / "dict.km.txt").open("a") as file:
         file.write("12 1\n")
-    with pytest.raises(SettingError, match=r"label_embs_concat has shape \(12, 8\), but .* \(13, 8\).* --start"):
+    with pytest.raises(
+        SettingError, match=r"label_embs_concat has shape \(12, 8\), but .* \(13, 8\).* `model.start='"
+    ):
         pretrain(recipe_for(own_data, run={"steps": 2}), tmp_path)
 
 

@@ -234,7 +234,7 @@ def test_a_hidden_state_that_there_is_not_is_refused(shared_data, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_refused(shared_data, tmp_path):
-    with pytest.raises(DeviceError, match="device must be"):
+    with pytest.raises(DeviceError, match="`device` must be"):
         pretrain(recipe_for(shared_data), tmp_path, device="tpu")
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no device cuda:0"):
