@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import ffmpeg
+from featurestore.audio.ffmpeg import read_blocks, read_part
+from featurestore.audio.header import read_header
 from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status, quoted
 from featurestore.audio.levels import Levels
 from featurestore.audio.resample import check_rate, resample_blocks
@@ -199,7 +200,7 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
         As `decode`.
     """
     info = probe(path)
-    part = ffmpeg.read_part(info, start, samples)
+    part = read_part(info, start, samples)
     return _mean_of_channels(part)
 
 
@@ -315,7 +316,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 def _header(path: Path) -> AudioInfo:
     status = file_status(path)
-    return check_header(ffmpeg.read_header(path, status))
+    return check_header(read_header(path, status))
 
 
 def _mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
@@ -324,7 +325,7 @@ def _mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
         check_duration(info.path, info.frames, info.sample_rate)
     check_unchanged(info)
     block_frames = max(1, min(BLOCK_SECONDS * info.sample_rate, _BLOCK_SAMPLES // info.channels))
-    for block in ffmpeg.read_blocks(info, block_frames, found.warnings.append):
+    for block in read_blocks(info, block_frames, found.warnings.append):
         mono = _mean_of_channels(block)
         with np.errstate(invalid="ignore"):
             is_sound = np.abs(mono) < _LOUDEST  # not so for NaN

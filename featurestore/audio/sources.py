@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from featurestore.audio.ffmpeg import SUFFIXES
 from featurestore.audio.globbing import has_wildcard, match_glob, split_glob, walk
 from featurestore.audio.info import quoted
 from featurestore.audio.lists import LIST_SUFFIXES, Listed, other_list, read_list
+from featurestore.audio.opening import SUFFIXES
 from featurestore.errors import SettingError, SourceError
 from featurestore.spelling import describe_spelling, letters, other_spelling, spelling_hint
 

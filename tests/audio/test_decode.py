@@ -12,7 +12,8 @@ import torch
 import torchaudio
 
 import featurestore
-from featurestore.audio import decode, ffmpeg, file_sha256, load_audio, probe, segment_audio, validate_audio_file
+from featurestore.audio import decode, file_sha256, load_audio, probe, segment_audio, validate_audio_file
+from featurestore.audio.opening import load_av
 from featurestore.errors import AudioNotFoundError, MissingDependencyError, SettingError
 
 LOSSLESS = [
@@ -148,7 +149,7 @@ def test_impossible_target_rates_are_refused(write, rate):
 
 def test_without_pyav_the_extra_is_named(write, monkeypatch):
     path = write()
-    ffmpeg._av.cache_clear()
+    load_av.cache_clear()
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingDependencyError, match=r"featurestore\[extract\]"):
         probe(path)
