@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import click
 
-from featurestore import __version__
 from featurestore.errors import FeatureStoreError
 from fs_extract.build import build
 from fs_extract.console import Group, ReaderGoneError, Voice, complain
@@ -27,7 +26,7 @@ DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
     epilog="Every option can also come from the environment: --batch-size as FEATURESTORE_BATCH_SIZE, and so on. "
     "Exit codes: 0 done, 1 some tracks failed, 2 wrong usage, 130 interrupted.",
 )
-@click.version_option(__version__, prog_name="fs-extract", message="%(prog)s %(version)s")
+@click.version_option(package_name="featurestore", prog_name="fs-extract", message="%(prog)s %(version)s")
 def fs_extract() -> None:
     """Music collections to MERT features in a Zarr store."""
 
