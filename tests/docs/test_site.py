@@ -82,3 +82,9 @@ def test_relative_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     missing = [link for link in links if not (ROOT / Path(link)).exists()]
     assert not missing
+
+
+def test_every_fragment_of_the_changelog_has_a_name_that_towncrier_takes():
+    types = "added|changed|deprecated|removed|fixed|security"
+    for path in (ROOT / "changelog.d").iterdir():
+        assert path.name == "README.md" or re.fullmatch(rf"(\+[a-z0-9-]+|\d+)\.({types})\.md", path.name), path
