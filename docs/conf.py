@@ -48,6 +48,7 @@ html_theme_options = {
     "logo": {"text": "featurestore"},
     "github_url": "https://github.com/featurestore/featurestore",
     "navbar_align": "left",
+    "header_links_before_dropdown": 6,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
