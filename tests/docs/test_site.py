@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -12,7 +13,7 @@ import pytest
 from pages import ROOT
 
 DOCS = ROOT / "docs"
-PUBLIC = ("featurestore", "featurestore.models", "featurestore.labels", "featurestore.pretrain")
+PUBLIC = ("featurestore", "featurestore.models", "featurestore.training.labels", "featurestore.training.pretrain")
 
 
 def load_decision_index():
@@ -28,9 +29,18 @@ def load_decision_index():
 def site(tmp_path_factory):
     """The built site, made in a process that cannot open a socket."""
     folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("_build", "generated"))
     code = "import socket; socket.getaddrinfo = socket.socket.connect = None\n"
     code += "from sphinx.cmd.build import main; raise SystemExit(main())"
-    options = ["-W", "--keep-going", "-q", "-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")]
+    options = [
+        "-W",
+        "--keep-going",
+        "-q",
+        "-d",
+        str(folder / "doctrees"),
+        str(folder / "docs"),
+        str(folder / "html"),
+    ]
     done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return folder / "html"
