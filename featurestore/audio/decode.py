@@ -161,6 +161,12 @@ def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples
     ------
     AudioError, MissingDependencyError, SettingError
         As `decode`.
+
+    Examples
+    --------
+    >>> samples = load_audio("music/rock/song.wav", target_sr=16_000)
+    >>> samples.shape, samples.dtype
+    ((192000,), dtype('float32'))
     """
     return np.concatenate(list(decode(path, target_sr)))
 
@@ -215,6 +221,12 @@ def segment_audio(
     ------
     SettingError
         If the signal is not of one dimension or is empty, or a setting is out of range.
+
+    Examples
+    --------
+    >>> samples = load_audio("music/rock/song.wav")
+    >>> segment_audio(samples, segment_duration=5.0, overlap_ratio=0.5).shape
+    (4, 120000)
     """
     signal = np.asarray(audio)
     if signal.ndim != 1:
@@ -245,6 +257,14 @@ def validate_audio_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     ------
     MissingDependencyError
         If the package that decodes it is not installed.
+
+    Examples
+    --------
+    >>> found = validate_audio_file("music/rock/song.wav")
+    >>> found["valid"], found["sample_rate"], found["duration"]
+    (True, 24000, 12.0)
+    >>> validate_audio_file("music/none.wav")["file_exists"]
+    False
     """
     report: dict[str, Any] = {
         "valid": False,

@@ -44,9 +44,10 @@ class FeatureExtractor(WindowEncoder):
 
     Examples
     --------
-    >>> extractor = FeatureExtractor(device="auto", layers=[7])             # doctest: +SKIP
-    >>> extractor.extract_track_features("a.flac")["aggregated"].shape      # doctest: +SKIP
-    (1, 768)
+    >>> extractor = FeatureExtractor(model="mini", layers=[4])
+    >>> features = extractor.extract_track_features("music/rock/song.wav")
+    >>> {kind: array.shape for kind, array in features.items()}
+    {'raw': (4, 1, 374, 192), 'segments': (4, 1, 192), 'aggregated': (1, 192)}
     """
 
     def extract_track_features(
@@ -90,6 +91,19 @@ class FeatureExtractor(WindowEncoder):
             If it does not fit into memory, or features are not finite.
         StoreError
             If the store has features of other settings, or cannot be written.
+
+        Examples
+        --------
+        >>> extractor = FeatureExtractor(model="mini", layers=[2, 4])
+        >>> features = extractor.extract_track_features("music/rock/song.wav", include_raw=False)
+        >>> features["segments"].shape, features["aggregated"].shape
+        ((4, 2, 192), (2, 192))
+
+        Into a store as well:
+
+        >>> _ = extractor.extract_track_features("music/rock/song.wav", store="mini.zarr", dataset="rock")
+        >>> FeatureStore("mini.zarr").track_ids
+        ['rock/song']
         """
         path = Path(audio_path)
         track_id = path.stem if track_id is None else track_id
@@ -120,6 +134,13 @@ class FeatureExtractor(WindowEncoder):
         Returns
         -------
         tuple of (features or None, error or None)
+
+        Examples
+        --------
+        >>> extractor = FeatureExtractor(model="mini", layers=[4])
+        >>> features, error = extractor.extract_track_features_safe("music/nothing.wav")
+        >>> features is None, type(error).__name__
+        (True, 'AudioNotFoundError')
         """
         try:
             return self.extract_track_features(audio_path, **options), None
@@ -163,6 +184,13 @@ class FeatureExtractor(WindowEncoder):
         -------
         dict
             The report: total_files, processed, cached, skipped, failed, errors, elapsed_time and more.
+
+        Examples
+        --------
+        >>> extractor = FeatureExtractor(model="mini", layers=[4])
+        >>> report = extractor.extract_dataset_features("music", "mini.zarr", include_raw=False)
+        >>> report["processed"], report["failed"]
+        (3, 0)
         """
         level = "all" if include_raw else "segments" if include_segments else "aggregated"
         report = build(

@@ -123,6 +123,14 @@ class BuildReport:
         Of what, with what and where it was built.
     feature_level : str
         The kinds that were asked for.
+
+    Examples
+    --------
+    >>> report = build("music", "spectra.zarr", model="logmel", feature_level="segments")
+    >>> report.total_files, report.processed, report.cached, report.failed
+    (3, 3, 0, 0)
+    >>> report.exit_code
+    0
     """
 
     total_files: int = 0
@@ -156,7 +164,14 @@ class BuildReport:
         return 130 if self.interrupted else 1 if self.failed else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
+        """The report as plain JSON values.
+
+        Examples
+        --------
+        >>> report = build("music", "spectra.zarr", model="logmel", dry_run=True)
+        >>> report.to_dict()["to_do"]
+        3
+        """
         return {**dataclasses.asdict(self), "errors": _listed(self.errors), "warnings": _listed(self.warnings)}
 
 

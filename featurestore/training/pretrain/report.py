@@ -18,6 +18,12 @@ class TrainingProgress:
         Files or steps.
     loss : float or None
     windows_per_second : float or None
+
+    Examples
+    --------
+    >>> from featurestore.training.pretrain import TrainingProgress
+    >>> TrainingProgress(stage="training", done=300, total=1_000, loss=2.5).done
+    300
     """
 
     stage: str
@@ -48,6 +54,15 @@ class TrainingReport:
         Ctrl-C or SIGTERM ended the run; the same call goes on.
     elapsed : float
         Seconds.
+
+    Examples
+    --------
+    >>> from featurestore.training.pretrain import load_recipe, pretrain
+    >>> run = {"steps": 2, "batch": 2, "valid_windows": 2, "probe": ""}
+    >>> changes = {"data": {"folder": "data", "labels": ["km"]}, "heads": [], "run": run}
+    >>> report = pretrain(load_recipe("mini", changes), "run")
+    >>> report.steps, report.total, report.resumed_from
+    (2, 2, 0)
     """
 
     out: Path
