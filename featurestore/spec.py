@@ -94,7 +94,7 @@ def kinds_of_level(feature_level: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """Everything that identifies a feature: two features of equal specs can be compared.
+    """Holds everything that identifies a feature: two features of equal specs can be compared.
 
     Settings that do not apply (a store of arrays that no model of ours made) are None.
 
@@ -111,13 +111,13 @@ class FeatureSpec:
     weights_sha256 : str, optional
         SHA-256 of the file of weights.
     sample_rate : int, optional
-        Hz, of the audio that the model hears.
+        Rate of the audio that the model hears, Hz.
     do_normalize : bool, optional
         Whether each window is brought to zero mean and unit variance.
     frame_rate : float, optional
         Frames a second in raw.
     segment_duration : float, optional
-        Seconds.
+        Length of a window, seconds.
     overlap : float, optional
         Share of a window that the next one repeats, in [0, 1).
     resampler : str, optional
@@ -202,7 +202,7 @@ class FeatureSpec:
     def for_arrays(
         cls, *, layers: int | Sequence[int], dim: int, dtype: str = "float32", codec: str = "none"
     ) -> FeatureSpec:
-        """Spec of features that were made elsewhere.
+        """Make the spec of features that were made elsewhere.
 
         Parameters
         ----------
@@ -234,9 +234,9 @@ class FeatureSpec:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The settings that identify a feature, without those at their default.
+        """Return the settings that identify a feature, without those at their default.
 
-        So that a setting that a later release adds does not change the fingerprints of older stores.
+        A setting that a later release adds therefore does not change the fingerprints of older stores.
 
         Examples
         --------
@@ -259,7 +259,7 @@ class FeatureSpec:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def differences(self, requested: FeatureSpec) -> dict[str, tuple[Any, Any]]:
-        """Settings of the identity in which another spec differs, as name to (own, requested).
+        """Return the settings of the identity in which another spec differs, as name to (own, requested).
 
         Examples
         --------
@@ -278,7 +278,7 @@ class FeatureSpec:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain JSON values; what was measured of int8 only where it was.
+        """Return the spec as plain JSON values, with what was measured of int8 only where it was.
 
         Examples
         --------
@@ -294,7 +294,7 @@ class FeatureSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
-        """Spec of plain JSON values.
+        """Make a spec of plain JSON values.
 
         Raises
         ------

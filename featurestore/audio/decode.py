@@ -144,7 +144,7 @@ def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def load_audio(path: str | os.PathLike[str], target_sr: int = 24_000) -> Samples:
-    """Mono samples of a whole file.
+    """Decode a whole file into mono samples.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
 def segment_audio(
     audio: npt.ArrayLike, segment_duration: float = 5.0, overlap_ratio: float = 0.5, sample_rate: int = 24_000
 ) -> npt.NDArray[Any]:
-    """Windows of a signal, as `featurestore.windows` lays them.
+    """Cut a signal into windows, as `featurestore.windows` lays them.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ def segment_audio(
 
 
 def validate_audio_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Whether features of a file can be extracted: it is there, readable, long enough, and decodes to its end.
+    """Tell whether features of a file can be extracted: it is there, long enough, and decodes to its end.
 
     Parameters
     ----------

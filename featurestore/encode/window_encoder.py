@@ -145,7 +145,7 @@ class WindowEncoder:
         return self._encoder.batch_size
 
     def spec(self, dtype: str = "float32", codec: str = "none") -> FeatureSpec:
-        """Everything that identifies this encoder's features in a store of this dtype and codec.
+        """Return everything that identifies this encoder's features in a store of this dtype and codec.
 
         Examples
         --------
@@ -174,7 +174,7 @@ class WindowEncoder:
         )
 
     def encode(self, blocks: Iterable[npt.NDArray[np.float32]], *, raw: bool) -> Iterator[EncodedBatch]:
-        """Features of a track, streamed; memory is bounded by a batch.
+        """Compute the features of a track as a stream; memory is bounded by a batch.
 
         Parameters
         ----------
@@ -208,7 +208,7 @@ class WindowEncoder:
         return self._encoder.encode(self.windows(blocks), raw=raw)
 
     def windows(self, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """First samples and samples of the windows of a track that comes in blocks.
+        """Cut a track that comes in blocks into windows: the first sample and the samples of each.
 
         Examples
         --------
@@ -223,7 +223,7 @@ class WindowEncoder:
     def encode_tracks(
         self, windows: Iterable[Window[T] | None], *, raw: bool
     ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
-        """Features of the windows of many tracks, in batches across their borders.
+        """Compute the features of the windows of many tracks, in batches across their borders.
 
         Windows and results are as for `BatchEncoder.encode_tracks`; `windows` gives those of a track.
 

@@ -211,7 +211,7 @@ class MertEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def frames(self, n_samples: int) -> int:
-        """Frames of a window of `n_samples` samples; 0 if it is shorter than `min_samples`.
+        """Return the number of frames of a window of `n_samples` samples; 0 if it is shorter than `min_samples`.
 
         Examples
         --------
@@ -221,7 +221,7 @@ class MertEncoder(nn.Module):
         return self._frontend.frames(n_samples)
 
     def prepared(self, wave: Tensor, last: int | None) -> tuple[Tensor, int]:
-        """Arguments of `states` checked, the wave normalised if the model wants it.
+        """Check the arguments of `states`, and normalise the wave if the model wants it.
 
         Raises
         ------
@@ -244,7 +244,7 @@ class MertEncoder(nn.Module):
 
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
-        """Hidden states 0 to `last`, one after the other as they are computed.
+        """Yield hidden states 0 to `last`, one after the other as they are computed.
 
         State 0 is the input of the first transformer layer, state i the output of layer i. The last one of a
         pre-LN network (330M) has passed the encoder's final layer norm.
@@ -288,7 +288,7 @@ class MertEncoder(nn.Module):
             yield x
 
     def hidden_states(self, wave: Tensor) -> Tensor:
-        """All hidden states.
+        """Compute all hidden states.
 
         Parameters
         ----------

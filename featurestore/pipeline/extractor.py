@@ -60,7 +60,7 @@ class FeatureExtractor(WindowEncoder):
         include_raw: bool = True,
         include_segments: bool = True,
     ) -> Features:
-        """Features of one file of audio.
+        """Compute the features of one file of audio.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class FeatureExtractor(WindowEncoder):
     def extract_track_features_safe(
         self, audio_path: str | os.PathLike[str], **options: Any
     ) -> tuple[Features | None, FeatureStoreError | None]:
-        """`extract_track_features`, but an error of this library is returned instead of raised.
+        """Do what `extract_track_features` does, but return an error of this library instead of raising it.
 
         Returns
         -------
@@ -159,7 +159,7 @@ class FeatureExtractor(WindowEncoder):
         dataset: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Features of a collection of audio into a store: `featurestore.build` with this extractor.
+        """Extract a collection of audio into a store: `featurestore.build` with this extractor.
 
         Parameters
         ----------

@@ -15,7 +15,7 @@ STAGES = ("looking for audio", "opening the model", "checking", "extracting", "p
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a build stands.
+    """Tells where a build stands.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class TrackWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """What a build did.
+    """Tells what a build did.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class BuildReport:
         return 130 if self.interrupted else 1 if self.failed else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values.
+        """Return the report as plain JSON values.
 
         Examples
         --------

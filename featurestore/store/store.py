@@ -31,7 +31,7 @@ _LOOKED_AT, _COMPARED = 50_000, 200
 
 
 class FeatureStore:
-    """Read a feature store. Cheap to make, picklable, safe after fork; holds no file open.
+    """Reads a feature store. It is cheap to make, can be pickled, is safe after a fork, and holds no file open.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class FeatureStore:
     def aggregated(
         self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None
     ) -> AggregatedView:
-        """One row per track: mean over its segments.
+        """Return a view of one row for each track: the mean over its segments.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class FeatureStore:
         layer: int | Sequence[int] | None = None,
         tracks: Sequence[str] | None = None,
     ) -> TrackView | RaggedView:
-        """Segments of one track, or of all: mean over their frames.
+        """Return a view of the segments of one track, or of all: each the mean over its frames.
 
         Parameters
         ----------
@@ -173,12 +173,12 @@ class FeatureStore:
         return RaggedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
 
     def raw(self, track: str, layer: int | Sequence[int] | None = None) -> TrackView:
-        """Every frame of one track.
+        """Return a view of every frame of one track.
 
         Parameters
         ----------
         track : str
-            Its id.
+            Id of the track.
         layer : int or sequence of int, optional
             One layer, or several or (None) all, which keeps the layer dimension.
 
@@ -202,7 +202,7 @@ class FeatureStore:
         return self._view_of_track("raw", track, layer)
 
     def has(self, track_id: str, kinds: Sequence[str] = ("aggregated",)) -> bool:
-        """Whether the store has these kinds of features of a track.
+        """Tell whether the store has these kinds of features of a track.
 
         Examples
         --------
@@ -218,7 +218,7 @@ class FeatureStore:
         return current is not None and set(kinds) <= set(current.attributes["kinds"])
 
     def provenance(self, track_id: str) -> dict[str, Any]:
-        """What is known of a track: its audio, decoder, revision, fingerprint, starts of the windows, checksums.
+        """Return what is known of a track: audio, decoder, revision, fingerprint, starts of windows, checksums.
 
         Raises
         ------
@@ -238,7 +238,7 @@ class FeatureStore:
         return dict(current.attributes)
 
     def info(self) -> dict[str, Any]:
-        """Summary of the store: path, format, tracks, packed tracks, spec and fingerprint.
+        """Return a summary of the store: path, format, tracks, packed tracks, spec and fingerprint.
 
         Examples
         --------
@@ -257,7 +257,7 @@ class FeatureStore:
         }
 
     def verify(self, deep: bool = False) -> VerifyReport:
-        """Check the store; see `VerifyReport`. `deep` reads every byte and checks every checksum.
+        """Check the store, with `deep` every byte against its checksum, and return a `VerifyReport`.
 
         Examples
         --------

@@ -33,7 +33,7 @@ _OF_ONE_TRACK = (errno.EACCES, errno.EPERM, errno.EIO)
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """Tells one thing that is wrong.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check found.
+    """Tells what a check found.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class VerifyReport:
 
     @classmethod
     def of_damaged_root(cls, error: CorruptTrackError, *, deep: bool) -> VerifyReport:
-        """Report of a store that cannot be opened.
+        """Make the report of a store that cannot be opened.
 
         Examples
         --------
@@ -117,7 +117,7 @@ class VerifyReport:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values.
+        """Return the report as plain JSON values.
 
         Examples
         --------

@@ -164,7 +164,7 @@ class View(ABC):
         return block[:, 0] if self._drop else block
 
     def to_xarray(self) -> xarray.DataArray:
-        """DataArray with coordinates, read when it is computed. Needs the extra ``xarray``.
+        """Make a DataArray with coordinates, which reads when it is computed; needs the extra ``xarray``.
 
         Raises
         ------
@@ -183,7 +183,7 @@ class View(ABC):
         return xarray.DataArray(self.to_dask(), dims=self.dims, coords=self.coords)
 
     def to_dask(self, chunks: Any = "auto") -> dask.array.Array:
-        """Dask array, read when it is computed. Needs the extra ``xarray``.
+        """Make a dask array, which reads when it is computed; needs the extra ``xarray``.
 
         The view is pickled to workers, which read for themselves.
 
@@ -212,7 +212,7 @@ class View(ABC):
         return dask.array.from_array(self, chunks=chunks, name=False, asarray=False)
 
     def to_torch(self) -> torch.Tensor:
-        """Read everything into a tensor. Needs torch.
+        """Read everything into a tensor; needs torch.
 
         Raises
         ------

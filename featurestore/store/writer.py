@@ -29,16 +29,16 @@ from featurestore.store.verify import VerifyReport, verify
 
 
 class StoreWriter:
-    """Write tracks into a store, next to any number of other writers and readers.
+    """Writes tracks into a store, next to any number of other writers and readers.
 
-    Creates the store if there is none. On opening, finishes or sweeps away what dead writers left.
+    The store is created if there is none. Opening it finishes or sweeps away what dead writers left.
 
     Parameters
     ----------
     path : str or Path
         Folder of the store.
     spec : FeatureSpec
-        Of everything that will be written; must be the store's own.
+        Identifies everything that will be written; must be the store's own.
     overwrite : bool
         Whether a track that exists is replaced, where a call does not say so itself.
     durable : bool
@@ -107,7 +107,7 @@ class StoreWriter:
                 self._staging.close(self._places.trash)
 
     def existing(self, track_id: str) -> dict[str, Any] | None:
-        """Attributes of a published track, None if there is none.
+        """Return the attributes of a published track, None if there is none.
 
         Raises
         ------

@@ -25,13 +25,13 @@ _ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Centres of clusters of the frames of one layer.
+    """Holds the centres of clusters of the frames of one layer.
 
     Attributes
     ----------
     centers : ndarray of float32, shape (clusters, feature)
     spec : FeatureSpec
-        What identifies the features; of the one layer.
+        What identifies the features of the one layer.
     details : dict
         How it was fitted: seed, batch_size, passes, fraction, tracks, frames, inertia. Plain JSON values.
 
@@ -54,12 +54,12 @@ class Fit:
         return self.spec.layers[0]
 
     def assign(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """The nearest centre of each frame.
+        """Find the nearest centre of each frame.
 
         Parameters
         ----------
         frames : ndarray of float32, shape (frames, feature)
-            Of the layer.
+            Frames of the layer.
 
         Returns
         -------
@@ -135,7 +135,7 @@ class Fit:
             file.write(self.content())
 
     def content(self) -> bytes:
-        """What `save` writes.
+        """Return what `save` writes.
 
         Examples
         --------

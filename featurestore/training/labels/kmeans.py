@@ -24,7 +24,7 @@ def fit_kmeans(
     batch_size: int = 10_000,
     passes: int = 5,
 ) -> tuple[Frames, int]:
-    """Centres of clusters of frames that are read several times (scikit-learn's MiniBatchKMeans).
+    """Find the centres of clusters of frames that are read several times (scikit-learn's MiniBatchKMeans).
 
     Memory is bounded by some twenty batches. The same frames in the same order, settings and versions give the
     same centres.

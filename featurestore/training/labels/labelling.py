@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelReport:
-    """What was written.
+    """Tells what was written.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class LabelReport:
     inertia: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values.
+        """Return the report as plain JSON values.
 
         Examples
         --------

@@ -22,7 +22,7 @@ _THREADS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestReport:
-    """What was written.
+    """Tells what was written.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class ManifestReport:
     train, valid : int
         Files in each.
     hours : float
-        Of audio, in both.
+        Hours of audio in both.
     sample_rates : dict of int to int
         Files of each rate, Hz.
     errors : list of (path, message)
@@ -53,7 +53,7 @@ class ManifestReport:
     errors: list[tuple[str, str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values.
+        """Return the report as plain JSON values.
 
         Examples
         --------

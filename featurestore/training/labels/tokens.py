@@ -36,7 +36,7 @@ def dictionary_file(folder: Path, name: str) -> Path:
 
 
 def read_dictionary(path: Path) -> int:
-    """Number of classes of a dictionary: of ``token count`` lines with the tokens 0, 1, ... in order.
+    """Read the number of classes of a dictionary of ``token count`` lines with the tokens 0, 1, ... in order.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def read_dictionary(path: Path) -> int:
 def read_labels(
     folder: Path, split: str, name: str, *, sample_rate: int | None = 24_000, frame_rate: float = 75.0
 ) -> list[npt.NDArray[np.int32]]:
-    """Labels of the files of a manifest: of `label_store`, or tokens of a codec that were made elsewhere.
+    """Read the labels of the files of a manifest: of `label_store`, or tokens of a codec made elsewhere.
 
     Parameters
     ----------

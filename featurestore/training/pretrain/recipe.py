@@ -39,7 +39,7 @@ PRESETS = ("95m", "330m", "mini")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of a pretraining; the fields are the tables of the TOML file.
+    """Holds all settings of a pretraining; the fields are the tables of the TOML file.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Recipe:
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as values of JSON.
+        """Return the recipe as values of JSON.
 
         Examples
         --------
@@ -153,7 +153,7 @@ class Recipe:
 
 
 def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe from a preset or a TOML file.
+    """Read a recipe from a preset or a TOML file.
 
     Parameters
     ----------

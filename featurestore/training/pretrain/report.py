@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """Where a training stands.
+    """Tells where a training stands.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What a training did.
+    """Tells what a training did.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ class TrainingReport:
     resumed_from : int
         Step that this run began at.
     loss : float or None
-        Of the last steps.
+        Mean loss of the last steps.
     valid : dict
-        Of the last evaluation.
+        Metrics of the last evaluation.
     interrupted : bool
         Ctrl-C or SIGTERM ended the run; the same call goes on.
     elapsed : float
