@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN = $(VENV)/bin
-CODE = featurestore cli tests benchmarks
+CODE = featurestore cli tests benchmarks docs
 
 # Names of oneDNN, what /proc/cpuinfo calls them, and torch's own kernels of that time.
 ISAS = SSE41:sse4_1:default AVX2:avx2:avx2 AVX512_CORE:avx512bw:avx512 AVX512_CORE_BF16:avx512_bf16:avx512 \
@@ -11,7 +11,7 @@ ISAS = SSE41:sse4_1:default AVX2:avx2:avx2 AVX512_CORE:avx512bw:avx512 AVX512_CO
 MODEL_TESTS = tests/models tests/encode/test_threads.py tests/pipeline/test_extractor.py \
 	tests/training/pretrain/test_losses.py tests/training/pretrain/test_training.py
 
-.PHONY: demo test test-isa check lint clean
+.PHONY: demo test test-isa check lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.demo
@@ -36,13 +36,19 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 
+# Any warning is an error, and nothing is fetched. The site is docs/_build/html/index.html.
+docs: $(VENV)/.docs
+	rm -rf docs/api/generated
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
 $(VENV)/.dev: EXTRAS = all,dev
 $(VENV)/.demo: EXTRAS = all
-$(VENV)/.dev $(VENV)/.demo: pyproject.toml
+$(VENV)/.docs: EXTRAS = all,docs
+$(VENV)/.dev $(VENV)/.demo $(VENV)/.docs: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo build dist docs/_build docs/api/generated *.egg-info

@@ -18,7 +18,7 @@ NEXT = (
     (f"fs-extract info {STORE}", "what is in a store"),
     (f"fs-extract verify --deep {STORE}", "is every byte as it was written?"),
     ("fs-extract build --help", "all options"),
-    ("README.md", "how it works"),
+    ("docs/how-it-works.md", "how it works"),
 )
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from featurestore._lazy import lazy
-from featurestore._version import __version__
 
 if TYPE_CHECKING:
+    from featurestore._version import __version__
     from featurestore.audio import load_audio, segment_audio, validate_audio_file
     from featurestore.models import load_model
     from featurestore.pipeline import BuildReport, build
@@ -44,6 +44,7 @@ __getattr__ = lazy(
         "FeatureStore": "featurestore.store",
         "StoreWriter": "featurestore.store",
         "VerifyReport": "featurestore.store",
+        "__version__": "featurestore._version",
         "build": "featurestore.pipeline",
         "load_audio": "featurestore.audio",
         "load_model": "featurestore.models",

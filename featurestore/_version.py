@@ -1,3 +1,10 @@
-"""The version of the library."""
+"""The version of the package: that of the tag that it was built from, as its metadata say."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("featurestore")
+except PackageNotFoundError:  # a source tree on sys.path that was never installed
+    __version__ = "0+unknown"

@@ -18,7 +18,6 @@ from queue import Empty, SimpleQueue
 
 _EXTRAS = {
     "numpy": None,
-    "zarr": None,
     "torch": "extract",
     "torchaudio": "extract",
     "transformers": "extract",
@@ -26,9 +25,9 @@ _EXTRAS = {
     "safetensors": "extract",
     "av": "extract",
     "torchcodec": "torchcodec",
+    "zarr": "xarray",
     "xarray": "xarray",
     "dask": "xarray",
-    "h5py": "hdf5",
     "scikit-learn": "labels",
 }
 _HUB_TIMEOUT = 3.0  # seconds

@@ -124,6 +124,13 @@ class BuildStoppedError(StoreAccessError):
     ----------
     report : featurestore.BuildReport
         What the build had done until then.
+
+    Examples
+    --------
+    >>> from featurestore.errors import BuildStoppedError
+    >>> error = BuildStoppedError("the disk is full", report=BuildReport(processed=3))
+    >>> error.report.processed
+    3
     """
 
     def __init__(self, message: str, *, report: Any = None) -> None:  # pickle makes it from the message
@@ -138,6 +145,15 @@ class SpecMismatchError(StoreError):
     ----------
     differences : dict of str to (stored, requested)
         The settings that differ.
+
+    Examples
+    --------
+    >>> from featurestore.errors import SpecMismatchError
+    >>> try:
+    ...     StoreWriter("features.zarr", spec=FeatureSpec.for_arrays(layers=13, dim=1024))
+    ... except SpecMismatchError as error:
+    ...     error.differences
+    {'dim': (768, 1024)}
     """
 
     def __init__(self, message: str, *, differences: Mapping[str, tuple[Any, Any]] | None = None) -> None:
@@ -152,6 +168,15 @@ class TrackNotFoundError(StoreError, KeyError):
     ----------
     close_matches : tuple of str
         Track ids of the store that look alike.
+
+    Examples
+    --------
+    >>> from featurestore.errors import TrackNotFoundError
+    >>> try:
+    ...     FeatureStore("features.zarr").segments("rock/sonk")
+    ... except TrackNotFoundError as error:
+    ...     error.close_matches
+    ('rock/song',)
     """
 
     def __init__(self, message: str, *, close_matches: Sequence[str] = ()) -> None:
@@ -170,6 +195,19 @@ class TrackLockedError(StoreError):
     ----------
     same_track : bool
         False where the other writer says that it is at work on another track that shares the lock: try again.
+
+    Examples
+    --------
+    >>> from featurestore.errors import TrackLockedError
+    >>> spec = FeatureSpec.for_arrays(layers=1, dim=2)
+    >>> with StoreWriter("mine.zarr", spec=spec) as one, StoreWriter("mine.zarr", spec=spec) as other:
+    ...     with one.track("a", kinds=["segments"]) as track:
+    ...         track.append(segments=np.ones((1, 1, 2)))
+    ...         try:
+    ...             other.put("a", {"aggregated": np.ones((1, 2))})
+    ...         except TrackLockedError as error:
+    ...             error.same_track
+    True
     """
 
     def __init__(self, message: str, *, same_track: bool = True) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,7 +94,7 @@ def kinds_of_level(feature_level: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """Everything that identifies a feature: two features of equal specs can be compared.
+    """Holds everything that identifies a feature: two features of equal specs can be compared.
 
     Settings that do not apply (a store of arrays that no model of ours made) are None.
 
@@ -112,13 +111,13 @@ class FeatureSpec:
     weights_sha256 : str, optional
         SHA-256 of the file of weights.
     sample_rate : int, optional
-        Hz, of the audio that the model hears.
+        Rate of the audio that the model hears, Hz.
     do_normalize : bool, optional
         Whether each window is brought to zero mean and unit variance.
     frame_rate : float, optional
         Frames a second in raw.
     segment_duration : float, optional
-        Seconds.
+        Length of a window, seconds.
     overlap : float, optional
         Share of a window that the next one repeats, in [0, 1).
     resampler : str, optional
@@ -133,6 +132,14 @@ class FeatureSpec:
     int8_cosines, int8_errors : tuple of float, optional
         Of each stored layer, how near int8 came to fp32 on a probe when an earlier release made the store: centred
         cosine, and largest difference relative to the largest value. A measurement, not part of the identity.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec(layers=(4, 7), dim=768, model="m-a-p/MERT-v1-95M", sample_rate=24_000)
+    >>> spec.dtype, spec.codec
+    ('float32', 'none')
+    >>> spec.fingerprint[:12]
+    '4a5db592fd1a'
     """
 
     layers: tuple[int, ...]
@@ -195,7 +202,7 @@ class FeatureSpec:
     def for_arrays(
         cls, *, layers: int | Sequence[int], dim: int, dtype: str = "float32", codec: str = "none"
     ) -> FeatureSpec:
-        """Spec of features that were made elsewhere.
+        """Make the spec of features that were made elsewhere.
 
         Parameters
         ----------
@@ -212,6 +219,12 @@ class FeatureSpec:
         ------
         SettingError
             If one of them is impossible.
+
+        Examples
+        --------
+        >>> spec = FeatureSpec.for_arrays(layers=13, dim=768)
+        >>> spec.layers[0], spec.layers[-1], spec.model
+        (0, 12, None)
         """
         return cls(
             layers=tuple(range(layers)) if isinstance(layers, int) else tuple(layers),
@@ -221,9 +234,14 @@ class FeatureSpec:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The settings that identify a feature, without those at their default.
+        """Return the settings that identify a feature, without those at their default.
 
-        So that a setting that a later release adds does not change the fingerprints of older stores.
+        A setting that a later release adds therefore does not change the fingerprints of older stores.
+
+        Examples
+        --------
+        >>> FeatureSpec.for_arrays(layers=2, dim=8, dtype="float16").identity()
+        {'layers': [0, 1], 'dim': 8, 'dtype': 'float16'}
         """
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         return {
@@ -241,7 +259,13 @@ class FeatureSpec:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def differences(self, requested: FeatureSpec) -> dict[str, tuple[Any, Any]]:
-        """Settings of the identity in which another spec differs, as name to (own, requested)."""
+        """Return the settings of the identity in which another spec differs, as name to (own, requested).
+
+        Examples
+        --------
+        >>> FeatureSpec.for_arrays(layers=2, dim=8).differences(FeatureSpec.for_arrays(layers=2, dim=16))
+        {'dim': (8, 16)}
+        """
         if self.fingerprint == requested.fingerprint:
             return {}
         own, other = self.to_dict(), requested.to_dict()
@@ -254,7 +278,14 @@ class FeatureSpec:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain JSON values; what was measured of int8 only where it was."""
+        """Return the spec as plain JSON values, with what was measured of int8 only where it was.
+
+        Examples
+        --------
+        >>> values = FeatureSpec.for_arrays(layers=2, dim=8).to_dict()
+        >>> values["layers"], values["dim"], values["model"]
+        ([0, 1], 8, None)
+        """
         values = {**dataclasses.asdict(self), "layers": list(self.layers)}
         for name in _MEASURED:
             if (measured := values.pop(name)) is not None:
@@ -263,12 +294,17 @@ class FeatureSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
-        """Spec of plain JSON values.
+        """Make a spec of plain JSON values.
 
         Raises
         ------
         SettingError
             If a setting is missing, unknown or impossible.
+
+        Examples
+        --------
+        >>> FeatureSpec.from_dict({"layers": [0, 1], "dim": 8}) == FeatureSpec.for_arrays(layers=2, dim=8)
+        True
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -280,26 +316,3 @@ class FeatureSpec:
             return cls(**{**values, **sequences})
         except (KeyError, TypeError) as error:
             raise SettingError(f"the spec lacks a setting or holds one of a wrong type: {error}") from None
-
-    def to_json(self) -> str:
-        """The spec as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> FeatureSpec:
-        """Spec of `to_json`'s text."""
-        return cls.from_dict(json.loads(text))
-
-    def to_toml(self) -> str:
-        """The spec as TOML; settings that do not apply are left out."""
-        return "".join(
-            # JSON's strings, numbers, booleans and flat lists are also TOML's, but for a bare DEL.
-            f"{name} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
-            for name, value in self.to_dict().items()
-            if value is not None
-        )
-
-    @classmethod
-    def from_toml(cls, text: str) -> FeatureSpec:
-        """Spec of `to_toml`'s text."""
-        return cls.from_dict(tomllib.loads(text))

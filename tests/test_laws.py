@@ -1,8 +1,12 @@
 """What may be imported when, seen in a fresh interpreter: reading a store must not cost what extraction needs."""
 
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +15,11 @@ import featurestore
 from featurestore import FeatureSpec, StoreWriter
 
 EXTRACTION = {
-    *("torch", "torchaudio", "torchcodec", "transformers", "soundfile", "huggingface_hub", "safetensors"),
+    *("torch", "torchaudio", "transformers", "av", "soundfile", "huggingface_hub", "safetensors"),
     "sklearn",
 }
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STORE = {"featurestore.store"}
 WINGS = {"featurestore.training.labels", "featurestore.training.pretrain"}
 ROOMS = {f"featurestore.{x}" for x in ("audio", "models", "encode", "pipeline", "training", "testing")}
@@ -43,7 +49,7 @@ def store(tmp_path_factory):
 
 def test_importing_the_package_costs_nothing():
     loaded = modules_after("import featurestore")
-    assert not loaded & ({"numpy", "zarr", "click", "tqdm"} | EXTRACTION | ROOMS)
+    assert not loaded & ({"numpy", "zarr", "click", "tqdm", "featurestore._version"} | EXTRACTION | ROOMS)
 
 
 def test_reading_a_store_needs_nothing_of_extraction(store):
@@ -58,7 +64,22 @@ store.info(), store.provenance("a"), store.verify(deep=True)
 """,
         store,
     )
-    assert not loaded & (EXTRACTION | ROOMS)
+    assert not loaded & ({"zarr"} | EXTRACTION | ROOMS)
+
+
+def test_what_reading_imports_is_what_a_plain_installation_brings(store):
+    """The wheel without extras is enough, and brings nothing that only extraction needs."""
+    declared = {re.match(r"[\w-]+", x)[0] for x in PROJECT["dependencies"]}
+    brought = {x for name in declared for x in importlib.metadata.requires(name) or () if "extra" not in x}
+    brought = declared | {re.match(r"[\w-]+", x)[0] for x in brought}
+    code = "import sys\nfrom fs_extract.commands import run\nassert run(['info', sys.argv[1]]) == 0\n"
+    code += "from featurestore import FeatureStore\nFeatureStore(sys.argv[1]).verify(deep=True)"
+    loaded = {name.partition(".")[0] for name in modules_after(code, store)}
+    owners = importlib.metadata.packages_distributions()
+    imported = {owner for name in loaded - sys.stdlib_module_names for owner in owners.get(name, ())}
+    assert "numpy" in imported
+    assert imported - {"featurestore"} <= brought
+    assert not brought & (EXTRACTION | {"zarr"})
 
 
 def test_writing_arrays_into_a_store_needs_nothing_of_extraction(tmp_path):
@@ -73,7 +94,7 @@ with StoreWriter(sys.argv[1], spec=FeatureSpec.for_arrays(layers=2, dim=2)) as w
 """,
         tmp_path / "s.zarr",
     )
-    assert not loaded & (EXTRACTION | ROOMS)
+    assert not loaded & ({"zarr"} | EXTRACTION | ROOMS)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +146,26 @@ def test_rm_imports_nothing_of_extraction(tmp_path):
     arguments = ["rm", str(tmp_path / "s.zarr"), "a", "--yes"]
     loaded = modules_after(f"from fs_extract.commands import run\nassert run({arguments!r}) == 0")
     assert not loaded & (EXTRACTION | ROOMS)
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_declared():
+    extras = PROJECT["optional-dependencies"]
+    of_all = re.fullmatch(r"featurestore\[(.+)\]", *extras["all"])[1].split(",")
+    declared = [*PROJECT["dependencies"], *(x for name in of_all for x in extras[name])]
+    bounds = dict(
+        re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)(?:,<\d+)?", x).groups()
+        for x in declared
+        if "featurestore" not in x
+    )
+    pinned = re.findall(
+        r"^([\w-]+)==([\d.]+)$", (ROOT / ".ci/oldest.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    tested = dict(pinned)
+    assert tested.keys() == bounds.keys()
+    for name in bounds.keys() - {"numpy"}:  # of zarr's choosing
+        width = len(bounds[name].split("."))
+        assert ".".join(tested[name].split(".")[:width]) == bounds[name], name
+        assert set(tested[name].split(".")[width:]) <= {"0"}, name
 
 
 def test_public_names_exist():

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import click
 
-from featurestore import __version__
 from fs_extract.build import build
 from fs_extract.console import Group, ReaderGoneError, Voice, complain
 from fs_extract.doctor import doctor
@@ -21,12 +20,27 @@ DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes; the last one is that of every program whose reader has gone."""
 
 
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from featurestore import __version__
+
+        click.echo(f"fs-extract {__version__}")
+        ctx.exit()
+
+
 @click.group(
     cls=Group,
     epilog="Every option can also come from the environment: --batch-size as FEATURESTORE_BATCH_SIZE, and so on. "
     "Exit codes: 0 done, 1 some tracks failed, 2 wrong usage, 130 interrupted.",
 )
-@click.version_option(__version__, prog_name="fs-extract", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
 def fs_extract() -> None:
     """Music collections to MERT features in a Zarr store."""
 

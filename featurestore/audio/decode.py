@@ -151,7 +151,7 @@ def load_audio(
     *,
     audio_path: str | os.PathLike[str] | None = None,
 ) -> Samples:
-    """Mono samples of a whole file.
+    """Decode a whole file into mono samples.
 
     Parameters
     ----------
@@ -170,6 +170,12 @@ def load_audio(
     ------
     AudioError, MissingDependencyError, SettingError
         As `decode`.
+
+    Examples
+    --------
+    >>> samples = load_audio("music/rock/song.wav", target_sr=16_000)
+    >>> samples.shape, samples.dtype
+    ((192000,), dtype('float32'))
     """
     path = required(path=path, audio_path=audio_path)
     try:
@@ -207,7 +213,7 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
 def segment_audio(
     audio: npt.ArrayLike, segment_duration: float = 5.0, overlap_ratio: float = 0.5, sample_rate: int = 24_000
 ) -> npt.NDArray[Any]:
-    """Windows of a signal, as `featurestore.windows` lays them.
+    """Cut a signal into windows, as `featurestore.windows` lays them.
 
     Parameters
     ----------
@@ -229,6 +235,12 @@ def segment_audio(
     ------
     SettingError
         If the signal is not of one dimension, not of real numbers, or empty, or a setting is out of range.
+
+    Examples
+    --------
+    >>> samples = load_audio("music/rock/song.wav")
+    >>> segment_audio(samples, segment_duration=5.0, overlap_ratio=0.5).shape
+    (4, 120000)
     """
     try:
         signal = np.asarray(audio)
@@ -250,7 +262,7 @@ def segment_audio(
 def validate_audio_file(
     path: str | os.PathLike[str] | None = None, *, audio_path: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
-    """Whether features of a file can be extracted: it is there, readable, long enough, and decodes to its end.
+    """Tell whether features of a file can be extracted: it is there, long enough, and decodes to its end.
 
     Parameters
     ----------
@@ -270,6 +282,14 @@ def validate_audio_file(
     ------
     MissingDependencyError
         If the package that decodes it is not installed.
+
+    Examples
+    --------
+    >>> found = validate_audio_file("music/rock/song.wav")
+    >>> found["valid"], found["sample_rate"], found["duration"]
+    (True, 24000, 12.0)
+    >>> validate_audio_file("music/none.wav")["file_exists"]
+    False
     """
     report: dict[str, Any] = {
         "valid": False,

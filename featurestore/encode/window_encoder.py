@@ -72,6 +72,14 @@ class WindowEncoder:
     Notes
     -----
     An encoder is for one thread at a time.
+
+    Examples
+    --------
+    >>> from featurestore.encode import WindowEncoder
+    >>> encoder = WindowEncoder(model="mini", layers=[4])
+    >>> samples = load_audio("music/rock/song.wav", encoder.model.sample_rate)
+    >>> np.concatenate([batch.segments for batch in encoder.encode([samples], raw=False)]).shape
+    (4, 1, 192)
     """
 
     def __init__(
@@ -137,7 +145,15 @@ class WindowEncoder:
         return self._encoder.batch_size
 
     def spec(self, dtype: str = "float32", codec: str = "none") -> FeatureSpec:
-        """Everything that identifies this encoder's features in a store of this dtype and codec."""
+        """Return everything that identifies this encoder's features in a store of this dtype and codec.
+
+        Examples
+        --------
+        >>> from featurestore.encode import WindowEncoder
+        >>> spec = WindowEncoder(model="mini", layers=[4]).spec(dtype="float16")
+        >>> spec.model, spec.layers, spec.dim, spec.precision, spec.dtype
+        ('mini', (4,), 192, 'fp32', 'float16')
+        """
         from featurestore.audio import RESAMPLER
 
         return FeatureSpec(
@@ -158,7 +174,7 @@ class WindowEncoder:
         )
 
     def encode(self, blocks: Iterable[npt.NDArray[np.float32]], *, raw: bool) -> Iterator[EncodedBatch]:
-        """Features of a track, streamed; memory is bounded by a batch.
+        """Compute the features of a track as a stream; memory is bounded by a batch.
 
         Parameters
         ----------
@@ -179,19 +195,48 @@ class WindowEncoder:
             If a window does not fit into memory, or features are not finite.
         SettingError
             If the track has no sample at all.
+
+        Examples
+        --------
+        >>> from featurestore.encode import WindowEncoder
+        >>> encoder = WindowEncoder(model="mini", layers=[4])
+        >>> samples = load_audio("music/rock/song.wav", encoder.model.sample_rate)
+        >>> batches = list(encoder.encode([samples], raw=True))
+        >>> batches[0].starts[0], batches[-1].end, batches[0].raw.shape[1:]
+        (0.0, 12.0, (1, 374, 192))
         """
         return self._encoder.encode(self.windows(blocks), raw=raw)
 
     def windows(self, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """First samples and samples of the windows of a track that comes in blocks."""
+        """Cut a track that comes in blocks into windows: the first sample and the samples of each.
+
+        Examples
+        --------
+        >>> from featurestore.encode import WindowEncoder
+        >>> encoder = WindowEncoder(model="mini", layers=[4])
+        >>> blocks = [np.zeros(100_000, np.float32), np.zeros(100_000, np.float32)]
+        >>> [(first, len(samples)) for first, samples in encoder.windows(blocks)]
+        [(0, 120000), (60000, 120000), (80000, 120000)]
+        """
         return sliding_windows(blocks, self._window, self._hop)
 
     def encode_tracks(
         self, windows: Iterable[Window[T] | None], *, raw: bool
     ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
-        """Features of the windows of many tracks, in batches across their borders.
+        """Compute the features of the windows of many tracks, in batches across their borders.
 
         Windows and results are as for `BatchEncoder.encode_tracks`; `windows` gives those of a track.
+
+        Examples
+        --------
+        >>> from featurestore.encode.batch_size import Window
+        >>> from featurestore.encode import WindowEncoder
+        >>> encoder = WindowEncoder(model="mini", layers=[4])
+        >>> second = np.zeros(24_000, np.float32)
+        >>> windows = [Window("a", 0, second), Window("a", 12_000, second), Window("b", 0, second)]
+        >>> found = encoder.encode_tracks(windows, raw=False)
+        >>> [(track, start) for track, batch in found for start in batch.starts]
+        [('a', 0.0), ('a', 0.5), ('b', 0.0)]
         """
         return self._encoder.encode_tracks(windows, raw=raw)
 

@@ -47,6 +47,15 @@ class Encoder(Protocol):
         Whether the model brings each window to zero mean and unit variance.
     min_samples : int
         Shortest window that gives a frame.
+
+    Examples
+    --------
+    >>> import torch
+    >>> encoder = load_model("logmel")
+    >>> encoder.name, encoder.layers, encoder.dim, encoder.frames(5 * 24_000)
+    ('logmel', 2, 168, 374)
+    >>> [tuple(state.shape) for state in encoder.states(torch.zeros(1, 24_000), last=1)]
+    [(1, 74, 168), (1, 74, 168)]
     """
 
     name: str

@@ -174,6 +174,13 @@ class MertEncoder(nn.Module):
         Commit of the hub's repository.
     weights_sha256 : str, optional
         SHA-256 of the file of weights.
+
+    Examples
+    --------
+    >>> from featurestore.models import MertEncoder
+    >>> model = load_model("mini")
+    >>> isinstance(model, MertEncoder), model.config.num_hidden_layers
+    (True, 4)
     """
 
     def __init__(
@@ -204,16 +211,29 @@ class MertEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def frames(self, n_samples: int) -> int:
-        """Frames of a window of `n_samples` samples; 0 if it is shorter than `min_samples`."""
+        """Return the number of frames of a window of `n_samples` samples; 0 if it is shorter than `min_samples`.
+
+        Examples
+        --------
+        >>> load_model("mini").frames(5 * 24_000)
+        374
+        """
         return self._frontend.frames(n_samples)
 
     def prepared(self, wave: Tensor, last: int | None) -> tuple[Tensor, int]:
-        """Arguments of `states` checked, the wave normalised if the model wants it.
+        """Check the arguments of `states`, and normalise the wave if the model wants it.
 
         Raises
         ------
         ModelError, SettingError
             As `states`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> wave, last = load_model("mini").prepared(torch.ones(1, 24_000), None)
+        >>> wave.shape, last
+        (torch.Size([1, 24000]), 4)
         """
         check_float32(self, self.name)
         last = self.layers if last is None else last
@@ -224,7 +244,7 @@ class MertEncoder(nn.Module):
 
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
-        """Hidden states 0 to `last`, one after the other as they are computed.
+        """Yield hidden states 0 to `last`, one after the other as they are computed.
 
         State 0 is the input of the first transformer layer, state i the output of layer i. The last one of a
         pre-LN network (330M) has passed the encoder's final layer norm.
@@ -247,6 +267,13 @@ class MertEncoder(nn.Module):
             If the weights are not float32.
         SettingError
             If `wave` has another shape or is too short, or there is no state `last`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> states = load_model("mini").states(torch.zeros(2, 24_000), last=3)
+        >>> [tuple(state.shape) for state in states]
+        [(2, 74, 192), (2, 74, 192), (2, 74, 192), (2, 74, 192)]
         """
         wave, last = self.prepared(wave, last)
         x: Tensor = self.feature_projection(self.feature_extractor(wave))
@@ -261,7 +288,7 @@ class MertEncoder(nn.Module):
             yield x
 
     def hidden_states(self, wave: Tensor) -> Tensor:
-        """All hidden states.
+        """Compute all hidden states.
 
         Parameters
         ----------
@@ -271,6 +298,12 @@ class MertEncoder(nn.Module):
         Returns
         -------
         Tensor of float32, shape (windows, layers + 1, frames, dim)
+
+        Examples
+        --------
+        >>> import torch
+        >>> load_model("mini").hidden_states(torch.zeros(2, 24_000)).shape
+        torch.Size([2, 5, 74, 192])
         """
         return torch.stack(list(self.states(wave)), dim=1)
 

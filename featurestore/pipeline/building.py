@@ -132,6 +132,20 @@ def build(
         If the features cannot fit on the disk, or the store cannot be written, before any work.
     BuildStoppedError
         If the store cannot be written any more on the way; it carries the report.
+
+    Examples
+    --------
+    >>> report = build("music", "spectra.zarr", model="logmel", feature_level="segments", layers=[0, 2])
+    >>> report.processed, report.failed
+    (3, 0)
+    >>> FeatureStore("spectra.zarr").aggregated(layer=0).shape
+    (3, 168)
+
+    The same call leaves alone what is there:
+
+    >>> report = build("music", "spectra.zarr", model="logmel", feature_level="segments", layers=[0, 2])
+    >>> report.processed, report.cached
+    (0, 3)
     """
     job = Job(
         store=given_path(store),

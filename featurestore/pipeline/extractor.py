@@ -45,9 +45,10 @@ class FeatureExtractor(WindowEncoder):
 
     Examples
     --------
-    >>> extractor = FeatureExtractor(device="auto", layers=[7])             # doctest: +SKIP
-    >>> extractor.extract_track_features("a.flac")["aggregated"].shape      # doctest: +SKIP
-    (1, 768)
+    >>> extractor = FeatureExtractor(model="mini", layers=[4])
+    >>> features = extractor.extract_track_features("music/rock/song.wav")
+    >>> {kind: array.shape for kind, array in features.items()}
+    {'raw': (4, 1, 374, 192), 'segments': (4, 1, 192), 'aggregated': (1, 192)}
     """
 
     def extract_track_features(
@@ -62,7 +63,7 @@ class FeatureExtractor(WindowEncoder):
         *,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> Features:
-        """Features of one file of audio.
+        """Compute the features of one file of audio.
 
         Parameters
         ----------
@@ -95,6 +96,19 @@ class FeatureExtractor(WindowEncoder):
             If it does not fit into memory, or features are not finite.
         StoreError
             If the store has features of other settings, or cannot be written.
+
+        Examples
+        --------
+        >>> extractor = FeatureExtractor(model="mini", layers=[2, 4])
+        >>> features = extractor.extract_track_features("music/rock/song.wav", include_raw=False)
+        >>> features["segments"].shape, features["aggregated"].shape
+        ((4, 2, 192), (2, 192))
+
+        Into a store as well:
+
+        >>> _ = extractor.extract_track_features("music/rock/song.wav", store="mini.zarr", dataset="rock")
+        >>> FeatureStore("mini.zarr").track_ids
+        ['rock/song']
         """
         path = Path(audio_path)
         store = one_of(store=store, output_dir=output_dir)
@@ -121,11 +135,18 @@ class FeatureExtractor(WindowEncoder):
     def extract_track_features_safe(
         self, audio_path: str | os.PathLike[str], *arguments: Any, **options: Any
     ) -> tuple[Features | None, FeatureStoreError | None]:
-        """`extract_track_features`, but an error of this library is returned instead of raised.
+        """Do what `extract_track_features` does, but return an error of this library instead of raising it.
 
         Returns
         -------
         tuple of (features or None, error or None)
+
+        Examples
+        --------
+        >>> extractor = FeatureExtractor(model="mini", layers=[4])
+        >>> features, error = extractor.extract_track_features_safe("music/nothing.wav")
+        >>> features is None, type(error).__name__
+        (True, 'AudioNotFoundError')
         """
         try:
             return self.extract_track_features(audio_path, *arguments, **options), None
@@ -146,7 +167,7 @@ class FeatureExtractor(WindowEncoder):
         output_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Features of a collection of audio into a store: `featurestore.build` with this extractor.
+        """Extract a collection of audio into a store: `featurestore.build` with this extractor.
 
         Parameters
         ----------
@@ -173,6 +194,13 @@ class FeatureExtractor(WindowEncoder):
         -------
         dict
             The report: total_files, processed, cached, skipped, failed, errors, elapsed_time and more.
+
+        Examples
+        --------
+        >>> extractor = FeatureExtractor(model="mini", layers=[4])
+        >>> report = extractor.extract_dataset_features("music", "mini.zarr", include_raw=False)
+        >>> report["processed"], report["failed"]
+        (3, 0)
         """
         level = "all" if include_raw else "segments" if include_segments else "aggregated"
         report = build(

@@ -31,7 +31,7 @@ _LOOKED_AT, _COMPARED = 50_000, 200
 
 
 class FeatureStore:
-    """Read a feature store. Cheap to make, picklable, safe after fork; holds no file open.
+    """Reads a feature store. It is cheap to make, can be pickled, is safe after a fork, and holds no file open.
 
     Parameters
     ----------
@@ -47,10 +47,14 @@ class FeatureStore:
 
     Examples
     --------
-    >>> store = FeatureStore("store.zarr")  # doctest: +SKIP
-    >>> view = store.aggregated(layer=7)  # doctest: +SKIP
-    >>> view.shape, view.dims  # doctest: +SKIP
-    ((300, 768), ('track', 'feature'))
+    >>> store = FeatureStore("features.zarr")
+    >>> store.track_ids
+    ['folk/air', 'jazz/blue', 'rock/song']
+    >>> view = store.aggregated(layer=7)
+    >>> view.shape, view.dims
+    ((3, 768), ('track', 'feature'))
+    >>> view.to_numpy().dtype
+    dtype('float32')
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -94,7 +98,7 @@ class FeatureStore:
     def aggregated(
         self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None
     ) -> AggregatedView:
-        """One row per track: mean over its segments.
+        """Return a view of one row for each track: the mean over its segments.
 
         Parameters
         ----------
@@ -114,6 +118,14 @@ class FeatureStore:
             If the store has no such layer.
         TrackNotFoundError
             If the store has no such track; the message names ids that look alike.
+
+        Examples
+        --------
+        >>> store = FeatureStore("features.zarr")
+        >>> store.aggregated(layer=7).shape
+        (3, 768)
+        >>> store.aggregated(layer=[3, 7], tracks=["rock/song", "folk/air"]).shape
+        (2, 2, 768)
         """
         return AggregatedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
 
@@ -123,7 +135,7 @@ class FeatureStore:
         layer: int | Sequence[int] | None = None,
         tracks: Sequence[str] | None = None,
     ) -> TrackView | RaggedView:
-        """Segments of one track, or of all: mean over their frames.
+        """Return a view of the segments of one track, or of all: each the mean over its frames.
 
         Parameters
         ----------
@@ -146,18 +158,27 @@ class FeatureStore:
             If the store has no such layer.
         TrackNotFoundError
             If the store has no such track, or no segments of it.
+
+        Examples
+        --------
+        >>> store = FeatureStore("features.zarr")
+        >>> store.segments("rock/song", layer=7).shape
+        (4, 768)
+        >>> rows = store.segments(layer=7)
+        >>> rows.shape, rows.row_tracks[4], float(rows.row_starts[5])
+        ((12, 768), 'jazz/blue', 2.5)
         """
         if track is not None:
             return self._view_of_track("segments", track, layer)
         return RaggedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
 
     def raw(self, track: str, layer: int | Sequence[int] | None = None) -> TrackView:
-        """Every frame of one track.
+        """Return a view of every frame of one track.
 
         Parameters
         ----------
         track : str
-            Its id.
+            Id of the track.
         layer : int or sequence of int, optional
             One layer, or several or (None) all, which keeps the layer dimension.
 
@@ -172,11 +193,22 @@ class FeatureStore:
             If the store has no such layer.
         TrackNotFoundError
             If the store has no such track, or no raw features of it.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").raw("rock/song", layer=7).dims
+        ('segment', 'frame', 'feature')
         """
         return self._view_of_track("raw", track, layer)
 
     def has(self, track_id: str, kinds: Sequence[str] = ("aggregated",)) -> bool:
-        """Whether the store has these kinds of features of a track."""
+        """Tell whether the store has these kinds of features of a track.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").has("rock/song", kinds=("raw", "segments"))
+        True
+        """
         if unknown := set(kinds) - set(KINDS):
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         if track_id not in self:
@@ -186,12 +218,17 @@ class FeatureStore:
         return current is not None and set(kinds) <= set(current.attributes["kinds"])
 
     def provenance(self, track_id: str) -> dict[str, Any]:
-        """What is known of a track: its audio, decoder, revision, fingerprint, starts of the windows, checksums.
+        """Return what is known of a track: audio, decoder, revision, fingerprint, starts of windows, checksums.
 
         Raises
         ------
         TrackNotFoundError
             If the store has no such track.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").provenance("rock/song")["starts"]
+        [0.0, 2.5, 5.0, 7.0]
         """
         self._choose([track_id])
         with filesystem.naming_the_store(self.path):
@@ -201,7 +238,13 @@ class FeatureStore:
         return dict(current.attributes)
 
     def info(self) -> dict[str, Any]:
-        """Summary of the store: path, format, tracks, packed tracks, spec and fingerprint."""
+        """Return a summary of the store: path, format, tracks, packed tracks, spec and fingerprint.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").info()["tracks"]
+        3
+        """
         known = self._known()
         packed = 0 if known.table is None else len(known.table.rows.keys() - known.direct)
         return {
@@ -214,7 +257,13 @@ class FeatureStore:
         }
 
     def verify(self, deep: bool = False) -> VerifyReport:
-        """Check the store; see `VerifyReport`. `deep` reads every byte and checks every checksum."""
+        """Check the store, with `deep` every byte against its checksum, and return a `VerifyReport`.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").verify(deep=True).ok
+        True
+        """
         with filesystem.naming_the_store(self.path):
             return verify(self._reader, deep=deep)
 
@@ -225,6 +274,10 @@ class FeatureStore:
         ------
         StoreError
             If another writer was packing all the time, for ten minutes.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").pack()
         """
         with self._writer() as writer:
             if not writer.pack(wait=_PATIENCE):
@@ -241,6 +294,13 @@ class FeatureStore:
             If the store has no such track.
         TrackLockedError
             If a writer is at work on it.
+
+        Examples
+        --------
+        >>> store = FeatureStore("features.zarr")
+        >>> store.remove("jazz/blue")
+        >>> store.track_ids
+        ['folk/air', 'rock/song']
         """
         if track_id not in self:
             raise self._unknown(track_id)

@@ -33,7 +33,7 @@ _OF_ONE_TRACK = (errno.EACCES, errno.EPERM, errno.EIO)
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """Tells one thing that is wrong.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check found.
+    """Tells what a check found.
 
     Attributes
     ----------
@@ -80,6 +80,12 @@ class VerifyReport:
         Seconds.
     problems : tuple of Problem
         Everything that is wrong.
+
+    Examples
+    --------
+    >>> report = FeatureStore("features.zarr").verify()
+    >>> report.ok, report.tracks, report.packed
+    (True, 3, 3)
     """
 
     tracks: int
@@ -94,7 +100,15 @@ class VerifyReport:
 
     @classmethod
     def of_damaged_root(cls, error: CorruptTrackError, *, deep: bool) -> VerifyReport:
-        """Report of a store that cannot be opened."""
+        """Make the report of a store that cannot be opened.
+
+        Examples
+        --------
+        >>> from featurestore.errors import CorruptTrackError
+        >>> report = VerifyReport.of_damaged_root(CorruptTrackError("zarr.json is cut off"), deep=True)
+        >>> report.ok, report.problems[0].message
+        (False, 'zarr.json is cut off')
+        """
         return cls(0, 0, 0, 0, 0, 0, deep, 0.0, (Problem("structure", "", None, str(error)),))
 
     @property
@@ -103,7 +117,13 @@ class VerifyReport:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
+        """Return the report as plain JSON values.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").verify().to_dict()["ok"]
+        True
+        """
         return {
             **dataclasses.asdict(self),
             "problems": [vars(p) for p in self.problems],

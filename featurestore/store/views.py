@@ -57,6 +57,15 @@ class View(ABC):
         Names of the dimensions.
     layers : tuple of int
         The layers, in this order.
+
+    Examples
+    --------
+    >>> store = FeatureStore("features.zarr")
+    >>> view = store.aggregated(layer=[3, 7])
+    >>> view.dims, view.shape, view.layers
+    (('track', 'layer', 'feature'), (3, 2, 768), (3, 7))
+    >>> view[1:, 0].shape, np.asarray(view).nbytes
+    ((2, 768), 18432)
     """
 
     dims: tuple[str, ...]
@@ -144,17 +153,28 @@ class View(ABC):
         return np.atleast_1d(np.arange(self.shape[0], dtype=np.int64)[item])
 
     def to_numpy(self) -> npt.NDArray[Any]:
-        """Read everything into memory."""
+        """Read everything into memory.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").aggregated(layer=7).to_numpy().shape
+        (3, 768)
+        """
         block = self._read(None, self._positions)
         return block[:, 0] if self._drop else block
 
     def to_xarray(self) -> xarray.DataArray:
-        """DataArray with coordinates, read when it is computed. Needs the extra ``xarray``.
+        """Make a DataArray with coordinates, which reads when it is computed; needs the extra ``xarray``.
 
         Raises
         ------
         MissingDependencyError
             If xarray or dask is not installed.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").aggregated(layer=7).to_xarray().sel(track="rock/song").shape
+        (768,)
         """
         try:
             import xarray
@@ -163,7 +183,7 @@ class View(ABC):
         return xarray.DataArray(self.to_dask(), dims=self.dims, coords=self.coords)
 
     def to_dask(self, chunks: Any = "auto") -> dask.array.Array:
-        """Dask array, read when it is computed. Needs the extra ``xarray``.
+        """Make a dask array, which reads when it is computed; needs the extra ``xarray``.
 
         The view is pickled to workers, which read for themselves.
 
@@ -176,6 +196,11 @@ class View(ABC):
         ------
         MissingDependencyError
             If dask is not installed.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").segments(layer=7).to_dask().mean(axis=0).shape
+        (768,)
         """
         try:
             import dask.array
@@ -187,12 +212,17 @@ class View(ABC):
         return dask.array.from_array(self, chunks=chunks, name=False, asarray=False)
 
     def to_torch(self) -> torch.Tensor:
-        """Read everything into a tensor. Needs torch.
+        """Read everything into a tensor; needs torch.
 
         Raises
         ------
         MissingDependencyError
             If torch is not installed.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").aggregated(layer=7).to_torch().shape
+        torch.Size([3, 768])
         """
         try:
             import torch
@@ -202,7 +232,13 @@ class View(ABC):
 
 
 class AggregatedView(View):
-    """One row per track: [track, feature], or [track, layer, feature]. Made by `FeatureStore.aggregated`."""
+    """One row per track: [track, feature], or [track, layer, feature]. Made by `FeatureStore.aggregated`.
+
+    Examples
+    --------
+    >>> FeatureStore("features.zarr").aggregated(layer=7).track_ids
+    ['folk/air', 'jazz/blue', 'rock/song']
+    """
 
     def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str]) -> None:
         super().__init__(source, layers)
@@ -233,6 +269,11 @@ class TrackView(View):
     """Segments of one track: made by `FeatureStore.segments` and `FeatureStore.raw`.
 
     [segment, feature] or [segment, layer, feature]; raw has the dimension frame before feature.
+
+    Examples
+    --------
+    >>> FeatureStore("features.zarr").segments("rock/song", layer=7).starts.tolist()
+    [0.0, 2.5, 5.0, 7.0]
     """
 
     def __init__(self, source: Source, layers: Layers, kind: str, track_id: str) -> None:
@@ -276,6 +317,13 @@ class RaggedView(View):
     """Segments of many tracks, one after the other: [row, feature] or [row, layer, feature].
 
     Made by `FeatureStore.segments` without a track.
+
+    Examples
+    --------
+    >>> store = FeatureStore("features.zarr")
+    >>> view = store.segments(layer=7)
+    >>> view.dims, view.shape, view.row_starts[:5].tolist()
+    (('row', 'feature'), (12, 768), [0.0, 2.5, 5.0, 7.0, 0.0])
     """
 
     def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str]) -> None:

@@ -29,16 +29,16 @@ from featurestore.store.verify import VerifyReport, verify
 
 
 class StoreWriter:
-    """Write tracks into a store, next to any number of other writers and readers.
+    """Writes tracks into a store, next to any number of other writers and readers.
 
-    Creates the store if there is none. On opening, finishes or sweeps away what dead writers left.
+    The store is created if there is none. Opening it finishes or sweeps away what dead writers left.
 
     Parameters
     ----------
     path : str or Path
         Folder of the store.
     spec : FeatureSpec
-        Of everything that will be written; must be the store's own.
+        Identifies everything that will be written; must be the store's own.
     overwrite : bool
         Whether a track that exists is replaced, where a call does not say so itself.
     durable : bool
@@ -54,6 +54,13 @@ class StoreWriter:
         If the store holds features of other settings.
     StoreAccessError
         If the store cannot be written.
+
+    Examples
+    --------
+    >>> with StoreWriter("mine.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=8)) as writer:
+    ...     writer.put("a", {"segments": np.ones((5, 2, 8))})
+    >>> FeatureStore("mine.zarr").aggregated(layer=1).to_numpy().shape
+    (1, 8)
     """
 
     def __init__(
@@ -85,7 +92,14 @@ class StoreWriter:
         self.close()
 
     def close(self) -> None:
-        """Finish what was decided, and remove what is staged and not published."""
+        """Finish what was decided, and remove what is staged and not published.
+
+        Examples
+        --------
+        >>> writer = StoreWriter("mine.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=8))
+        >>> writer.put("a", {"aggregated": np.ones((2, 8))})
+        >>> writer.close()
+        """
         with filesystem.naming_the_store(self.path):
             try:
                 transaction.recover(self._places, self._locks)
@@ -93,12 +107,19 @@ class StoreWriter:
                 self._staging.close(self._places.trash)
 
     def existing(self, track_id: str) -> dict[str, Any] | None:
-        """Attributes of a published track, None if there is none.
+        """Return the attributes of a published track, None if there is none.
 
         Raises
         ------
         CorruptTrackError
             If its metadata is damaged.
+
+        Examples
+        --------
+        >>> with StoreWriter("mine.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=8)) as writer:
+        ...     writer.put("a", {"aggregated": np.ones((2, 8))}, attributes={"genre": "rock"})
+        ...     writer.existing("a")["genre"], writer.existing("b")
+        ('rock', None)
         """
         with filesystem.naming_the_store(self.path):
             found = self._reader.current(encode_key(track_id))
@@ -143,6 +164,15 @@ class StoreWriter:
         StoreAccessError
             If the disk is full or fails. Nothing of the track is published then, unless its last step fails: to
             make sure that what is in its place stays there.
+
+        Examples
+        --------
+        >>> with StoreWriter("mine.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=8)) as writer:
+        ...     with writer.track("a", kinds=["segments"]) as track:
+        ...         for start in (0.0, 2.5, 5.0):
+        ...             track.append(segments=np.ones((1, 2, 8)), starts=[start])
+        >>> FeatureStore("mine.zarr").segments("a").shape
+        (3, 2, 8)
         """
         key = encode_key(track_id)
         chosen = tuple(kind for kind in KINDS if kind in {*kinds, "aggregated"})
@@ -207,6 +237,13 @@ class StoreWriter:
         ------
         SettingError
             If a shape does not fit the store.
+
+        Examples
+        --------
+        >>> with StoreWriter("mine.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=8)) as writer:
+        ...     writer.put("a", {"segments": np.arange(32).reshape(2, 2, 8)})
+        >>> FeatureStore("mine.zarr").aggregated(layer=0)[0, :3]
+        array([ 8.,  9., 10.], dtype=float32)
         """
         if not arrays or set(arrays) - set(KINDS):
             raise SettingError(f"arrays are some of {', '.join(KINDS)}, not {sorted(arrays)}")
@@ -225,6 +262,14 @@ class StoreWriter:
             If there is none.
         TrackLockedError
             If another writer is at work on it.
+
+        Examples
+        --------
+        >>> with StoreWriter("mine.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=8)) as writer:
+        ...     writer.put("a", {"aggregated": np.ones((2, 8))})
+        ...     writer.remove("a")
+        >>> len(FeatureStore("mine.zarr"))
+        0
         """
         key = encode_key(track_id)
         with filesystem.naming_the_store(self.path), contextlib.ExitStack() as stack:
@@ -249,6 +294,13 @@ class StoreWriter:
             What was wrong.
         list of Path
             Where the folders of damaged tracks are now; nothing is deleted.
+
+        Examples
+        --------
+        >>> with StoreWriter("features.zarr", spec=FeatureStore("features.zarr").spec) as writer:
+        ...     report, moved = writer.repair()
+        >>> report.ok, moved
+        (True, [])
         """
         with filesystem.naming_the_store(self.path):
             report = verify(self._reader, deep=deep)
@@ -275,6 +327,12 @@ class StoreWriter:
         -------
         bool
             False if another writer was packing all the time.
+
+        Examples
+        --------
+        >>> with StoreWriter("features.zarr", spec=FeatureStore("features.zarr").spec) as writer:
+        ...     writer.pack(wait=10.0)
+        True
         """
         with filesystem.naming_the_store(self.path):
             return pack(self._reader, self._staging, self._locks, wait=wait, durable=self.durable)

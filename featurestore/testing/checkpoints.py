@@ -50,6 +50,13 @@ def save_random_checkpoint(
         If there is no such shape.
     CheckpointError
         If the values of the mapping are no config.json of this network.
+
+    Examples
+    --------
+    >>> from featurestore.models import save_random_checkpoint
+    >>> folder = save_random_checkpoint("random", shape="tiny", seed=1)
+    >>> load_model(folder).layers
+    3
     """
     from safetensors.torch import save_file
 

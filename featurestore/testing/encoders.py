@@ -34,7 +34,8 @@ def check_encoder(encoder: Encoder, *, device: str = "cpu", tolerance: float = 1
 
     Examples
     --------
-    >>> check_encoder(load_model("tests/data/golden/base_v1"))              # doctest: +SKIP
+    >>> from featurestore.models import check_encoder
+    >>> check_encoder(load_model("logmel"))
     """
     require_encoder(encoder)
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from featurestore.errors import ModelError, SettingError
 from featurestore.models import check_encoder
 from featurestore.models.encoder import frame_rate
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "encoders.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "encoders.md"
 EXAMPLE, USE = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 NAMES = {}
 exec(EXAMPLE, NAMES)

@@ -29,7 +29,7 @@ _OPTIONS = {
 
 
 @click.command(cls=Command, settings={key: f"--{name.replace('_', '-')}" for name, key in _OPTIONS.items()})
-@click.option("--config", help="95m, 330m or mini, or a TOML file; see docs/pretraining.md.")
+@click.option("--config", help="95m, 330m or mini, or a TOML file; see docs/guides/pretraining.md.")
 @click.option("--data", help="Folder with train.tsv, valid.tsv and the labels.")
 @click.option("--out", type=GivenPath(), help="Folder of checkpoints, metrics and the model.")
 @click.option("--steps", type=click.IntRange(min=1), help="Updates of the weights, all in all.")

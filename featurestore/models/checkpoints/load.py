@@ -61,9 +61,12 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
 
     Examples
     --------
-    >>> model = load_model("m-a-p/MERT-v1-95M")                  # doctest: +SKIP
-    >>> model.hidden_states(wave).shape                          # doctest: +SKIP
-    torch.Size([1, 13, 374, 768])
+    >>> import torch
+    >>> model = load_model("mini")
+    >>> model.layers, model.dim, model.sample_rate
+    (4, 192, 24000)
+    >>> model.hidden_states(torch.zeros(1, 5 * 24_000)).shape
+    torch.Size([1, 5, 374, 192])
     """
     name = os.fspath(name_or_path)
     if not name:

@@ -25,15 +25,23 @@ _ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Centres of clusters of the frames of one layer.
+    """Holds the centres of clusters of the frames of one layer.
 
     Attributes
     ----------
     centers : ndarray of float32, shape (clusters, feature)
     spec : FeatureSpec
-        What identifies the features; of the one layer.
+        What identifies the features of the one layer.
     details : dict
         How it was fitted: seed, batch_size, passes, fraction, tracks, frames, inertia. Plain JSON values.
+
+    Examples
+    --------
+    >>> from featurestore.training.labels import Fit
+    >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
+    >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+    >>> fit.layer, fit.centers.shape
+    (7, (3, 3))
     """
 
     centers: npt.NDArray[np.float32]
@@ -46,16 +54,24 @@ class Fit:
         return self.spec.layers[0]
 
     def assign(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """The nearest centre of each frame.
+        """Find the nearest centre of each frame.
 
         Parameters
         ----------
         frames : ndarray of float32, shape (frames, feature)
-            Of the layer.
+            Frames of the layer.
 
         Returns
         -------
         ndarray of int64, shape (frames,)
+
+        Examples
+        --------
+        >>> from featurestore.training.labels import Fit
+        >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
+        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit.assign(np.array([[0.1, 0.9, 0], [1, 0, 0]], np.float32))
+        array([1, 0])
         """
         # |x - c|^2 without |x|^2, which is the same for all c.
         offsets = np.square(self.centers, dtype=np.float64).sum(axis=1).astype(np.float32)
@@ -72,6 +88,19 @@ class Fit:
         ------
         SpecMismatchError
             Names the settings that differ.
+
+        Examples
+        --------
+        >>> from featurestore.errors import SpecMismatchError
+        >>> from featurestore.training.labels import Fit
+        >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
+        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit.check(FeatureSpec.for_arrays(layers=[4, 7], dim=3))  # has the layer
+        >>> try:
+        ...     fit.check(FeatureSpec.for_arrays(layers=[7], dim=5))
+        ... except SpecMismatchError as error:
+        ...     error.differences
+        {'dim': (5, 3)}
         """
         wanted = of_layer(spec, self.layer)
         if differences := wanted.differences(self.spec):
@@ -91,12 +120,31 @@ class Fit:
         ------
         StoreAccessError
             If it cannot be written.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from featurestore.training.labels import Fit
+        >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
+        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit.save(Path("fit.km.npz"))
+        >>> np.load("fit.km.npz")["centers"].shape
+        (3, 3)
         """
         with replacing(path) as (file,):
             file.write(self.content())
 
     def content(self) -> bytes:
-        """What `save` writes."""
+        """Return what `save` writes.
+
+        Examples
+        --------
+        >>> from featurestore.training.labels import Fit
+        >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
+        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit.content()[:2]
+        b'PK'
+        """
         about = {"format": _FORMAT, "fingerprint": self.spec.fingerprint, "spec": self.spec.to_dict()}
         content = io.BytesIO()
         np.savez(content, centers=self.centers, about=np.array(json.dumps({**about, **self.details})))
@@ -110,6 +158,16 @@ class Fit:
         ------
         SourceError
             If there is no such file, or it is none of a fit, or damaged.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from featurestore.training.labels import Fit
+        >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
+        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit.save(Path("fit.km.npz"))
+        >>> Fit.load(Path("fit.km.npz")).layer
+        7
         """
         try:
             if path.stat().st_size > _MOST_BYTES:

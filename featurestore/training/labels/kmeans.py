@@ -24,7 +24,7 @@ def fit_kmeans(
     batch_size: int = 10_000,
     passes: int = 5,
 ) -> tuple[Frames, int]:
-    """Centres of clusters of frames that are read several times (scikit-learn's MiniBatchKMeans).
+    """Find the centres of clusters of frames that are read several times (scikit-learn's MiniBatchKMeans).
 
     Memory is bounded by some twenty batches. The same frames in the same order, settings and versions give the
     same centres.
@@ -55,6 +55,14 @@ def fit_kmeans(
         If a setting is impossible, or there are fewer frames than clusters.
     MissingDependencyError
         If scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> from featurestore.training.labels import fit_kmeans
+    >>> frames = np.random.default_rng(0).normal(size=(1_000, 4)).astype(np.float32)
+    >>> centers, count = fit_kmeans(lambda number: [frames], clusters=8, batch_size=500)
+    >>> centers.shape, count
+    ((8, 4), 1000)
     """
     check_settings(clusters=clusters, seed=seed, batch_size=batch_size, passes=passes)
     # As HuBERT's authors fitted: no centre is moved to another place because few frames are nearest to it.

@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelReport:
-    """What was written.
+    """Tells what was written.
 
     Attributes
     ----------
@@ -53,6 +53,14 @@ class LabelReport:
         Of the distribution of labels: that of `clusters` labels would be as uneven if this many were used equally.
     inertia : float
         Mean squared distance of a frame to its centre.
+
+    Examples
+    --------
+    >>> from featurestore.training.labels import label_store
+    >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0])
+    >>> report = label_store("spectra.zarr", "labels", manifest="data", layer=0, clusters=20, passes=1)
+    >>> report.files, report.labels
+    ({'train': 2, 'valid': 1}, {'train': 1798, 'valid': 899})
     """
 
     out: Path
@@ -67,7 +75,16 @@ class LabelReport:
     inertia: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
+        """Return the report as plain JSON values.
+
+        Examples
+        --------
+        >>> from featurestore.training.labels import label_store
+        >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0])
+        >>> report = label_store("spectra.zarr", "labels", manifest="data", layer=0, clusters=20, passes=1)
+        >>> report.to_dict()["clusters"]
+        20
+        """
         return {**self.__dict__, "out": str(self.out), "fit": str(self.fit)}
 
 
@@ -144,6 +161,15 @@ def label_store(
         If there is something to fit, and scikit-learn is not installed.
     StoreAccessError
         If the files cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featurestore.training.labels import label_store
+    >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0])
+    >>> report = label_store("spectra.zarr", "labels", manifest="data", layer=0, clusters=20)
+    >>> sorted(path.name for path in Path("labels").iterdir())
+    ['dict.km.txt', 'fit.km.npz', 'train.km', 'valid.km']
     """
     opened = store if isinstance(store, FeatureStore) else FeatureStore(os.fspath(store))
     out = Path(out)

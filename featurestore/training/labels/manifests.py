@@ -23,7 +23,7 @@ _THREADS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestReport:
-    """What was written.
+    """Tells what was written.
 
     Attributes
     ----------
@@ -32,11 +32,18 @@ class ManifestReport:
     train, valid : int
         Files in each.
     hours : float
-        Of audio, in both.
+        Hours of audio in both.
     sample_rates : dict of int to int
         Files of each rate, Hz.
     errors : list of (path, message)
         Files that are left out, since they cannot be read or are too short.
+
+    Examples
+    --------
+    >>> from featurestore.training.labels import write_manifests
+    >>> report = write_manifests("music", "manifests", valid=0.3)
+    >>> report.train, report.valid, report.sample_rates
+    (2, 1, {24000: 3})
     """
 
     out: Path
@@ -47,7 +54,14 @@ class ManifestReport:
     errors: list[tuple[str, str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
+        """Return the report as plain JSON values.
+
+        Examples
+        --------
+        >>> from featurestore.training.labels import write_manifests
+        >>> write_manifests("music", "manifests").to_dict()["errors"]
+        []
+        """
         return {
             "out": str(self.out),
             "train": self.train,
@@ -105,6 +119,14 @@ def write_manifests(
         If `valid` is impossible, or `out` holds labels that belong to other manifests.
     StoreAccessError
         If the files cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featurestore.training.labels import write_manifests
+    >>> report = write_manifests("music", "manifests", valid=0.3, relative_root=True)
+    >>> Path("manifests", "train.tsv").read_text().split()
+    ['../music', 'jazz/blue.wav', '288000', 'rock/song.wav', '288000']
     """
     if not 0 <= valid < 1:
         raise SettingError(f"`valid` must be at least 0 and below 1, not {valid}")

@@ -36,12 +36,19 @@ def dictionary_file(folder: Path, name: str) -> Path:
 
 
 def read_dictionary(path: Path) -> int:
-    """Number of classes of a dictionary: of ``token count`` lines with the tokens 0, 1, ... in order.
+    """Read the number of classes of a dictionary of ``token count`` lines with the tokens 0, 1, ... in order.
 
     Raises
     ------
     SourceError
         If there is no such file, or it is another; the message names the line.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featurestore.training.labels import read_dictionary
+    >>> read_dictionary(Path("data", "dict.km.txt"))
+    4
     """
     classes = 0
     for number, line in _lines(path):
@@ -60,7 +67,7 @@ def read_dictionary(path: Path) -> int:
 def read_labels(
     folder: Path, split: str, name: str, *, sample_rate: int | None = 24_000, frame_rate: float = 75.0
 ) -> list[npt.NDArray[np.int32]]:
-    """Labels of the files of a manifest: of `label_store`, or tokens of a codec that were made elsewhere.
+    """Read the labels of the files of a manifest: of `label_store`, or tokens of a codec made elsewhere.
 
     Parameters
     ----------
@@ -86,6 +93,14 @@ def read_labels(
         If a file is missing, a line holds no whole numbers or one beyond the dictionary, there are more or fewer
         lines than files, or labels last longer or shorter than their file by more than `TOLERANCE`. The message
         names the line.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featurestore.training.labels import read_labels
+    >>> labels = read_labels(Path("data"), "train", "km")
+    >>> len(labels), labels[0].shape, labels[0].dtype
+    (2, (900,), dtype('int32'))
     """
     dictionary = dictionary_file(folder, name)
     files = [(file.relative, seconds(file, sample_rate)) for file in read_list(folder / f"{split}.tsv")]

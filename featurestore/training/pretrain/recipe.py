@@ -39,7 +39,7 @@ PRESETS = ("95m", "330m", "mini")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of a pretraining; the fields are the tables of the TOML file.
+    """Holds all settings of a pretraining; the fields are the tables of the TOML file.
 
     Attributes
     ----------
@@ -58,6 +58,12 @@ class Recipe:
     variance : VarianceSettings
     optimizer : OptimizerSettings
     run : RunSettings
+
+    Examples
+    --------
+    >>> from featurestore.training.pretrain import Recipe
+    >>> Recipe().masking.span, Recipe().cqt.bins
+    (5, 336)
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -89,13 +95,27 @@ class Recipe:
         ------
         SettingError
             If a key is unknown or a value impossible; the message names the key and what is allowed.
+
+        Examples
+        --------
+        >>> from featurestore.training.pretrain import Recipe
+        >>> recipe = Recipe.from_dict({"optimizer": {"lr": 1e-4}}, source="mine.toml")
+        >>> recipe.optimizer.lr, recipe.optimizer.betas
+        (0.0001, (0.9, 0.98))
         """
         recipe: Recipe = read_value(cls, values, source, "")
         recipe._check_together(source)
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as values of JSON."""
+        """Return the recipe as values of JSON.
+
+        Examples
+        --------
+        >>> from featurestore.training.pretrain import Recipe
+        >>> Recipe().to_dict()["masking"]["span"]
+        5
+        """
         return dataclasses.asdict(self)
 
     def _check_together(self, source: str) -> None:
@@ -133,7 +153,7 @@ class Recipe:
 
 
 def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe from a preset or a TOML file.
+    """Read a recipe from a preset or a TOML file.
 
     Parameters
     ----------
@@ -146,6 +166,13 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -
     ------
     SettingError
         If there is no such preset or file, it is no TOML, or a key or value is wrong.
+
+    Examples
+    --------
+    >>> from featurestore.training.pretrain import load_recipe
+    >>> recipe = load_recipe("95m", {"run": {"steps": 1_000}, "data": {"folder": "data"}})
+    >>> recipe.run.steps, recipe.data.folder, recipe.masking.probability
+    (1000, 'data', 0.8)
     """
     values = _values(name_or_path)
     return Recipe.from_dict(_merged(values, overrides or {}), source=f"recipe {name_or_path}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """Where a training stands.
+    """Tells where a training stands.
 
     Attributes
     ----------
@@ -18,6 +18,12 @@ class TrainingProgress:
         Files or steps.
     loss : float or None
     windows_per_second : float or None
+
+    Examples
+    --------
+    >>> from featurestore.training.pretrain import TrainingProgress
+    >>> TrainingProgress(stage="training", done=300, total=1_000, loss=2.5).done
+    300
     """
 
     stage: str
@@ -29,7 +35,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What a training did.
+    """Tells what a training did.
 
     Attributes
     ----------
@@ -41,13 +47,22 @@ class TrainingReport:
     resumed_from : int
         Step that this run began at.
     loss : float or None
-        Of the last steps.
+        Mean loss of the last steps.
     valid : dict
-        Of the last evaluation.
+        Metrics of the last evaluation.
     interrupted : bool
         Ctrl-C or SIGTERM ended the run; the same call goes on.
     elapsed : float
         Seconds.
+
+    Examples
+    --------
+    >>> from featurestore.training.pretrain import load_recipe, pretrain
+    >>> run = {"steps": 2, "batch": 2, "valid_windows": 2, "probe": ""}
+    >>> changes = {"data": {"folder": "data", "labels": ["km"]}, "heads": [], "run": run}
+    >>> report = pretrain(load_recipe("mini", changes), "run")
+    >>> report.steps, report.total, report.resumed_from
+    (2, 2, 0)
     """
 
     out: Path

@@ -78,6 +78,17 @@ def pretrain(
         precision is far from float32 on this CPU.
     TrainingError
         If the loss is no number any more; names the windows.
+
+    Examples
+    --------
+    >>> from featurestore.training.pretrain import load_recipe, pretrain
+    >>> run = {"steps": 2, "batch": 2, "valid_windows": 2, "probe": ""}
+    >>> changes = {"data": {"folder": "data", "labels": ["km"]}, "heads": [], "run": run}
+    >>> report = pretrain(load_recipe("mini", changes), "run")
+    >>> report.steps, report.interrupted
+    (2, False)
+    >>> load_model(report.model).sample_rate
+    24000
     """
     with joined(device) as processes:
         stop = Stop()

@@ -1,0 +1,25 @@
+"""The examples of README.md, the quick start and the guides run as they stand there."""
+
+import re
+import shutil
+
+import pytest
+from pages import PAGES, QUICK_START, ROOT, run_page, working_in
+
+
+def test_the_quick_start_runs(after_the_quick_start):
+    assert (after_the_quick_start / "features.zarr" / "zarr.json").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_a_page_runs(page, tmp_path, after_the_quick_start):
+    with working_in(tmp_path / "work") as folder:
+        shutil.copytree(after_the_quick_start, folder, dirs_exist_ok=True)
+        run_page(page)
+
+
+@pytest.mark.parametrize("page", [QUICK_START, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_is_one_that_is_run_or_says_why_not(page):
+    fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(fences[::2]) <= {"python", "bash"}
+    assert set(fences[1::2]) <= {""}
