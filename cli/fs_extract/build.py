@@ -76,11 +76,18 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="cpu, cuda, cuda:N, mps, several of them (cuda:0,cuda:1), or auto for all cards.",
 )
 @click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes for each device, which share the tracks, the cores and the memory.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Threads that decode ahead of the model.",
+    help="Threads of each process that decode ahead of the model.",
 )
 @click.option(
     "--feature-level",

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from featurestore.audio import discover
 from featurestore.errors import MissingDependencyError, SettingError
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import Alone, Job, Workforce
-from featurestore.pipeline.processes import crew
+from featurestore.pipeline.job import Executor, LocalExecutor, run_job
+from featurestore.pipeline.plan import Job
+from featurestore.pipeline.processes import WorkerPool
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import FeatureStore
@@ -36,6 +37,7 @@ def build(
     model: str | Path | Encoder = DEFAULT_MODEL,
     revision: str | None = None,
     device: str = "cpu",
+    processes: int = 1,
     feature_level: str = "all",
     workers: int = 1,
     layers: Sequence[int] | None = None,
@@ -75,13 +77,14 @@ def build(
         Commit or tag on the hub; by default the one that the store was built with.
     device : str
         "cpu", "cuda" (the first card), "cuda:N", "mps"; several of them, "cuda:0,cuda:1", for a process each; or
-        "auto": every CUDA card (the first if the model is loaded), or else mps, or else the CPU. Several processes
-        need a main module that can be imported (``if __name__ == "__main__":``), and a `model` that is a name or a
-        folder.
+        "auto": every CUDA card (the first if the model is loaded), or else mps, or else the CPU.
+    processes : int
+        Processes for each device, which share its memory and the cores. Several processes need a main module that
+        can be imported (``if __name__ == "__main__":``), and a `model` that is a name or a folder.
     feature_level : {"all", "segments", "aggregated"}
         What is stored: raw, segments and aggregated; the last two; the last one.
     workers : int
-        Threads that decode ahead for a device, and tracks that they may be ahead.
+        Threads that decode ahead in each process, and tracks that they may be ahead.
     layers : sequence of int, optional
         The hidden states to store; all by default.
     batch_size : int, optional
@@ -174,8 +177,9 @@ def build(
             check_count("batch_size", batch_size)
         hop_samples(window_samples(segment_duration, 1_000_000), overlap)
     else:
-        _check_defaults({**settings, "device": device})
+        _check_defaults({**settings, "device": device, "processes": processes})
     check_count("workers", workers)
+    check_count("processes", processes)
     if limit is not None:
         check_count("limit", limit)
     FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype, codec=codec)  # refuses what no store can have
@@ -183,26 +187,26 @@ def build(
     tally.facts.update(dry_run=dry_run, store=str(store), feature_level=feature_level)
     with Interrupts() as interrupts:
         try:
-            tally.tell()
+            tally.notify()
             tracks = discover(source, id_from=id_from, file_pattern=file_pattern, dataset=dataset)[:limit]
             tally.total = len(tracks)
             job = replace(job, workers=min(workers, len(tracks)))
             tally.enter("opening the model")
-            there = _open_existing(job.store)
+            there = open_existing(job.store)
             if extractor is not None:
-                job.run(tracks, there, Alone(job, extractor), interrupts, tally)
+                run_job(job, tracks, there, LocalExecutor(job, extractor), interrupts, tally)
                 return tally.report()
             settings["revision"] = revision or _recorded_revision(there, model)
-            with _workforce(job, device, settings, tally) as workforce:
-                job.run(tracks, there, workforce, interrupts, tally)
+            with _executor(job, device, processes, settings, tally) as executor:
+                run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
             return tally.report(interrupted=True)
     return tally.report()
 
 
 @contextmanager
-def _workforce(job: Job, device: str, settings: dict[str, Any], tally: Tally) -> Iterator[Workforce]:
-    """An extractor of this process, or a process for each device if there are several."""
+def _executor(job: Job, device: str, processes: int, settings: dict[str, Any], tally: Tally) -> Iterator[Executor]:
+    """Open an encoder in this process, or several processes if there are several devices or more are asked for."""
     encoder_class = _encoder_class()
     from featurestore.encode.device import resolve_devices
 
@@ -210,19 +214,20 @@ def _workforce(job: Job, device: str, settings: dict[str, Any], tally: Tally) ->
     loaded = not isinstance(settings["model"], str | os.PathLike)
     if loaded and device == "auto":
         devices = devices[:1]
-    if len(devices) == 1 or job.dry_run:
-        yield Alone(job, encoder_class(device=devices[0], **settings))
-        return
-    if loaded:
+    if loaded and len(devices) * processes > 1:
         raise SettingError(
-            "several devices (`device`) need the name or the folder of a model, not one that is loaded"
+            "several processes (`device`, `processes`) need the name or the folder of a `model`, not a loaded one"
         )
-    with crew(job, devices, settings, tally) as processes:
-        yield processes
+    devices = [name for name in devices for _ in range(processes)][: max(1, tally.total)]
+    if len(devices) == 1 or job.dry_run:
+        yield LocalExecutor(job, encoder_class(device=devices[0], **settings))
+        return
+    with WorkerPool(job, devices, settings, tally, tracks=tally.total) as pool:
+        yield pool
 
 
 def _check_defaults(settings: Mapping[str, Any]) -> None:
-    """Raise SettingError if one of these is given; an extractor has its own."""
+    """Raise SettingError if one of these is given, of which an extractor has its own."""
     parameters = inspect.signature(build).parameters
     defaults = {name: parameters[name].default for name in settings}
     given = [
@@ -236,13 +241,13 @@ def _check_defaults(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _open_existing(path: Path) -> FeatureStore | None:
-    """The store at a path, None if one is to be made there."""
+def open_existing(path: Path) -> FeatureStore | None:
+    """Open the store at a path; None if one is to be made there."""
     return None if is_vacant(path) else FeatureStore(path)
 
 
 def _recorded_revision(there: FeatureStore | None, model: str | Path | Encoder) -> str | None:
-    """The revision that a store was built with, if it was built with the model of this name."""
+    """Return the revision that a store was built with, if it was built with the model of this name."""
     if there is None or not isinstance(model, str | Path) or there.spec.model != str(model):
         return None
     return there.spec.revision

@@ -1,8 +1,9 @@
-"""A track at hand: its lock is held and its arrays are staged while its windows go through the model."""
+"""A track at hand: it is locked before its audio is decoded, and staged while its windows go through the model."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import MutableSequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,62 @@ from featurestore.store.track_writer import TrackWriter
 if TYPE_CHECKING:
     from featurestore.encode import EncodedBatch
 
+MOST_DEATHS = 2
+"""Processes that may die with a track in flight before nobody takes it again: it may be what they die of."""
 
-class OpenTrack:
-    """A track that is being written.
+_DONE = 255
+
+
+class Attempts:
+    """Counts how many processes have a track in flight, or have died with it, and which tracks are done.
+
+    The processes of one build share the memory. A count is changed under the lock of its track, so that nobody but
+    the holder of the lock does it; what the holder finds there is the number of the dead.
+
+    Parameters
+    ----------
+    counts : mutable sequence of int
+        One byte for each track of the plan, 0 at first.
+    """
+
+    def __init__(self, counts: MutableSequence[int]) -> None:
+        self._counts = counts
+
+    def __getitem__(self, plan: TrackPlan) -> int:
+        return self._counts[plan.number]
+
+    def is_done(self, plan: TrackPlan) -> bool:
+        """Whether a process of this build has done all that there is to do about a track."""
+        return self._counts[plan.number] == _DONE
+
+    def begin(self, plan: TrackPlan) -> int:
+        """Count a track as in flight, and return how many processes have died with it; many if it is done."""
+        deaths = self._counts[plan.number]
+        if deaths != _DONE:
+            self._counts[plan.number] = deaths + 1
+        return deaths
+
+    def end(self, plan: TrackPlan) -> None:
+        """Count a track as no longer in flight: whatever became of it, this process has survived it."""
+        if not self.is_done(plan):
+            self._counts[plan.number] -= 1
+
+    def done(self, plan: TrackPlan) -> None:
+        """Tell the other processes that nothing is left to do about a track."""
+        self._counts[plan.number] = _DONE
+
+
+class TrackClaim:
+    """A track whose lock is held by this process.
 
     Parameters
     ----------
     plan : TrackPlan
+        What is to be done.
     audio : TrackAudio
-        Of the track.
+        The audio of the track, of which nothing has been decoded yet.
     context : context manager of TrackWriter
-        What publishes the track when it is left without an error.
+        It takes the lock when it is entered, and publishes the track when it is left without an error.
 
     Raises
     ------
@@ -32,20 +78,22 @@ class OpenTrack:
 
     Attributes
     ----------
+    begun : bool
+        Whether its windows are being drawn, or have been; until then its audio is decoded ahead.
     drawn : int
-        Windows that are on their way or written.
+        The number of windows that are on their way or written.
     whole : bool
-        No more windows will be drawn.
+        Whether no more windows will be drawn.
     closed : bool
-        Published or given up.
+        Whether the track is published or given up.
     seconds : float
-        Audio that is written.
+        The length of the audio that is written.
     """
 
     def __init__(self, plan: TrackPlan, audio: TrackAudio, context: AbstractContextManager[TrackWriter]) -> None:
         self.plan, self.audio = plan, audio
         self.drawn = self._written = 0
-        self.whole = self.closed = False
+        self.begun = self.whole = self.closed = False
         self.seconds = 0.0
         self.began = time.monotonic()
         self._context = context
@@ -75,7 +123,7 @@ class OpenTrack:
 
 
 def most_open() -> int:
-    """Tracks that may be open at a time: each takes a file for its lock, and one for raw."""
+    """Return how many tracks may be open at a time: each takes a file for its lock, and one for raw."""
     try:
         import resource
     except ModuleNotFoundError:  # not on this system

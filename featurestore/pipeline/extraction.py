@@ -1,15 +1,15 @@
-"""The run itself: audio from the workers, through the model in batches across tracks, into the store."""
+"""The run itself: tracks are claimed, decoded, encoded in batches across tracks, and published."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from itertools import tee
 from typing import TYPE_CHECKING, Any
 
+from featurestore._version import __version__
 from featurestore.encode.batch_size import Window
 from featurestore.errors import (
     AudioError,
@@ -20,11 +20,11 @@ from featurestore.errors import (
     TrackLockedError,
     TrackNotFoundError,
 )
-from featurestore.pipeline.claim import OpenTrack, most_open
+from featurestore.pipeline.claim import MOST_DEATHS, Attempts, TrackClaim, most_open
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.plan import TrackPlan, Wanted
+from featurestore.pipeline.plan import Job, Requirements, TrackPlan
 from featurestore.pipeline.prefetch import TrackAudio, decode_ahead
-from featurestore.pipeline.report import Tally
+from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.store import StoreWriter
 
 if TYPE_CHECKING:
@@ -43,131 +43,104 @@ logger = logging.getLogger("featurestore")
 
 
 class _LeftAlone(Exception):  # noqa: N818 - no error: leaves the block of a track without publishing anything
-    """Another writer has published the track since the plan was made, or it is not to be finished."""
-
-
-@dataclass(kw_only=True)
-class _Round:
-    """One look at tracks.
-
-    Attributes
-    ----------
-    again : bool
-        They were looked at before, and others had them at hand.
-    in_vain : bool
-        They have been waited for long enough.
-    later : list of TrackPlan
-        Those that others have at hand.
-    """
-
-    again: bool = False
-    in_vain: bool = False
-    later: list[TrackPlan] = field(default_factory=list)
+    """The track is left as it is: the store has it by now, or it is not to be finished."""
 
 
 class Extraction:
     """Extracts tracks into an open store.
 
-    Several tracks are open at a time, as batches go across their borders; results come back to each in order. What
-    fails of one track, fails that track alone.
+    A track is locked before it is decoded, so that nothing is decoded which another process has. Several tracks
+    are open at a time, as batches go across their borders; results come back to each in order. What fails of one
+    track fails that track alone.
 
     Parameters
     ----------
+    job : Job
+        What is to be built.
     writer : StoreWriter
+        The store to publish to.
     extractor : WindowEncoder
-    wanted : Wanted
-        What counts as there.
-    existing : callable
-        Attributes of the published track of an id, or None.
-    attributes : mapping
-        What is written down with every track.
-    workers : int
-        Threads that decode ahead.
-    fail_fast : bool
-        Begin no track after the first failure.
+        What computes the features.
     interrupts : Interrupts
+        Held back while anything is written.
     tally : Tally
-    settled : callable, optional
-        Called with the plan of each track about which nothing is left to do.
+        Gets what becomes of each track.
+    attempts : Attempts
+        Which tracks the processes of this build have in flight.
     """
 
     def __init__(
         self,
         *,
+        job: Job,
         writer: StoreWriter,
         extractor: WindowEncoder,
-        wanted: Wanted,
-        existing: Callable[[str], Mapping[str, Any] | None],
-        attributes: Mapping[str, Any],
-        workers: int,
-        fail_fast: bool,
         interrupts: Interrupts,
         tally: Tally,
-        settled: Callable[[TrackPlan], None] | None = None,
+        attempts: Attempts,
     ) -> None:
+        self._job = job
         self._writer = writer
         self._extractor = extractor
-        self._wanted = wanted
-        self._existing = existing
-        self._attributes = dict(attributes)
-        self._workers = workers
-        self._fail_fast = fail_fast
+        self._requirements = job.requirements(writer.spec)
+        self._attributes = {
+            "dataset": job.dataset,
+            "device": str(extractor.device),
+            "featurestore_version": __version__,
+        }
         self._interrupts = interrupts
         self._tally = tally
-        self._settled = settled or _nothing
-        self._open: list[OpenTrack] = []
+        self._attempts = attempts
+        self._open: list[TrackClaim] = []
         self._most_open = most_open()
+        self._later: list[TrackPlan] = []
+        self._again = self._in_vain = False
         self._unpacked = 0
         self._mark = time.monotonic()
 
-    def run(self, plans: Iterable[TrackPlan]) -> None:
-        """Extract tracks; those that others have at hand are looked at again at the end.
+    def run(self, plans: Sequence[TrackPlan]) -> None:
+        """Extract tracks, all of which are to be done.
 
-        Parameters
-        ----------
-        plans : iterable of TrackPlan
-            All of which are to be done; drawn as they are needed.
+        Those that others have, or that a process has died with, are looked at again at the end, each alone.
 
         Raises
         ------
         StoreError
             If the store cannot be written: going on would be in vain.
         """
-        this = _Round()
-        self._attempt(plans, this)
+        self._attempt(plans)
         patience = time.monotonic() + LOCK_PATIENCE
-        pause = 0.0
-        while this.later and not self._stopped:
+        pause, self._again = 0.0, True
+        while self._later and not self._stopped:
             time.sleep(pause)
             pause = min(5.0, pause + 0.5)
-            plans = this.later
             # Another writer that held a track has finished it by now, or is still at it, or has died.
-            this = _Round(again=True, in_vain=time.monotonic() > patience)
-            self._attempt(plans, this)
+            self._in_vain = time.monotonic() > patience
+            plans, self._later = self._later, []
+            for plan in plans:
+                self._attempt([plan])
 
     def pack(self, *, wait: float) -> None:
         """Bring what is published into the packed table; if another writer is at it, wait for so many seconds."""
         began = time.monotonic()
-        with self._interrupts.held():
+        with self._interrupts.deferred():
             self._writer.pack(wait=wait)
         self._unpacked = 0
         self._mark += time.monotonic() - began  # is no time of encoding
 
     @property
     def _stopped(self) -> bool:
-        return self._fail_fast and bool(self._tally.failures)
+        return self._job.fail_fast and bool(self._tally.failures)
 
-    def _attempt(self, plans: Iterable[TrackPlan], this: _Round) -> None:
+    def _attempt(self, plans: Iterable[TrackPlan]) -> None:
         """Attempt tracks in order, and count what becomes of them."""
-        if self._stopped:
-            return
         self._mark = time.monotonic()
-        raw = "raw" in self._wanted.kinds
+        raw = "raw" in self._job.kinds
         reason: BaseException = _LeftAlone()
-        with self._interrupts.held():
+        with self._interrupts.deferred():
             try:
                 with (
-                    closing(self._windows(plans, this)) as windows,
+                    closing(self._windows(plans)) as windows,
                     closing(self._extractor.encode_tracks(windows, raw=raw)) as results,
                 ):
                     while (found := self._next(results)) is not None:
@@ -177,168 +150,181 @@ class Extraction:
                 raise
             finally:
                 with ExitStack() as stack:  # each of them, whatever happens to the others
-                    for track in self._open:
-                        stack.callback(self._close, track, reason)
+                    for claim in self._open:
+                        stack.callback(self._release, claim, reason)
 
     def _next(
-        self, results: Iterator[tuple[OpenTrack, EncodedBatch | Exception]]
-    ) -> tuple[OpenTrack, EncodedBatch | Exception] | None:
-        """The next results; only meanwhile interrupts are let in."""
-        with self._interrupts.let_in():
+        self, results: Iterator[tuple[TrackClaim, EncodedBatch | Exception]]
+    ) -> tuple[TrackClaim, EncodedBatch | Exception] | None:
+        """Return the next results; only meanwhile interrupts are allowed."""
+        with self._interrupts.allowed():
             return next(results, None)
 
-    def _windows(
-        self, plans: Iterable[TrackPlan], this: _Round
-    ) -> Generator[Window[OpenTrack] | None, None, None]:
-        """The windows of all tracks, each of which is opened when it is its turn. Interrupts are let in."""
-        rate = self._extractor.model.sample_rate
-        mine, ahead = tee(plans)
-        with decode_ahead((p.track for p in ahead), sample_rate=rate, workers=self._workers) as audios:
-            for plan, audio in zip(mine, audios, strict=True):
-                while len(self._open) >= self._most_open:
+    def _claims(self, plans: Iterable[TrackPlan]) -> Iterator[TrackClaim]:
+        """Claim tracks, each when its decoding is to begin. Interrupts are allowed."""
+        for plan in plans:
+            with self._interrupts.deferred():
+                claim = None if self._stopped else self._claim(plan)
+            if claim is not None:
+                yield claim
+
+    def _windows(self, plans: Iterable[TrackPlan]) -> Generator[Window[TrackClaim] | None, None, None]:
+        """Yield the windows of all tracks that could be claimed. Interrupts are allowed."""
+        ahead, claims = tee(self._claims(plans))
+        with decode_ahead((claim.audio for claim in ahead), workers=self._job.workers) as audios:
+            for audio, claim in zip(audios, claims, strict=True):
+                while sum(other.begun for other in self._open) >= self._most_open:
                     yield None
-                with self._interrupts.held():
-                    if self._unpacked >= PACK_EVERY:
-                        self.pack(wait=0)
-                    track = None if self._stopped else self._begin(plan, audio, this)
-                if track is not None:
-                    try:
-                        for start, samples in self._extractor.windows(audio.blocks()):
-                            track.drawn += 1
-                            yield Window(track, start, samples)
-                            if track.closed or self._stopped:  # in vain by now
-                                break
-                        else:
-                            track.whole = True
-                    except FeatureStoreError as error:
-                        with self._interrupts.held():
-                            self._fail_open(track, error)
-                    with self._interrupts.held():
-                        self._publish_if_complete(track)
                 if self._stopped:
                     return
+                if self._unpacked >= PACK_EVERY:
+                    self.pack(wait=0)
+                claim.begun = True
+                try:
+                    for start, samples in self._extractor.windows(audio.blocks()):
+                        claim.drawn += 1
+                        yield Window(claim, start, samples)
+                        if claim.closed or self._stopped:  # in vain by now
+                            break
+                    else:
+                        claim.whole = True
+                except FeatureStoreError as error:
+                    with self._interrupts.deferred():
+                        self._fail_open(claim, error)
+                with self._interrupts.deferred():
+                    self._publish_if_complete(claim)
 
-    def _begin(self, plan: TrackPlan, audio: TrackAudio, this: _Round) -> OpenTrack | None:
-        """Open a track, unless it is there or another writer has it."""
-        tally, track_id = self._tally, plan.track.track_id
+    def _claim(self, plan: TrackPlan) -> TrackClaim | None:
+        """Lock a track, unless it is done or another process has it."""
+        track_id = plan.track.track_id
+        if self._attempts.is_done(plan):
+            return None
+        audio = TrackAudio(plan.track, self._extractor.model.sample_rate)
         context = self._writer.track(
-            track_id, kinds=self._wanted.kinds, overwrite=True, attributes=self._attributes, wait=_LOCK_WAIT
+            track_id, kinds=self._job.kinds, overwrite=True, attributes=self._attributes, wait=_LOCK_WAIT
         )
         try:
-            track = OpenTrack(plan, audio, context)
+            claim = TrackClaim(plan, audio, context)
         except TrackLockedError as error:
             logger.info("%s: %s", track_id, error)
-            if not error.same_track and this.in_vain:
+            if not error.same_track and self._in_vain:
                 self._fail(plan, _too_long(track_id))
-            elif error.same_track and this.again:
-                tally.skipped += 1
-                self._settled(plan)
+            elif error.same_track and self._again:
+                self._done(plan, "skipped")
             else:
-                this.later.append(plan)
-            tally.tell(track_id)
+                self._later.append(plan)
             return None
         except StoreError:
             raise
         except FeatureStoreError as error:
             self._fail(plan, error)
             return None
-        self._open.append(track)
-        # Asked again under the lock: another writer may have published it since the plan was made.
-        if not self._is_there(plan):
-            return track
-        self._close(track, _LeftAlone())
-        tally.audio_seconds_total -= plan.seconds  # will never be encoded by this run
-        if this.again:
-            tally.skipped += 1
+        self._open.append(claim)
+        deaths = self._attempts.begin(plan)
+        if deaths < MOST_DEATHS:
+            # Asked again under the lock: another writer may have published it since the plan was made.
+            published = is_published(self._writer, self._requirements, plan)
+            if not published and (self._again or not deaths):
+                return claim
+            self._release(claim, _LeftAlone())
+            if published:
+                self._done(plan, "skipped" if self._again else "cached")
+            else:
+                self._later.append(plan)
         else:
-            tally.cached += 1
-        self._settled(plan)
-        tally.tell(track_id)
+            self._release(claim, _LeftAlone())
         return None
 
-    def _take(self, track: OpenTrack, result: EncodedBatch | Exception) -> None:
+    def _take(self, claim: TrackClaim, result: EncodedBatch | Exception) -> None:
         """Write features of a track, and publish it after its last ones."""
         self._tally.encoding_seconds += (now := time.monotonic()) - self._mark
         self._mark = now
-        if track.closed:
-            return
-        if isinstance(result, Exception):
-            self._fail_open(track, self._named(track, result))
+        if claim.closed:
             return
         try:
-            track.append(result)
+            if isinstance(result, Exception):
+                raise _named(claim.plan, result)
+            claim.append(result)
         except StoreError:
             raise
         except FeatureStoreError as error:
-            self._fail_open(track, error)
+            self._fail_open(claim, error)
             return
-        if not self._publish_if_complete(track):
-            self._tell(track)
+        if not self._publish_if_complete(claim):
+            self._notify(claim.plan)
 
-    def _named(self, track: OpenTrack, error: Exception) -> FeatureStoreError:
-        if isinstance(error, FeatureStoreError):
-            return error
-        path = track.plan.track.path
-        logger.debug("encoding %s failed", track.plan.track.track_id, exc_info=error)
-        named = ExtractionError(f"{path}: encoding failed with {type(error).__name__}: {error}")
-        named.__cause__ = error
-        return named
-
-    def _publish_if_complete(self, track: OpenTrack) -> bool:
-        if track.closed or not track.complete:
+    def _publish_if_complete(self, claim: TrackClaim) -> bool:
+        if claim.closed or not claim.complete:
             return False
-        tally, track_id, seconds = self._tally, track.plan.track.track_id, track.audio.seconds
-        self._open.remove(track)
+        plan, audio = claim.plan, claim.audio
+        self._open.remove(claim)
         try:
-            track.publish()
+            claim.publish()
         except StoreError:
             raise
         except FeatureStoreError as error:
-            self._fail(track.plan, error)
+            self._fail(plan, error)
             return True
-        tally.processed += 1
-        tally.audio_seconds += seconds
-        tally.warn(track.plan.track, track.audio.attributes["warnings"])
+        finally:
+            self._attempts.end(plan)
+        logger.info(
+            "%s: %.1f s of audio in %.1f s", plan.track.track_id, audio.seconds, time.monotonic() - claim.began
+        )
         self._unpacked += 1
-        logger.info("%s: %.1f s of audio in %.1f s", track_id, seconds, time.monotonic() - track.began)
-        self._settled(track.plan)
-        self._tell(track)
+        self._done(plan, "processed", seconds=audio.seconds, warnings=audio.attributes["warnings"])
         return True
 
-    def _tell(self, track: OpenTrack) -> None:
-        self._tally.tell(track.plan.track.track_id, seconds=sum(other.seconds for other in self._open))
+    def _release(self, claim: TrackClaim, reason: BaseException) -> None:
+        """Let go of a track without publishing it."""
+        self._open.remove(claim)
+        self._attempts.end(claim.plan)
+        claim.give_up(reason)
 
-    def _close(self, track: OpenTrack, reason: BaseException) -> None:
-        self._open.remove(track)
-        track.give_up(reason)
-
-    def _fail_open(self, track: OpenTrack, error: FeatureStoreError) -> None:
-        if not track.closed:
-            self._close(track, error)
-            self._fail(track.plan, error)
-
-    def _is_there(self, plan: TrackPlan) -> bool:
-        try:
-            return self._wanted.is_there(self._existing(plan.track.track_id), plan.track)
-        except AudioError:
-            return False  # decoding says what is wrong with the file
+    def _fail_open(self, claim: TrackClaim, error: FeatureStoreError) -> None:
+        if not claim.closed:
+            self._fail(claim.plan, error)  # before others may have it
+            self._release(claim, error)
 
     def _fail(self, plan: TrackPlan, error: BaseException) -> None:
         logger.info("%s failed: %s", plan.track.track_id, error)
-        self._tally.audio_seconds_total -= plan.seconds
-        self._tally.fail(plan.track, error)
-        self._settled(plan)
-        self._tally.tell(plan.track.track_id)
+        self._done(plan, "failed", error=error)
+
+    def _done(self, plan: TrackPlan, outcome: str, **what: Any) -> None:
+        """Count a track about which nothing is left to do."""
+        if outcome != "skipped":
+            self._attempts.done(plan)
+        self._tally.add(TrackDone(track=plan.track, outcome=outcome, planned=plan.seconds, **what))
+        self._notify(plan)
+
+    def _notify(self, plan: TrackPlan) -> None:
+        self._tally.notify(plan.track.track_id, seconds=sum(claim.seconds for claim in self._open))
 
 
-def _nothing(_: TrackPlan) -> None:
-    """Nobody wants to know."""
+def _named(plan: TrackPlan, error: Exception) -> FeatureStoreError:
+    """Return the error of a track; an encoder knows windows, not files, so it gets the name of the file."""
+    if isinstance(error, ExtractionError):
+        return ExtractionError(f"{plan.track.path}: {error}")
+    if isinstance(error, FeatureStoreError):
+        return error
+    logger.debug("encoding %s failed", plan.track.track_id, exc_info=error)
+    named = ExtractionError(f"{plan.track.path}: encoding failed with {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
+
+
+def is_published(writer: StoreWriter, requirements: Requirements, plan: TrackPlan) -> bool:
+    """Tell whether the store has the features of a track by now."""
+    published = published_attributes(writer.existing, plan.track.track_id)
+    try:
+        return requirements.is_satisfied_by(published, plan.track)
+    except AudioError:
+        return False  # decoding says what is wrong with the file
 
 
 def published_attributes(
     read: Callable[[str], Mapping[str, Any] | None], track_id: str
 ) -> Mapping[str, Any] | None:
-    """Attributes of a published track; None if there is none, or a damaged one, which is extracted again."""
+    """Return the attributes of a track; None if there is none, or a damaged one, which is extracted again."""
     try:
         return read(track_id)
     except TrackNotFoundError:

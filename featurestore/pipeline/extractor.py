@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,17 @@ import numpy.typing as npt
 from featurestore.audio import AudioFile, decode
 from featurestore.encode.batching import EncodedBatch
 from featurestore.encode.window_encoder import WindowEncoder
-from featurestore.errors import (
-    CorruptTrackError,
-    ExtractionError,
-    FeatureStoreError,
-    NotAStoreError,
-    SpecMismatchError,
-)
+from featurestore.errors import ExtractionError, FeatureStoreError, TrackLockedError
 from featurestore.keywords import one_of, required
-from featurestore.pipeline.building import build
-from featurestore.pipeline.plan import Wanted
-from featurestore.pipeline.prefetch import decode_ahead
+from featurestore.pipeline.building import build, open_existing
+from featurestore.pipeline.interrupts import Interrupts
+from featurestore.pipeline.job import LocalExecutor, run_job
+from featurestore.pipeline.plan import Job
+from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.pooling import pool_segments
 from featurestore.spec import KINDS
 from featurestore.store import FeatureStore, StoreWriter
 from featurestore.store.paths import given_path
-from featurestore.store.track_writer import TrackWriter
 
 Features = dict[str, npt.NDArray[np.float32]]
 """Arrays of a track by kind: those of "raw", "segments" and "aggregated" that were asked for."""
@@ -70,7 +66,8 @@ class FeatureExtractor(WindowEncoder):
         audio_path : path
             Any format that `featurestore.load_audio` reads.
         store : path or StoreWriter, optional
-            Publish the features there too.
+            Build a store of this one track there, as `featurestore.build` does, without packing at the end, and
+            return what the store has.
         track_id : str, optional
             By default the name of the file without its suffix.
         dataset : str, optional
@@ -95,7 +92,7 @@ class FeatureExtractor(WindowEncoder):
         ExtractionError
             If it does not fit into memory, or features are not finite.
         StoreError
-            If the store has features of other settings, or cannot be written.
+            If the store has features of other settings, or cannot be written, or if another writer has the track.
 
         Examples
         --------
@@ -116,21 +113,30 @@ class FeatureExtractor(WindowEncoder):
         track = AudioFile(track_id=f"{dataset}/{track_id}" if dataset else track_id, path=path)
         wanted = {"raw": include_raw, "segments": include_segments, "aggregated": True}
         kinds = tuple(kind for kind in KINDS if wanted[kind])
+        if store is not None:
+            writer = store if isinstance(store, StoreWriter) else None
+            at = given_path(store.path if isinstance(store, StoreWriter) else store)
+            there = open_existing(at)
+            job = Job(store=at, kinds=kinds, force=not skip_existing, dataset=dataset, packs=False)
+            if there is not None:
+                job = replace(job, dtype=there.spec.dtype, codec=there.spec.codec)
+            self._build(job, track, there, writer)
+            return _read(FeatureStore(at), track.track_id, kinds)
         try:
-            if store is None:
-                return gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
-            if not isinstance(store, str | os.PathLike):
-                return publish(self, store, track, kinds, skip_existing=skip_existing)
-            store = given_path(store)
-            try:
-                there = FeatureStore(store).spec
-                spec = self.spec(dtype=there.dtype, codec=there.codec)
-            except NotAStoreError:
-                spec = self.spec()
-            with StoreWriter(store, spec=spec) as writer:
-                return publish(self, writer, track, kinds, skip_existing=skip_existing)
+            return gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
         except ExtractionError as error:  # an encoder knows windows, not files
             raise ExtractionError(f"{path}: {error}") from error
+
+    def _build(self, job: Job, track: AudioFile, there: FeatureStore | None, writer: StoreWriter | None) -> None:
+        """Build a store of one track, and raise what is in the way."""
+        found: list[TrackDone] = []
+        executor, tally = LocalExecutor(job, self), Tally(on_done=found.append)
+        run_job(job, [track], there, executor, Interrupts(), tally, writer=writer)
+        for done in found:
+            if done.error is not None:
+                raise done.error
+            if done.outcome == "skipped":
+                raise TrackLockedError(f"another writer is at work on track {track.track_id!r} of {job.store}")
 
     def extract_track_features_safe(
         self, audio_path: str | os.PathLike[str], *arguments: Any, **options: Any
@@ -243,56 +249,6 @@ def gather(batches: Iterable[EncodedBatch], kinds: tuple[str, ...]) -> Features:
     if raw:
         features["raw"] = _joined(raw, len(segments))
     return {kind: features[kind] for kind in kinds}
-
-
-def publish(
-    extractor: WindowEncoder,
-    writer: StoreWriter,
-    track: AudioFile,
-    kinds: tuple[str, ...],
-    *,
-    skip_existing: bool,
-) -> Features:
-    """Features of a track, computed and published, or read if the store has them of the same audio.
-
-    Raises
-    ------
-    SpecMismatchError
-        If the writer is for features of other settings than the extractor's.
-    """
-    spec = extractor.spec(dtype=writer.spec.dtype, codec=writer.spec.codec)
-    if differences := writer.spec.differences(spec):
-        listed = ", ".join(f"`{name}`" for name in differences)
-        raise SpecMismatchError(
-            f"the store {writer.path} holds features of other settings ({listed})",
-            differences=differences,
-        )
-    wanted = Wanted(spec=spec, kinds=kinds, force=not skip_existing)
-    try:
-        existing = writer.existing(track.track_id)
-    except CorruptTrackError:
-        existing = None  # replaced by what is computed now
-    if existing is not None and wanted.is_there(existing, track):
-        return _read(FeatureStore(writer.path), track.track_id, kinds)
-    with (
-        decode_ahead([track], sample_rate=extractor.model.sample_rate, workers=1) as audios,
-        writer.track(
-            track.track_id,
-            kinds=kinds,
-            overwrite=True,
-            attributes={"device": str(extractor.device)},
-        ) as writing,
-    ):
-        audio = next(audios)
-        features = gather(_appending(extractor.encode(audio.blocks(), raw="raw" in kinds), writing), kinds)
-        writing.attributes.update(audio.attributes)
-    return features
-
-
-def _appending(batches: Iterable[EncodedBatch], writing: TrackWriter) -> Iterator[EncodedBatch]:
-    for batch in batches:
-        writing.append(raw=batch.raw, segments=batch.segments, starts=batch.starts)
-        yield batch
 
 
 def _read(store: FeatureStore, track_id: str, kinds: tuple[str, ...]) -> Features:

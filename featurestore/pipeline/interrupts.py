@@ -19,7 +19,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
-        self._held = self._asked = self._raised = False
+        self._deferred = self._asked = self._raised = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -34,7 +34,7 @@ class Interrupts:
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self._asked = True
-        if not self._held:
+        if not self._deferred:
             self._raise()
 
     def _raise(self) -> None:
@@ -43,22 +43,22 @@ class Interrupts:
             raise KeyboardInterrupt
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Hold interrupts back within the block; one that came is raised after it."""
-        before, self._held = self._held, True
+        before, self._deferred = self._deferred, True
         try:
             yield
         finally:
-            self._held = before
+            self._deferred = before
         if not before:
             self._raise()
 
     @contextmanager
-    def let_in(self) -> Iterator[None]:
-        """Let interrupts in again for a part of a `held` block."""
-        before, self._held = self._held, False
+    def allowed(self) -> Iterator[None]:
+        """Allow interrupts again for a part of a `deferred` block."""
+        before, self._deferred = self._deferred, False
         try:
             self._raise()
             yield
         finally:
-            self._held = before
+            self._deferred = before

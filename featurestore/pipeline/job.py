@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from featurestore._version import __version__
 from featurestore.audio import AudioFile
 from featurestore.errors import BuildStoppedError, SpecMismatchError, StoreError
+from featurestore.pipeline.claim import Attempts
 from featurestore.pipeline.extraction import Extraction, published_attributes
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.plan import TrackPlan, Wanted, bytes_needed, check_room, free_bytes, plan_tracks
-from featurestore.pipeline.report import Tally
+from featurestore.pipeline.plan import (
+    Job,
+    TrackPlan,
+    bytes_needed,
+    check_free_space,
+    free_bytes,
+    plan_tracks,
+)
+from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore, StoreWriter
 from featurestore.store.filesystem import naming_the_store
@@ -27,26 +33,26 @@ _PACK_WAIT = 60.0  # seconds that the end of a build waits for another writer's 
 logger = logging.getLogger("featurestore")
 
 
-class Workforce(Protocol):
-    """Who extracts: an extractor of this process, or processes of several devices.
+class Executor(Protocol):
+    """Who extracts: an encoder of this process, or several processes.
 
     Attributes
     ----------
     spec : FeatureSpec
-        Of the features that it makes.
+        The settings of the features that it makes.
     device : str
-        Where, for the report.
+        Where it computes, for the report.
     """
 
     spec: FeatureSpec
     device: str
 
     def frames(self, n_samples: int) -> int:
-        """Frames of a window, about."""
+        """Return the frames of a window, about."""
         ...
 
     def run(
-        self, plans: Iterable[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
+        self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
         """Extract tracks, all of which are to be done, into the store of the writer.
 
@@ -58,150 +64,15 @@ class Workforce(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """The settings of a build that are not the extractor's.
-
-    Parameters
-    ----------
-    store : Path
-    kinds : tuple of str
-        What is stored of each track.
-    workers : int
-        Threads that decode ahead, for each extractor.
-    dtype, codec : str
-        As in `FeatureSpec`.
-    force, dry_run, fail_fast : bool
-    dataset : str or None
-        As in `build`.
-    """
-
-    store: Path
-    kinds: tuple[str, ...]
-    workers: int
-    dtype: str
-    codec: str
-    force: bool
-    dry_run: bool
-    fail_fast: bool
-    dataset: str | None
-
-    def run(
-        self,
-        tracks: Sequence[AudioFile],
-        there: FeatureStore | None,
-        workforce: Workforce,
-        interrupts: Interrupts,
-        tally: Tally,
-    ) -> None:
-        """Plan, and unless it is a dry run, extract and pack."""
-        spec = workforce.spec
-        tally.facts.update(
-            model=spec.model, revision=spec.revision, device=workforce.device, fingerprint=spec.fingerprint
-        )
-        if there is not None:
-            _check_settings(there, spec)
-        tally.enter("checking")
-        plans = plan_tracks(
-            tracks,
-            wanted=Wanted(spec=spec, kinds=self.kinds, force=self.force),
-            # Asked for with `in` first: the error of an unknown track looks for ids that are alike.
-            existing=lambda track_id: (
-                None
-                if there is None or track_id not in there
-                else published_attributes(there.provenance, track_id)
-            ),
-            frames=workforce.frames,
-            tell=lambda done: self._checked(tally, done),
-        )
-        self._count(plans, spec, tally)
-        if self.dry_run:
-            self._usable(plans, tally)
-            return
-        check_room(plans, spec, self.kinds, self.store)
-        with interrupts.held():
-            writer = StoreWriter(self.store, spec=spec)
-            try:
-                try:
-                    with naming_the_store(self.store), interrupts.let_in():
-                        tally.enter("extracting")
-                        usable = self._usable(plans, tally)
-                        if not (self.fail_fast and tally.failures):
-                            workforce.run(usable, writer=writer, interrupts=interrupts, tally=tally)
-                        tally.enter("packing")
-                        with interrupts.held():
-                            writer.pack(wait=_PACK_WAIT)
-                finally:
-                    writer.close()
-            except StoreError as error:
-                raise BuildStoppedError(
-                    f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "
-                    "set this right and run the same command again",
-                    report=tally.report(),
-                ) from error
-        tally.enter("done")
-
-    def extraction(
-        self,
-        extractor: WindowEncoder,
-        writer: StoreWriter,
-        interrupts: Interrupts,
-        tally: Tally,
-        settled: Callable[[TrackPlan], None] | None = None,
-    ) -> Extraction:
-        """What extracts the tracks of this job with an extractor."""
-        return Extraction(
-            writer=writer,
-            extractor=extractor,
-            wanted=Wanted(spec=writer.spec, kinds=self.kinds, force=self.force),
-            existing=lambda track_id: published_attributes(writer.existing, track_id),
-            attributes={
-                "dataset": self.dataset,
-                "device": str(extractor.device),
-                "featurestore_version": __version__,
-            },
-            workers=self.workers,
-            fail_fast=self.fail_fast,
-            interrupts=interrupts,
-            tally=tally,
-            settled=settled,
-        )
-
-    def _usable(self, plans: Iterable[TrackPlan], tally: Tally) -> list[TrackPlan]:
-        """Tracks to do; those whose file cannot be used are counted as failed, one at most if that ends it."""
-        usable = []
-        for plan in plans:
-            if plan.error is None:
-                usable += [] if plan.cached else [plan]
-            elif self.dry_run or not (self.fail_fast and tally.failures):
-                logger.info("%s failed: %s", plan.track.track_id, plan.error)
-                tally.fail(plan.track, plan.error)
-        tally.tell()
-        return usable
-
-    def _checked(self, tally: Tally, done: int) -> None:
-        tally.checked = done
-        tally.tell()
-
-    def _count(self, plans: Sequence[TrackPlan], spec: FeatureSpec, tally: Tally) -> None:
-        tally.cached = sum(plan.cached for plan in plans)
-        tally.audio_seconds_total = sum(plan.seconds for plan in plans)
-        tally.facts.update(
-            to_do=len(plans) - tally.cached,
-            audio_hours_to_do=tally.audio_seconds_total / 3600,
-            guessed=sum(plan.guessed for plan in plans),
-            estimated_bytes=bytes_needed(plans, spec, self.kinds),
-            free_bytes=free_bytes(self.store),
-        )
-
-
-class Alone:
-    """An extractor of this process, as a `Workforce`.
+class LocalExecutor:
+    """Extracts in this process.
 
     Parameters
     ----------
     job : Job
+        What is to be built.
     extractor : WindowEncoder
+        What computes the features.
     """
 
     def __init__(self, job: Job, extractor: WindowEncoder) -> None:
@@ -210,14 +81,134 @@ class Alone:
         self.device = str(extractor.device)
 
     def frames(self, n_samples: int) -> int:
-        """Frames of a window."""
+        """Return the frames of a window."""
         return self._extractor.model.frames(n_samples)
 
     def run(
-        self, plans: Iterable[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
+        self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
         """Extract tracks."""
-        self._job.extraction(self._extractor, writer, interrupts, tally).run(plans)
+        attempts = Attempts(bytearray(1 + max((plan.number for plan in plans), default=0)))
+        extraction = Extraction(
+            job=self._job,
+            writer=writer,
+            extractor=self._extractor,
+            interrupts=interrupts,
+            tally=tally,
+            attempts=attempts,
+        )
+        extraction.run(plans)
+
+
+def run_job(
+    job: Job,
+    tracks: Sequence[AudioFile],
+    there: FeatureStore | None,
+    executor: Executor,
+    interrupts: Interrupts,
+    tally: Tally,
+    *,
+    writer: StoreWriter | None = None,
+) -> None:
+    """Plan, and unless it is a dry run, extract and pack.
+
+    Parameters
+    ----------
+    job : Job
+        The settings.
+    tracks : sequence of AudioFile
+        All tracks of the source.
+    there : FeatureStore or None
+        The store, if there is one.
+    executor : Executor
+        Who extracts.
+    interrupts : Interrupts
+        Held back while anything is written.
+    tally : Tally
+        Gets what becomes of each track.
+    writer : StoreWriter, optional
+        An open writer of the store; by default one is opened for the build.
+
+    Raises
+    ------
+    SpecMismatchError
+        If the store holds features of other settings.
+    StoreAccessError
+        If the features cannot fit on the disk, or the store cannot be written.
+    BuildStoppedError
+        If the store cannot be written any more on the way.
+    """
+    spec = executor.spec
+    tally.facts.update(
+        model=spec.model, revision=spec.revision, device=executor.device, fingerprint=spec.fingerprint
+    )
+    if there is not None:
+        _check_settings(there, spec)
+    tally.enter("checking")
+    plans = plan_tracks(
+        tracks,
+        requirements=job.requirements(spec),
+        # Asked for with `in` first: the error of an unknown track looks for ids that are alike.
+        existing=lambda track_id: (
+            None if there is None or track_id not in there else published_attributes(there.provenance, track_id)
+        ),
+        frames=executor.frames,
+        notify=lambda done: _checked(tally, done),
+    )
+    _count(job, plans, spec, tally)
+    if job.dry_run:
+        _usable(job, plans, tally)
+        return
+    check_free_space(plans, spec, job.kinds, job.store)
+    with interrupts.deferred():
+        opened = writer or StoreWriter(job.store, spec=spec)
+        try:
+            with nullcontext() if writer else opened, naming_the_store(job.store), interrupts.allowed():
+                tally.enter("extracting")
+                usable = _usable(job, plans, tally)
+                if not (job.fail_fast and tally.failures):
+                    executor.run(usable, writer=opened, interrupts=interrupts, tally=tally)
+                if job.packs:
+                    tally.enter("packing")
+                    with interrupts.deferred():
+                        opened.pack(wait=_PACK_WAIT)
+        except StoreError as error:
+            raise BuildStoppedError(
+                f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "
+                "set this right and run the same command again",
+                report=tally.report(),
+            ) from error
+    tally.enter("done")
+
+
+def _usable(job: Job, plans: Iterable[TrackPlan], tally: Tally) -> list[TrackPlan]:
+    """Return the tracks to do; files that cannot be used count as failed, one at most if that ends it."""
+    usable = []
+    for plan in plans:
+        if plan.error is None:
+            usable += [] if plan.cached else [plan]
+        elif job.dry_run or not (job.fail_fast and tally.failures):
+            logger.info("%s failed: %s", plan.track.track_id, plan.error)
+            tally.add(TrackDone(track=plan.track, outcome="failed", error=plan.error))
+    tally.notify()
+    return usable
+
+
+def _checked(tally: Tally, done: int) -> None:
+    tally.checked = done
+    tally.notify()
+
+
+def _count(job: Job, plans: Sequence[TrackPlan], spec: FeatureSpec, tally: Tally) -> None:
+    tally.cached = sum(plan.cached for plan in plans)
+    tally.audio_seconds_total = sum(plan.seconds for plan in plans)
+    tally.facts.update(
+        to_do=len(plans) - tally.cached,
+        audio_hours_to_do=tally.audio_seconds_total / 3600,
+        guessed=sum(plan.guessed for plan in plans),
+        estimated_bytes=bytes_needed(plans, spec, job.kinds),
+        free_bytes=free_bytes(job.store),
+    )
 
 
 def _check_settings(there: FeatureStore, spec: FeatureSpec) -> None:

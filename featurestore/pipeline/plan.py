@@ -22,7 +22,7 @@ from featurestore.windows import hop_samples, window_count, window_samples
 _log = logging.getLogger("featurestore")
 
 _THREADS = 8
-"""Threads that read headers: their time is waiting, on network file systems above all."""
+"""Threads that read headers; their time is waiting, on network file systems above all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +31,25 @@ class TrackPlan:
 
     Attributes
     ----------
+    number : int
+        Its place in the source.
     track : AudioFile
+        The track and its file.
     cached : bool
-        Nothing: the store has it.
+        Whether nothing is to be done, because the store has it.
     replaces : bool
-        The new features take the room of old ones.
+        Whether the new features take the space of old ones.
     seconds : float
-        Length of the audio, 0 where the file does not say.
+        The length of the audio, 0 where the file does not say.
     guessed : bool
-        The file does not state its length: `seconds` is a guess or 0.
+        Whether the file does not state its length, so that `seconds` is a guess or 0.
     segments, frames : int
-        Windows, and frames of all of them.
+        The number of windows, and of frames in all of them.
     error : FeatureStoreError or OSError, optional
         Why the file cannot be used.
     """
 
+    number: int
     track: AudioFile
     cached: bool = False
     replaces: bool = False
@@ -57,8 +61,8 @@ class TrackPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the features of a track must be to count as there.
+class Requirements:
+    """What published features must be, so that their track need not be extracted.
 
     Attributes
     ----------
@@ -67,15 +71,15 @@ class Wanted:
     kinds : tuple of str
         What is stored of each track.
     force : bool
-        Nothing counts as there.
+        Whether nothing satisfies.
     """
 
     spec: FeatureSpec
     kinds: tuple[str, ...]
     force: bool = False
 
-    def is_there(self, existing: Mapping[str, Any] | None, track: AudioFile) -> bool:
-        """Whether a published track has these settings, these kinds and this file's audio.
+    def is_satisfied_by(self, existing: Mapping[str, Any] | None, track: AudioFile) -> bool:
+        """Tell whether a published track has these settings, these kinds and this file's audio.
 
         Parameters
         ----------
@@ -105,27 +109,65 @@ class Wanted:
         return audio.get("mtime_ns") == now.st_mtime_ns or audio.get("sha256") == file_sha256(track.path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The settings of a build that are not the encoder's.
+
+    Parameters
+    ----------
+    store : Path
+        The folder of the store.
+    kinds : tuple of str
+        What is stored of each track.
+    workers : int
+        The number of threads that decode ahead, for each process.
+    dtype, codec : str
+        As in `FeatureSpec`.
+    force, dry_run, fail_fast : bool
+        As in `build`.
+    dataset : str or None
+        As in `build`.
+    packs : bool
+        Whether the build ends with packing.
+    """
+
+    store: Path
+    kinds: tuple[str, ...]
+    workers: int = 1
+    dtype: str = "float32"
+    codec: str = "none"
+    force: bool = False
+    dry_run: bool = False
+    fail_fast: bool = False
+    dataset: str | None = None
+    packs: bool = True
+
+    def requirements(self, spec: FeatureSpec) -> Requirements:
+        """Return what published features must be, so that their track is left alone."""
+        return Requirements(spec=spec, kinds=self.kinds, force=self.force)
+
+
 def plan_tracks(
     tracks: Sequence[AudioFile],
     *,
-    wanted: Wanted,
+    requirements: Requirements,
     existing: Callable[[str], Mapping[str, Any] | None],
     frames: Callable[[int], int],
-    tell: Callable[[int], None],
+    notify: Callable[[int], None],
 ) -> list[TrackPlan]:
-    """Look at every track: is it there, and if not, how long is it?
+    """Look at every track: does the store have it, and if not, how long is it?
 
     Parameters
     ----------
     tracks : sequence of AudioFile
-        The tracks.
-    wanted : Wanted
-        What counts as there.
+        All tracks of the source.
+    requirements : Requirements
+        What published features must be.
     existing : callable
-        Attributes of the published track of an id, or None. Called in threads.
+        Gives the attributes of the published track of an id, or None. Called in threads.
     frames : callable
-        Frames that the model makes of a number of samples.
-    tell : callable
+        Gives the frames that the model makes of a number of samples.
+    notify : callable
         Called with the number of tracks looked at, after each.
 
     Returns
@@ -133,12 +175,12 @@ def plan_tracks(
     list of TrackPlan
         One for each track, in their order.
     """
-    plans = [TrackPlan(track=track) for track in tracks]
+    plans = [TrackPlan(number=number, track=track) for number, track in enumerate(tracks)]
     ready: SimpleQueue[tuple[int, TrackPlan | BaseException]] = SimpleQueue()
 
     def look_at(number: int) -> None:
         try:
-            ready.put((number, _plan_track(tracks[number], wanted, existing, frames)))
+            ready.put((number, _plan_track(number, tracks[number], requirements, existing, frames)))
         except BaseException as error:
             ready.put((number, error))
 
@@ -150,31 +192,33 @@ def plan_tracks(
             if isinstance(found, BaseException):
                 raise found
             plans[number] = found
-            tell(done + 1)
+            notify(done + 1)
     return plans
 
 
 def _plan_track(
+    number: int,
     track: AudioFile,
-    wanted: Wanted,
+    requirements: Requirements,
     existing: Callable[[str], Mapping[str, Any] | None],
     frames: Callable[[int], int],
 ) -> TrackPlan:
     published = existing(track.track_id)
     try:
-        if wanted.is_there(published, track):
-            return TrackPlan(track=track, cached=True)
+        if requirements.is_satisfied_by(published, track):
+            return TrackPlan(number=number, track=track, cached=True)
         info = probe(track.path)
     except (FeatureStoreError, OSError) as error:
-        return TrackPlan(track=track, error=error)
-    replaces = published is not None and set(wanted.kinds) <= set(published.get("kinds", ()))
-    rate = wanted.spec.sample_rate
+        return TrackPlan(number=number, track=track, error=error)
+    replaces = published is not None and set(requirements.kinds) <= set(published.get("kinds", ()))
+    rate = requirements.spec.sample_rate
     if not info.duration or rate is None:
-        return TrackPlan(track=track, replaces=replaces, guessed=True)
-    window = window_samples(wanted.spec.segment_duration or info.duration, rate)
+        return TrackPlan(number=number, track=track, replaces=replaces, guessed=True)
+    window = window_samples(requirements.spec.segment_duration or info.duration, rate)
     samples = max(1, round(info.duration * rate))
-    segments = window_count(samples, window, hop_samples(window, wanted.spec.overlap or 0.0))
+    segments = window_count(samples, window, hop_samples(window, requirements.spec.overlap or 0.0))
     return TrackPlan(
+        number=number,
         track=track,
         replaces=replaces,
         seconds=info.duration,
@@ -185,9 +229,9 @@ def _plan_track(
 
 
 def bytes_needed(plans: Iterable[TrackPlan], spec: FeatureSpec, kinds: Sequence[str]) -> int:
-    """What the tracks to do will add to the store at most, bytes.
+    """Return what the tracks to do will add to the store at most, bytes.
 
-    A track that replaces one of the same kinds takes that one's room, after both have been there for a moment.
+    A track that replaces one of the same kinds takes that one's space, after both have been there for a moment.
     """
     to_do = [plan for plan in plans if plan.segments]
     new = [plan for plan in to_do if not plan.replaces]
@@ -207,14 +251,14 @@ def bytes_needed(plans: Iterable[TrackPlan], spec: FeatureSpec, kinds: Sequence[
 
 
 def free_bytes(store: Path) -> int:
-    """Free bytes of the disk on which a store is or will be."""
+    """Return the free bytes of the disk on which a store is or will be."""
     folder = store.absolute()
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-def check_room(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Sequence[str], store: Path) -> None:
+def check_free_space(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Sequence[str], store: Path) -> None:
     """Refuse a build that cannot fit on the disk; warn of one that may not, by lengths that are guessed.
 
     Raises
@@ -254,7 +298,7 @@ def check_room(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Sequence[st
 
 
 def in_words(size: float) -> str:
-    """A number of bytes for people, in decimal units: "1.2 GB"."""
+    """Write a number of bytes for people, in decimal units: "1.2 GB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"

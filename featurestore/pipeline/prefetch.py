@@ -28,21 +28,34 @@ class _ClosedError(Exception):
 
 
 class TrackAudio:
-    """The audio of one track on its way from a worker to the model."""
+    """The audio of one track on its way from a thread to the model.
+
+    Parameters
+    ----------
+    track : AudioFile
+        The track and its file.
+    sample_rate : int
+        The rate that the model hears, Hz.
+
+    Attributes
+    ----------
+    attributes : dict
+        What identifies the audio, how loud it is, and warnings; complete when `blocks` is exhausted.
+    seconds : float
+        The length of what `blocks` has given so far.
+    """
 
     def __init__(self, track: AudioFile, sample_rate: int) -> None:
         self.track = track
         self.attributes: dict[str, Any] = {}
-        """What identifies the audio, how loud it is, and warnings; complete when `blocks` is exhausted."""
         self.seconds = 0.0
-        """Length of what `blocks` has given so far."""
         self._sample_rate = sample_rate
         self._items: deque[npt.NDArray[np.float32] | FeatureStoreError | None] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
-        """The track's samples [sample], mono float32, in blocks.
+        """Yield the samples of the track, shape (samples,), mono float32, in blocks.
 
         Raises
         ------
@@ -69,7 +82,7 @@ class TrackAudio:
             self._changed.notify_all()
 
     def produce(self) -> None:
-        """Decode the file into the queue; runs in a worker and raises nothing: errors go to `blocks`."""
+        """Decode the file into the queue; runs in a thread and raises nothing: errors go to `blocks`."""
         try:
             if not self._closed:
                 self._decode()
@@ -118,30 +131,27 @@ class TrackAudio:
 
 
 @contextlib.contextmanager
-def decode_ahead(tracks: Iterable[AudioFile], *, sample_rate: int, workers: int) -> Iterator[Iterator[TrackAudio]]:
+def decode_ahead(audios: Iterable[TrackAudio], *, workers: int) -> Iterator[Iterator[TrackAudio]]:
     """Decode tracks in threads, at most `workers` tracks ahead of the one that is being used.
 
     Parameters
     ----------
-    tracks : iterable of AudioFile
-        What to decode, in this order.
-    sample_rate : int
-        Hz, of the audio that the model hears.
+    audios : iterable of TrackAudio
+        What to decode, in this order; drawn as it is begun.
     workers : int
-        Threads, at least 1.
+        The number of threads, at least 1.
 
     Yields
     ------
     iterator of TrackAudio
-        In the order of `tracks`; each is closed when the next one is asked for.
+        In the order of `audios`; each is closed when the next one is asked for.
     """
-    source = iter(tracks)
+    source = iter(audios)
     under_way: deque[TrackAudio] = deque()
     with threads(workers, name="featurestore-decode") as submit:
 
         def start_next() -> None:
-            for track in source:
-                audio = TrackAudio(track, sample_rate)
+            for audio in source:
                 under_way.append(audio)
                 submit(audio.produce)
                 return
@@ -163,16 +173,16 @@ def decode_ahead(tracks: Iterable[AudioFile], *, sample_rate: int, workers: int)
 
 @contextlib.contextmanager
 def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Threads that run, in order, what is submitted, and never keep the process alive.
+    """Start threads that run, in order, what is submitted, and never keep the process alive.
 
     What has not begun at the end of the block is dropped.
 
     Parameters
     ----------
     count : int
-        At least 1.
+        The number of threads, at least 1.
     name : str
-        Of the threads, in debuggers.
+        The name of the threads in debuggers.
 
     Yields
     ------
@@ -182,7 +192,7 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
     Raises
     ------
     SettingError
-        If there are more than the machine starts.
+        If the machine does not start so many.
     """
     jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
@@ -192,7 +202,7 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
 
     # Daemons, unlike those of concurrent.futures: one that hangs in a dead file system must not keep the
     # process alive.
-    crew: list[threading.Thread] = []
+    started: list[threading.Thread] = []
     try:
         for number in range(count):
             thread = threading.Thread(target=work, name=f"{name}-{number}", daemon=True)
@@ -200,15 +210,15 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
                 thread.start()
             except RuntimeError:
                 raise SettingError(
-                    f"this machine does not start {count} threads, only {len(crew)}: ask for fewer `workers`"
+                    f"this machine does not start {count} threads, only {len(started)}: ask for fewer `workers`"
                 ) from None
-            crew.append(thread)
+            started.append(thread)
         yield jobs.put
     finally:
         with contextlib.suppress(Empty):
             while True:
                 jobs.get_nowait()
-        for _ in crew:
+        for _ in started:
             jobs.put(None)
-        for thread in crew:
+        for thread in started:
             thread.join(_PATIENCE)

@@ -1,4 +1,7 @@
-"""Several devices: one process each, which this one gives tracks to, and whose counts it adds up."""
+"""Several processes on one plan: each is an ordinary build, they share the work by the locks of the store.
+
+The supervisor opens no model. It starts the processes, adds up what they say, and replaces one that dies.
+"""
 
 from __future__ import annotations
 
@@ -7,310 +10,289 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Self
 
-from featurestore.errors import ExtractionError, SettingError, StoreAccessError
+from featurestore.errors import ExtractionError, FeatureStoreError, SettingError, StoreError
+from featurestore.pipeline.claim import MOST_DEATHS, Attempts
+from featurestore.pipeline.extraction import is_published
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import Job
-from featurestore.pipeline.plan import TrackPlan
-from featurestore.pipeline.report import Tally
-from featurestore.pipeline.worker import Orders, work
+from featurestore.pipeline.plan import Job, TrackPlan
+from featurestore.pipeline.report import Progress, Tally, TrackDone
+from featurestore.pipeline.worker import WorkerConfig, worker_main
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
 
-MOST_DEATHS = 2
-"""Processes that may die with a track at hand before it counts as failed: it may be what they die of."""
-
-_FAREWELL = 20.0
+_PATIENCE = 20.0
 """Seconds that processes have to end in after they were asked to."""
-
-_ADDED = ("processed", "cached", "skipped", "audio_seconds", "audio_seconds_total")
 
 logger = logging.getLogger("featurestore")
 
 
 @dataclass(eq=False)
-class _Member:
-    """A process, and what it has told."""
+class _Worker:
+    """A process, and what it has said."""
 
-    device: str
+    config: WorkerConfig
     process: BaseProcess
     connection: Connection
-    at_hand: dict[str, TrackPlan] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
-    idle: bool = False
+    spec: FeatureSpec | None = None
+    published: float = 0.0  # seconds of audio
+    encoded: float = 0.0  # seconds of audio, with tracks that are not finished
+
+    @property
+    def device(self) -> str:
+        return str(self.config.encoder["device"])
 
 
-class Crew:
-    """Processes that extract tracks, a `Workforce`; made by `crew`."""
+class WorkerPool:
+    """Processes that extract tracks, an `Executor`; they are there within its `with` block.
 
-    def __init__(self, members: list[_Member], *, fail_fast: bool) -> None:
-        self._members = members
-        self._fail_fast = fail_fast
-        self.spec = self._common_spec()
-        self.device = ",".join(member.device for member in members)
-        self._waiting: deque[TrackPlan] = deque()
-        self._deaths: Counter[str] = Counter()
-
-    def _common_spec(self) -> FeatureSpec:
-        specs: dict[str, FeatureSpec] = {}
-        for member in self._members:
-            message = _heard(member)
-            while message is not None and message[0] == "log":
-                self._count(member, message, Tally())
-                message = _heard(member)
-            match message:
-                case ("ready", spec):
-                    specs[member.device] = spec
-                case ("refused", error):
-                    raise error
-                case _:
-                    member.process.join(_FAREWELL)
-                    code = member.process.exitcode
-                    raise ExtractionError(
-                        f"the process of {member.device} ended before it began (exit code {code}); a script that "
-                        'uses several devices calls build below `if __name__ == "__main__":`'
-                    )
-        first, *others = specs.items()
-        for device, spec in others:
-            if differences := first[1].differences(spec):
-                listed = "; ".join(f"`{name}` is {a!r} and {b!r}" for name, (a, b) in differences.items())
-                raise SettingError(
-                    f"features of {first[0]} and {device} would differ ({listed}): choose devices of one kind"
-                )
-        return first[1]
-
-    def frames(self, n_samples: int) -> int:
-        """Frames of a window, or one more."""
-        rate, frame_rate = self.spec.sample_rate, self.spec.frame_rate
-        return 1 if rate is None or frame_rate is None else max(1, round(n_samples * frame_rate / rate))
-
-    def run(
-        self,
-        plans: Iterable[TrackPlan],
-        *,
-        writer: StoreWriter,  # noqa: ARG002 - each process has one of its own
-        interrupts: Interrupts,
-        tally: Tally,
-    ) -> None:
-        """Have tracks extracted.
-
-        A process that dies loses its tracks to the others; a track that `MOST_DEATHS` processes died with, or that
-        no process is left for, counts as failed.
-
-        Parameters
-        ----------
-        plans : iterable of TrackPlan
-            All of which are to be done.
-        writer : StoreWriter
-            Of the store, which exists by now.
-        interrupts : Interrupts
-            Let in while the processes are waited for.
-        tally : Tally
-            Gets the counts of all processes.
-
-        Raises
-        ------
-        StoreAccessError
-            If a process cannot write the store any more.
-        """
-        self._waiting.extend(plans)
-        mark = time.monotonic()
-        with interrupts.held():
-            for member in self._members:
-                self._answer(member, True)
-            while self._members:
-                with interrupts.let_in():
-                    ready = wait([member.connection for member in self._members])
-                tally.encoding_seconds += (now := time.monotonic()) - mark
-                mark = now
-                for member in [member for member in self._members if member.connection in ready]:
-                    self._hear(member, tally)
-                if self._fail_fast and tally.failures:
-                    self._waiting.clear()
-                self._send_on(tally)
-
-    def _hear(self, member: _Member, tally: Tally) -> None:
-        """Take in one message of a process."""
-        message = _heard(member)
-        if message is None:
-            self._bury(member, tally)
-            return
-        match message:
-            case ("next",):
-                plan = self._waiting.popleft() if self._waiting else None
-                if plan is not None:
-                    member.at_hand[plan.track.track_id] = plan
-                self._answer(member, plan)
-            case ("idle",):
-                member.idle = True
-            case ("stopped", reason):
-                raise StoreAccessError(reason)
-            case _:
-                self._count(member, message, tally)
-
-    def _count(self, member: _Member, message: tuple[Any, ...], tally: Tally) -> None:
-        match message:
-            case ("log", level, text):
-                logger.log(level, "%s", text)
-            case ("told", told):
-                self._add(member, told, tally)
-            case ("settled", track_id, failures, warnings, told):
-                member.at_hand.pop(track_id, None)
-                tally.failures += failures
-                tally.warnings += warnings
-                self._add(member, told, tally)
-
-    def _add(self, member: _Member, told: Tally, tally: Tally) -> None:
-        """Add what a process has done since it told last."""
-        for name in _ADDED:
-            setattr(tally, name, getattr(tally, name) + getattr(told, name) - getattr(member.tally, name))
-        member.tally = told
-        unfinished = sum(m.tally.furthest - m.tally.audio_seconds for m in self._members)
-        tally.tell(told.track, seconds=max(0.0, unfinished))
-
-    def _answer(self, member: _Member, answer: Any) -> None:
-        with contextlib.suppress(OSError):  # it has died, which is heard next
-            member.connection.send(answer)
-
-    def _send_on(self, tally: Tally) -> None:
-        """Give the idle something to do, or an end; what nobody is left for has failed."""
-        idle = [member for member in self._members if member.idle]
-        if self._waiting or not any(member.at_hand for member in self._members):
-            for member in idle:
-                member.idle = False
-                self._answer(member, bool(self._waiting))
-                if not self._waiting:
-                    self._members.remove(member)
-        if not self._members:
-            while self._waiting:
-                self._fail(self._waiting.popleft(), "no process is left to extract it", tally)
-
-    def _bury(self, member: _Member, tally: Tally) -> None:
-        """Give the tracks of a process that has died to others."""
-        self._members.remove(member)
-        member.process.join(_FAREWELL)
-        logger.warning(
-            "the process of %s ended with exit code %s; tracks that it had at hand: %d",
-            member.device,
-            member.process.exitcode,
-            len(member.at_hand),
-        )
-        for plan in reversed(member.at_hand.values()):
-            self._deaths[plan.track.track_id] += 1
-            if self._deaths[plan.track.track_id] < MOST_DEATHS:
-                self._waiting.appendleft(plan)
-            else:
-                self._fail(plan, f"{MOST_DEATHS} processes ended while they had it at hand", tally)
-
-    def _fail(self, plan: TrackPlan, reason: str, tally: Tally) -> None:
-        logger.info("%s failed: %s", plan.track.track_id, reason)
-        tally.audio_seconds_total -= plan.seconds
-        tally.fail(plan.track, ExtractionError(f"{plan.track.path}: {reason}"))
-        tally.tell(plan.track.track_id)
-
-    def dismiss(self) -> None:
-        """Tell those that wait for their first tracks that there are none."""
-        for member in self._members:
-            self._answer(member, False)
-
-    def farewell(self, tally: Tally) -> None:
-        """Ask all processes to end, and count what they have done until then."""
-        for member in self._members:
-            member.process.terminate()
-        deadline = time.monotonic() + _FAREWELL
-        while self._members and (left := deadline - time.monotonic()) > 0:
-            for connection in wait([member.connection for member in self._members], left):
-                member = next(member for member in self._members if member.connection is connection)
-                if (message := _heard(member)) is None:
-                    self._members.remove(member)
-                else:
-                    self._count(member, message, tally)
-
-
-@contextlib.contextmanager
-def crew(job: Job, devices: Sequence[str], settings: Mapping[str, Any], tally: Tally) -> Iterator[Crew]:
-    """Processes, one for each device, that end with the block.
+    A process that dies loses the tracks that it has in flight to the others. A track that two processes have died
+    with, or that no process is left for, counts as failed. Another process takes the place of a dead one, unless
+    the system has killed it while others go on (memory is short, perhaps), or deaths come in a row without any
+    track between.
 
     Parameters
     ----------
     job : Job
         What is to be built.
     devices : sequence of str
-        The same one may be named several times; processes on the CPU share its cores.
+        The device of each process; the same one may be named several times.
     settings : mapping
-        Arguments of `WindowEncoder`, without the device.
+        The arguments of `WindowEncoder`, without the device.
     tally : Tally
-        Gets what they have done when the block is left early.
-
-    Yields
-    ------
-    Crew
+        Gets what becomes of each track.
+    tracks : int
+        The number of tracks of the source.
 
     Raises
     ------
     SettingError, ModelError
-        If a process cannot open the model on its device, or their features would not be the same.
+        On entering, if a process cannot open the model on its device, or their features would not be the same.
     ExtractionError
-        If a process dies before it can begin.
+        On entering, if a process dies before it can begin.
     """
-    orders = [
-        Orders(
-            job=job,
-            extractor={**settings, "device": device},
-            sharing=devices.count("cpu") if device == "cpu" else 1,
-            log_level=logger.getEffectiveLevel(),
-        )
-        for device in devices
-    ]
-    context = multiprocessing.get_context("spawn")
-    members: list[_Member] = []
-    processes: list[BaseProcess] = []
-    with contextlib.ExitStack() as stack:
-        for one in orders:
-            ours, theirs = context.Pipe()
-            stack.callback(ours.close)
-            process: BaseProcess = context.Process(target=work, args=(theirs, one), daemon=True)
-            # Ctrl-C reaches all processes of a terminal: only this one listens, and asks the others to end.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                process.start()
-                stack.callback(_end, process)
-                processes.append(process)
-                members.append(_Member(str(one.extractor["device"]), process, ours))
-            finally:
-                theirs.close()
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        made = Crew(members, fail_fast=job.fail_fast)
+
+    spec: FeatureSpec
+
+    def __init__(
+        self, job: Job, devices: Sequence[str], settings: Mapping[str, Any], tally: Tally, *, tracks: int
+    ) -> None:
+        self.device = ",".join(devices)
+        self._job, self._tally = job, tally
+        self._context = multiprocessing.get_context("spawn")
+        self._counts: Any = self._context.RawArray("B", max(1, tracks))
+        self._attempts = Attempts(self._counts)
+        self._configs = [
+            WorkerConfig(
+                job=job,
+                encoder={**settings, "device": device},
+                number=number,
+                processes=len(devices),
+                log_level=logger.getEffectiveLevel(),
+            )
+            for number, device in enumerate(devices)
+        ]
+        self._workers: list[_Worker] = []
+        self._plans: list[TrackPlan] = []
+        self._settled: set[str] = set()
+        self._in_vain = 0  # deaths since a track was processed
+        self._last_death = ""
+        self._begun = self._ending = False
+        self._finished = False  # a process has worked through the plan
+
+    def __enter__(self) -> Self:
         try:
-            yield made
+            for config in self._configs:
+                self._start(config)
+            while self._workers and not all(worker.spec for worker in self._workers):
+                self._receive(wait([worker.connection for worker in self._workers if not worker.spec]))
+            self.spec = self._common_spec()
+            self._begun = True
         except BaseException:
-            made.farewell(tally)
+            self.close()
             raise
-        made.dismiss()
-        for process in processes:
-            process.join(_FAREWELL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ask the processes to end, count what they have done until then, and end those that do not."""
+        self._end()
+        deadline = time.monotonic() + _PATIENCE
+        while self._workers and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(FeatureStoreError):  # there is one already that says why
+                self._receive(wait([worker.connection for worker in self._workers], left))
+        for worker in list(self._workers):
+            worker.process.kill()
+            self._bury(worker)
+
+    def frames(self, n_samples: int) -> int:
+        """Return the frames of a window, or one more."""
+        rate, frame_rate = self.spec.sample_rate, self.spec.frame_rate
+        return 1 if rate is None or frame_rate is None else max(1, round(n_samples * frame_rate / rate))
+
+    def run(
+        self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
+    ) -> None:
+        """Have tracks extracted, all of which are to be done.
+
+        Raises
+        ------
+        StoreError
+            If a process cannot write the store any more.
+        """
+        self._plans = list(plans)
+        mark = time.monotonic()
+        with interrupts.deferred():
+            for worker in self._workers if plans else ():
+                self._give_plan(worker)
+            while self._workers and len(self._settled) < len(plans):
+                with interrupts.allowed():
+                    ready = wait([worker.connection for worker in self._workers])
+                tally.encoding_seconds += (now := time.monotonic()) - mark
+                mark = now
+                self._receive(ready)
+                if self._job.fail_fast and tally.failures:
+                    self._end()
+            if not (self._job.fail_fast and tally.failures):
+                self._settle_rest(writer)
+
+    def _start(self, config: WorkerConfig) -> None:
+        ours, theirs = self._context.Pipe()
+        process: BaseProcess = self._context.Process(
+            target=worker_main, args=(theirs, self._counts, config), daemon=True
+        )
+        # Ctrl-C reaches all processes of a terminal: only this one listens, and asks the others to end.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+            self._workers.append(_Worker(config, process, ours))
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _end(self) -> None:
+        if not self._ending:
+            self._ending = True
+            for worker in self._workers:
+                worker.process.terminate()
+
+    def _common_spec(self) -> FeatureSpec:
+        (device, spec), *others = [(worker.device, worker.spec) for worker in self._workers if worker.spec]
+        for other_device, other in others:
+            if differences := spec.differences(other):
+                listed = "; ".join(f"`{name}` is {a!r} and {b!r}" for name, (a, b) in differences.items())
+                raise SettingError(
+                    f"features of {device} and {other_device} would differ ({listed}): choose devices of one kind"
+                )
+        return spec
+
+    def _receive(self, ready: Sequence[Any]) -> None:
+        """Take in one event of each process that has sent one."""
+        for worker in [worker for worker in self._workers if worker.connection in ready]:
+            try:
+                event = worker.connection.recv()
+            except (EOFError, OSError):
+                self._bury(worker)
+                continue
+            match event:
+                case logging.LogRecord():
+                    logger.handle(event)
+                case FeatureSpec():
+                    worker.spec = event
+                    if self._plans:
+                        self._give_plan(worker)
+                case TrackDone():
+                    self._count(event, worker)
+                case Progress():
+                    worker.encoded = event.audio_seconds
+                    self._notify(event.track)
+                case FeatureStoreError():
+                    if not self._begun or isinstance(event, StoreError):
+                        raise event
+                    logger.warning("the process of %s has no use: %s", worker.device, event)
+
+    def _give_plan(self, worker: _Worker) -> None:
+        with contextlib.suppress(OSError):  # it has died, which is heard next
+            worker.connection.send(self._plans)
+
+    def _count(self, done: TrackDone, worker: _Worker | None = None) -> None:
+        """Count a track once; what one process has skipped another may have at hand."""
+        if done.track.track_id in self._settled or (worker is not None and done.outcome == "skipped"):
+            return
+        self._settled.add(done.track.track_id)
+        if worker is not None and done.outcome == "processed":
+            worker.published += done.seconds
+            self._in_vain = 0
+        self._tally.add(done)
+        self._notify(done.track.track_id)
+
+    def _notify(self, track_id: str | None) -> None:
+        unfinished = sum(worker.encoded - worker.published for worker in self._workers)
+        self._tally.notify(track_id, seconds=max(0.0, unfinished))
+
+    def _bury(self, worker: _Worker) -> None:
+        """Take a process off that has ended; if it has died, another takes its place."""
+        self._workers.remove(worker)
+        worker.connection.close()
+        worker.process.join(_PATIENCE)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        code = worker.process.exitcode or 0
+        worker.process.close()
+        if self._ending:
+            return
+        if code == 0:
+            self._finished = True
+            return
+        self._last_death = f"the process of {worker.device} {_cause(code)}"
+        if not self._begun:
+            raise ExtractionError(
+                f"{self._last_death} before it began; a script that uses several processes calls build below "
+                '`if __name__ == "__main__":`'
+            )
+        self._in_vain += 1
+        logger.warning("%s; others take the tracks that it had at hand", self._last_death)
+        if self._in_vain < len(self._configs) and not (code == -signal.SIGKILL and self._workers):
+            self._start(worker.config)
+
+    def _settle_rest(self, writer: StoreWriter) -> None:
+        """Count the tracks of which no process has said what became of them."""
+        if self._last_death:
+            StoreWriter(self._job.store, spec=self.spec).close()  # finishes or sweeps what the dead have left
+        requirements = self._job.requirements(self.spec)
+        for plan in self._plans:
+            if plan.track.track_id in self._settled:
+                continue
+            deaths, outcome, error = self._attempts[plan], "failed", None
+            if is_published(writer, requirements, plan):
+                outcome = "cached"  # its process has died just then
+            elif self._finished and not deaths:
+                outcome = "skipped"
+            else:
+                reason = (
+                    f"{deaths} processes ended while they had it at hand"
+                    if deaths >= MOST_DEATHS
+                    else "no process is left to extract it"
+                )
+                error = ExtractionError(f"{plan.track.path}: {reason}; {self._last_death}")
+                logger.info("%s failed: %s", plan.track.track_id, error)
+            self._count(TrackDone(track=plan.track, outcome=outcome, planned=plan.seconds, error=error))
 
 
-def _heard(member: _Member) -> tuple[Any, ...] | None:
-    """The next message of a process; None if it has ended."""
-    try:
-        message: tuple[Any, ...] = member.connection.recv()
-    except (EOFError, OSError):
-        return None
-    return message
-
-
-def _end(process: BaseProcess) -> None:
-    """End a process that has been told to end, or was not needed."""
-    process.terminate()
-    process.join(_FAREWELL)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    process.close()
+def _cause(code: int) -> str:
+    """Say what has ended a process."""
+    if code == -signal.SIGKILL:
+        return (
+            "was killed, as the system does when memory is full: try fewer `processes` or a smaller `batch_size`"
+        )
+    if code < 0:
+        return f"ended with {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

@@ -1,10 +1,10 @@
-"""What a build tells: Progress on the way, BuildReport at its end."""
+"""What a build says of itself: Progress on the way, TrackDone of each track, and BuildReport at its end."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,11 +175,48 @@ class BuildReport:
         return {**dataclasses.asdict(self), "errors": _listed(self.errors), "warnings": _listed(self.warnings)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrackDone:
+    """What became of a track about which nothing is left to do.
+
+    Attributes
+    ----------
+    track : AudioFile
+        The track and its file.
+    outcome : {"processed", "cached", "skipped", "failed"}
+        What it counts as, as in `BuildReport`.
+    planned : float
+        The length that the plan expected, seconds.
+    seconds : float
+        The length of the audio that was encoded, seconds.
+    error : BaseException or None
+        Why it has failed.
+    warnings : sequence of str
+        What the user should know of it.
+    """
+
+    track: AudioFile
+    outcome: str
+    planned: float = 0.0
+    seconds: float = 0.0
+    error: BaseException | None = None
+    warnings: Sequence[str] = ()
+
+
 @dataclass
 class Tally:
-    """The counts of a running build."""
+    """The counts of a running build.
+
+    Attributes
+    ----------
+    listener : callable, optional
+        Called with a `Progress` whenever something has changed.
+    on_done : callable, optional
+        Called with the `TrackDone` of each track.
+    """
 
     listener: Callable[[Progress], None] | None = None
+    on_done: Callable[[TrackDone], None] | None = None
     stage: str = STAGES[0]
     total: int = 0
     checked: int = 0
@@ -193,32 +230,32 @@ class Tally:
     audio_seconds_total: float = 0.0
     encoding_seconds: float = 0.0
     furthest: float = 0.0
-    track: str | None = None
     began: float = field(default_factory=time.monotonic)
 
     def enter(self, stage: str) -> None:
         """Begin the next stage."""
         self.stage = stage
-        self.tell()
+        self.notify()
 
-    def fail(self, track: AudioFile, error: BaseException) -> None:
-        """Count a track as failed."""
-        self.failures.append(
-            Failure(
-                track_id=track.track_id,
-                path=str(track.path),
-                error=type(error).__name__,
-                message=str(error) or type(error).__name__,
+    def add(self, done: TrackDone) -> None:
+        """Count a track."""
+        track_id, path = done.track.track_id, str(done.track.path)
+        if done.error is not None:
+            name = type(done.error).__name__
+            self.failures.append(
+                Failure(track_id=track_id, path=path, error=name, message=str(done.error) or name)
             )
-        )
+        else:
+            setattr(self, done.outcome, getattr(self, done.outcome) + 1)
+        self.warnings += [TrackWarning(track_id=track_id, path=path, message=text) for text in done.warnings]
+        if done.outcome == "processed":
+            self.audio_seconds += done.seconds
+        else:
+            self.audio_seconds_total -= done.planned  # this run will never encode it
+        if self.on_done is not None:
+            self.on_done(done)
 
-    def warn(self, track: AudioFile, messages: Iterable[str]) -> None:
-        """Keep what the user should know of a track."""
-        self.warnings += [
-            TrackWarning(track_id=track.track_id, path=str(track.path), message=message) for message in messages
-        ]
-
-    def tell(self, track: str | None = None, *, seconds: float = 0.0) -> None:
+    def notify(self, track: str | None = None, *, seconds: float = 0.0) -> None:
         """Send the Progress to the listener.
 
         Parameters
@@ -226,11 +263,10 @@ class Tally:
         track : str, optional
             The track at hand.
         seconds : float
-            Audio that is encoded, of tracks that are not finished, seconds.
+            The length of audio that is encoded, of tracks that are not finished, seconds.
         """
         if self.listener is None:
             return
-        self.track = track
         # What was told is not taken back when a track fails.
         self.furthest = audio = max(self.furthest, self.audio_seconds + seconds)
         spent = self.encoding_seconds
@@ -255,7 +291,7 @@ class Tally:
         )
 
     def report(self, *, interrupted: bool = False) -> BuildReport:
-        """The report, as of now."""
+        """Make the report, as of now."""
         spent = self.encoding_seconds
         return BuildReport(
             total_files=self.total,

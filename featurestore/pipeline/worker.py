@@ -1,148 +1,143 @@
-"""The process of one device of several: asks for tracks, extracts them, and tells what became of them.
+"""One process of several on one plan: an ordinary extraction, whose counts and log go to the supervisor.
 
-What it sends:
-
-- ("ready", spec) once the model is open, answered by True to begin; or ("refused", error)
-- ("next",) for a track, answered by a TrackPlan, or None if there is none for now
-- ("told", tally) on the way
-- ("settled", track_id, failures, warnings, tally) when nothing is left to do about a track
-- ("idle",) when it has no track at hand, answered by True if there are more
-- ("stopped", message) if the store cannot be written
-- ("log", level, message)
+When its encoder is open, it sends the spec of its features and is given the plan. From then on it sends, and asks
+for nothing: a TrackDone for each track, a Progress on the way, log records, and the error that ends it, if any.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
+import os
+import signal
+import sys
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing.connection import Connection
-from typing import Any
+from collections.abc import Callable, Mapping, MutableSequence
+from dataclasses import dataclass
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import FeatureStoreError, StoreError
+from featurestore.errors import FeatureStoreError
+from featurestore.pipeline.claim import Attempts
+from featurestore.pipeline.extraction import Extraction
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import Job
-from featurestore.pipeline.plan import TrackPlan
+from featurestore.pipeline.plan import Job, TrackPlan
 from featurestore.pipeline.report import Tally
 from featurestore.store import StoreWriter
+
+if TYPE_CHECKING:
+    from featurestore.encode import WindowEncoder
 
 logger = logging.getLogger("featurestore")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders:
+class WorkerConfig:
     """What a process is to do.
 
     Parameters
     ----------
     job : Job
         What is to be built.
-    extractor : mapping
-        Arguments of `WindowEncoder`, the device among them.
-    sharing : int
-        Processes that share the cores.
+    encoder : mapping
+        The arguments of `WindowEncoder`, the device among them.
+    number, processes : int
+        Which of how many processes it is: each begins at another place of the plan, and they share the cores.
     log_level : int
-        Below which nothing is logged.
+        The level below which nothing is logged.
     """
 
     job: Job
-    extractor: Mapping[str, Any]
-    sharing: int = 1
+    encoder: Mapping[str, Any]
+    number: int = 0
+    processes: int = 1
     log_level: int = logging.WARNING
 
 
-class _Line:
-    """The line to the parent; several threads may send."""
+class _Events:
+    """The way to the supervisor; what several threads send does not get mixed up, nor cut by an interrupt."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, interrupts: Interrupts) -> None:
+        self._connection, self._interrupts = connection, interrupts
         self._lock = threading.Lock()
 
-    def send(self, *message: Any) -> None:
-        with self._lock:
-            self._connection.send(message)
-
-    def ask(self, *message: Any) -> Any:
-        self.send(*message)
-        return self._connection.recv()
-
-
-class _Log(logging.Handler):
-    """Log records to the parent."""
-
-    def __init__(self, line: _Line) -> None:
-        super().__init__()
-        self._line = line
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # whoever waits for an answer will hear that the parent has gone
-            self._line.send("log", record.levelno, record.getMessage())
+    def put_nowait(self, event: Any) -> None:
+        """Send an event; the name is that of a queue, which log handlers know."""
+        main = threading.current_thread() is threading.main_thread()
+        with (
+            self._interrupts.deferred() if main else contextlib.nullcontext(),
+            self._lock,
+            contextlib.suppress(OSError),  # the supervisor has gone, and this process will be told to end
+        ):
+            self._connection.send(event)
 
 
-def work(connection: Connection, orders: Orders) -> None:
-    """What the process does, until the parent has no more tracks, asks it to stop by SIGTERM, or has gone.
+def open_encoder(config: WorkerConfig) -> WindowEncoder:
+    """Open the encoder of a process, which has its share of the cores."""
+    import torch
+
+    from featurestore.encode import WindowEncoder
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // config.processes))
+    encoder = WindowEncoder(**config.encoder)
+    if encoder.device.type == "cuda":
+        torch.cuda.set_device(encoder.device)
+    return encoder
+
+
+def worker_main(
+    connection: Connection,
+    counts: MutableSequence[int],
+    config: WorkerConfig,
+    open_encoder: Callable[[WorkerConfig], WindowEncoder] = open_encoder,
+) -> None:
+    """Work on the plan until it is done, or SIGTERM says to end, or the supervisor has gone.
 
     Parameters
     ----------
     connection : Connection
-        To the parent, both ways.
-    orders : Orders
+        The pipe to the supervisor.
+    counts : shared sequence of int
+        The memory of `Attempts`, shared with all processes.
+    config : WorkerConfig
         What to do.
+    open_encoder : callable
+        Makes what computes the features.
     """
-    line = _Line(connection)
-    logger.handlers, logger.propagate = [_Log(line)], False
-    logger.setLevel(orders.log_level)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with Interrupts() as interrupts:
+        events = _Events(connection, interrupts)
+        logger.handlers, logger.propagate = [QueueHandler(events)], False  # type: ignore[arg-type]
+        logger.setLevel(config.log_level)
         try:
-            _extract(line, orders, interrupts)
-        except StoreError as error:
-            line.send("stopped", str(error))
-        except (KeyboardInterrupt, EOFError, ConnectionError):
-            pass  # the parent knows
+            encoder = open_encoder(config)
+            spec = encoder.spec(dtype=config.job.dtype, codec=config.job.codec)
+            events.put_nowait(spec)
+            plans: list[TrackPlan] = connection.recv()
+            first = config.number * len(plans) // config.processes
+            with interrupts.deferred(), StoreWriter(config.job.store, spec=spec) as writer:
+                extraction = Extraction(
+                    job=config.job,
+                    writer=writer,
+                    extractor=encoder,
+                    interrupts=interrupts,
+                    tally=Tally(listener=events.put_nowait, on_done=events.put_nowait),
+                    attempts=Attempts(counts),
+                )
+                with interrupts.allowed():
+                    extraction.run(plans[first:] + plans[:first])
+        except FeatureStoreError as error:
+            events.put_nowait(error)
+            sys.exit(1)
+        except (KeyboardInterrupt, EOFError):
+            pass  # the supervisor knows, or has gone
 
 
-def _extract(line: _Line, orders: Orders, interrupts: Interrupts) -> None:
-    try:
-        import torch
-
-        from featurestore.encode import WindowEncoder
-
-        torch.set_num_threads(max(1, torch.get_num_threads() // orders.sharing))
-        extractor = WindowEncoder(**orders.extractor)
-        if extractor.device.type == "cuda":
-            torch.cuda.set_device(extractor.device)
-    except FeatureStoreError as error:
-        line.send("refused", error)
-        return
-    spec = extractor.spec(dtype=orders.job.dtype, codec=orders.job.codec)
-    if not line.ask("ready", spec):
-        return
-    tally = Tally(listener=lambda _: line.send("told", _sent(tally)))
-    settled = partial(_settle, line, tally)
-    with interrupts.held(), StoreWriter(orders.job.store, spec=spec) as writer:
-        extraction = orders.job.extraction(extractor, writer, interrupts, tally, settled)
-        with interrupts.let_in():
-            more = True
-            while more:
-                extraction.run(_given(line))
-                more = line.ask("idle")
-
-
-def _given(line: _Line) -> Iterator[TrackPlan]:
-    """Tracks that the parent gives."""
-    while (plan := line.ask("next")) is not None:
-        yield plan
-
-
-def _settle(line: _Line, tally: Tally, plan: TrackPlan) -> None:
-    failures = [failure for failure in tally.failures if failure.track_id == plan.track.track_id]
-    warnings = [warning for warning in tally.warnings if warning.track_id == plan.track.track_id]
-    line.send("settled", plan.track.track_id, failures, warnings, _sent(tally))
-
-
-def _sent(tally: Tally) -> Tally:
-    """The counts alone."""
-    return replace(tally, listener=None, failures=[], warnings=[], facts={})
+def _end_with_parent() -> None:
+    """End this process, in order, when the one that has started it is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,48 +1,58 @@
-"""Processes of a crew that open no model and extract nothing, but speak as those that do."""
+"""Processes without a model: all is real but the encoder, and the name of its device says what it does."""
 
 import os
 import signal
+from types import SimpleNamespace
+
+import numpy as np
 
 from featurestore import FeatureSpec
-from featurestore.errors import DeviceError
-from featurestore.pipeline.report import Failure, Tally
+from featurestore.errors import DeviceError, StoreAccessError
+from featurestore.pipeline import worker
+from featurestore.windows import sliding_windows
 
-SPEC = FeatureSpec(layers=(0, 1), dim=4, sample_rate=24_000, frame_rate=75.0, segment_duration=5.0, overlap=0.5)
 
+class Encoder:
+    """Windows of 1 s, whose features are their first samples."""
 
-def work(connection, orders):
-    """Settles every track; what is special says the name of the device."""
-    device = orders.extractor["device"]
-    if device == "refusing":
-        connection.send(("refused", DeviceError("there is no such device")))
-        return
-    if device == "stillborn":
-        os.kill(os.getpid(), signal.SIGKILL)
-    spec = FeatureSpec(**{**SPEC.to_dict(), "layers": (0, 1), "precision": "fp16" if device == "half" else "fp32"})
-    connection.send(("log", 30, f"{device} is ready"))
-    connection.send(("ready", spec))
-    tally = Tally()
-    more = connection.recv()
-    while more:
-        connection.send(("next",))
-        plan = connection.recv()
-        if plan is None:
-            connection.send(("idle",))
-            more = connection.recv()
-            continue
-        track_id, failures = plan.track.track_id, []
-        if device == "mortal" or track_id == "deadly":
+    def __init__(self, config):
+        self.device = config.encoder["device"]
+        self.model = SimpleNamespace(sample_rate=24_000)
+        if self.device == "refusing":
+            raise DeviceError("there is no such device")
+        if self.device == "stillborn":
             os.kill(os.getpid(), signal.SIGKILL)
-        if device == "stuck":
-            connection.send(("stopped", "the disk is full"))
-            return
-        if track_id == "bad":
-            failures = [Failure(track_id="bad", path="bad.wav", error="AudioError", message="bad.wav is bad")]
-        else:
-            tally.processed += 1
-            tally.audio_seconds += plan.seconds
-            tally.furthest = tally.audio_seconds
-        tally.track = track_id
-        connection.send(("log", 30, f"{device}: {track_id}"))
-        connection.send(("told", tally))
-        connection.send(("settled", track_id, failures, tally))
+        worker.logger.warning("%s is ready", self.device)
+
+    def spec(self, dtype, codec):
+        return FeatureSpec(
+            layers=(0, 1),
+            dim=4,
+            sample_rate=24_000,
+            frame_rate=75.0,
+            segment_duration=1.0,
+            overlap=0.0,
+            precision="fp16" if self.device == "half" else "fp32",
+            dtype=dtype,
+            codec=codec,
+        )
+
+    def windows(self, blocks):
+        return sliding_windows(blocks, 24_000, 24_000)
+
+    def encode_tracks(self, windows, *, raw):
+        for owner, start, samples in ((w.owner, w.start, w.samples) for w in windows if w is not None):
+            if self.device == "mortal" or owner.plan.track.track_id == "too-large":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if owner.plan.track.track_id == "deadly":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if self.device == "stuck":
+                raise StoreAccessError("the disk is full")
+            features = np.tile(samples[:4], (1, 2, 1)).astype(np.float32)
+            end = (start + len(samples)) / 24_000
+            yield owner, SimpleNamespace(starts=[start / 24_000], end=end, segments=features, raw=None)
+
+
+def worker_main(connection, counts, config):
+    """Do what a process of a build does."""
+    worker.worker_main(connection, counts, config, open_encoder=Encoder)

@@ -172,6 +172,7 @@ def test_a_dry_run_writes_nothing_at_all(music, tmp_path, extractor):
         ({"feature_level": "most"}, "aggregated"),
         ({"workers": 0}, "workers"),
         ({"workers": 2.0}, "workers"),
+        ({"processes": 0}, "processes"),
         ({"batch_size": "4"}, "batch_size"),
         ({"source": ["a.wav", "b.wav"]}, "source must be one path"),
         ({"device": None}, "None"),
@@ -260,7 +261,13 @@ def test_the_report_is_plain_json_with_the_old_names(music, tmp_path, extractor)
 
 @pytest.mark.parametrize(
     "settings",
-    [{"layers": [2]}, {"device": "cuda:7"}, {"precision": "fp32"}, {"segment_duration": 2.0, "batch_size": 64}],
+    [
+        {"layers": [2]},
+        {"device": "cuda:7"},
+        {"precision": "fp32"},
+        {"processes": 2},
+        {"segment_duration": 2.0, "batch_size": 64},
+    ],
 )
 def test_settings_of_an_extractor_are_not_given_twice(music, tmp_path, extractor, settings):
     with pytest.raises(SettingError, match=f"an extractor has its own .*{next(iter(settings))}"):
@@ -289,5 +296,7 @@ def test_a_model_that_is_loaded_takes_one_device(music, tmp_path, extractor, mon
     monkeypatch.setattr("featurestore.encode.device.resolve_devices", lambda names: ["cpu", "cpu"])
     settings = {"model": extractor.model, "segment_duration": 1.0, "feature_level": "aggregated"}
     assert build(music, tmp_path / "s.zarr", device="auto", **settings).processed == 4
-    with pytest.raises(SettingError, match=r"several devices .`device`. need the name or the folder"):
+    with pytest.raises(
+        SettingError, match=r"several processes .*`device`, `processes`.* need the name or the folder"
+    ):
         build(music, tmp_path / "t.zarr", device="cpu,cpu", **settings)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from featurestore import FeatureExtractor, FeatureStore, StoreWriter
+from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
 from featurestore.audio import RESAMPLER, load_audio, segment_audio
 from featurestore.errors import (
     AudioFormatError,
@@ -22,6 +22,7 @@ from featurestore.errors import (
     ModelError,
     SettingError,
     SpecMismatchError,
+    TrackLockedError,
 )
 from featurestore.models import load_model
 
@@ -293,6 +294,35 @@ def test_a_store_gets_the_features_and_gives_them_back(model, wav, tmp_path):
         }.items()
     )
     assert provenance["starts"] == [0.0, 1.0, 2.0, 3.0, 4.0, pytest.approx(4.3)]
+
+
+@pytest.mark.parametrize("by", ["path", "writer"])
+def test_a_track_gets_into_a_store_as_build_puts_it_there(model, wav, tmp_path, by):
+    soundfile.write(wav, np.clip(9 * tones(6.3), -1, 1), RATE)  # loud enough for a warning
+    extractor = FeatureExtractor(model=model, segment_duration=2.0)
+    report = build(wav, tmp_path / "built.zarr", extractor=extractor, dataset="smd")
+    path = tmp_path / "one.zarr"
+    with StoreWriter(path, spec=extractor.spec()) as writer:
+        features = extractor.extract_track_features(wav, store=path if by == "path" else writer, dataset="smd")
+    built, one = FeatureStore(tmp_path / "built.zarr"), FeatureStore(path)
+    wanted, found = built.provenance("smd/piece"), one.provenance("smd/piece")
+    assert found.pop("revision") != wanted.pop("revision")
+    assert found.pop("checksums")["chunks"] == wanted.pop("checksums")["chunks"]
+    assert found == wanted
+    assert found["warnings"] == [warning.message for warning in report.warnings] != []
+    assert found["levels"]["clipped"] > 0
+    np.testing.assert_array_equal(features["raw"], built.raw("smd/piece").to_numpy())
+    np.testing.assert_array_equal(features["aggregated"], built.aggregated().to_numpy()[0])
+
+
+def test_a_track_that_another_writer_has_is_an_error(model, wav, tmp_path):
+    extractor = FeatureExtractor(model=model, segment_duration=2.0)
+    with StoreWriter(tmp_path / "s.zarr", spec=extractor.spec()) as other:
+        holder = other.track("piece")
+        holder.__enter__()
+        with pytest.raises(TrackLockedError, match="'piece'"):
+            extractor.extract_track_features(wav, store=tmp_path / "s.zarr")
+        assert not holder.__exit__(RuntimeError, RuntimeError("died"), None)
 
 
 def test_what_is_there_is_computed_again_where_it_should_be(model, wav, tmp_path):

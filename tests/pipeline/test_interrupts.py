@@ -28,21 +28,21 @@ def test_an_interrupt_is_raised_at_once(number):
         os.kill(HERE, number)  # while cleaning up, a second one changes nothing
 
 
-def test_an_interrupt_waits_until_it_is_not_held_any_more():
+def test_an_interrupt_waits_until_it_is_not_deferred_any_more():
     steps = []
     with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        with interrupts.held():
+        with interrupts.deferred():
             os.kill(HERE, signal.SIGINT)
-            steps.append("held")
+            steps.append("deferred")
         steps.append("never")
-    assert steps == ["held"]
+    assert steps == ["deferred"]
 
 
-def test_an_interrupt_is_let_in_again_within_a_held_block():
+def test_an_interrupt_is_allowed_again_within_a_deferred_block():
     steps = []
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.held():  # noqa: PT012
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
         try:
-            with interrupts.let_in():
+            with interrupts.allowed():
                 os.kill(HERE, signal.SIGINT)
                 steps.append("never")
         finally:
@@ -51,24 +51,24 @@ def test_an_interrupt_is_let_in_again_within_a_held_block():
     assert steps == ["cleaned up"]
 
 
-def test_an_interrupt_that_came_while_held_is_raised_when_let_in():
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.held():  # noqa: PT012
+def test_an_interrupt_that_came_while_deferred_is_raised_when_allowed():
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
         os.kill(HERE, signal.SIGINT)
-        with interrupts.let_in():
+        with interrupts.allowed():
             pytest.fail("the interrupt was lost")
 
 
-def test_held_blocks_may_be_nested():
+def test_deferred_blocks_may_be_nested():
     steps = []
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.held():  # noqa: PT012
-        with interrupts.held():
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+        with interrupts.deferred():
             os.kill(HERE, signal.SIGINT)
-        steps.append("still held")
-    assert steps == ["still held"]
+        steps.append("still deferred")
+    assert steps == ["still deferred"]
 
 
 def test_an_error_is_not_replaced_by_an_interrupt():
-    with Interrupts() as interrupts, pytest.raises(OSError, match="full"), interrupts.held():  # noqa: PT012
+    with Interrupts() as interrupts, pytest.raises(OSError, match="full"), interrupts.deferred():  # noqa: PT012
         os.kill(HERE, signal.SIGINT)
         raise OSError("full")
 

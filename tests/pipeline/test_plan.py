@@ -10,7 +10,7 @@ import pytest
 from featurestore import build
 from featurestore.audio import AudioFile
 from featurestore.errors import StoreAccessError
-from featurestore.pipeline.plan import Wanted, bytes_needed, in_words, plan_tracks
+from featurestore.pipeline.plan import Requirements, bytes_needed, in_words, plan_tracks
 
 
 def used(folder):
@@ -18,9 +18,12 @@ def used(folder):
 
 
 def planned(tracks, extractor, level_kinds):
-    wanted = Wanted(spec=extractor.spec(), kinds=level_kinds)
     return plan_tracks(
-        tracks, wanted=wanted, existing=lambda _: None, frames=extractor.model.frames, tell=lambda _: None
+        tracks,
+        requirements=Requirements(spec=extractor.spec(), kinds=level_kinds),
+        existing=lambda _: None,
+        frames=extractor.model.frames,
+        notify=lambda _: None,
     )
 
 

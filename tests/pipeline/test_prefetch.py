@@ -8,7 +8,7 @@ import pytest
 
 from featurestore.audio import AudioFile, load_audio
 from featurestore.errors import AudioError
-from featurestore.pipeline.prefetch import BLOCKS_AHEAD, decode_ahead
+from featurestore.pipeline.prefetch import BLOCKS_AHEAD, TrackAudio, decode_ahead
 
 
 def decoding_threads():
@@ -22,7 +22,7 @@ def tracks(tmp_path, clip):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_tracks_come_in_order_and_whole(tracks, workers):
-    with decode_ahead(tracks, sample_rate=16_000, workers=workers) as audios:
+    with decode_ahead((TrackAudio(track, 16_000) for track in tracks), workers=workers) as audios:
         for track, audio in zip(tracks, audios, strict=True):
             assert audio.track is track
             samples = np.concatenate(list(audio.blocks()))
@@ -40,7 +40,7 @@ def test_workers_are_at_most_so_many_tracks_ahead(tracks, workers):
             begun.append(track)
             yield track
 
-    with decode_ahead(source(), sample_rate=24_000, workers=workers) as audios:
+    with decode_ahead((TrackAudio(track, 24_000) for track in source()), workers=workers) as audios:
         for number, audio in enumerate(audios):
             time.sleep(0.05)
             assert len(begun) == min(len(tracks), number + 1 + workers)
@@ -49,7 +49,7 @@ def test_workers_are_at_most_so_many_tracks_ahead(tracks, workers):
 
 def test_a_long_file_waits_in_bounded_memory(tmp_path, clip):
     track = AudioFile("long", clip(tmp_path / "long.wav", 120, rate=8_000))
-    with decode_ahead([track], sample_rate=24_000, workers=1) as audios:
+    with decode_ahead([TrackAudio(track, 24_000)], workers=1) as audios:
         audio = next(audios)
         time.sleep(0.5)
         assert len(audio._items) <= BLOCKS_AHEAD
@@ -59,7 +59,7 @@ def test_a_long_file_waits_in_bounded_memory(tmp_path, clip):
 def test_an_error_reaches_its_track_and_no_other(tmp_path, tracks):
     (tmp_path / "bad.wav").write_text("no audio")
     mixed = [tracks[0], AudioFile("bad", tmp_path / "bad.wav"), tracks[1]]
-    with decode_ahead(mixed, sample_rate=24_000, workers=2) as audios:
+    with decode_ahead((TrackAudio(track, 24_000) for track in mixed), workers=2) as audios:
         assert len(list(next(audios).blocks())) >= 1
         with pytest.raises(AudioError, match=r"bad\.wav"):
             list(next(audios).blocks())
@@ -68,7 +68,7 @@ def test_an_error_reaches_its_track_and_no_other(tmp_path, tracks):
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, clip):
     track = AudioFile("growing", clip(tmp_path / "growing.wav", 120, rate=8_000))
-    with decode_ahead([track], sample_rate=24_000, workers=1) as audios:
+    with decode_ahead([TrackAudio(track, 24_000)], workers=1) as audios:
         blocks = next(audios).blocks()
         next(blocks)
         with track.path.open("ab") as file:
@@ -79,7 +79,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, clip):
 
 def test_threads_end_when_nobody_wants_the_rest(tmp_path, clip):
     tracks = [AudioFile(str(n), clip(tmp_path / f"{n}.wav", 60, rate=8_000)) for n in range(3)]
-    with decode_ahead(tracks, sample_rate=24_000, workers=2) as audios:
+    with decode_ahead((TrackAudio(track, 24_000) for track in tracks), workers=2) as audios:
         next(next(audios).blocks())
         assert len(decoding_threads()) == 2
         assert all(thread.daemon for thread in decoding_threads())

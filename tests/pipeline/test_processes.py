@@ -1,24 +1,29 @@
-"""Several devices: one process each, whose work is shared, counted once, and survives the death of any of them.
+"""Several processes: their work is shared by locks, counted once, and survives the death of any of them.
 
-Here all devices are the CPU, which processes share: what is tested is everything but the card. Where only the
-parent matters, its processes pretend.
+Here all of them are on the CPU: what is tested is everything but the card. Where features do not matter, the
+processes pretend to have a model.
 """
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pretend
 import pytest
+import soundfile
 
 from featurestore import FeatureStore, StoreWriter, build
 from featurestore.audio import AudioFile
-from featurestore.errors import DeviceError, ExtractionError, SettingError, StoreAccessError
+from featurestore.errors import BuildStoppedError, DeviceError, ExtractionError, SettingError
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import Job
-from featurestore.pipeline.plan import TrackPlan
-from featurestore.pipeline.processes import crew
+from featurestore.pipeline.job import run_job
+from featurestore.pipeline.plan import Job
+from featurestore.pipeline.processes import WorkerPool
 from featurestore.pipeline.report import Tally
 
 TWO = "cpu,cpu"
@@ -37,25 +42,25 @@ def settings(model_folder):
     return {"model": model_folder, "segment_duration": 1.5, "workers": 1}
 
 
+def children_of(parent):
+    """Process ids of the children of a process that extract."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                status, command = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if int(status.rpartition(")")[2].split()[1]) == parent and b"spawn_main" in command:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
 @pytest.fixture
 def children():
     """Process ids of this process's children that extract; at the end none is left."""
-
-    def look():
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
-                try:
-                    status, command = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                parent = int(status.rpartition(")")[2].split()[1])
-                if parent == os.getpid() and b"spawn_main" in command:
-                    found.append(int(entry.name))
-        return sorted(found)
-
-    yield look
-    assert look() == []
+    yield lambda: children_of(os.getpid())
+    assert children_of(os.getpid()) == []
 
 
 def test_two_processes_make_what_one_makes(many, tmp_path, settings, children, staged, assert_states_close):
@@ -87,7 +92,9 @@ def test_two_processes_make_what_one_makes(many, tmp_path, settings, children, s
     assert seen[-1].done == report.total_files
 
 
-def test_a_process_that_is_killed_loses_its_tracks_to_the_other(many, tmp_path, settings, children, caplog):
+def test_a_process_that_is_killed_loses_its_tracks_to_the_other(
+    many, tmp_path, settings, children, caplog, staged
+):
     killed = []
 
     def kill(now):
@@ -95,11 +102,12 @@ def test_a_process_that_is_killed_loses_its_tracks_to_the_other(many, tmp_path, 
             killed.append(children()[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    report = build(many, tmp_path / "s.zarr", device=TWO, progress=kill, **settings)
+    report = build(many, tmp_path / "s.zarr", processes=2, progress=kill, **settings)
     assert len(killed) == 1
     # What the dead process has published without having said so is found there.
     assert (report.processed + report.cached, report.failed, report.exit_code) == (12, 0, 0)
-    assert "the process of cpu ended with exit code -9" in caplog.text
+    assert "the process of cpu was killed, as the system does when memory is full: try fewer" in caplog.text
+    assert staged(tmp_path / "s.zarr") == []
     assert len(FeatureStore(tmp_path / "s.zarr")) == 12
     assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
 
@@ -143,46 +151,72 @@ def test_a_loaded_model_stays_in_its_process(many, tmp_path, settings, extractor
 
 
 def test_a_dry_run_begins_no_process(many, tmp_path, settings, monkeypatch):
-    monkeypatch.setattr("featurestore.pipeline.building.crew", None)
+    monkeypatch.setattr("featurestore.pipeline.building.WorkerPool", None)
     assert build(many, tmp_path / "s.zarr", device=TWO, dry_run=True, **settings).to_do == 12
 
 
-@pytest.fixture
-def run(tmp_path, children, monkeypatch):
-    """Runs tracks through processes that pretend; returns the tally."""
-    monkeypatch.setattr("featurestore.pipeline.processes.work", pretend.work)
-
-    def run_tracks(track_ids, *devices, fail_fast=False, tally=None):
-        tally = Tally() if tally is None else tally
-        job = Job(
-            store=tmp_path / "s.zarr",
-            kinds=("aggregated",),
-            workers=1,
-            dtype="float32",
-            codec="none",
-            force=False,
-            dry_run=False,
-            fail_fast=fail_fast,
-            dataset=None,
-        )
-        plans = [TrackPlan(track=AudioFile(name, Path(f"{name}.wav")), seconds=2.0) for name in track_ids]
-        with Interrupts() as interrupts, crew(job, devices, {}, tally) as processes:
-            processes.run(plans, writer=None, interrupts=interrupts, tally=tally)
-        return tally
-
-    return run_tracks
+def test_a_supervisor_that_is_killed_takes_its_processes_along(many, tmp_path, settings, model_folder):
+    command = [sys.executable, "-m", "fs_extract", "build", many, tmp_path / "s.zarr", "--model", model_folder]
+    with subprocess.Popen([*command, "--processes", "2"], stderr=subprocess.PIPE) as supervisor:
+        while len(processes := children_of(supervisor.pid)) < 2 or not (tmp_path / "s.zarr" / "raw").exists():
+            assert supervisor.poll() is None
+            time.sleep(0.05)
+        supervisor.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    rest = build(many, tmp_path / "s.zarr", model=model_folder)
+    assert (rest.processed + rest.cached, rest.failed) == (12, 0)
+    assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
 
 
 TRACKS = [f"{number:02}" for number in range(20)]
 
 
+@pytest.fixture
+def run(tmp_path, clip, children, monkeypatch):
+    """Runs tracks through processes that pretend; returns the tally."""
+    monkeypatch.setattr("featurestore.pipeline.processes.worker_main", pretend.worker_main)
+
+    def run_tracks(track_ids, *devices, fail_fast=False, force=False):
+        (tmp_path / "music").mkdir(exist_ok=True)
+        tally = Tally()
+        job = Job(store=tmp_path / "s.zarr", kinds=("aggregated",), fail_fast=fail_fast, force=force)
+        tracks = [AudioFile(name, tmp_path / "music" / f"{name}.wav") for name in track_ids]
+        for number, track in enumerate(tracks):
+            if track.track_id == "bad":
+                samples = np.full(48_000, 0.1)
+                samples[-1] = np.inf
+                soundfile.write(track.path, samples, 24_000, subtype="FLOAT")
+            else:
+                clip(track.path, 2.0, seed=number)
+        with (
+            Interrupts() as interrupts,
+            WorkerPool(job, devices, {}, tally, tracks=len(tracks)) as pool,
+        ):
+            run_job(job, tracks, None, pool, interrupts, tally)
+        return tally
+
+    return run_tracks
+
+
 def test_counts_are_added_up(run, caplog):
     tally = run([*TRACKS, "bad"], "a", "b", "c")
-    assert (tally.processed, tally.audio_seconds) == (20, 40.0)
+    assert (tally.processed, tally.audio_seconds, tally.skipped, tally.cached) == (20, 40.0, 0, 0)
     assert [failure.track_id for failure in tally.failures] == ["bad"]
     told = [record.getMessage() for record in caplog.records]
-    assert told[:3] == ["a is ready", "b is ready", "c is ready"]
-    assert sorted(message[3:] for message in told[3:]) == [*TRACKS, "bad"]
+    assert {f"{name} is ready" for name in "abc"} <= set(told)
+
+
+def test_processes_that_replace_what_is_there_do_it_once(run, tmp_path):
+    run(TRACKS, "a", "b")
+    before = FeatureStore(tmp_path / "s.zarr")
+    before = {track_id: before.provenance(track_id)["revision"] for track_id in before}
+    tally = run(TRACKS, "a", "b", "c", force=True)
+    assert (tally.processed, tally.cached, tally.skipped) == (20, 0, 0)
+    after = FeatureStore(tmp_path / "s.zarr")
+    assert all(after.provenance(track_id)["revision"] != before[track_id] for track_id in TRACKS)
 
 
 def test_the_others_do_what_the_dead_leave(run):
@@ -190,28 +224,39 @@ def test_the_others_do_what_the_dead_leave(run):
     assert (tally.processed, tally.failures) == (20, [])
 
 
-def test_a_track_that_kills_is_given_up(run):
-    tally = run(["deadly", *TRACKS], "a", "b", "c")
-    assert tally.processed == 20
+@pytest.mark.parametrize(
+    ("track_id", "cause"), [("deadly", "ended with SIGSEGV"), ("too-large", "when memory is full.*`processes`")]
+)
+@pytest.mark.parametrize("devices", [("a", "b"), ("a", "b", "c")])
+def test_a_track_that_kills_is_given_up_and_no_other(run, track_id, cause, devices):
+    tally = run([*TRACKS[:10], track_id, *TRACKS[10:]], *devices)
     (failure,) = tally.failures
-    assert (failure.track_id, failure.error) == ("deadly", "ExtractionError")
-    assert "2 processes ended while they had it at hand" in failure.message
+    assert (failure.track_id, failure.error) == (track_id, "ExtractionError")
+    assert re.search(rf"{track_id}\.wav: 2 processes ended while they had it at hand; .*{cause}", failure.message)
+    assert (tally.processed, tally.skipped) == (20, 0)
+
+
+def test_the_last_process_is_replaced_too(run):
+    tally = run(["deadly"], "a", "b")
+    assert tally.processed == 0
+    assert "2 processes ended while they had it at hand" in tally.failures[0].message
 
 
 def test_what_no_process_is_left_for_has_failed(run):
     tally = run(TRACKS, "mortal", "mortal")
     assert tally.processed == 0
     assert sorted(failure.track_id for failure in tally.failures) == TRACKS
-    assert "no process is left" in tally.failures[-1].message
+    assert "no process is left to extract it; the process of mortal was killed" in tally.failures[-1].message
 
 
-def test_after_a_failure_no_track_is_given_out_if_that_is_asked_for(run):
-    tally = run(["bad", *TRACKS], "a", fail_fast=True)
-    assert (tally.processed, len(tally.failures)) == (0, 1)
+def test_the_first_failure_ends_all_if_that_is_asked_for(run):
+    tally = run(["bad", *TRACKS], "a", "b", fail_fast=True)
+    assert (len(tally.failures), tally.skipped) == (1, 0)
+    assert tally.processed < 20
 
 
 def test_a_store_that_cannot_be_written_stops_all(run):
-    with pytest.raises(StoreAccessError, match="the disk is full"):
+    with pytest.raises(BuildStoppedError, match="the disk is full"):
         run(TRACKS, "stuck", "b")
 
 
@@ -219,10 +264,20 @@ def test_a_store_that_cannot_be_written_stops_all(run):
     ("devices", "error", "message"),
     [
         (("a", "refusing"), DeviceError, "no such device"),
-        (("a", "stillborn"), ExtractionError, r"of stillborn ended before it began \(exit code -9\); .*__main__"),
+        (("a", "stillborn"), ExtractionError, r"of stillborn was killed.* before it began; .*__main__"),
         (("a", "half"), SettingError, "a and half would differ .*`precision` is 'fp32' and 'fp16'"),
     ],
 )
-def test_a_crew_begins_together_or_not_at_all(run, devices, error, message):
+def test_processes_begin_together_or_not_at_all(run, devices, error, message):
     with pytest.raises(error, match=message):
         run(TRACKS, *devices)
+
+
+def test_processes_share_the_cores(model_folder):
+    code = (
+        "import sys, torch; from featurestore.pipeline.worker import *; torch.set_num_threads(6);"
+        "open_encoder(WorkerConfig(job=None, encoder={'model': sys.argv[1]}, processes=3));"
+        "print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model_folder], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2"

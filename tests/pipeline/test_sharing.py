@@ -10,6 +10,8 @@ import pytest
 
 import featurestore.pipeline.extraction as extraction
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
+from featurestore.errors import TrackLockedError
+from featurestore.pipeline import prefetch
 from featurestore.store.commit.locks import stripe_of
 from featurestore.store.format.keys import encode_key
 
@@ -53,6 +55,30 @@ def test_a_track_that_another_writer_has_is_skipped(music, store, extractor, oth
     assert (report.processed, report.cached) == (1, 3)
 
 
+def test_what_another_writer_has_is_not_decoded(music, store, extractor, other, monkeypatch):
+    decoded, decode = [], prefetch.decode
+    monkeypatch.setattr(
+        prefetch, "decode", lambda path, *a, **k: decoded.append(path.stem) or decode(path, *a, **k)
+    )
+    holder = Holder(other, "a/two")
+    build(music, store, extractor=extractor, workers=3)
+    assert sorted(decoded) == ["one", "one", "three"]
+    holder.die()
+
+
+def test_a_track_is_locked_while_it_is_decoded(music, store, extractor, other, monkeypatch):
+    refused, decode = [], prefetch.decode
+
+    def locked(path, *arguments, **options):
+        with pytest.raises(TrackLockedError), other.track(path.relative_to(music).with_suffix("").as_posix()):
+            pytest.fail("the track was free")
+        refused.append(path)
+        return decode(path, *arguments, **options)
+
+    monkeypatch.setattr(prefetch, "decode", locked)
+    assert build(music, store, extractor=extractor).processed == len(refused) == 4
+
+
 def test_a_track_whose_writer_died_meanwhile_is_extracted_after_all(music, store, extractor, other):
     holder = Holder(other, "a/two")
     alive = [holder]
@@ -88,7 +114,7 @@ def test_a_track_that_appears_between_plan_and_work_counts_as_cached(music, stor
     done = []
 
     def appear(now):
-        if now.processed == 1 and not done:
+        if now.stage == "extracting" and not done:
             done.append(True)
             features = {
                 "raw": elsewhere.raw("b/one").to_numpy(),
