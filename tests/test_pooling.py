@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featurestore.pooling import pool_segments
+from featurestore.pooling import SegmentPool, pool_frames, pool_segments
 
 values = st.floats(-1e6, 1e6, width=32)
 tracks = hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=values)
@@ -43,6 +43,23 @@ def test_many_segments_do_not_wear_down_the_sum():
 def test_half_precision_features_are_pooled_in_float64():
     segments = np.full((4_000, 1, 1), 60_000, np.float16)
     assert pool_segments(segments)[0, 0] == np.float16(60_000)
+
+
+@given(tracks, st.integers(1, 4))
+def test_batches_change_nothing_but_rounding(segments, size):
+    pool = SegmentPool(*segments.shape[1:])
+    for start in range(0, len(segments), size):
+        pool.add(segments[start : start + size])
+    np.testing.assert_allclose(pool.mean(), pool_segments(segments), rtol=1e-6, atol=1e-6)
+
+
+@given(
+    hnp.arrays(
+        np.float16, hnp.array_shapes(min_dims=4, max_dims=4, max_side=5), elements=st.floats(-9, 9, width=16)
+    )
+)
+def test_the_mean_over_frames_is_exact(raw):
+    np.testing.assert_allclose(pool_frames(raw), raw.astype(np.longdouble).mean(axis=2), rtol=1e-12, atol=1e-12)
 
 
 def test_nothing_but_numpy_is_imported():

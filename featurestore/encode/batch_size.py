@@ -1,4 +1,4 @@
-"""Windows of many tracks to batches of equal length, and how large these may be."""
+"""Makes batches of equal length of the windows of many tracks, and says how large these may be."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Window(Generic[T]):
     owner : object
         The track: what its results are given out with.
     start : int
-        First sample.
+        The first sample in the track.
     samples : ndarray of float32, shape (samples,)
     """
 
@@ -40,7 +40,7 @@ class Window(Generic[T]):
 
 
 def grouped(windows: Iterable[Window[T] | None], size: Callable[[], int]) -> Iterator[list[Window[T]] | None]:
-    """Groups of windows of equal length, across tracks; windows of a track stay in their order.
+    """Group windows of equal length across tracks; windows of a track stay in their order.
 
     Windows of a length that fills no group (tracks shorter than a window) wait for others of the same length,
     until `PATIENCE` groups have been drawn, and then are a smaller group.
@@ -51,7 +51,7 @@ def grouped(windows: Iterable[Window[T] | None], size: Callable[[], int]) -> Ite
         Drawn as groups are asked for. All windows of a track have one length. None says that there will be more
         only after results have been given out.
     size : callable
-        How many windows a group has, by now.
+        Gives how many windows a group has, by now.
 
     Yields
     ------
@@ -84,7 +84,7 @@ def _emptied(waiting: dict[int, list[Window[T]]]) -> Iterator[list[Window[T]]]:
 
 
 class BatchSize:
-    """Windows that are encoded together: fewer when memory is full, and cautiously more again.
+    """How many windows are encoded together: fewer when memory is full, and cautiously more again.
 
     After `GROW_AFTER` batches in a row that fitted at a reduced size, the double is tried. If that does not fit,
     the size goes back; after `GROW_TRIALS` such failures it stays.
@@ -108,7 +108,7 @@ class BatchSize:
         self._tried = 0  # the size that is on trial, 0 if none is
 
     def fitted(self, size: int) -> None:
-        """A batch of `size` windows has been encoded."""
+        """Note that a batch of `size` windows has been encoded."""
         if size < self.now:
             return  # the last windows of something say nothing about the size
         self._tried = 0
@@ -118,7 +118,7 @@ class BatchSize:
             self._fitted = 0
 
     def full(self, size: int) -> None:
-        """A batch of `size` windows, more than one, did not fit."""
+        """Note that a batch of `size` windows, more than one, did not fit."""
         self._trials += size == self._tried
         self._tried = self._fitted = 0
         self.now = min(self.now, size // 2)

@@ -71,7 +71,7 @@ class BatchEncoder:
     Parameters
     ----------
     model : Encoder
-        Already on `device`.
+        The model, which is on `device` already.
     device : torch.device
         Where the model is.
     batch_size : int
@@ -81,17 +81,12 @@ class BatchEncoder:
     half : torch.dtype, optional
         float16 or bfloat16 for mixed precision on CUDA.
     oom_recovery : bool
-        Halve a batch that does not fit into memory, down to 1; `grouping.BatchSize` says when it grows again.
+        Halve a batch that does not fit into memory, down to 1; `batch_size.BatchSize` says when it grows again.
     transfer : Transfer, optional
         By default the fastest of the device.
     workers : int
         Batches that are encoded at a time, each by one core; for the CPU and a model that several threads can
         use. Too few windows for them are encoded with all cores together.
-
-    Attributes
-    ----------
-    batch_size : int
-        Windows that are encoded together by now.
     """
 
     def __init__(
@@ -119,18 +114,18 @@ class BatchEncoder:
 
     @property
     def batch_size(self) -> int:
-        """Windows that are encoded together by now."""
+        """Return how many windows are encoded together by now."""
         return self._size.now
 
     def encode(
         self, windows: Iterable[tuple[int, npt.NDArray[np.float32]]], *, raw: bool
     ) -> Iterator[EncodedBatch]:
-        """Features of the windows of one track, in their order.
+        """Compute the features of the windows of one track, in their order.
 
         Parameters
         ----------
         windows : iterable of (int, ndarray of float32, shape (samples,))
-            First sample and samples; all of one length.
+            The first sample and the samples of each; all have one length.
         raw : bool
             Whether the frames are wanted, besides their means.
 
@@ -156,7 +151,7 @@ class BatchEncoder:
     def encode_tracks(
         self, windows: Iterable[Window[T] | None], *, raw: bool
     ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
-        """Features of the windows of many tracks, in batches across their borders.
+        """Compute the features of the windows of many tracks, in batches across their borders.
 
         Windows are drawn as they are needed. Batches have `batch_size` windows of one length; smaller ones come
         where windows of a length end.
@@ -172,7 +167,7 @@ class BatchEncoder:
         Yields
         ------
         owner : object
-            Of the windows.
+            The owner of the windows.
         result : EncodedBatch or Exception
             Features of the owner's next windows, in order; or why they could not be had, which is no reason for
             other owners to fail.
@@ -207,7 +202,7 @@ class BatchEncoder:
                 future.cancel()
 
     def _shares(self, group: list[Window[T]], parts: int) -> list[list[Window[T]]]:
-        """A group in equal parts, of at most `batch_size` windows."""
+        """Cut a group into equal parts, of at most `batch_size` windows."""
         share = min(-(-len(group) // parts), self._size.now)
         return [group[i : i + share] for i in range(0, len(group), share)]
 
@@ -224,7 +219,7 @@ class BatchEncoder:
     def _settled(
         self, batch: list[Window[T]], outcome: _Outcome, raw: bool
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
-        """Results of a batch, by owner; what did not fit or failed is attempted again in parts."""
+        """Yield the results of a batch by owner; what did not fit or failed is attempted again in parts."""
         if isinstance(outcome, _Pending):
             self._size.fitted(len(batch))
             yield from self._dealt_back(batch, outcome)
@@ -247,14 +242,14 @@ class BatchEncoder:
             yield from self._settled(part, self._attempt(part, raw), raw)
 
     def _smaller(self, batch: list[Window[T]]) -> Iterator[list[Window[T]]]:
-        """A batch in parts of the size that is the right one when each is asked for."""
+        """Cut a batch into parts of the size that is the right one when each is asked for."""
         while batch:
             size = self._size.now
             yield batch[:size]
             batch = batch[size:]
 
     def _attempt(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None = None) -> _Outcome:
-        """What becomes of a batch. A full memory is a reason only: the traceback would hold what fills it."""
+        """Encode a batch, or say why not; of a full memory in words, as a traceback would hold what fills it."""
         try:
             return self._encode(np.stack([window.samples for window in batch]), raw, stop)
         except Exception as error:
@@ -280,7 +275,7 @@ class BatchEncoder:
                     pooled.append(state.mean(dim=1))
                     if raw:
                         if frames is None:
-                            frames = transfer.room(len(state), len(slots), *state.shape[1:])
+                            frames = transfer.empty_on_host(len(state), len(slots), *state.shape[1:])
                         transfer.receive(state, frames[:, slots[layer]])
                 if layer == last:
                     break
@@ -289,14 +284,14 @@ class BatchEncoder:
             if len(pooled) != len(slots):
                 raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
             means = torch.stack(pooled, dim=1)
-            segments = transfer.room(*means.shape)
+            segments = transfer.empty_on_host(*means.shape)
             transfer.receive(means, segments)
             return _Pending(segments, frames, transfer.mark())
 
     def _dealt_back(
         self, batch: list[Window[T]], pending: _Pending
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
-        """The results of a batch to the owners of its windows."""
+        """Give the results of a batch to the owners of its windows."""
         pending.wait()
         # Copied, so that what the device writes to is free for the next batch while a track keeps its means.
         segments = np.array(pending.segments.numpy())
@@ -341,13 +336,13 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS bac
 
 
 def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
-    """Whether a batch is known not to have fitted: nothing more is begun until that is settled."""
+    """Tell whether a batch is known not to have fitted: nothing more is begun until that is settled."""
     future = running[1]
     return future.done() and isinstance(future.result(), _Full)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ended, of a device or of the host: not each allocator of torch has an error of its own."""
+    """Tell whether memory ended, on a device or the host: not each allocator of torch has an error of its own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
     )

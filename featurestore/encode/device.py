@@ -17,7 +17,7 @@ PRECISIONS = {"fp32": None, "fp16": "cuda", "bf16": "cuda"}
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
-    """The device of a name; one that is asked for and missing is an error, never another device.
+    """Find the device of a name; one that is asked for and missing is an error, never another device.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
 
 
 def resolve_devices(names: str) -> list[str]:
-    """Devices that a build uses, with a process for each if there are several.
+    """List the devices that a build uses, with a process for each if there are several.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def resolve_devices(names: str) -> list[str]:
 
 
 def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.device) -> str:
-    """The arithmetic of a name, as a spec records it.
+    """Find the arithmetic of a name, as a spec records it.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
 
 
 def existing_devices() -> list[str]:
-    """Names of the devices of this machine, the CPU first."""
+    """List the devices of this machine, the CPU first."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [
         "cpu",
@@ -122,7 +122,7 @@ def existing_devices() -> list[str]:
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Windows of 5 s that a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
+    """Return how many windows of 5 s a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
     return _BATCH_SIZES[device.type]
 
 

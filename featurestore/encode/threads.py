@@ -9,7 +9,7 @@ import torch
 
 
 def single_core_threads(count: int) -> ThreadPoolExecutor:
-    """Threads in which torch computes with one core each, whatever it does in others.
+    """Start threads in which torch computes with one core each, whatever it does in others.
 
     torch.set_num_threads counts for the thread that calls it and for threads that begin later, but not for those
     that have begun: each new thread calls it for itself, and the calling thread then calls it to have later

@@ -23,19 +23,19 @@ class Transfer(Protocol):
     overlaps: bool
 
     def send(self, windows: npt.NDArray[np.float32]) -> Tensor:
-        """Windows [window, sample] on the device."""
+        """Send windows, shape (windows, samples), to the device."""
         ...
 
-    def room(self, *shape: int) -> Tensor:
-        """Memory of the host for float32 results."""
+    def empty_on_host(self, *shape: int) -> Tensor:
+        """Return memory of the host for float32 results."""
         ...
 
     def receive(self, result: Tensor, into: Tensor) -> None:
-        """Copy a result [window, ...] to memory of the host; it is there when what `mark` returns has returned."""
+        """Copy a result, shape (windows, ...), to the host; it is there when what `mark` returns has returned."""
         ...
 
     def mark(self) -> Callable[[], Any]:
-        """What waits for all copies so far to arrive."""
+        """Return what waits for all copies so far to arrive."""
         ...
 
 
@@ -54,11 +54,11 @@ class PlainTransfer:
         self._device = device
 
     def send(self, windows: npt.NDArray[np.float32]) -> Tensor:
-        """Windows [window, sample] on the device."""
+        """Send windows, shape (windows, samples), to the device."""
         return torch.from_numpy(windows).to(self._device)
 
-    def room(self, *shape: int) -> Tensor:
-        """Memory of the host for float32 results."""
+    def empty_on_host(self, *shape: int) -> Tensor:
+        """Return memory of the host for float32 results."""
         return torch.empty(shape, dtype=torch.float32)
 
     def receive(self, result: Tensor, into: Tensor) -> None:
@@ -66,7 +66,7 @@ class PlainTransfer:
         into.copy_(result)
 
     def mark(self) -> Callable[[], Any]:
-        """Nothing is left to wait for."""
+        """Return what does not wait: nothing is left to wait for."""
         return lambda: None
 
 
@@ -88,7 +88,7 @@ class PinnedTransfer:
         self._outward = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, windows: npt.NDArray[np.float32]) -> Tensor:
-        """Windows [window, sample] on the device; what computes with them waits for them there."""
+        """Send windows, shape (windows, samples); what computes with them waits for them on the device."""
         pinned = torch.from_numpy(windows).pin_memory()
         with torch.cuda.stream(self._inward):
             wave = pinned.to(self._device, non_blocking=True)
@@ -97,12 +97,12 @@ class PinnedTransfer:
         wave.record_stream(computing)
         return wave
 
-    def room(self, *shape: int) -> Tensor:
-        """Pinned memory of the host for float32 results."""
+    def empty_on_host(self, *shape: int) -> Tensor:
+        """Return pinned memory of the host for float32 results."""
         return torch.empty(shape, dtype=torch.float32, pin_memory=True)
 
     def receive(self, result: Tensor, into: Tensor) -> None:
-        """Copy a result [window, ...] to pinned memory once it is computed."""
+        """Copy a result, shape (windows, ...), to pinned memory once it is computed."""
         # Each window is contiguous on both sides: anything else would be copied twice, and waited for.
         result = result.contiguous()
         self._outward.wait_stream(torch.cuda.current_stream(self._device))
@@ -112,11 +112,11 @@ class PinnedTransfer:
         result.record_stream(self._outward)
 
     def mark(self) -> Callable[[], Any]:
-        """What waits for all results so far to arrive."""
+        """Return what waits for all results so far to arrive."""
         event: torch.cuda.Event = self._outward.record_event()
         return event.synchronize
 
 
 def transfer_for(device: torch.device) -> Transfer:
-    """The fastest transfer of a device."""
+    """Return the fastest transfer of a device."""
     return PinnedTransfer(device) if device.type == "cuda" else PlainTransfer(device)

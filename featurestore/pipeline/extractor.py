@@ -123,7 +123,7 @@ class FeatureExtractor(WindowEncoder):
             self._build(job, track, there, writer)
             return _read(FeatureStore(at), track.track_id, kinds)
         try:
-            return gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
+            return _gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
         except ExtractionError as error:  # an encoder knows windows, not files
             raise ExtractionError(f"{path}: {error}") from error
 
@@ -223,21 +223,8 @@ class FeatureExtractor(WindowEncoder):
         return report.to_dict()
 
 
-def gather(batches: Iterable[EncodedBatch], kinds: tuple[str, ...]) -> Features:
-    """All features of a track in memory.
-
-    Parameters
-    ----------
-    batches : iterable of EncodedBatch
-        With raw if `kinds` has it; at least one.
-    kinds : tuple of str
-        What is wanted.
-
-    Returns
-    -------
-    dict of str to ndarray of float32
-        "raw" (segments, layers, frames, dim), "segments" (segments, layers, dim), "aggregated" (layers, dim).
-    """
+def _gather(batches: Iterable[EncodedBatch], kinds: tuple[str, ...]) -> Features:
+    """Keep all features of a track in memory."""
     raw: list[npt.NDArray[np.float32]] = []
     pooled: list[npt.NDArray[np.float32]] = []
     for batch in batches:

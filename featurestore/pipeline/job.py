@@ -73,10 +73,12 @@ class LocalExecutor:
         What is to be built.
     extractor : WindowEncoder
         What computes the features.
+    attempts : Attempts, optional
+        Which tracks the processes of this build have in flight; by default there is only this one.
     """
 
-    def __init__(self, job: Job, extractor: WindowEncoder) -> None:
-        self._job, self._extractor = job, extractor
+    def __init__(self, job: Job, extractor: WindowEncoder, attempts: Attempts | None = None) -> None:
+        self._job, self._extractor, self._attempts = job, extractor, attempts
         self.spec = extractor.spec(dtype=job.dtype, codec=job.codec)
         self.device = str(extractor.device)
 
@@ -88,14 +90,14 @@ class LocalExecutor:
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
         """Extract tracks."""
-        attempts = Attempts(bytearray(1 + max((plan.number for plan in plans), default=0)))
+        alone = Attempts(bytearray(1 + max((plan.number for plan in plans), default=0)))
         extraction = Extraction(
             job=self._job,
             writer=writer,
             extractor=self._extractor,
             interrupts=interrupts,
             tally=tally,
-            attempts=attempts,
+            attempts=self._attempts or alone,
         )
         extraction.run(plans)
 
@@ -110,24 +112,7 @@ def run_job(
     *,
     writer: StoreWriter | None = None,
 ) -> None:
-    """Plan, and unless it is a dry run, extract and pack.
-
-    Parameters
-    ----------
-    job : Job
-        The settings.
-    tracks : sequence of AudioFile
-        All tracks of the source.
-    there : FeatureStore or None
-        The store, if there is one.
-    executor : Executor
-        Who extracts.
-    interrupts : Interrupts
-        Held back while anything is written.
-    tally : Tally
-        Gets what becomes of each track.
-    writer : StoreWriter, optional
-        An open writer of the store; by default one is opened for the build.
+    """Plan, and unless it is a dry run, extract and pack: by `writer`, or else by one that is opened for it.
 
     Raises
     ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,7 +172,8 @@ class BuildReport:
         >>> report.to_dict()["to_do"]
         3
         """
-        return {**dataclasses.asdict(self), "errors": _listed(self.errors), "warnings": _listed(self.warnings)}
+        values = dataclasses.asdict(self)
+        return {**values, "errors": list(values["errors"]), "warnings": list(values["warnings"])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +309,3 @@ class Tally:
             x_real_time=self.audio_seconds / spent if self.audio_seconds and spent else None,
             **self.facts,
         )
-
-
-def _listed(found: Iterable[Failure | TrackWarning]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(one) for one in found]

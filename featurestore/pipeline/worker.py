@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import FeatureStoreError
 from featurestore.pipeline.claim import Attempts
-from featurestore.pipeline.extraction import Extraction
 from featurestore.pipeline.interrupts import Interrupts
+from featurestore.pipeline.job import LocalExecutor
 from featurestore.pipeline.plan import Job, TrackPlan
 from featurestore.pipeline.report import Tally
 from featurestore.store import StoreWriter
@@ -112,22 +112,18 @@ def worker_main(
         logger.handlers, logger.propagate = [QueueHandler(events)], False  # type: ignore[arg-type]
         logger.setLevel(config.log_level)
         try:
-            encoder = open_encoder(config)
-            spec = encoder.spec(dtype=config.job.dtype, codec=config.job.codec)
-            events.put_nowait(spec)
+            executor = LocalExecutor(config.job, open_encoder(config), Attempts(counts))
+            events.put_nowait(executor.spec)
             plans: list[TrackPlan] = connection.recv()
             first = config.number * len(plans) // config.processes
-            with interrupts.deferred(), StoreWriter(config.job.store, spec=spec) as writer:
-                extraction = Extraction(
-                    job=config.job,
-                    writer=writer,
-                    extractor=encoder,
-                    interrupts=interrupts,
-                    tally=Tally(listener=events.put_nowait, on_done=events.put_nowait),
-                    attempts=Attempts(counts),
-                )
-                with interrupts.allowed():
-                    extraction.run(plans[first:] + plans[:first])
+            plans = plans[first:] + plans[:first]
+            tally = Tally(listener=events.put_nowait, on_done=events.put_nowait)
+            with (
+                interrupts.deferred(),
+                StoreWriter(config.job.store, spec=executor.spec) as writer,
+                interrupts.allowed(),
+            ):
+                executor.run(plans, writer=writer, interrupts=interrupts, tally=tally)
         except FeatureStoreError as error:
             events.put_nowait(error)
             sys.exit(1)

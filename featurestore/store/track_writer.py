@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import ExtractionError, SettingError, StoreError
+from featurestore.pooling import SegmentPool, pool_frames
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
 from featurestore.store.commit import transaction
@@ -63,7 +64,7 @@ class TrackWriter:
         self._frames = 0
         self._segments = 0
         self._starts: list[float] = []
-        self._sum = np.zeros((len(spec.layers), spec.dim), np.float64)
+        self._pool = SegmentPool(len(spec.layers), spec.dim)
         self._aggregated: npt.NDArray[Any] | None = None
         self._rows = RowSpool(folder / "segments.rows", SPOOL_BYTES) if "segments" in kinds else None
         self._raw: ShardWriter | None = None
@@ -104,7 +105,7 @@ class TrackWriter:
             If a value is not finite, or too large for the stored type.
         """
         self._check_whole()
-        layers, dim = self._sum.shape
+        layers, dim = self._pool.shape
         block = None if raw is None else self._numbers(raw, "raw")
         if block is not None and (
             block.ndim != 4
@@ -117,7 +118,7 @@ class TrackWriter:
         if segments is not None:
             pooled = self._numbers(segments, "segments")
         elif block is not None:
-            pooled = block.mean(axis=2, dtype=np.float64)
+            pooled = pool_frames(block)
         else:
             raise SettingError(f"append of {self._id!r} needs raw or segments")
         if pooled.ndim != 3 or pooled.shape[1:] != (layers, dim) or len(pooled) == 0:
@@ -136,7 +137,7 @@ class TrackWriter:
             if self._rows is not None:
                 self._rows.append(self._as_stored("segments", pooled))
         if self._aggregated is None:
-            self._sum += pooled.sum(axis=0, dtype=np.float64)
+            self._pool.add(pooled)
         self._segments += len(pooled)
         self._starts += seconds
         self._whole = True
@@ -154,8 +155,8 @@ class TrackWriter:
     def set_aggregated(self, aggregated: npt.ArrayLike) -> None:
         """Store this instead of the mean of the segments: array_like, shape (layers, dim)."""
         array = self._numbers(aggregated, "aggregated")
-        if array.shape != self._sum.shape:
-            raise SettingError(f"aggregated of {self._id!r} must be {list(self._sum.shape)}, not {array.shape}")
+        if array.shape != self._pool.shape:
+            raise SettingError(f"aggregated of {self._id!r} must be {list(self._pool.shape)}, not {array.shape}")
         self._aggregated = array
 
     def finish(self) -> transaction.Intent:
@@ -164,7 +165,7 @@ class TrackWriter:
         if self._aggregated is None:
             if not self._segments:
                 raise SettingError(f"nothing was appended to track {self._id!r}")
-            self._aggregated = self._sum / self._segments
+            self._aggregated = self._pool.mean()
         if self._starts and len(self._starts) != self._segments:
             raise SettingError(f"{len(self._starts)} starts for {self._segments} segments of {self._id!r}")
         if len(self._kinds) > 1 and not self._segments:
@@ -184,7 +185,7 @@ class TrackWriter:
                 f"attributes of track {self._id!r:.200} are named {', '.join(taken)}, as the store's own are: "
                 "use other names"
             )
-        layers, dim = self._sum.shape
+        layers, dim = self._pool.shape
         if self._raw is not None:
             checksum = self._raw.finish()
             self._describe("raw", (self._segments, layers, self._frames, dim), common, checksum)

@@ -490,7 +490,7 @@ class Late(PlainTransfer):
         super().__init__(CPU)
         self.under_way = []
 
-    def room(self, *shape):
+    def empty_on_host(self, *shape):
         return torch.full(shape, torch.nan)
 
     def receive(self, result, into):
