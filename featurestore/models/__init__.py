@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from featurestore.models.checkpoints.load import load_model
     from featurestore.models.encoder import Encoder
     from featurestore.models.mert import MertEncoder
+    from featurestore.models.mert2 import Mert2Encoder
 
-__all__ = ["Encoder", "MertEncoder", "check_encoder", "load_model", "save_random_checkpoint"]
+__all__ = ["Encoder", "Mert2Encoder", "MertEncoder", "check_encoder", "load_model", "save_random_checkpoint"]
 
 
 # Imported on first use: looking for a model on the hub must not cost the import of torch.
@@ -19,6 +20,7 @@ __getattr__ = lazy(
     __name__,
     {
         "Encoder": "featurestore.models.encoder",
+        "Mert2Encoder": "featurestore.models.mert2",
         "MertEncoder": "featurestore.models.mert",
         "check_encoder": "featurestore.testing.encoders",
         "load_model": "featurestore.models.checkpoints.load",

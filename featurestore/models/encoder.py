@@ -150,25 +150,36 @@ def check_state(model: Encoder, number: int, state: Tensor, *, windows: int, n_s
 
 
 def frame_rate(model: Encoder, n_samples: int) -> float | None:
-    """Frames a second, from where `frames` goes up first; None if windows of `n_samples` have but one frame.
+    """Frames a second, from where `frames` goes up; None if windows of `n_samples` have but one frame.
 
     Raises
     ------
     SettingError
         If the model cannot hear so long a window.
     """
-    shortest, longest = model.min_samples, n_samples
-    first = model.frames(shortest)
-    if model.frames(longest) == first:
+    first = _next_rise(model, model.min_samples, n_samples)
+    if first is None:
         return None
+    # The first frame may need more samples than lie between two frames: the next rise tells the distance.
+    begin, end = model.min_samples, first
+    if (second := _next_rise(model, first, n_samples)) is not None:
+        begin, end = first, second
+    return (model.frames(end) - model.frames(begin)) * model.sample_rate / (end - begin)
+
+
+def _next_rise(model: Encoder, n_samples: int, most: int) -> int | None:
+    """The shortest window that has more frames than one of `n_samples`; None if one of `most` has not."""
+    frames = model.frames(n_samples)
+    if model.frames(most) == frames:
+        return None
+    shortest, longest = n_samples, most
     while longest - shortest > 1:
         middle = (shortest + longest) // 2
-        if model.frames(middle) == first:
+        if model.frames(middle) == frames:
             shortest = middle
         else:
             longest = middle
-    gained = model.frames(longest) - first
-    return gained * model.sample_rate / (longest - model.min_samples)
+    return longest
 
 
 def check_float32(model: nn.Module, name: str) -> None:
@@ -186,4 +197,21 @@ def check_wave(wave: Tensor, min_samples: int) -> None:
     if wave.ndim != 2 or wave.shape[1] < min_samples:
         raise SettingError(
             f"wave must be [windows, samples] of at least {min_samples} samples, not of shape {tuple(wave.shape)}"
+        )
+
+
+def checked_last(model: Encoder, last: int | None) -> int:
+    """The last state that is wanted, all if None; SettingError if there is none of this number."""
+    last = model.layers if last is None else last
+    if not 0 <= last <= model.layers:
+        raise SettingError(f"{model.name} has hidden states 0 to {model.layers}, not {last}")
+    return last
+
+
+def check_longest(n_samples: int, max_samples: int, sample_rate: int) -> None:
+    """Raise SettingError if a window of `n_samples` is longer than a model hears."""
+    if n_samples > max_samples:
+        raise SettingError(
+            f"this model hears {max_samples / sample_rate:g} s at most, and a window of {n_samples} samples has "
+            f"{n_samples / sample_rate:g} s: choose a shorter `segment_duration`"
         )

@@ -8,11 +8,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from featurestore.errors import CheckpointError, SettingError
+from featurestore.errors import CheckpointError
 from featurestore.models.checkpoints.config import MOST_UNITS, Reader
+from featurestore.models.encoder import check_longest
 
 _NORMALIZE_EPS = 1e-7
 """Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""
+
+_LEAST_POWER, _LEAST_DEVIATION = 1e-10, 1e-5
+"""Of a mel band of MERT-v2: power and standard deviation below which neither falls."""
 
 # Far above any such network, as the bounds of config.json.
 _MOST_FFT, _MOST_SAMPLES = 1 << 14, 1 << 26
@@ -166,11 +170,7 @@ class LogMel(Frontend):
         SettingError
             If the window is longer than the network hears.
         """
-        if n_samples > self.max_samples:
-            raise SettingError(
-                f"this model hears {self.max_samples / self.sample_rate:g} s at most, and a window of {n_samples} "
-                f"samples has {n_samples / self.sample_rate:g} s: choose a shorter `segment_duration`"
-            )
+        check_longest(n_samples, self.max_samples, self.sample_rate)
         return -(-n_samples // self._samples_a_frame)
 
     def forward(self, wave: Tensor) -> Tensor:
@@ -182,3 +182,55 @@ class LogMel(Frontend):
         log = torch.clamp(self.get_buffer("_filters") @ power, min=1e-10).log10()
         log = torch.maximum(log, log.amax(dim=(1, 2), keepdim=True) - 8.0)
         return (log + 4.0) / 4.0
+
+
+class StandardMel(nn.Module):
+    """Standardised decibels of mel bands, as MERT-v2 hears them.
+
+    Window, filters and statistics are tensors of the checkpoint, as torchaudio's transforms keep them:
+    ``spectrogram.window``, ``mel_scale.fb``, ``mel_mean`` and ``mel_std``.
+
+    Parameters
+    ----------
+    bands : int
+        Mel bands.
+    n_fft, win_length, hop : int
+        Length of the transform, of its window, and distance of the spectra, samples.
+    """
+
+    def __init__(self, *, bands: int, n_fft: int, win_length: int, hop: int) -> None:
+        super().__init__()
+        self.spectrogram = _Spectrogram(n_fft=n_fft, win_length=win_length, hop=hop)
+        self.mel_scale = _MelScale(bins=n_fft // 2 + 1, bands=bands)
+        self.register_buffer("mel_mean", torch.empty(bands))
+        self.register_buffer("mel_std", torch.empty(bands))
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Shape (windows, spectra, bands), of samples [window, sample]; there are ``samples // hop`` spectra."""
+        decibels = self.mel_scale(self.spectrogram(wave)).clamp_(min=_LEAST_POWER).log10_().mul_(10)
+        deviation = self.get_buffer("mel_std").clamp(min=_LEAST_DEVIATION)
+        standard: Tensor = decibels.sub_(self.get_buffer("mel_mean")).div_(deviation)
+        return standard
+
+
+class _Spectrogram(nn.Module):
+    def __init__(self, *, n_fft: int, win_length: int, hop: int) -> None:
+        super().__init__()
+        self._n_fft, self._hop = n_fft, hop
+        self.register_buffer("window", torch.empty(win_length))
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Power, shape (windows, spectra, bins); the middle of spectrum t is sample hop * t."""
+        window = self.get_buffer("window")
+        spectra = torch.stft(wave, self._n_fft, self._hop, len(window), window=window, return_complex=True)
+        # The one behind the last whole hop is dropped, as in training.
+        return spectra[..., :-1].abs().square().transpose(1, 2)
+
+
+class _MelScale(nn.Module):
+    def __init__(self, *, bins: int, bands: int) -> None:
+        super().__init__()
+        self.register_buffer("fb", torch.empty(bins, bands))
+
+    def forward(self, power: Tensor) -> Tensor:
+        return torch.matmul(power, self.get_buffer("fb"))

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featurestore.errors import SettingError
 from featurestore.models.checkpoints.config import MertConfig
-from featurestore.models.encoder import check_float32, check_wave
+from featurestore.models.encoder import check_float32, check_wave, checked_last
 from featurestore.models.frontends import Samples
 from featurestore.models.kernels.convolutions import GroupedConv1d
 
@@ -236,9 +235,7 @@ class MertEncoder(nn.Module):
         (torch.Size([1, 24000]), 4)
         """
         check_float32(self, self.name)
-        last = self.layers if last is None else last
-        if not 0 <= last <= self.layers:
-            raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
+        last = checked_last(self, last)
         check_wave(wave, self.min_samples)
         return self._frontend(wave.float()), last
 

@@ -14,9 +14,13 @@ from torch import Tensor
 
 from featurestore.errors import SettingError
 from featurestore.models.checkpoints.config import MertConfig
+from featurestore.models.checkpoints.config_mert2 import MODEL_TYPE as MERT2
+from featurestore.models.checkpoints.config_mert2 import Mert2Config
 from featurestore.models.checkpoints.files import CONFIG, PREPROCESSOR, SAFETENSORS
-from featurestore.models.checkpoints.shapes import SHAPES
+from featurestore.models.checkpoints.shapes import MERT2_SHAPES, SHAPES
 from featurestore.models.mert import MertEncoder
+from featurestore.models.mert2 import Mert2Encoder
+from featurestore.models.spectra import MelBands
 
 
 def save_random_checkpoint(
@@ -24,20 +28,21 @@ def save_random_checkpoint(
     *,
     shape: str | Mapping[str, Any] = "95m",
     seed: int = 0,
-    do_normalize: bool = True,
+    do_normalize: bool | None = None,
 ) -> Path:
-    """Write a checkpoint of random weights, as transformers initialises HuBERT.
+    """Write a checkpoint of random weights, as transformers initialises HuBERT, or of MERT-v2.
 
     Parameters
     ----------
     folder : path
         Made if it does not exist; gets config.json, preprocessor_config.json and model.safetensors.
-    shape : {"95m", "330m", "tiny"} or mapping
-        A shape of `featurestore.models.checkpoints.shapes.SHAPES`, or the values of a config.json.
+    shape : {"95m", "330m", "tiny", "mert2-30s", "mert2-fs", "mert2-tiny"} or mapping
+        A shape of `featurestore.models.checkpoints.shapes`, or the values of a config.json.
     seed : int
         The same seed gives the same weights.
-    do_normalize : bool
-        Whether the model brings windows to zero mean and unit variance.
+    do_normalize : bool, optional
+        Whether the model brings windows to zero mean and unit variance: by default it does, but for MERT-v2,
+        which cannot.
 
     Returns
     -------
@@ -47,9 +52,9 @@ def save_random_checkpoint(
     Raises
     ------
     SettingError
-        If there is no such shape.
+        If there is no such shape, or MERT-v2 is to normalise.
     CheckpointError
-        If the values of the mapping are no config.json of this network.
+        If the values of the mapping are no config.json of these networks.
 
     Examples
     --------
@@ -60,46 +65,74 @@ def save_random_checkpoint(
     """
     from safetensors.torch import save_file
 
-    if isinstance(shape, str) and shape not in SHAPES:
-        raise SettingError(f"shape must be one of {', '.join(SHAPES)} or a mapping, not {shape!r}")
-    values = dict(SHAPES[shape] if isinstance(shape, str) else shape)
+    shapes = {**SHAPES, **MERT2_SHAPES}
+    if isinstance(shape, str) and shape not in shapes:
+        raise SettingError(f"shape must be one of {', '.join(shapes)} or a mapping, not {shape!r}")
+    values = dict(shapes[shape] if isinstance(shape, str) else shape)
+    generator = torch.Generator().manual_seed(seed)
+    rate: int | None
+    if values.get("model_type") == MERT2:
+        if do_normalize:
+            raise SettingError("do_normalize must be False: MERT-v2 does not hear normalised audio")
+        mert2 = Mert2Config.from_dict(values, source="shape")
+        do_normalize, rate = False, mert2.sampling_rate
+        state = _mert2_state(mert2, generator)
+    else:
+        config = MertConfig.from_dict(values, source="shape")
+        do_normalize, rate = do_normalize is not False, config.sample_rate
+        state = _hubert_state(config, generator)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    config = MertConfig.from_dict(values, source="shape")
-    rate = config.sample_rate or 24_000
     (path / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     preprocessor = {
         "do_normalize": do_normalize,
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
         "padding_value": 0,
-        "sampling_rate": rate,
+        "sampling_rate": rate or 24_000,
     }
     (path / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
-    save_file(_random_state(config, seed), path / SAFETENSORS, metadata={"format": "pt"})
+    save_file(state, path / SAFETENSORS, metadata={"format": "pt"})
     return path
 
 
-def _random_state(config: MertConfig, seed: int) -> dict[str, Tensor]:
+def _hubert_state(config: MertConfig, generator: torch.Generator) -> dict[str, Tensor]:
     """Weights as transformers' HubertPreTrainedModel initialises them, with the hub's names."""
-    generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         network = MertEncoder(config, sample_rate=1, do_normalize=False)
     state: dict[str, Tensor] = {
         "masked_spec_embed": torch.rand(config.hidden_size, generator=generator, dtype=torch.float32),
     }
     for key, meta in network.state_dict().items():
-        if key.endswith("bias"):
-            value = torch.zeros(meta.shape, dtype=torch.float32)
-        elif "layer_norm" in key:
-            value = torch.ones(meta.shape, dtype=torch.float32)
-        else:
-            # Convolutions: He et al. 2015, arXiv:1502.01852; dense layers: a fixed 0.02.
-            deviation = math.sqrt(2 / meta[0].numel()) if meta.ndim == 3 else 0.02
-            value = torch.randn(meta.shape, generator=generator, dtype=torch.float32) * deviation
+        value = _random(key, meta.shape, generator)
         if key == "encoder.pos_conv_embed.conv.weight":
             state[f"{key}_v"] = value
             state[f"{key}_g"] = torch.linalg.vector_norm(value, dim=(0, 1), keepdim=True)
         else:
             state[key] = value
     return state
+
+
+def _mert2_state(config: Mert2Config, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random weights, and the window, filters and statistics of spectra of music."""
+    with torch.device("meta"):
+        network = Mert2Encoder(config, sample_rate=1).network
+    state = {key: _random(key, meta.shape, generator) for key, meta in network.state_dict().items()}
+    bands = MelBands(sample_rate=config.sampling_rate or 24_000, bands=config.num_mel_bins, n_fft=config.n_fft)
+    mean, deviation = (torch.randn(config.num_mel_bins, generator=generator, dtype=torch.float32) for _ in "ab")
+    return state | {
+        "feature_extractor.spectrogram.window": torch.hann_window(config.win_length, dtype=torch.float32),
+        "feature_extractor.mel_scale.fb": bands.filters.contiguous(),
+        "feature_extractor.mel_mean": 5 * mean - 20,
+        "feature_extractor.mel_std": deviation.abs() + 13,
+    }
+
+
+def _random(key: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Biases of 0, norms of 1; convolutions: He et al. 2015, arXiv:1502.01852; dense layers: a fixed 0.02."""
+    if key.endswith("bias"):
+        return torch.zeros(shape, dtype=torch.float32)
+    if len(shape) == 1:
+        return torch.ones(shape, dtype=torch.float32)
+    deviation = math.sqrt(2 / math.prod(shape[1:])) if len(shape) == 3 else 0.02
+    return torch.randn(shape, generator=generator, dtype=torch.float32) * deviation

@@ -150,3 +150,17 @@ def test_what_is_no_encoder_is_refused_before_any_work():
 @pytest.mark.parametrize(("samples", "rate"), [(400, None), (719, None), (720, 50.0), (16_000, 50.0)])
 def test_the_frame_rate_is_exact(samples, rate):
     assert frame_rate(Bands(), samples) == rate
+
+
+class Late(Bands):
+    """Its first frame needs more samples than lie between two frames."""
+
+    min_samples = 1_025
+
+    def frames(self, n_samples):
+        return n_samples // 640 if n_samples >= self.min_samples else 0
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(1_279, None), (1_920, 25.0), (80_000, 25.0)])
+def test_the_frame_rate_is_exact_where_the_first_frame_is_longer(samples, rate):
+    assert frame_rate(Late(), samples) == rate

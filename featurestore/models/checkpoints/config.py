@@ -9,10 +9,10 @@ from typing import Any
 from featurestore.errors import CheckpointError
 
 MODEL_TYPES = ("mert_model", "music_hubert", "hubert")
-"""Values of model_type that name this network; the second is what MERT's training code writes."""
+"""Values of model_type that name a HuBERT network; the second is what MERT's training code writes."""
 
-# Far above any network of this family: they only keep a hostile file from costing time or memory.
-MOST_LAYERS, MOST_CONVS, MOST_UNITS = 512, 32, 1 << 16
+# Far above any network of these families: they only keep a hostile file from costing time or memory.
+MOST_LAYERS, MOST_CONVS, MOST_UNITS, MOST_RATE = 512, 32, 1 << 16, 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class MertConfig:
             num_conv_pos_embeddings=read.integer("num_conv_pos_embeddings", MOST_UNITS, 128),
             num_conv_pos_embedding_groups=read.integer("num_conv_pos_embedding_groups", MOST_UNITS, 16),
             layer_norm_eps=read.fraction("layer_norm_eps", 1e-5),
-            sample_rate=read.integer("sample_rate", 1_000_000) if "sample_rate" in values else None,
+            sample_rate=read.integer("sample_rate", MOST_RATE) if "sample_rate" in values else None,
         )
         config._check_fit(values, source)
         return config
@@ -131,14 +131,19 @@ def audio_settings(preprocessor: Mapping[str, Any], stated_rate: int | None, *, 
     CheckpointError
         If the sample rate is missing or contradictory, or the preprocessing is of another kind.
     """
-    read = Reader(preprocessor, source)
     kind = preprocessor.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
     if kind != "Wav2Vec2FeatureExtractor":
         raise CheckpointError(f"{source}: feature_extractor_type {kind!r} is not supported")
-    rate = read.integer("sampling_rate", 1_000_000, stated_rate)
+    rate = sampling_rate_of(preprocessor, stated_rate, source)
+    return rate, Reader(preprocessor, source).boolean("do_normalize", True)
+
+
+def sampling_rate_of(preprocessor: Mapping[str, Any], stated_rate: int | None, source: str) -> int:
+    """Sample rate (Hz) of preprocessor_config.json, which agrees with that of config.json where both say it."""
+    rate = Reader(preprocessor, source).integer("sampling_rate", MOST_RATE, stated_rate)
     if stated_rate not in (None, rate):
         raise CheckpointError(f"{source}: sampling_rate is {rate} Hz, but config.json says {stated_rate} Hz")
-    return rate, read.boolean("do_normalize", True)
+    return rate
 
 
 def _refuse_other_networks(values: Mapping[str, Any], source: str) -> None:
@@ -201,6 +206,14 @@ class Reader:
         value = self.present(key, default)
         if type(value) not in (int, float) or not 0 < value < 1:
             raise CheckpointError(f"{self._source}: {key} must be above 0 and below 1, not {value!r}")
+        return float(value)
+
+    def number(self, key: str, least: float, most: float, default: float | None = None) -> float:
+        value = self.present(key, default)
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise CheckpointError(
+                f"{self._source}: {key} must be a number from {least:g} to {most:g}, not {value!r}"
+            )
         return float(value)
 
     def choice(self, key: str, names: tuple[str, ...]) -> str:

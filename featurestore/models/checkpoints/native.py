@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, MissingDependencyError
 from featurestore.models.checkpoints.config import MertConfig, audio_settings
+from featurestore.models.checkpoints.config_mert2 import Mert2Config, mert2_sample_rate
 from featurestore.models.checkpoints.files import (
     CONFIG,
     SAFETENSORS,
@@ -24,6 +25,7 @@ from featurestore.models.checkpoints.files import (
     weights_sha256,
 )
 from featurestore.models.mert import MertEncoder
+from featurestore.models.mert2 import Mert2Encoder
 
 _TRAINING_ONLY = re.compile(
     r"masked_spec_embed|mask_emb|encoder_mask_emb|label_embs_concat"
@@ -70,17 +72,55 @@ def load_checkpoint(
     preprocessor, source = read_preprocessor(path)
     sample_rate, do_normalize = audio_settings(preprocessor, config.sample_rate, source=source)
     files = find_weights(path)
+    # Shapes only: nothing is allocated before the weights have shown that they are of this size.
+    with torch.device("meta"):
+        encoder = MertEncoder(
+            config, sample_rate=sample_rate, do_normalize=do_normalize, name=name, revision=revision
+        )
+    encoder.weights_sha256 = _fill(encoder, files, _fitting, source=str(path))
+    return encoder
+
+
+def load_mert2_checkpoint(
+    folder: str | os.PathLike[str], *, name: str | None = None, revision: str | None = None
+) -> Mert2Encoder:
+    """Load a checkpoint of MERT-v2 from a local folder; parameters and errors as for `load_checkpoint`.
+
+    Returns
+    -------
+    Mert2Encoder
+        In float32, on the CPU.
+    """
+    path = Path(folder)
+    name = os.fspath(folder) if name is None else name
+    config = Mert2Config.from_dict(read_json(path / CONFIG), source=str(path / CONFIG))
+    preprocessor, source = read_preprocessor(path)
+    sample_rate = mert2_sample_rate(preprocessor, config.sampling_rate, source=source)
+    files = find_weights(path)
+    with torch.device("meta"):
+        encoder = Mert2Encoder(config, sample_rate=sample_rate, name=name, revision=revision)
+    if encoder.min_samples > encoder.max_samples:
+        raise CheckpointError(
+            f"{path / CONFIG}: context_seconds {config.context_seconds:g} is less than the shortest window that "
+            f"n_fft and hop_length allow ({encoder.min_samples} samples)"
+        )
+    encoder.weights_sha256 = _fill(encoder.network, files, _fitting_mert2, source=str(path))
+    return encoder
+
+
+def _fill(
+    network: nn.Module,
+    files: list[Path],
+    fitting: Callable[[Mapping[str, Tensor], Mapping[str, tuple[int, ...]], str], dict[str, Tensor]],
+    *,
+    source: str,
+) -> str:
+    """Give a network on "meta" the tensors that `fitting` makes of those in files; the digest of the files."""
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(weights_sha256, files)
-        # Shapes only: nothing is allocated before the weights have shown that they are of this size.
-        with torch.device("meta"):
-            encoder = MertEncoder(
-                config, sample_rate=sample_rate, do_normalize=do_normalize, name=name, revision=revision
-            )
-        state = _fitting(read_weights(files), encoder, source=str(path))
-        encoder.load_state_dict(state, strict=True, assign=True)
-        encoder.weights_sha256 = digest.result()
-    return encoder.eval().requires_grad_(False)
+        network.load_state_dict(fitting(read_weights(files), wanted, source), strict=True, assign=True)
+        return digest.result()
 
 
 def read_weights(files: list[Path]) -> dict[str, Tensor]:
@@ -138,21 +178,37 @@ def _is_compressed(path: Path) -> bool:
         return False  # torch's older format, or damaged, which torch.load will say
 
 
-def _fitting(state: Mapping[str, Tensor], encoder: MertEncoder, *, source: str) -> dict[str, Tensor]:
+def _fitting(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, Tensor]:
     """Check names and shapes strictly, and fold the weight norm of the positional convolution."""
     given = {_NEW_NAMES.get(key, key): value for key, value in state.items() if not _TRAINING_ONLY.fullmatch(key)}
-    wanted = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    wanted = dict(shapes)
     weight, magnitude, direction = (f"{_POSITIONAL}{x}" for x in ("weight", "weight_g", "weight_v"))
     if weight not in given:
         wanted[direction] = wanted.pop(weight)
         wanted[magnitude] = (1, 1, wanted[direction][2])
     check_tensors(given, wanted, source=source)
-    given = {key: value.detach().float().contiguous() for key, value in given.items()}
+    given = _single(given)
     if weight not in given:
         # Salimans and Kingma 2016, arXiv:1602.07868, with one magnitude for each tap.
         v, g = given.pop(direction), given.pop(magnitude)
         given[weight] = v * (g / torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True))
     return given
+
+
+def _fitting_mert2(
+    state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], source: str
+) -> dict[str, Tensor]:
+    """Check names and shapes strictly, and that what makes the spectra is finite."""
+    check_tensors(state, wanted, source=source)
+    given = _single(state)
+    for key, value in given.items():
+        if key.startswith("feature_extractor.") and not torch.isfinite(value).all():
+            raise CheckpointError(f"{source}: {key} holds NaN or infinity")
+    return given
+
+
+def _single(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().float().contiguous() for key, value in state.items()}
 
 
 def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], *, source: str) -> None:

@@ -53,3 +53,44 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 """config.json of MERT-v1-95M's and -330M's shape, and of a tiny network with the frames of both."""
+
+_MERT2 = {
+    "model_type": "mert2",
+    "architectures": ["MERT2Model"],
+    "sampling_rate": 24_000,
+    "n_fft": 2048,
+    "win_length": 2048,
+    "hop_length": 240,
+    "conv_depthwise_kernel_size": 31,
+    "rotary_embedding_base": 10_000,
+    "layer_norm_eps": 1e-5,
+    "subsampling_layer_norm_eps": 1e-6,
+}
+_MERT2_LARGE = {
+    **_MERT2,
+    "num_mel_bins": 128,
+    "subsampling_channels": [128, 512, 1024],
+    "subsampling_depths": [3, 4, 5],
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+}
+
+MERT2_SHAPES: dict[str, dict[str, Any]] = {
+    "mert2-30s": {**_MERT2_LARGE, "variant": "30s", "context_seconds": 30.0},
+    "mert2-fs": {**_MERT2_LARGE, "variant": "fs", "context_seconds": 360.0},
+    "mert2-tiny": {
+        **_MERT2,
+        "num_mel_bins": 32,
+        "subsampling_channels": [32, 48, 64],
+        "subsampling_depths": [1, 2, 1],
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "variant": "30s",
+        "context_seconds": 30.0,
+    },
+}
+"""config.json of both variants of MERT-v2, and of a tiny network with the frames of both."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featurestore.errors import CheckpointError, MissingDependencyError, SettingError
+from featurestore.errors import CheckpointError, MissingDependencyError
 from featurestore.models.checkpoints.config import audio_settings
 from featurestore.models.checkpoints.families import FAMILIES, Family
 from featurestore.models.checkpoints.files import (
@@ -26,7 +26,7 @@ from featurestore.models.checkpoints.files import (
     weights_sha256,
 )
 from featurestore.models.checkpoints.native import check_tensors, read_weights
-from featurestore.models.encoder import check_float32, check_wave
+from featurestore.models.encoder import check_float32, check_wave, checked_last
 from featurestore.models.frontends import Frontend, LogMel, Samples
 from featurestore.models.quiet import quiet
 
@@ -135,9 +135,7 @@ class TransformersEncoder(nn.Module):
             If `wave` has another shape or length than the model can hear, or there is no state `last`.
         """
         check_float32(self, self.name)
-        last = self.layers if last is None else last
-        if not 0 <= last <= self.layers:
-            raise SettingError(f"{self.name} has hidden states 0 to {self.layers}, not {last}")
+        last = checked_last(self, last)
         check_wave(wave, self.min_samples)
         frames = self.frames(wave.shape[1])
         x, args, kwargs = self._first_call(wave)
