@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, Protocol, Self
@@ -21,6 +22,9 @@ _TYPES = {
     "weights_sha256": (str | None, "64 hex digits or None"),
     "do_normalize": (bool, "True or False"),
 }
+
+CONTEXT_SECONDS = 5.0
+"""Length of the windows that MERT v0 and v1 were trained with; taken for a model that does not say its own."""
 
 
 class Encoder(Protocol):
@@ -130,6 +134,20 @@ def require_encoder(model: Any) -> None:
         value = getattr(model, name)
         if type(value) is not int or value < least:
             raise broken_rule(model, name, f"it is {value!r}, not a whole number from {least}")
+
+
+def context_seconds(model: Encoder) -> float:
+    """Length of the windows that a model was trained with: its `context_seconds`, or 5 if it says nothing.
+
+    Raises
+    ------
+    ModelError
+        If it is no number above 0.
+    """
+    value = getattr(model, "context_seconds", CONTEXT_SECONDS)
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise broken_rule(model, "context_seconds", f"it is {value!r}, not a number of seconds above 0")
+    return float(value)
 
 
 def broken_rule(model: Encoder, rule: str, found: str) -> ModelError:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError
 from featurestore.models.checkpoints.config import MOST_UNITS, Reader
-from featurestore.models.encoder import check_longest
+from featurestore.models.encoder import CONTEXT_SECONDS, check_longest
 
 _NORMALIZE_EPS = 1e-7
 """Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""
@@ -33,11 +33,14 @@ class Frontend(nn.Module):
         Whether each window is brought to zero mean and unit variance.
     min_samples : int
         Shortest window that gives a frame.
+    context_seconds : float
+        Length of the windows that the network was trained with.
     """
 
     sample_rate: int
     do_normalize: bool
     min_samples: int
+    context_seconds: float
 
     def frames(self, n_samples: int) -> int:
         """Frames of a window that belong to its samples."""
@@ -62,7 +65,7 @@ class Samples(Frontend):
     ) -> None:
         super().__init__()
         self._convs = tuple(zip(kernels, strides, strict=True))
-        self.sample_rate, self.do_normalize = sample_rate, do_normalize
+        self.sample_rate, self.do_normalize, self.context_seconds = sample_rate, do_normalize, CONTEXT_SECONDS
         self.min_samples = 1
         for kernel, stride in reversed(self._convs):
             self.min_samples = (self.min_samples - 1) * stride + kernel
@@ -113,6 +116,7 @@ class LogMel(Frontend):
 
         super().__init__()
         self.sample_rate, self.max_samples = sample_rate, max_samples
+        self.context_seconds = max_samples / sample_rate
         self._n_fft, self._hop, self._samples_a_frame = n_fft, hop, hop * stride
         filters = mel_filter_bank(
             num_frequency_bins=1 + n_fft // 2,

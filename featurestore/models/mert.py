@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.models.checkpoints.config import MertConfig
-from featurestore.models.encoder import check_float32, check_wave, checked_last
+from featurestore.models.encoder import CONTEXT_SECONDS, check_float32, check_wave, checked_last
 from featurestore.models.frontends import Samples
 from featurestore.models.kernels.convolutions import GroupedConv1d
 
@@ -197,6 +197,7 @@ class MertEncoder(nn.Module):
         self.name, self.revision, self.weights_sha256 = name, revision, weights_sha256
         self.sample_rate, self.do_normalize = sample_rate, do_normalize
         self.layers, self.dim = config.num_hidden_layers, config.hidden_size
+        self.context_seconds = CONTEXT_SECONDS
         self._frontend = Samples(
             kernels=config.conv_kernel,
             strides=config.conv_stride,

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from featurestore.models.encoder import Encoder, broken_rule, check_state, frame_rate, require_encoder
+from featurestore.errors import SettingError
+from featurestore.models.encoder import (
+    Encoder,
+    broken_rule,
+    check_state,
+    context_seconds,
+    frame_rate,
+    require_encoder,
+)
 
 
 def check_encoder(encoder: Encoder, *, device: str = "cpu", tolerance: float = 1e-4) -> None:
@@ -48,6 +56,7 @@ class _Check:
 
     def run(self) -> None:
         self._frames()
+        self._context()
         moved = self._encoder.to(self._device)
         self._require(moved is not None, "to", "it returns None, not the encoder on that device")
         self._encoder = moved
@@ -96,6 +105,17 @@ class _Check:
         )
         rate = frame_rate(encoder, max(self._lengths()))
         self._require(rate is None or math.isfinite(rate), "frames", f"it gives {rate} frames a second")
+
+    def _context(self) -> None:
+        encoder = self._encoder
+        if not hasattr(encoder, "context_seconds"):
+            return
+        n_samples = round(context_seconds(encoder) * encoder.sample_rate)
+        try:
+            frames = encoder.frames(n_samples)
+        except SettingError as error:
+            raise broken_rule(encoder, "context_seconds", f"a window so long is refused: {error}") from error
+        self._require(frames >= 1, "context_seconds", f"a window of {n_samples} samples has no frame")
 
     def _states(self) -> None:
         encoder = self._encoder

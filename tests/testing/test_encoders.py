@@ -10,10 +10,11 @@ import torch
 
 from featurestore import FeatureExtractor, FeatureStore
 from featurestore.errors import ModelError, SettingError
-from featurestore.models import check_encoder
-from featurestore.models.encoder import frame_rate
+from featurestore.models import check_encoder, load_model
+from featurestore.models.encoder import context_seconds, frame_rate
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "encoders.md"
+GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 EXAMPLE, USE = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 NAMES = {}
 exec(EXAMPLE, NAMES)
@@ -95,7 +96,20 @@ class Lost(Bands):
         return None
 
 
+class Limited(Bands):
+    def frames(self, n_samples):
+        if n_samples > 32_000:
+            raise SettingError("2 s at most")
+        return super().frames(n_samples)
+
+
 BROKEN = {
+    "`context_seconds`: a window so long is refused: 2 s at most": (Limited, {"context_seconds": 2.1}),
+    "`context_seconds`: a window of 160 samples has no frame": (Bands, {"context_seconds": 0.01}),
+    "`context_seconds`: it is '5'": (Bands, {"context_seconds": "5"}),
+    "`context_seconds`: it is True": (Bands, {"context_seconds": True}),
+    "`context_seconds`: it is nan": (Bands, {"context_seconds": float("nan")}),
+    "`context_seconds`: it is 0": (Bands, {"context_seconds": 0}),
     "computed again": (Moody, {}),
     "of a batch of 4 differs": (Sociable, {}),
     "NaN or infinity": (Infinite, {}),
@@ -130,6 +144,17 @@ def test_a_sound_one_passes_on_any_device_that_is_there():
     check_encoder(Bands())
     with pytest.raises(ModelError, match="`to`"):
         check_encoder(Stubborn(), device="meta")
+
+
+def test_the_context_of_a_model():
+    found = {name: context_seconds(load_model(name)) for name in ("mini", "logmel")}
+    assert found == {"mini": 5.0, "logmel": 5.0}
+    assert context_seconds(load_model(GOLDEN / "mert2_30s")) == 30.0
+    assert context_seconds(Limited()) == 5.0
+    own = Limited()
+    own.context_seconds = 2
+    check_encoder(own)
+    assert context_seconds(own) == 2.0
 
 
 class Stubborn(Bands):

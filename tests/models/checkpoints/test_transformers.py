@@ -213,6 +213,7 @@ def test_a_spec_says_what_the_model_hears(case):
     assert spec.do_normalize == NETWORKS[name][3]
     assert spec.frame_rate == (50.0 if "whisper" in name else 100.0)
     assert len(spec.weights_sha256) == 64
+    assert encoder.context_seconds == (2.0 if "whisper" in name else 5.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
