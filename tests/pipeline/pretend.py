@@ -45,4 +45,4 @@ def work(connection, orders):
         tally.track = track_id
         connection.send(("log", 30, f"{device}: {track_id}"))
         connection.send(("told", tally))
-        connection.send(("settled", track_id, failures, tally))
+        connection.send(("settled", track_id, failures, [], tally))
