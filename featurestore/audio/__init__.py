@@ -4,18 +4,9 @@ Nothing here knows a model or a store. PyAV, torch and torchaudio are imported b
 that use them.
 """
 
-from featurestore.audio.decode import (
-    Found,
-    count_samples,
-    decode,
-    file_sha256,
-    load_audio,
-    load_part,
-    probe,
-    segment_audio,
-    validate_audio_file,
-)
+from featurestore.audio.decode import Found, count_samples, decode, load_part, probe
 from featurestore.audio.info import MIN_DURATION, AudioInfo
+from featurestore.audio.load import file_sha256, load_audio, segment_audio, validate_audio_file
 from featurestore.audio.resample import RESAMPLER
 from featurestore.audio.sources import AudioFile, discover
 

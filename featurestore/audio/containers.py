@@ -49,7 +49,7 @@ _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 _JUNK = 512
 """Bytes behind the audio that may be anything, such as a line break."""
 
-_MOST_CHUNKS = 10_000
+_MOST_CHUNKS, _MOST_BLOCKS = 10_000, 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +202,12 @@ def _is_id(head: bytes) -> bool:
 
 def _check_blocks(path: Path, file: BinaryIO, size: int) -> None:
     """Refuse a VOC file without its last block, which is a byte of 0."""
-    at = int.from_bytes(_read(file, 20, 2), "little")
-    while (head := _read(file, at, 4)) and head[0]:
+    at, head = int.from_bytes(_read(file, 20, 2), "little"), b""
+    for _ in range(_MOST_BLOCKS):
+        if not (head := _read(file, at, 4)) or not head[0]:
+            break
         at += 4 + int.from_bytes(head[1:], "little")
-    if not head:
+    if not head or head[0]:
         raise AudioFormatError(
             f"{quoted(path)} is truncated: {max(0, at - size):,} bytes of its last block are missing, and the one "
             "behind it that ends the file; get it again from where it came from"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +14,7 @@ from featurestore.audio.header import read_header
 from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status, quoted
 from featurestore.audio.levels import Levels
 from featurestore.audio.resample import check_rate, resample_blocks
-from featurestore.errors import AudioContentError, AudioError, AudioFormatError, AudioNotFoundError, SettingError
-from featurestore.keywords import required
-from featurestore.windows import hop_samples, window_samples, window_starts
+from featurestore.errors import AudioContentError
 
 BLOCK_SECONDS = 5
 _BLOCK_SAMPLES = 1 << 20
@@ -51,7 +47,7 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
     MissingDependencyError
         If the package that decodes it is not installed.
     """
-    info = _header(Path(path))
+    info = read_checked_header(Path(path))
     if info.frames is not None:
         check_duration(info.path, info.frames, info.sample_rate)
     return info
@@ -116,7 +112,7 @@ def decode(
     """
     check_rate(target_sr)
     info = probe(path) if info is None else info
-    yield from resample_blocks(_mono_blocks(info, found or Found()), info.sample_rate, int(target_sr))
+    yield from resample_blocks(mono_blocks(info, found or Found()), info.sample_rate, int(target_sr))
 
 
 def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -142,47 +138,7 @@ def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
     info = probe(path)
     if info.frames is not None and info.exact:
         return info.frames, info.sample_rate
-    return sum(len(block) for block in _mono_blocks(info, Found())), info.sample_rate
-
-
-def load_audio(
-    path: str | os.PathLike[str] | None = None,
-    target_sr: int = 24_000,
-    *,
-    audio_path: str | os.PathLike[str] | None = None,
-) -> Samples:
-    """Decode a whole file into mono samples.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    target_sr : int
-        Hz.
-    audio_path : path-like
-        Another name of `path`.
-
-    Returns
-    -------
-    ndarray of float32, shape (samples,)
-
-    Raises
-    ------
-    AudioError, MissingDependencyError, SettingError
-        As `decode`.
-
-    Examples
-    --------
-    >>> samples = load_audio("music/rock/song.wav", target_sr=16_000)
-    >>> samples.shape, samples.dtype
-    ((192000,), dtype('float32'))
-    """
-    path = required(path=path, audio_path=audio_path)
-    try:
-        check_rate(target_sr)
-    except SettingError as error:
-        raise SettingError(f"`target_sr`: {error}") from None
-    return np.concatenate(list(decode(path, target_sr)))
+    return sum(len(block) for block in mono_blocks(info, Found())), info.sample_rate
 
 
 def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples:
@@ -210,136 +166,13 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
     return _mean_of_channels(part)
 
 
-def segment_audio(
-    audio: npt.ArrayLike, segment_duration: float = 5.0, overlap_ratio: float = 0.5, sample_rate: int = 24_000
-) -> npt.NDArray[Any]:
-    """Cut a signal into windows, as `featurestore.windows` lays them.
-
-    Parameters
-    ----------
-    audio : array_like, shape (samples,)
-        Mono.
-    segment_duration : float
-        Seconds.
-    overlap_ratio : float
-        Share of a window that the next one repeats, in [0, 1).
-    sample_rate : int
-        Hz.
-
-    Returns
-    -------
-    ndarray, shape (segments, samples)
-        A copy, in the signal's type; one window of the signal's own length if it is shorter than a window.
-
-    Raises
-    ------
-    SettingError
-        If the signal is not of one dimension, not of real numbers, or empty, or a setting is out of range.
-
-    Examples
-    --------
-    >>> samples = load_audio("music/rock/song.wav")
-    >>> segment_audio(samples, segment_duration=5.0, overlap_ratio=0.5).shape
-    (4, 120000)
-    """
-    try:
-        signal = np.asarray(audio)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise SettingError(f"`audio` must be an array of samples: {error}") from None
-    if signal.ndim != 1:
-        raise SettingError(f"`audio` must be mono, of shape (samples,), not {signal.shape}: average its channels")
-    if signal.dtype.kind not in "iuf" or not len(signal):
-        raise SettingError(
-            f"`audio` must hold real samples, at least one, not {len(signal)} of type {signal.dtype}"
-        )
-    window = window_samples(segment_duration, sample_rate)
-    starts = window_starts(len(signal), window, hop_samples(window, overlap_ratio, name="overlap_ratio"))
-    length = min(window, len(signal))
-    segments: npt.NDArray[Any] = np.lib.stride_tricks.sliding_window_view(signal, length)[starts]
-    return segments
-
-
-def validate_audio_file(
-    path: str | os.PathLike[str] | None = None, *, audio_path: str | os.PathLike[str] | None = None
-) -> dict[str, Any]:
-    """Tell whether features of a file can be extracted: it is there, long enough, and decodes to its end.
-
-    Parameters
-    ----------
-    path : path-like
-        The file; it is decoded whole, in blocks.
-    audio_path : path-like
-        Another name of `path`.
-
-    Returns
-    -------
-    dict
-        ``valid``, ``file_exists``, ``readable`` (its header is understood): bool; ``sample_rate`` (Hz),
-        ``duration`` (seconds), ``channels``: numbers, or None where not known; ``errors``: list of str, empty
-        if valid.
-
-    Raises
-    ------
-    MissingDependencyError
-        If the package that decodes it is not installed.
-
-    Examples
-    --------
-    >>> found = validate_audio_file("music/rock/song.wav")
-    >>> found["valid"], found["sample_rate"], found["duration"]
-    (True, 24000, 12.0)
-    >>> validate_audio_file("music/none.wav")["file_exists"]
-    False
-    """
-    report: dict[str, Any] = {
-        "valid": False,
-        "file_exists": True,
-        "readable": False,
-        "sample_rate": None,
-        "duration": None,
-        "channels": None,
-        "errors": [],
-    }
-    path = required(path=path, audio_path=audio_path)
-    try:
-        info = _header(Path(path))
-        report |= {
-            "readable": True,
-            "sample_rate": info.sample_rate,
-            "duration": info.duration,
-            "channels": info.channels,
-        }
-        report["duration"] = sum(len(block) for block in _mono_blocks(info, Found())) / info.sample_rate
-        report["valid"] = True
-    except AudioError as error:
-        report["file_exists"] = not isinstance(error, AudioNotFoundError)
-        report["errors"].append(str(error))
-    return report
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits, read in blocks.
-
-    Raises
-    ------
-    AudioNotFoundError, AudioFormatError
-        If there is no such file, or it cannot be read.
-    """
-    path = Path(path)
-    file_status(path)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {error.strerror}") from None
-
-
-def _header(path: Path) -> AudioInfo:
+def read_checked_header(path: Path) -> AudioInfo:
+    """What `probe` tells, of files that are too short as well."""
     status = file_status(path)
     return check_header(read_header(path, status))
 
 
-def _mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
+def mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
     """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
     if info.frames is not None:
         check_duration(info.path, info.frames, info.sample_rate)
