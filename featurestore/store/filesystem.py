@@ -117,22 +117,43 @@ def read_exactly(fd: int, size: int, offset: int) -> bytes:
 
 
 def make_dir(path: Path) -> None:
-    """Create a folder that does not exist."""
+    """Create a folder that does not exist, open to those to whom the folder above is open."""
     os.mkdir(path)
+    _open_as(path.parent, path, path.stat(follow_symlinks=False), 0o777)
 
 
-def make_parents(path: Path, *, durable: bool) -> None:
-    """Create a folder and those above it, where they do not exist."""
+def make_parents(path: Path, *, durable: bool) -> bool:
+    """Create a folder and those above it, where they do not exist, as the user's umask says.
+
+    Returns
+    -------
+    bool
+        Whether this call created the folder.
+    """
     try:
-        make_dir(path)
+        os.mkdir(path)
     except FileExistsError:
-        return
+        return False
     except FileNotFoundError:
         make_parents(path.parent, durable=durable)
-        make_parents(path, durable=durable)
-        return
+        return make_parents(path, durable=durable)
     if durable:
         sync_parent(path)
+    return True
+
+
+def _open_as(folder: Path, made: Path | int, own: os.stat_result, most: int) -> None:
+    """Give a new file or folder the permissions and the group of a folder, whatever the umask of its maker.
+
+    Best effort: not all file systems have permissions, and not everybody may give a file to a group.
+    """
+    wanted = folder.stat()
+    with contextlib.suppress(OSError):
+        if own.st_gid != wanted.st_gid:
+            os.chown(made, -1, wanted.st_gid)
+    with contextlib.suppress(OSError):
+        if (own.st_mode ^ wanted.st_mode) & most:
+            os.chmod(made, (own.st_mode & 0o7000) | (wanted.st_mode & most))
 
 
 def write_all(fd: int, parts: Sequence[Any], offset: int | None = None) -> None:
@@ -151,8 +172,14 @@ def write_all(fd: int, parts: Sequence[Any], offset: int | None = None) -> None:
 
 
 def create_file(path: Path) -> int:
-    """Open a new file for writing; the caller closes the descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    """Open a new file for writing, open to those to whom its folder is open; the caller closes the descriptor."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        _open_as(path.parent, fd, os.fstat(fd), 0o666)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def reserve(fd: int, offset: int, size: int) -> None:
@@ -175,35 +202,31 @@ def write_file(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def lock_file(path: Path) -> int | None:
-    """Lock a file, made if it is not there; the lock ends with `unlock` or with the process.
-
-    Returns
-    -------
-    int or None
-        Descriptor of the file; None if somebody else, be it in this process, holds the lock.
-    """
+def open_lock(path: Path) -> int:
+    """Open a lock file, made if it is not there; for reading only, if its owner lets nobody else write."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags)
+        return os.open(path, flags)
     except FileNotFoundError:
-        fd = os.open(path, flags | os.O_CREAT, 0o666)
+        with contextlib.suppress(FileExistsError):
+            return create_file(path)
+        return os.open(path, flags)
+    except PermissionError:
+        return os.open(path, READ)
+
+
+def try_flock(fd: int) -> bool:
+    """Lock an open file; False if somebody else, be it in this process, holds the lock."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        return None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        return False
+    return True
 
 
-def unlock(fd: int) -> None:
-    """End a lock."""
-    # Closing would not be enough if a fork of this process has the file too.
+def end_flock(fd: int) -> None:
+    """End a lock, also where a fork of this process has the file open too."""
     fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
 
 
 def write_note(fd: int, content: bytes) -> None:
@@ -212,8 +235,9 @@ def write_note(fd: int, content: bytes) -> None:
 
 
 def touch(path: Path) -> None:
-    """Make sure that a file exists; its content is kept."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666))
+    """Make sure that there is a file, whoever made it; its content is kept."""
+    with contextlib.suppress(FileExistsError):
+        os.close(create_file(path))
 
 
 def set_modified(path: Path, moment: int) -> None:
@@ -283,17 +307,13 @@ def rename(source: Path, target: Path) -> None:
     os.rename(source, target)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file that never changes again, or copy it where links are not possible."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EXDEV):
-            raise
-        _copy(source, target)
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name."""
+    os.link(source, target, follow_symlinks=False)
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file to a new one."""
     fd = os.open(source, READ)
     try:
         copy = create_file(target)
@@ -321,6 +341,11 @@ def remove_empty(path: Path) -> bool:
             raise
         return False
     return True
+
+
+def remove_dir(path: Path) -> None:
+    """Remove a folder with its content; an error says what could not be removed."""
+    shutil.rmtree(path)
 
 
 def discard(path: Path, trash: Path) -> None:
@@ -379,7 +404,7 @@ def exchange(one: Path, other: Path) -> bool:
     Returns
     -------
     bool
-        False where the system or the file system has no such step.
+        False where the system or the file system has no such step, or has it not for these folders.
     """
     first, second = os.fsencode(one), os.fsencode(other)
     try:
@@ -394,21 +419,6 @@ def exchange(one: Path, other: Path) -> bool:
     if not failed:
         return True
     number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(one), None, str(other))
-
-
-def replace_dir(source: Path, target: Path, aside: Path) -> None:
-    """Put a folder in the place of another; the other is afterwards at `source` or at `aside`.
-
-    In one step where the system can; otherwise `target` is missing for an instant, and at `aside`.
-    """
-    try:
-        rename(source, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        if not exchange(source, target):
-            rename(target, aside)
-            rename(source, target)
+    if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # nothing else would do better
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+    return False

@@ -151,6 +151,8 @@ class TrackReader:
             # It may move from the journal to its place between two looks.
             if attempt and not os.path.lexists(self.places.array("aggregated", key)):
                 return None
+        if filesystem.is_dir(self.places.journal / key):  # it is being removed, file by file
+            return None
         raise _corrupt(f"aggregated/{key}", "no metadata")
 
     def open(self, kind: str, key: str, track_id: str) -> OpenArray:
