@@ -14,8 +14,7 @@ from featurestore.errors import StoreAccessError
 from featurestore.store import filesystem
 from featurestore.store.format.metadata import METADATA
 
-MAY_NOT = (errno.EACCES, errno.EPERM)
-_REFUSED = (*MAY_NOT, errno.EROFS, errno.EBUSY, errno.EIO)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS, errno.EBUSY, errno.EIO)
 _COPYING = ".copying"
 
 
@@ -34,12 +33,10 @@ def replace_dir(source: Path, target: Path, backup: Path, *, keep: bool = True) 
     whole. Can be done again from wherever it stopped. Where the other cannot be moved, it is copied if it is to be
     kept, and removed.
     """
-    try:
+    # Never by a rename over the other: a pool of disks makes one of both where each has files on another disk.
+    if not os.path.lexists(target):
         filesystem.rename(source, target)
         return
-    except OSError:
-        if not os.path.lexists(target):
-            raise
     if filesystem.exchange(source, target):
         return
     set_aside(target, backup, keep=keep)
@@ -82,54 +79,44 @@ def copy_dir(source: Path, target: Path) -> None:
     filesystem.sync_dir(target.parent)
 
 
-def can_be_renamed(folder: Path, full: Path) -> bool:
-    """Whether a folder can be moved to where another one is, tried without moving it.
+def check_movable(folder: Path, file: Path) -> None:
+    """Find out whether a folder can be moved to another one, without moving it.
 
     Parameters
     ----------
     folder : Path
-        Of an array, for example.
-    full : Path
-        A folder with content, which nothing can be renamed to.
-
-    Returns
-    -------
-    bool
-        False if it has to be copied instead.
+        Of an array, for example; what is no folder is not looked at.
+    file : Path
+        A file, which no folder can be renamed to, in the other folder.
 
     Raises
     ------
     OSError
-        If it can neither be moved nor be removed, since it is somebody else's, for example.
+        If it cannot: it is somebody else's, or on another disk.
     """
+    if not filesystem.is_dir(folder):
+        return
     try:
-        filesystem.rename(folder, full)
+        filesystem.rename(folder, file)
     except OSError as error:
-        movable = error.errno != errno.EXDEV
-        # Some answer EPERM whatever is there: what may be written may be moved, too.
-        if error.errno in _REFUSED and not (error.errno == errno.EPERM and _may_write(folder)):
+        if error.errno in _REFUSED:
             raise
     else:
-        filesystem.rename(full, folder)
+        filesystem.rename(file, folder)
         raise StoreAccessError(
-            f"{full.parent}: the file system renames folders over others that have content: keep the store on "
-            "another one"
+            f"{file.parent}: the file system puts folders in the place of files: use another disk"
         )
-    if not movable and not _may_write(folder):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-    return movable
-
-
-def check_target(folder: Path, staged: Path) -> None:
-    """Raise OSError if a staged folder cannot be renamed into a folder, as far as can be told without doing it."""
-    if folder.stat().st_dev != staged.stat().st_dev:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(folder))
+    # To move it changes its own entry for the folder above.
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
-def _may_write(folder: Path) -> bool:
-    return all(os.access(path, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE) for path in (folder, folder.parent))
+def check_target(folder: Path, staged: Path) -> None:
+    """Raise OSError if a staged folder cannot be moved into a folder, as far as can be told without doing it."""
+    if folder.stat().st_dev != staged.stat().st_dev:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 _EFFECTIVE = os.access in os.supports_effective_ids

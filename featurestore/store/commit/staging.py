@@ -31,15 +31,13 @@ class StagingArea:
     ----------
     parent : Path
         Where to make it.
-    prefix : str
-        Of its name.
     durable : bool
         Whether the folder must survive a loss of power.
     """
 
-    def __init__(self, parent: Path, prefix: str = "", *, durable: bool = False) -> None:
+    def __init__(self, parent: Path, *, durable: bool = False) -> None:
         while True:
-            self.path = parent / f"{prefix}{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+            self.path = parent / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
             filesystem.make_dir(self.path)
             # Another writer may have taken the folder for abandoned before the lock was there.
             with contextlib.suppress(FileNotFoundError):
@@ -104,12 +102,12 @@ def sweep(places: Places, *, needed: Collection[str] = ()) -> None:
 
 
 @contextlib.contextmanager
-def claiming(folder: Path, prefix: str = "") -> Iterator[bool]:
+def claiming(folder: Path) -> Iterator[bool]:
     """Hold a folder whose owner is dead; yields False if it may be alive."""
     with contextlib.ExitStack() as stack:
         claimed = False
         with contextlib.suppress(OSError):  # what cannot be claimed now waits for the next writer
-            own = folder.name.removeprefix(prefix).split(".")[0] == _host()
+            own = folder.name.split(".")[0] == _host()
             # A link may lead anywhere.
             if filesystem.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
                 # A writer between making the folder and locking it loses the lock to this one, and makes another.

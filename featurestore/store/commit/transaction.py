@@ -105,7 +105,7 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, has_row: b
     present = [kind for kind in KINDS if os.path.lexists(places.array(kind, key))]
     if present:
         intent.write(folder)
-        _prepare(places, folder, key, intent, present)
+        _check(places, folder, key, intent, present)
     if has_row or "aggregated" in present:
         mark_stale(places, key, durable=durable)
     if intent.kinds and not present:
@@ -121,14 +121,16 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, has_row: b
     try:
         _carry_out(places, key, intent, durable=durable, begun=False)
     except OSError as error:
-        if error.errno in _OF_ONE_TRACK and roll_back(places, key):
+        # Some file systems only copy what is superseded, for which there may be no room.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if (full or error.errno in _OF_ONE_TRACK) and roll_back(places, key) and not full:
             raise _refused(places, key, error) from error
         raise
     return False
 
 
-def _prepare(places: Places, folder: Path, key: str, intent: Intent, present: list[str]) -> None:
-    """Find out whether a staged change can be carried out; copy what it supersedes and cannot be moved.
+def _check(places: Places, folder: Path, key: str, intent: Intent, present: list[str]) -> None:
+    """Find out whether a staged change can be carried out.
 
     Raises
     ------
@@ -137,8 +139,7 @@ def _prepare(places: Places, folder: Path, key: str, intent: Intent, present: li
     """
     try:
         for kind in present:
-            if not fallbacks.can_be_renamed(places.array(kind, key), folder):
-                fallbacks.copy_dir(places.array(kind, key), folder / (kind + ASIDE))
+            fallbacks.check_movable(places.array(kind, key), folder / INTENT)
         for kind in intent.kinds:
             if kind not in present:
                 fallbacks.check_target(places.kind(kind), folder)

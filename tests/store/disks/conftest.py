@@ -35,16 +35,14 @@ def mount():
     """Mount something at a new folder: `mount(folder, *command)`, the command without the folder."""
     mounted, running = [], []
 
-    def mount(folder, *command, server=()):
+    def mount(folder, *command, serving=False):
         if os.geteuid() != 0:
             pytest.skip("only root can mount")
-        for program in (command[0], *server[:1]):
-            if shutil.which(program) is None:
-                pytest.skip(f"{program} is not installed")
-        folder.mkdir(parents=True)
-        if server:
-            process = subprocess.Popen([*server, *command, folder], stderr=subprocess.DEVNULL)
-            running.append(process)
+        if shutil.which(command[0]) is None:
+            pytest.skip(f"{command[0]} is not installed")
+        folder.mkdir(parents=True, exist_ok=True)
+        if serving:  # the command names the folder itself, and goes on running
+            running.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
         else:
             done = subprocess.run([*command, folder], capture_output=True, text=True)
             if done.returncode:
