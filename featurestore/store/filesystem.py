@@ -58,7 +58,34 @@ def naming_the_store(path: Path) -> Iterator[None]:
             reason = f"its folder {lost[0]} is missing: bring it back, or make an empty one by verify --repair"
         else:
             reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        if error.errno == errno.ENOSPC and _lacks_files(path):
+            reason = (
+                "the disk is full: it has room, but no names (inodes) for more files are left (df -i); " + _FILES
+            )
         raise StoreAccessError(f"store {path}: {reason} ({error})") from error
+
+
+_FILES = "remove files that nobody needs, or use another disk, and run again"
+
+
+def _lacks_files(path: Path) -> bool:
+    """Whether a disk has room, and not one more file."""
+    try:
+        found, left = os.statvfs(path if path.exists() else path.parent), free_files(path)
+    except OSError:
+        return False
+    return left is not None and left < 8 and found.f_bavail * found.f_frsize > 2**20
+
+
+@contextlib.contextmanager
+def stale_is_missing() -> Iterator[None]:
+    """Take a file that another host has removed while it was open here (NFS) for one that is missing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
 
 
 def open_root(path: Path) -> int:
@@ -68,13 +95,21 @@ def open_root(path: Path) -> int:
 
 def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
     """Open a folder without following a link; the caller closes the descriptor."""
-    return os.open(path, OPEN_DIR, dir_fd=dir_fd)
+    with stale_is_missing():
+        return os.open(path, OPEN_DIR, dir_fd=dir_fd)
+
+
+def open_file(path: str | Path, *, dir_fd: int | None = None) -> int:
+    """Open a file for reading, without following a link; the caller closes the descriptor."""
+    with stale_is_missing():
+        return os.open(path, READ, dir_fd=dir_fd)
 
 
 def is_dir(path: str | Path, *, dir_fd: int | None = None) -> bool:
     """Whether there is a folder, and not a link to one."""
     try:
-        return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+        with stale_is_missing():
+            return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -94,7 +129,7 @@ def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> byt
         If it is larger, or not a regular file.
     """
     try:
-        fd = os.open(path, READ, dir_fd=dir_fd)
+        fd = open_file(path, dir_fd=dir_fd)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
@@ -110,10 +145,25 @@ def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> byt
 
 def read_exactly(fd: int, size: int, offset: int) -> bytes:
     """`size` bytes from `offset`, fewer only at the end of the file."""
-    content = os.pread(fd, size, offset)
-    while len(content) < size and (more := os.pread(fd, size - len(content), offset + len(content))):
-        content += more
-    return content
+    with stale_is_missing():
+        content = os.pread(fd, size, offset)
+        while len(content) < size and (more := os.pread(fd, size - len(content), offset + len(content))):
+            content += more
+        return content
+
+
+def read_into(fd: int, parts: Sequence[Any], offset: int) -> int:
+    """Read from `offset` into buffers; the number of bytes, less than they hold only at the end of the file."""
+    with stale_is_missing():
+        return os.preadv(fd, parts, offset)
+
+
+def free_files(path: Path) -> int | None:
+    """How many files and folders a file system has names (inodes) for; None where it has no such limit."""
+    while not path.exists():
+        path = path.parent
+    found = os.statvfs(path)
+    return found.f_favail if found.f_files else None
 
 
 def make_dir(path: Path) -> None:

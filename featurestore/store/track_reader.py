@@ -6,10 +6,11 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -38,6 +39,7 @@ _MANY = 64  # tracks
 _AGGREGATED_SHARD = shard_name(2)
 
 
+T = TypeVar("T")
 Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
 """Shape of an array of a track, and where its segments start, seconds."""
 
@@ -204,7 +206,7 @@ class TrackReader:
                 metadata = self._checked(document, kind, key, name)
                 if revision is not None and metadata.attributes["revision"] != revision:
                     continue
-                data = os.open(shard_name(len(metadata.shape)), filesystem.READ, dir_fd=fd)
+                data = filesystem.open_file(shard_name(len(metadata.shape)), dir_fd=fd)
             except FileNotFoundError:
                 continue  # being discarded, or damaged: the caller looks again
             except OSError as error:
@@ -215,6 +217,8 @@ class TrackReader:
                 os.close(fd)
             try:
                 return OpenArray(metadata, ShardReader(data, metadata, name))
+            except FileNotFoundError:  # removed by another host since it was opened
+                os.close(data)
             except BaseException:
                 os.close(data)
                 raise
@@ -245,11 +249,14 @@ class TrackReader:
                 key = encode_key(track_id)
                 real = plain and (filesystem.is_dir(key, dir_fd=folder) if folders is None else key in folders)
                 if not (real and self._read_row(folder, key, places, block, crc)):
-                    with self.open("aggregated", key, track_id) as array:
-                        block[...] = self.read(array, layers=layers)
+                    block[...] = _again(partial(self._read_aggregated, key, track_id, layers))
         finally:
             os.close(folder)
         return out
+
+    def _read_aggregated(self, key: str, track_id: str, layers: Sequence[int]) -> npt.NDArray[Any]:
+        with self.open("aggregated", key, track_id) as array:
+            return self.read(array, layers=layers)
 
     def _read_row(
         self, folder: int, key: str, places: Sequence[int], block: npt.NDArray[Any], crc: bytearray
@@ -295,6 +302,16 @@ class TrackReader:
         ReplacedError
             If a shape is given, and the array has another.
         """
+        return _again(partial(self._read_segments, kind, track_id, layers, rows, shape))
+
+    def _read_segments(
+        self,
+        kind: str,
+        track_id: str,
+        layers: Sequence[int],
+        rows: npt.NDArray[np.int64] | None,
+        shape: tuple[int, ...] | None,
+    ) -> tuple[npt.NDArray[Any], Described]:
         with self.open(kind, encode_key(track_id), track_id) as array:
             described = array.metadata.shape, array.starts
             if shape not in (None, array.metadata.shape):
@@ -325,6 +342,16 @@ class TrackReader:
         if len(array.metadata.shape) == 3:
             return chunks.read(positions)[:, :, 0].swapaxes(0, 1)
         return chunks.read(positions)[:, 0]
+
+
+def _again(read: Callable[[], T]) -> T:
+    """What `read()` gives, anew where another host removes the files that it reads (NFS): they were replaced."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return read()
+        except FileNotFoundError:
+            continue
+    return read()
 
 
 def check_attributes(metadata: ArrayMetadata, kind: str, key: str) -> None:

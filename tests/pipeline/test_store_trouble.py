@@ -111,3 +111,18 @@ def test_a_build_goes_on_where_a_track_cannot_be_had(music, tmp_path, extractor,
     assert [(failure.track_id, failure.error) for failure in report.errors] == [(lost, "TrackAccessError")]
     assert report.processed == 2
     assert set(FeatureStore(tmp_path / "s.zarr")) == set(FeatureStore(tmp_path / "t.zarr")) - {lost}
+
+
+def test_a_disk_without_names_for_the_files_is_refused_before_any_work(music, extractor, tmp_path):
+    disk = tmp_path / "few"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=60", "none", disk], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a tmpfs needs root on Linux")
+    try:
+        with pytest.raises(StoreAccessError, match=r"4 tracks need about .* files.*df -i"):
+            build(music, disk / "s.zarr", extractor=extractor)
+        assert os.listdir(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -309,7 +309,7 @@ class PackedTable:
         name = shard_name(3, shard, self.naming)
         folder = filesystem.open_dir("features", dir_fd=fd)
         try:
-            data = os.open(name, filesystem.READ, dir_fd=folder)
+            data = filesystem.open_file(name, dir_fd=folder)
         finally:
             os.close(folder)
         try:
