@@ -104,13 +104,7 @@ def _create(places: Places, spec: FeatureSpec, *, durable: bool) -> None:
         raise NotAStoreError(f"{places.root} is a file, not a folder of a store")
     try:
         _make_hidden(places)
-        with exclusive(places.locks / "pack.lock", timeout=_PATIENCE) as held:
-            if not held:
-                raise StoreAccessError(
-                    f"another process has been making the store {places.root} for {_PATIENCE:.0f} s: try again"
-                )
-            if not os.path.lexists(places.root / METADATA):  # nobody was faster
-                _fill(places, spec, durable=durable)
+        _fill(places, spec, durable=durable)
     except BaseException:
         if made and not os.path.lexists(places.root / METADATA):
             filesystem.remove_tree(places.root)
@@ -126,22 +120,45 @@ def _fill(places: Places, spec: FeatureSpec, *, durable: bool) -> None:
         _put(area, hidden_document(), places.hidden, durable=durable)
         if durable:
             filesystem.sync_dir(places.root)
-        _put(area, root_document(spec), places.root, durable=durable)
+        # The spec of whoever is first; all else is the same in all stores.
+        _put(area, root_document(spec), places.root, durable=durable, first=places)
     finally:
         area.close()
 
 
-def _put(area: StagingArea, document: dict[str, Any], folder: Path, *, durable: bool) -> None:
-    """Write the metadata of a folder, in one step."""
+def _put(
+    area: StagingArea, document: dict[str, Any], folder: Path, *, durable: bool, first: Places | None = None
+) -> None:
+    """Write the metadata of a folder, in one step; of the places of a store, if nobody else was faster."""
     if os.path.lexists(folder / METADATA):
         return
     staged = area.path / METADATA
     filesystem.write_file(staged, encode_document(document))
     if durable:
         filesystem.sync_file(staged)
-    filesystem.rename(staged, folder / METADATA)
+    if first is None:
+        filesystem.rename(staged, folder / METADATA)
+    else:
+        _place_first(staged, folder / METADATA, first)
     if durable:
         filesystem.sync_dir(folder)
+
+
+def _place_first(staged: Path, target: Path, places: Places) -> None:
+    """Put a file where none is, or leave the one that is there."""
+    try:
+        filesystem.link(staged, target)
+        return
+    except FileExistsError:
+        return
+    except OSError:  # no hard links here: writers that make the store take turns
+        with exclusive(places.locks / "pack.lock", timeout=_PATIENCE) as held:
+            if not held:
+                raise StoreAccessError(
+                    f"another process has been making the store {places.root} for {_PATIENCE:.0f} s: try again"
+                ) from None
+            if not os.path.lexists(target):
+                filesystem.rename(staged, target)
 
 
 def _make_hidden(places: Places) -> None:

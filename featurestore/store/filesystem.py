@@ -88,21 +88,36 @@ def stale_is_missing() -> Iterator[None]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
 
 
-def open_root(path: Path) -> int:
-    """Open the folder of a store, which may be a link; the caller closes the descriptor."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+class FollowingFd(int):
+    """Descriptor of a folder below which files may be links."""
+
+
+def open_root(path: Path, *, follow_links: bool = False) -> int:
+    """Open the folder of a store, which may be a link; the caller closes the descriptor.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    follow_links : bool
+        Whether files that are opened by way of this descriptor may be links, to anywhere.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return FollowingFd(fd) if follow_links else fd
 
 
 def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
     """Open a folder without following a link; the caller closes the descriptor."""
     with stale_is_missing():
-        return os.open(path, OPEN_DIR, dir_fd=dir_fd)
+        fd = os.open(path, OPEN_DIR, dir_fd=dir_fd)
+    return FollowingFd(fd) if isinstance(dir_fd, FollowingFd) else fd
 
 
-def open_file(path: str | Path, *, dir_fd: int | None = None) -> int:
-    """Open a file for reading, without following a link; the caller closes the descriptor."""
+def open_file(path: str | Path, *, dir_fd: int | None = None, follow_links: bool = False) -> int:
+    """Open a file for reading, not through a link unless that is wanted; the caller closes the descriptor."""
+    follow_links |= isinstance(dir_fd, FollowingFd)
     with stale_is_missing():
-        return os.open(path, READ, dir_fd=dir_fd)
+        return os.open(path, READ & ~os.O_NOFOLLOW if follow_links else READ, dir_fd=dir_fd)
 
 
 def is_dir(path: str | Path, *, dir_fd: int | None = None) -> bool:
@@ -120,8 +135,8 @@ def list_dirs(fd: int) -> set[str]:
         return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
 
 
-def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> bytes:
-    """Content of a regular file of at most `limit` bytes; links are not followed.
+def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int, follow_links: bool = False) -> bytes:
+    """Content of a regular file of at most `limit` bytes; links are not followed unless that is wanted.
 
     Raises
     ------
@@ -129,7 +144,7 @@ def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> byt
         If it is larger, or not a regular file.
     """
     try:
-        fd = open_file(path, dir_fd=dir_fd)
+        fd = open_file(path, dir_fd=dir_fd, follow_links=follow_links)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise

@@ -38,12 +38,13 @@ class Places:
     """The paths of a store."""
 
     root: Path
+    follow_links: bool = False  # whether files that are links are read
 
     @classmethod
-    def of(cls, path: Path) -> Places:
+    def of(cls, path: Path, *, follow_links: bool = False) -> Places:
         """Those of a store at a path, which may be relative, a link or below one."""
         try:
-            return cls(Path(os.path.realpath(path)))
+            return cls(Path(os.path.realpath(path)), follow_links)
         except ValueError as error:
             raise NotAStoreError(f"{str(path)!r} is no path of a store: {error}") from None
 

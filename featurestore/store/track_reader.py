@@ -92,7 +92,7 @@ class TrackReader:
 
     def _open_dir(self, *parts: str) -> int:
         """Open a folder of the store, following no link below the root."""
-        fd = filesystem.open_root(self.places.root)
+        fd = filesystem.open_root(self.places.root, follow_links=self.places.follow_links)
         for part in parts:
             try:
                 below = filesystem.open_dir(part, dir_fd=fd)
@@ -264,7 +264,7 @@ class TrackReader:
         """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
         size = block.shape[1] * block.itemsize + CRC_BYTES
         try:
-            fd = os.open(f"{key}/{_AGGREGATED_SHARD}", filesystem.READ, dir_fd=folder)
+            fd = filesystem.open_file(f"{key}/{_AGGREGATED_SHARD}", dir_fd=folder)
             try:
                 if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
                     return False

@@ -293,7 +293,7 @@ class _Check:
 
     def _packed(self, sound: set[str]) -> int:
         for _ in range(_ATTEMPTS):
-            root = filesystem.open_root(self.places.root)
+            root = filesystem.open_root(self.places.root, follow_links=self.places.follow_links)
             found = len(self.problems)
             try:
                 return self._table(root, sound)
@@ -360,7 +360,9 @@ def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
         try:
             if not filesystem.is_dir(places.root / folder):
                 raise NotADirectoryError
-            content = filesystem.read_file(places.root / folder / METADATA, limit=MAX_METADATA_BYTES)
+            content = filesystem.read_file(
+                places.root / folder / METADATA, limit=MAX_METADATA_BYTES, follow_links=places.follow_links
+            )
             document = decode_document(content)
             own = expected["attributes"]
             # What others have added to the attributes is theirs.
