@@ -184,7 +184,8 @@ def free_files(path: Path) -> int | None:
 def make_dir(path: Path) -> None:
     """Create a folder that does not exist, open to those to whom the folder above is open."""
     os.mkdir(path)
-    _open_as(path.parent, path, path.stat(follow_symlinks=False), 0o777)
+    with contextlib.suppress(FileNotFoundError):  # swept by another writer: whoever uses it will see
+        _open_as(path.parent, path, path.stat(follow_symlinks=False), 0o777)
 
 
 def make_parents(path: Path, *, durable: bool) -> bool:

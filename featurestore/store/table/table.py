@@ -171,6 +171,8 @@ class PackedTable:
                 if not _is_missing(error):
                     raise
                 if _is_current(fd, root):
+                    if not _has_document(fd):  # it goes first where a folder cannot be renamed, only removed
+                        return None
                     raise damaged(error) from None
             finally:
                 os.close(fd)
@@ -348,6 +350,14 @@ def _read(fd: int, folder: str, name: str, limit: int) -> bytes:
 
 def _document(fd: int, folder: str) -> dict[str, Any]:
     return decode_document(_read(fd, folder, METADATA, MAX_METADATA_BYTES))
+
+
+def _has_document(fd: int) -> bool:
+    try:
+        os.stat(METADATA, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _own(fd: int) -> dict[str, Any]:
