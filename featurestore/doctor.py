@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import threading
 import urllib.request
@@ -30,6 +29,7 @@ _EXTRAS = {
     "dask": "xarray",
     "scikit-learn": "labels",
 }
+_FEW_FILES = 1000
 _HUB_TIMEOUT = 3.0  # seconds
 _HUB = "https://huggingface.co"
 _NO_HUB = "does not answer ({}); a model in a local folder needs no hub"
@@ -115,10 +115,16 @@ def _ask(address: str) -> Check:
 
 def folder(path: Path) -> Iterator[Check]:
     """What the file system of a folder can do, tried in a folder of its own that is removed afterwards."""
+    from featurestore.store.filesystem import free_files
+
     while not path.is_dir():
         path = path.parent
     topic = f"file system of {path}"
     yield Check(topic, "free space", True, f"{shutil.disk_usage(path).free / 1e9:.1f} GB")
+    left = free_files(path)
+    if left is not None:
+        few = left < _FEW_FILES
+        yield Check(topic, "free files", not few, f"{left:,} (df -i)" + "; a track takes up to 9" * few)
     try:
         place = tempfile.mkdtemp(prefix=".featurestore-doctor-", dir=path)
     except OSError as error:
@@ -137,10 +143,26 @@ def folder(path: Path) -> Iterator[Check]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    Path(path, "file").write_bytes(path.name.encode())
+    return path
+
+
 def _rename(place: Path) -> None:
-    place.mkdir()
-    Path(place, "file").write_bytes(b"x")
-    place.rename(place.with_suffix(".renamed"))
+    _folder(place).rename(place.with_suffix(".renamed"))
+
+
+def _replace(place: Path) -> None:
+    """As a track, and the table of all, is replaced: again and again, by folders with content."""
+    from featurestore.store.fallbacks import replace_dir
+
+    _folder(place)
+    for name in ("first", "second"):
+        new = _folder(place.with_suffix(f".{name}"))
+        replace_dir(new, place, place.with_suffix(f".old-{name}"))
+        if Path(place, "file").read_bytes() != new.name.encode():
+            raise NotImplementedError("the new content is not there")
 
 
 def _fsync(place: Path) -> None:
@@ -161,33 +183,33 @@ def _hard_link(place: Path) -> None:
 
 
 def _lock(place: Path) -> None:
-    if sys.platform == "win32":
-        raise NotImplementedError("not on this system")
-    import fcntl
+    from featurestore.store.commit.flock import is_seen_by_others, lock_file, unlock
 
-    with place.open("wb") as one, place.open("wb") as other:
-        fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        raise NotImplementedError("a second lock was given")
+    held = lock_file(place)
+    if held is None:
+        raise NotImplementedError("a new file is locked")
+    try:
+        if not is_seen_by_others(held):
+            raise NotImplementedError("no flock")
+        if (second := lock_file(place)) is not None:
+            unlock(second)
+            raise NotImplementedError("a second lock was given")
+    finally:
+        unlock(held)
 
 
 def _exchange(place: Path) -> None:
     from featurestore.store.filesystem import exchange
 
-    other = place.with_suffix(".other")
-    place.mkdir()
-    other.mkdir()
-    if not exchange(place, other):
+    if not exchange(_folder(place), _folder(place.with_suffix(".other"))):
         raise NotImplementedError("not on this file system")
 
 
 _ABILITIES: tuple[tuple[str, Callable[[Path], None], bool, str], ...] = (
     ("rename", _rename, True, "no store can be written here"),
+    ("replacing", _replace, True, "no track can be replaced and no table packed here"),
     ("fsync", _fsync, False, "a loss of power may lose tracks"),
-    ("locks", _lock, False, "use one process at a time here"),
+    ("locks", _lock, False, "one process at a time can write here, and others are refused"),
     ("hard links", _hard_link, False, "packing copies instead"),
     ("RENAME_EXCHANGE", _exchange, False, "readers may have to look twice while a track is replaced"),
 )

@@ -21,6 +21,7 @@
         ├── NotAStoreError      the path holds something else, or nothing
         ├── StoreVersionError   written by a newer release: upgrade
         ├── StoreAccessError    read-only, full or failing disk: free or remount it, then run again
+        │   ├── TrackAccessError    one track belongs to somebody else: set its permissions right; others go on
         │   └── BuildStoppedError   the same on the way of a build: its report says what was done
         ├── SpecMismatchError   the store holds features of other settings: use another store
         ├── TrackNotFoundError
@@ -115,6 +116,10 @@ class StoreVersionError(StoreError):
 
 class StoreAccessError(StoreError):
     """The store cannot be read or written: permissions, a full disk, a read-only or failing device."""
+
+
+class TrackAccessError(StoreAccessError):
+    """One track cannot be written, since its files or its lock are somebody else's; all others can."""
 
 
 class BuildStoppedError(StoreAccessError):

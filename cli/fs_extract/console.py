@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from featurestore.addresses import local_path
 from featurestore.errors import FeatureStoreError
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ class GivenPath(click.Path):
         """The path."""
         if value == "":
             self.fail("the path is empty", param, ctx)
-        return super().convert(value, param, ctx)
+        try:
+            return super().convert(local_path(value), param, ctx)
+        except ValueError as error:
+            self.fail(f"{value} is {error}", param, ctx)
 
 
 @dataclass

@@ -22,16 +22,20 @@ from fs_extract.console import (
 )
 
 _SHOWN_PROBLEMS = 20
+_links_option = click.option(
+    "--follow-links", is_flag=True, help="Read files that are links: of the hub's cache, DVC, git-annex."
+)
 
 
 @click.command(cls=Command)
 @click.argument("store", type=GivenPath())
+@_links_option
 @json_option
-def info(store: Path, *, as_json: bool) -> int:
+def info(store: Path, *, follow_links: bool, as_json: bool) -> int:
     """Say what STORE holds, and of which settings."""
     from featurestore import FeatureStore
 
-    found = FeatureStore(store).info()
+    found = FeatureStore(store, follow_links=follow_links).info()
     if as_json:
         print_json(found)
     else:
@@ -56,12 +60,13 @@ def _listed(value: Any) -> Any:
 @click.command(cls=Command)
 @click.argument("store", type=GivenPath())
 @click.option("--long", "-l", is_flag=True, help="Show kinds, length and number of windows, too.")
+@_links_option
 @json_option
-def ls(store: Path, *, long: bool, as_json: bool) -> int:
+def ls(store: Path, *, long: bool, follow_links: bool, as_json: bool) -> int:
     """List the track ids of STORE, one per line."""
     from featurestore import FeatureStore
 
-    opened = FeatureStore(store)
+    opened = FeatureStore(store, follow_links=follow_links)
     rows: Iterator[Any] = (found for x in opened if (found := _details(opened, x))) if long else iter(opened)
     if as_json:
         print_json(list(rows))
@@ -101,16 +106,17 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
 @click.argument("store", type=GivenPath())
 @click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
 @click.option("--repair", is_flag=True, help="Put damaged tracks aside, so that the next build replaces them.")
+@_links_option
 @json_option
 @click.pass_obj
-def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, as_json: bool) -> int:
+def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, follow_links: bool, as_json: bool) -> int:
     """Check that STORE is whole."""
     from featurestore import FeatureStore, StoreWriter, VerifyReport
     from featurestore.errors import CorruptTrackError
 
     moved: list[Path] = []
     try:
-        opened = FeatureStore(store)
+        opened = FeatureStore(store, follow_links=follow_links)
     except CorruptTrackError as error:
         report = VerifyReport.of_damaged_root(error, deep=deep)
     else:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from featurestore.addresses import local_path
 from featurestore.audio.globbing import has_wildcard, match_glob, split_glob, walk
 from featurestore.audio.info import quoted
 from featurestore.audio.lists import LIST_SUFFIXES, Listed, other_list, read_list
@@ -100,7 +101,11 @@ def discover(
             "give a pattern of paths as the source"
         )
     prefix = _checked_prefix(id_from, dataset)
-    named = _named(os.fspath(source), file_pattern)
+    try:
+        path = local_path(source)
+    except ValueError as error:
+        raise SourceError(f"the source {os.fspath(source)} is {error}") from None
+    named = _named(path, file_pattern)
     files = [AudioFile(prefix + _track_id(x, id_from), Path(x.path)) for x in named]
     files.sort(key=lambda file: (file.track_id, os.fspath(file.path)))
     _check_unique(files, id_from)

@@ -17,6 +17,7 @@ from featurestore.errors import (
     ExtractionError,
     FeatureStoreError,
     StoreError,
+    TrackAccessError,
     TrackLockedError,
     TrackNotFoundError,
 )
@@ -214,6 +215,9 @@ class Extraction:
             else:
                 self._later.append(plan)
             return None
+        except TrackAccessError as error:
+            self._fail(plan, error)
+            return None
         except StoreError:
             raise
         except FeatureStoreError as error:
@@ -260,6 +264,9 @@ class Extraction:
         self._open.remove(claim)
         try:
             claim.publish()
+        except TrackAccessError as error:
+            self._fail(plan, error)
+            return True
         except StoreError:
             raise
         except FeatureStoreError as error:

@@ -17,10 +17,12 @@ from featurestore.errors import FeatureStoreError, StoreAccessError
 from featurestore.pipeline.prefetch import threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
+from featurestore.store.filesystem import free_files
 from featurestore.windows import hop_samples, window_count, window_samples
 
 _log = logging.getLogger("featurestore")
 
+_FILES_OF_A_STORE = 50  # and of its table
 _THREADS = 8
 """Threads that read headers; their time is waiting, on network file systems above all."""
 
@@ -266,6 +268,7 @@ def check_free_space(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Seque
     StoreAccessError
         Names what is needed, what is free, and settings that need less.
     """
+    _check_files(plans, kinds, store)
     needed, free = bytes_needed(plans, spec, kinds), free_bytes(store)
     if needed <= free:
         return
@@ -295,6 +298,20 @@ def check_free_space(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Seque
         f"about {in_words(needed)}, and {in_words(free)} are free. Free some space, or choose less: "
         + ", ".join(f"{option} ({in_words(size)})" for option, size in ways)
     )
+
+
+def _check_files(plans: Sequence[TrackPlan], kinds: Sequence[str], store: Path) -> None:
+    """Refuse a build for whose files the disk has no names left."""
+    # A folder, its metadata and a shard for each kind; what is replaced is there beside it for a moment.
+    each = 3 * len(kinds)
+    new = sum(not (plan.cached or plan.replaces or plan.error) for plan in plans)
+    needed, free = each * (new + 1) + _FILES_OF_A_STORE, free_files(store.absolute())
+    if new and free is not None and needed > free:
+        raise StoreAccessError(
+            f"store {store}: {new} tracks need about {needed:,} files and folders, and the disk has names "
+            f"(inodes) for {free:,} more, however much room it has (df -i): remove files that nobody needs, use "
+            "another disk, or choose less: --feature-level aggregated, or --limit"
+        )
 
 
 def in_words(size: float) -> str:

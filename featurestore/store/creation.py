@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import glob
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from featurestore.errors import NotAStoreError, SpecMismatchError
+from featurestore.errors import NotAStoreError, SpecMismatchError, StoreAccessError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem
-from featurestore.store.commit.staging import StagingArea, claiming
+from featurestore.store.commit.locks import exclusive
+from featurestore.store.commit.staging import StagingArea
 from featurestore.store.format.metadata import (
     METADATA,
     encode_document,
@@ -21,7 +20,10 @@ from featurestore.store.format.metadata import (
     read_root,
     root_document,
 )
-from featurestore.store.paths import HIDDEN_DIRS, Places, lost_folders, strange_folders
+from featurestore.store.paths import HIDDEN, HIDDEN_DIRS, Places, lost_folders, strange_folders
+
+_OF_VOLUMES = "lost+found"
+_PATIENCE = 60.0  # seconds
 
 
 def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: bool) -> None:
@@ -38,7 +40,7 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
     """
     root = places.root
     if is_vacant(root):
-        _create(root, spec, durable=durable)
+        _create(places, spec, durable=durable)
     stored = read_root(root)
     if differences := stored.differences(spec):
         listed = "; ".join(f"`{key}` is {old!r}, not {new!r}" for key, (old, new) in differences.items())
@@ -58,20 +60,16 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
 
 
 def is_vacant(path: Path) -> bool:
-    """Whether there is nothing at a path, or an empty folder, so that a store can be made.
+    """Whether there is nothing at a path, an empty folder or a store that was begun, so that a store can be made.
 
     Raises
     ------
     NotAStoreError
-        If it is vacant and no store may be made there: in the current folder itself, or inside a store.
+        If it is vacant and inside a store, where none may be made.
     """
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+    if os.path.lexists(path) and not (path.is_dir() and _is_begun(path)):
         return False
     root = Places.of(path).root
-    with contextlib.suppress(OSError):
-        if os.path.samefile(root, os.curdir):
-            # The new store comes to its place as a whole, and takes the place of the folder.
-            raise NotAStoreError(f"{root} is the current folder: name a new folder in it, or begin from elsewhere")
     for parent in root.parents:
         if (parent / METADATA).exists():
             try:
@@ -82,68 +80,113 @@ def is_vacant(path: Path) -> bool:
     return True
 
 
-def _create(root: Path, spec: FeatureSpec, *, durable: bool) -> None:
-    """Make an empty store beside its place and rename it there; if another is faster, theirs stays."""
-    filesystem.make_parents(root.parent, durable=durable)
-    with _beside(root) as new:
-        filesystem.write_file(new.root / METADATA, encode_document(root_document(spec)))
-        for kind in KINDS:
-            filesystem.make_dir(new.kind(kind))
-            filesystem.write_file(new.kind(kind) / METADATA, encode_document(group_document({})))
-        _make_hidden(new)
-        if durable:
-            filesystem.sync_tree(new.root)
-        _put(new.root, root)
+def _is_begun(root: Path) -> bool:
+    """Whether a folder holds nothing but what a writer makes before the root's metadata, and no track."""
+    names = set(os.listdir(root)) - {_OF_VOLUMES, HIDDEN}
+    if names - set(KINDS) or not all(filesystem.is_dir(root / name) for name in names):
+        return False
+    if filesystem.is_dir(root / HIDDEN):
+        if set(os.listdir(root / HIDDEN)) - {METADATA, *HIDDEN_DIRS}:
+            return False
+    elif os.path.lexists(root / HIDDEN):
+        return False
+    return all(set(os.listdir(root / name)) <= {METADATA} for name in names)
 
 
-def _put(source: Path, target: Path) -> None:
-    """Rename, unless another writer was faster."""
+def _create(places: Places, spec: FeatureSpec, *, durable: bool) -> None:
+    """Make an empty store in its place, which is a store once the root's metadata is there: it comes last."""
+    made = False
     try:
-        filesystem.rename(source, target)
-    except OSError as error:
-        if error.errno == errno.ENOTDIR:
-            raise NotAStoreError(f"{target} is a file, not a folder of a store") from None
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+        made = filesystem.make_parents(places.root, durable=durable)
+    except NotADirectoryError:
+        raise NotAStoreError(f"{places.root} is below a file, not a folder") from None
+    if not places.root.is_dir():
+        raise NotAStoreError(f"{places.root} is a file, not a folder of a store")
+    try:
+        _make_hidden(places)
+        _fill(places, spec, durable=durable)
+    except BaseException:
+        if made and not os.path.lexists(places.root / METADATA):
+            filesystem.remove_tree(places.root)
+        raise
+
+
+def _fill(places: Places, spec: FeatureSpec, *, durable: bool) -> None:
+    area = StagingArea(places.staging)
+    try:
+        for kind in KINDS:
+            _make_missing(places.kind(kind))
+            _put(area, group_document({}), places.kind(kind), durable=durable)
+        _put(area, hidden_document(), places.hidden, durable=durable)
+        if durable:
+            filesystem.sync_dir(places.root)
+        # The spec of whoever is first; all else is the same in all stores.
+        _put(area, root_document(spec), places.root, durable=durable, first=places)
+    finally:
+        area.close()
+
+
+def _put(
+    area: StagingArea, document: dict[str, Any], folder: Path, *, durable: bool, first: Places | None = None
+) -> None:
+    """Write the metadata of a folder, in one step; of the places of a store, if nobody else was faster."""
+    if os.path.lexists(folder / METADATA):
+        return
+    staged = area.path / METADATA
+    filesystem.write_file(staged, encode_document(document))
+    if durable:
+        filesystem.sync_file(staged)
+    if first is None:
+        filesystem.rename(staged, folder / METADATA)
+    else:
+        _place_first(staged, folder / METADATA, first)
+    if durable:
+        filesystem.sync_dir(folder)
+
+
+def _place_first(staged: Path, target: Path, places: Places) -> None:
+    """Put a file where none is, or leave the one that is there."""
+    try:
+        filesystem.link(staged, target)
+        return
+    except FileExistsError:
+        return
+    except OSError:  # no hard links here: writers that make the store take turns
+        with exclusive(places.locks / "pack.lock", timeout=_PATIENCE) as held:
+            if not held:
+                raise StoreAccessError(
+                    f"another process has been making the store {places.root} for {_PATIENCE:.0f} s: try again"
+                ) from None
+            if not os.path.lexists(target):
+                filesystem.rename(staged, target)
 
 
 def _make_hidden(places: Places) -> None:
-    filesystem.make_dir(places.hidden)
-    for folder in HIDDEN_DIRS:
-        filesystem.make_dir(places.hidden / folder)
-    filesystem.write_file(places.hidden / METADATA, encode_document(hidden_document()))
+    _make_missing(places.hidden)
+    for name in HIDDEN_DIRS:
+        _make_missing(places.hidden / name)
+
+
+def _make_missing(folder: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        filesystem.make_dir(folder)
 
 
 def _restore_hidden(places: Places, *, durable: bool) -> None:
     """Make again what is missing of the hidden folder: somebody removed it, or a copy left out empty folders."""
-    with _beside(places.root) as new:
-        if not places.stale.exists():
-            # Without the marks of superseded rows the packed table cannot be trusted.
-            filesystem.discard(places.packed, new.root)
-            if durable:
-                filesystem.sync_dir(places.root)
-        _make_hidden(new)
+    if not places.stale.exists():
+        # Without the marks of superseded rows the packed table cannot be trusted.
+        for folder in (places.hidden, places.trash):
+            _make_missing(folder)
+        filesystem.discard(places.packed, places.trash)
         if durable:
-            filesystem.sync_tree(new.hidden)
-        filesystem.make_parents(places.hidden, durable=durable)
-        for name in (*HIDDEN_DIRS, METADATA):
-            if not (places.hidden / name).exists():
-                _put(new.hidden / name, places.hidden / name)
-            if durable:
-                filesystem.sync_dir(places.hidden)
-
-
-@contextlib.contextmanager
-def _beside(root: Path) -> Iterator[Places]:
-    """A new folder beside a store, gone at the end with what was not put somewhere else."""
-    root = root.resolve()
-    prefix = f".{root.name[:100]}.making-"
-    for left in root.parent.glob(f"{glob.escape(prefix)}*"):
-        with claiming(left, prefix) as claimed:
-            if claimed:
-                filesystem.remove_tree(left)
-    area = StagingArea(root.parent, prefix)
+            filesystem.sync_dir(places.root)
+    _make_hidden(places)
+    area = StagingArea(places.staging)
     try:
-        yield Places(area.folder())
+        _put(area, hidden_document(), places.hidden, durable=durable)
     finally:
         area.close()
+    if durable:
+        filesystem.sync_dir(places.hidden)
+        filesystem.sync_dir(places.root)

@@ -58,23 +58,73 @@ def naming_the_store(path: Path) -> Iterator[None]:
             reason = f"its folder {lost[0]} is missing: bring it back, or make an empty one by verify --repair"
         else:
             reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        if error.errno == errno.ENOSPC and _lacks_files(path):
+            reason = (
+                "the disk is full: it has room, but no names (inodes) for more files are left (df -i); " + _FILES
+            )
         raise StoreAccessError(f"store {path}: {reason} ({error})") from error
 
 
-def open_root(path: Path) -> int:
-    """Open the folder of a store, which may be a link; the caller closes the descriptor."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+_FILES = "remove files that nobody needs, or use another disk, and run again"
+
+
+def _lacks_files(path: Path) -> bool:
+    """Whether a disk has room, and not one more file."""
+    try:
+        found, left = os.statvfs(path if path.exists() else path.parent), free_files(path)
+    except OSError:
+        return False
+    return left is not None and left < 8 and found.f_bavail * found.f_frsize > 2**20
+
+
+@contextlib.contextmanager
+def stale_is_missing() -> Iterator[None]:
+    """Take a file that another host has removed while it was open here (NFS) for one that is missing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
+
+
+class FollowingFd(int):
+    """Descriptor of a folder below which files may be links."""
+
+
+def open_root(path: Path, *, follow_links: bool = False) -> int:
+    """Open the folder of a store, which may be a link; the caller closes the descriptor.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    follow_links : bool
+        Whether files that are opened by way of this descriptor may be links, to anywhere.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return FollowingFd(fd) if follow_links else fd
 
 
 def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
     """Open a folder without following a link; the caller closes the descriptor."""
-    return os.open(path, OPEN_DIR, dir_fd=dir_fd)
+    with stale_is_missing():
+        fd = os.open(path, OPEN_DIR, dir_fd=dir_fd)
+    return FollowingFd(fd) if isinstance(dir_fd, FollowingFd) else fd
+
+
+def open_file(path: str | Path, *, dir_fd: int | None = None, follow_links: bool = False) -> int:
+    """Open a file for reading, not through a link unless that is wanted; the caller closes the descriptor."""
+    follow_links |= isinstance(dir_fd, FollowingFd)
+    with stale_is_missing():
+        return os.open(path, READ & ~os.O_NOFOLLOW if follow_links else READ, dir_fd=dir_fd)
 
 
 def is_dir(path: str | Path, *, dir_fd: int | None = None) -> bool:
     """Whether there is a folder, and not a link to one."""
     try:
-        return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+        with stale_is_missing():
+            return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -85,8 +135,8 @@ def list_dirs(fd: int) -> set[str]:
         return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
 
 
-def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> bytes:
-    """Content of a regular file of at most `limit` bytes; links are not followed.
+def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int, follow_links: bool = False) -> bytes:
+    """Content of a regular file of at most `limit` bytes; links are not followed unless that is wanted.
 
     Raises
     ------
@@ -94,7 +144,7 @@ def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> byt
         If it is larger, or not a regular file.
     """
     try:
-        fd = os.open(path, READ, dir_fd=dir_fd)
+        fd = open_file(path, dir_fd=dir_fd, follow_links=follow_links)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
@@ -110,29 +160,66 @@ def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> byt
 
 def read_exactly(fd: int, size: int, offset: int) -> bytes:
     """`size` bytes from `offset`, fewer only at the end of the file."""
-    content = os.pread(fd, size, offset)
-    while len(content) < size and (more := os.pread(fd, size - len(content), offset + len(content))):
-        content += more
-    return content
+    with stale_is_missing():
+        content = os.pread(fd, size, offset)
+        while len(content) < size and (more := os.pread(fd, size - len(content), offset + len(content))):
+            content += more
+        return content
+
+
+def read_into(fd: int, parts: Sequence[Any], offset: int) -> int:
+    """Read from `offset` into buffers; the number of bytes, less than they hold only at the end of the file."""
+    with stale_is_missing():
+        return os.preadv(fd, parts, offset)
+
+
+def free_files(path: Path) -> int | None:
+    """How many files and folders a file system has names (inodes) for; None where it has no such limit."""
+    while not path.exists():
+        path = path.parent
+    found = os.statvfs(path)
+    return found.f_favail if found.f_files else None
 
 
 def make_dir(path: Path) -> None:
-    """Create a folder that does not exist."""
+    """Create a folder that does not exist, open to those to whom the folder above is open."""
     os.mkdir(path)
+    with contextlib.suppress(FileNotFoundError):  # swept by another writer: whoever uses it will see
+        _open_as(path.parent, path, path.stat(follow_symlinks=False), 0o777)
 
 
-def make_parents(path: Path, *, durable: bool) -> None:
-    """Create a folder and those above it, where they do not exist."""
+def make_parents(path: Path, *, durable: bool) -> bool:
+    """Create a folder and those above it, where they do not exist, as the user's umask says.
+
+    Returns
+    -------
+    bool
+        Whether this call created the folder.
+    """
     try:
-        make_dir(path)
+        os.mkdir(path)
     except FileExistsError:
-        return
+        return False
     except FileNotFoundError:
         make_parents(path.parent, durable=durable)
-        make_parents(path, durable=durable)
-        return
+        return make_parents(path, durable=durable)
     if durable:
         sync_parent(path)
+    return True
+
+
+def _open_as(folder: Path, made: Path | int, own: os.stat_result, most: int) -> None:
+    """Give a new file or folder the permissions and the group of a folder, whatever the umask of its maker.
+
+    Best effort: not all file systems have permissions, and not everybody may give a file to a group.
+    """
+    wanted = folder.stat()
+    with contextlib.suppress(OSError):
+        if own.st_gid != wanted.st_gid:
+            os.chown(made, -1, wanted.st_gid)
+    with contextlib.suppress(OSError):
+        if (own.st_mode ^ wanted.st_mode) & most:
+            os.chmod(made, (own.st_mode & 0o7000) | (wanted.st_mode & most))
 
 
 def write_all(fd: int, parts: Sequence[Any], offset: int | None = None) -> None:
@@ -151,8 +238,14 @@ def write_all(fd: int, parts: Sequence[Any], offset: int | None = None) -> None:
 
 
 def create_file(path: Path) -> int:
-    """Open a new file for writing; the caller closes the descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    """Open a new file for writing, open to those to whom its folder is open; the caller closes the descriptor."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        _open_as(path.parent, fd, os.fstat(fd), 0o666)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def reserve(fd: int, offset: int, size: int) -> None:
@@ -175,35 +268,31 @@ def write_file(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def lock_file(path: Path) -> int | None:
-    """Lock a file, made if it is not there; the lock ends with `unlock` or with the process.
-
-    Returns
-    -------
-    int or None
-        Descriptor of the file; None if somebody else, be it in this process, holds the lock.
-    """
+def open_lock(path: Path) -> int:
+    """Open a lock file, made if it is not there; for reading only, if its owner lets nobody else write."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags)
+        return os.open(path, flags)
     except FileNotFoundError:
-        fd = os.open(path, flags | os.O_CREAT, 0o666)
+        with contextlib.suppress(FileExistsError):
+            return create_file(path)
+        return os.open(path, flags)
+    except PermissionError:
+        return os.open(path, READ)
+
+
+def try_flock(fd: int) -> bool:
+    """Lock an open file; False if somebody else, be it in this process, holds the lock."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        return None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        return False
+    return True
 
 
-def unlock(fd: int) -> None:
-    """End a lock."""
-    # Closing would not be enough if a fork of this process has the file too.
+def end_flock(fd: int) -> None:
+    """End a lock, also where a fork of this process has the file open too."""
     fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
 
 
 def write_note(fd: int, content: bytes) -> None:
@@ -212,8 +301,9 @@ def write_note(fd: int, content: bytes) -> None:
 
 
 def touch(path: Path) -> None:
-    """Make sure that a file exists; its content is kept."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666))
+    """Make sure that there is a file, whoever made it; its content is kept."""
+    with contextlib.suppress(FileExistsError):
+        os.close(create_file(path))
 
 
 def set_modified(path: Path, moment: int) -> None:
@@ -283,17 +373,13 @@ def rename(source: Path, target: Path) -> None:
     os.rename(source, target)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file that never changes again, or copy it where links are not possible."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EXDEV):
-            raise
-        _copy(source, target)
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name."""
+    os.link(source, target, follow_symlinks=False)
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file to a new one."""
     fd = os.open(source, READ)
     try:
         copy = create_file(target)
@@ -321,6 +407,11 @@ def remove_empty(path: Path) -> bool:
             raise
         return False
     return True
+
+
+def remove_dir(path: Path) -> None:
+    """Remove a folder with its content; an error says what could not be removed."""
+    shutil.rmtree(path)
 
 
 def discard(path: Path, trash: Path) -> None:
@@ -379,7 +470,7 @@ def exchange(one: Path, other: Path) -> bool:
     Returns
     -------
     bool
-        False where the system or the file system has no such step.
+        False where the system or the file system has no such step, or has it not for these folders.
     """
     first, second = os.fsencode(one), os.fsencode(other)
     try:
@@ -394,21 +485,6 @@ def exchange(one: Path, other: Path) -> bool:
     if not failed:
         return True
     number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(one), None, str(other))
-
-
-def replace_dir(source: Path, target: Path, aside: Path) -> None:
-    """Put a folder in the place of another; the other is afterwards at `source` or at `aside`.
-
-    In one step where the system can; otherwise `target` is missing for an instant, and at `aside`.
-    """
-    try:
-        rename(source, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        if not exchange(source, target):
-            rename(target, aside)
-            rename(source, target)
+    if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # nothing else would do better
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+    return False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from featurestore.addresses import local_path
 from featurestore.errors import NotAStoreError
 from featurestore.spec import KINDS
 from featurestore.store import filesystem
@@ -17,10 +18,19 @@ QUARANTINE = "quarantine"
 
 
 def given_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a store as it was given; NotAStoreError if it is empty, which would be the current folder."""
+    """The path of a store as it was given, with ``~`` and ``file://`` understood.
+
+    Raises
+    ------
+    NotAStoreError
+        If it is empty, which would be the current folder, or the address of something that is no folder.
+    """
     if not os.fspath(path):
         raise NotAStoreError("the path of the store is empty: name its folder")
-    return Path(path)
+    try:
+        return Path(local_path(path))
+    except ValueError as error:
+        raise NotAStoreError(f"the store {os.fspath(path)} is {error}") from None
 
 
 @dataclass(frozen=True)
@@ -28,12 +38,13 @@ class Places:
     """The paths of a store."""
 
     root: Path
+    follow_links: bool = False  # whether files that are links are read
 
     @classmethod
-    def of(cls, path: Path) -> Places:
+    def of(cls, path: Path, *, follow_links: bool = False) -> Places:
         """Those of a store at a path, which may be relative, a link or below one."""
         try:
-            return cls(Path(os.path.realpath(path)))
+            return cls(Path(os.path.realpath(path)), follow_links)
         except ValueError as error:
             raise NotAStoreError(f"{str(path)!r} is no path of a store: {error}") from None
 

@@ -37,6 +37,9 @@ class FeatureStore:
     ----------
     path : str or Path
         Folder of the store.
+    follow_links : bool
+        Whether its files may be links, to anywhere: of a snapshot in the hub's cache, of DVC or git-annex. Such a
+        store can be read only.
 
     Raises
     ------
@@ -57,11 +60,11 @@ class FeatureStore:
     dtype('float32')
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, follow_links: bool = False) -> None:
         self.path = given_path(path)
-        self._places = Places.of(self.path)
+        self._places = Places.of(self.path, follow_links=follow_links)
         with filesystem.naming_the_store(self.path):
-            self._spec = read_root(self._places.root)
+            self._spec = read_root(self._places.root, follow_links=follow_links)
         self._reader = TrackReader(self._places, self._spec)
         self._catalogue = Catalogue(self._reader)
         self._source = Source(self.path, self._catalogue, self._reader)

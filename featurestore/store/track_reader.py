@@ -6,10 +6,11 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -38,6 +39,7 @@ _MANY = 64  # tracks
 _AGGREGATED_SHARD = shard_name(2)
 
 
+T = TypeVar("T")
 Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
 """Shape of an array of a track, and where its segments start, seconds."""
 
@@ -90,7 +92,7 @@ class TrackReader:
 
     def _open_dir(self, *parts: str) -> int:
         """Open a folder of the store, following no link below the root."""
-        fd = filesystem.open_root(self.places.root)
+        fd = filesystem.open_root(self.places.root, follow_links=self.places.follow_links)
         for part in parts:
             try:
                 below = filesystem.open_dir(part, dir_fd=fd)
@@ -151,6 +153,8 @@ class TrackReader:
             # It may move from the journal to its place between two looks.
             if attempt and not os.path.lexists(self.places.array("aggregated", key)):
                 return None
+        if filesystem.is_dir(self.places.journal / key):  # it is being removed, file by file
+            return None
         raise _corrupt(f"aggregated/{key}", "no metadata")
 
     def open(self, kind: str, key: str, track_id: str) -> OpenArray:
@@ -202,7 +206,7 @@ class TrackReader:
                 metadata = self._checked(document, kind, key, name)
                 if revision is not None and metadata.attributes["revision"] != revision:
                     continue
-                data = os.open(shard_name(len(metadata.shape)), filesystem.READ, dir_fd=fd)
+                data = filesystem.open_file(shard_name(len(metadata.shape)), dir_fd=fd)
             except FileNotFoundError:
                 continue  # being discarded, or damaged: the caller looks again
             except OSError as error:
@@ -213,6 +217,8 @@ class TrackReader:
                 os.close(fd)
             try:
                 return OpenArray(metadata, ShardReader(data, metadata, name))
+            except FileNotFoundError:  # removed by another host since it was opened
+                os.close(data)
             except BaseException:
                 os.close(data)
                 raise
@@ -243,11 +249,14 @@ class TrackReader:
                 key = encode_key(track_id)
                 real = plain and (filesystem.is_dir(key, dir_fd=folder) if folders is None else key in folders)
                 if not (real and self._read_row(folder, key, places, block, crc)):
-                    with self.open("aggregated", key, track_id) as array:
-                        block[...] = self.read(array, layers=layers)
+                    block[...] = _again(partial(self._read_aggregated, key, track_id, layers))
         finally:
             os.close(folder)
         return out
+
+    def _read_aggregated(self, key: str, track_id: str, layers: Sequence[int]) -> npt.NDArray[Any]:
+        with self.open("aggregated", key, track_id) as array:
+            return self.read(array, layers=layers)
 
     def _read_row(
         self, folder: int, key: str, places: Sequence[int], block: npt.NDArray[Any], crc: bytearray
@@ -255,7 +264,7 @@ class TrackReader:
         """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
         size = block.shape[1] * block.itemsize + CRC_BYTES
         try:
-            fd = os.open(f"{key}/{_AGGREGATED_SHARD}", filesystem.READ, dir_fd=folder)
+            fd = filesystem.open_file(f"{key}/{_AGGREGATED_SHARD}", dir_fd=folder)
             try:
                 if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
                     return False
@@ -293,6 +302,16 @@ class TrackReader:
         ReplacedError
             If a shape is given, and the array has another.
         """
+        return _again(partial(self._read_segments, kind, track_id, layers, rows, shape))
+
+    def _read_segments(
+        self,
+        kind: str,
+        track_id: str,
+        layers: Sequence[int],
+        rows: npt.NDArray[np.int64] | None,
+        shape: tuple[int, ...] | None,
+    ) -> tuple[npt.NDArray[Any], Described]:
         with self.open(kind, encode_key(track_id), track_id) as array:
             described = array.metadata.shape, array.starts
             if shape not in (None, array.metadata.shape):
@@ -323,6 +342,16 @@ class TrackReader:
         if len(array.metadata.shape) == 3:
             return chunks.read(positions)[:, :, 0].swapaxes(0, 1)
         return chunks.read(positions)[:, 0]
+
+
+def _again(read: Callable[[], T]) -> T:
+    """What `read()` gives, anew where another host removes the files that it reads (NFS): they were replaced."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return read()
+        except FileNotFoundError:
+            continue
+    return read()
 
 
 def check_attributes(metadata: ArrayMetadata, kind: str, key: str) -> None:

@@ -40,7 +40,8 @@ class Problem:
     what : str
         "track" (damaged: extract it again), "unreadable" (a track that the file system refuses: left where it is),
         "orphan" (files of no published track, or not of a store), "packed" (the table is damaged or disagrees with
-        the tracks: pack again) or "structure" (metadata and folders of the store itself).
+        the tracks: pack again), "unfinished" (a change that was decided on and could not be carried out: let its
+        folders be written, or take it back) or "structure" (metadata and folders of the store itself).
     key : str
         Folder of the track, "" for the table and the store itself.
     track_id : str or None
@@ -190,6 +191,8 @@ class _Check:
             # A track that was being placed may be there by now.
             if key not in placing and self.reader.current(key) is None:
                 self._add("orphan", key, f"{kind}/{key} belongs to no published track")
+        for key, reason in transaction.failures(self.places):
+            self._add("unfinished", key, transaction.unfinished(key, reason))
         packed = self._packed(set(sound)) if filesystem.is_dir(self.places.kind("aggregated")) else 0
         return VerifyReport(
             tracks=len(keys["aggregated"]),
@@ -197,7 +200,8 @@ class _Check:
             bytes_read=self.bytes,
             packed=packed,
             left=len(self._entries(self.places.staging)) + len(self._entries(self.places.trash)),
-            unfinished=len(self._entries(self.places.journal)) + len(placing),
+            unfinished=sum(not x.endswith(transaction.FAILED) for x in self._entries(self.places.journal))
+            + len(placing),
             deep=self.deep,
             elapsed=time.monotonic() - begun,
             problems=tuple(self.problems),
@@ -289,7 +293,7 @@ class _Check:
 
     def _packed(self, sound: set[str]) -> int:
         for _ in range(_ATTEMPTS):
-            root = filesystem.open_root(self.places.root)
+            root = filesystem.open_root(self.places.root, follow_links=self.places.follow_links)
             found = len(self.problems)
             try:
                 return self._table(root, sound)
@@ -306,6 +310,8 @@ class _Check:
     def _table(self, root: int, sound: set[str]) -> int:
         table = PackedTable.open(root, self.reader.spec)
         if table is None:
+            if filesystem.is_dir(self.places.packed):
+                self._add("packed", "", f"packed/{METADATA} is missing: pack again")
             return 0
         keys = table.keys()
         table.check(root, self.reader.spec)
@@ -356,7 +362,9 @@ def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
         try:
             if not filesystem.is_dir(places.root / folder):
                 raise NotADirectoryError
-            content = filesystem.read_file(places.root / folder / METADATA, limit=MAX_METADATA_BYTES)
+            content = filesystem.read_file(
+                places.root / folder / METADATA, limit=MAX_METADATA_BYTES, follow_links=places.follow_links
+            )
             document = decode_document(content)
             own = expected["attributes"]
             # What others have added to the attributes is theirs.

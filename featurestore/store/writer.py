@@ -11,10 +11,17 @@ from typing import Any
 
 import numpy.typing as npt
 
-from featurestore.errors import SettingError, TrackExistsError, TrackNotFoundError
+from featurestore.errors import (
+    SettingError,
+    TrackAccessError,
+    TrackExistsError,
+    TrackLockedError,
+    TrackNotFoundError,
+)
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem
-from featurestore.store.commit import transaction
+from featurestore.store.commit import heartbeat, transaction
+from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.staging import StagingArea, sweep
 from featurestore.store.creation import create_or_check
@@ -74,11 +81,18 @@ class StoreWriter:
         with filesystem.naming_the_store(self.path):
             create_or_check(self._places, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._places.locks)
+            self._told: set[str] = set()
+            self._heartbeat: Heartbeat | None = None
             self._staging = StagingArea(self._places.staging, durable=durable)
             try:
-                sweep(self._places, needed=transaction.recover(self._places, self._locks))
+                alive = self._places.locks / heartbeat.NAME
+                if self._staging.is_seen_by_others:
+                    heartbeat.refuse_others(alive)
+                else:
+                    self._heartbeat = Heartbeat.begin(alive)
+                self._recover(sweeping=True)
             except BaseException:
-                self._staging.close(self._places.trash)
+                self._end()
                 raise
         self._reader = TrackReader(self._places, spec)
         self._packed_ids = PackedIds(self._reader)
@@ -102,9 +116,20 @@ class StoreWriter:
         """
         with filesystem.naming_the_store(self.path):
             try:
-                transaction.recover(self._places, self._locks)
+                self._recover(sweeping=False)
             finally:
-                self._staging.close(self._places.trash)
+                self._end()
+
+    def _recover(self, *, sweeping: bool) -> None:
+        needed = transaction.recover(self._places, self._locks, told=self._told)
+        if sweeping:
+            sweep(self._places, needed=needed)
+
+    def _end(self) -> None:
+        self._staging.close(self._places.trash)
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
 
     def existing(self, track_id: str) -> dict[str, Any] | None:
         """Return the attributes of a published track, None if there is none.
@@ -161,6 +186,8 @@ class StoreWriter:
             At once, if another writer is at work on the track.
         TrackExistsError
             If it exists and is not to be replaced.
+        TrackAccessError
+            If its files, or its lock, belong to somebody else who does not let them be changed.
         StoreAccessError
             If the disk is full or fails. Nothing of the track is published then, unless its last step fails: to
             make sure that what is in its place stays there.
@@ -207,11 +234,13 @@ class StoreWriter:
             if emptied:
                 self._staging.give_back(folder)
 
-    def _lock(self, stack: contextlib.ExitStack, key: str, wait: float) -> None:
+    def _lock(self, stack: contextlib.ExitStack, key: str, wait: float, *, removing: bool = False) -> None:
         """Hold the lock of a track until the stack is left, with no unfinished change of the track."""
+        if self._heartbeat is not None:
+            self._heartbeat.check()
         stack.enter_context(self._locks.holding(key, wait=wait))
         if (self._places.journal / key).exists():
-            transaction.roll_forward(self._places, key, durable=self.durable)
+            transaction.finish(self._places, key, durable=self.durable, back=removing)
 
     def put(
         self,
@@ -273,7 +302,7 @@ class StoreWriter:
         """
         key = encode_key(track_id)
         with filesystem.naming_the_store(self.path), contextlib.ExitStack() as stack:
-            self._lock(stack, key, 60.0)
+            self._lock(stack, key, 60.0, removing=True)
             if not self._places.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self._staging.folder()
@@ -282,6 +311,8 @@ class StoreWriter:
 
     def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
         """Put aside what is damaged and build the packed table again where it is wrong.
+
+        A change that was decided on and cannot be finished is taken back, if nothing of it is placed.
 
         Parameters
         ----------
@@ -305,6 +336,9 @@ class StoreWriter:
         with filesystem.naming_the_store(self.path):
             report = verify(self._reader, deep=deep)
             found = {problem.what for problem in report.problems}
+            for key in {problem.key for problem in report.problems if problem.what == "unfinished"}:
+                with contextlib.suppress(TrackLockedError, TrackAccessError), contextlib.ExitStack() as stack:
+                    self._lock(stack, key, 0.0, removing=True)
             if "structure" in found:
                 staged = self._staging.folder()
                 restore_structure(self._places, self.spec, staged)
@@ -335,4 +369,6 @@ class StoreWriter:
         True
         """
         with filesystem.naming_the_store(self.path):
+            if self._heartbeat is not None:
+                self._heartbeat.check()
             return pack(self._reader, self._staging, self._locks, wait=wait, durable=self.durable)

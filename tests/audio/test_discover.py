@@ -312,3 +312,11 @@ def test_names_that_are_not_utf8_give_valid_ids(folder):
     with pytest.raises(SourceError, match="share a track id") as caught:
         discover(root)
     str(caught.value).encode()  # messages are valid unicode too
+
+
+def test_a_source_may_be_the_address_of_a_local_folder_and_of_no_other(folder, monkeypatch):
+    root = folder("a.wav")
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert [file.path for file in discover(root.as_uri())] == [file.path for file in discover("~/music")]
+    with pytest.raises(SourceError, match="is an address"):
+        discover("s3://bucket/music")

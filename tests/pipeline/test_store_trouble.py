@@ -89,3 +89,40 @@ def test_a_disk_that_fills_up_stops_the_build_and_keeps_what_is_published(
     report = build(tmp_path / "music", disk / "s.zarr", extractor=extractor)
     assert (report.processed, report.cached) == (4, 2)
     assert np.isfinite(FeatureStore(disk / "s.zarr").aggregated().to_numpy()).all()
+
+
+def test_a_build_goes_on_where_a_track_cannot_be_had(music, tmp_path, extractor, monkeypatch):
+    """Its lock file is somebody else's: the track is counted as failed, and all others are done."""
+    from featurestore.store.commit import locks
+    from featurestore.store.format.keys import encode_key
+
+    build(music, tmp_path / "s.zarr", extractor=extractor, limit=1)
+    build(music, tmp_path / "t.zarr", extractor=extractor)
+    lost = min(set(FeatureStore(tmp_path / "t.zarr")) - set(FeatureStore(tmp_path / "s.zarr")))
+    lock_file = locks.lock_file
+
+    def refuse(path):
+        if path.name == locks.stripe_of(encode_key(lost)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return lock_file(path)
+
+    monkeypatch.setattr(locks, "lock_file", refuse)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert [(failure.track_id, failure.error) for failure in report.errors] == [(lost, "TrackAccessError")]
+    assert report.processed == 2
+    assert set(FeatureStore(tmp_path / "s.zarr")) == set(FeatureStore(tmp_path / "t.zarr")) - {lost}
+
+
+def test_a_disk_without_names_for_the_files_is_refused_before_any_work(music, extractor, tmp_path):
+    disk = tmp_path / "few"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=60", "none", disk], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a tmpfs needs root on Linux")
+    try:
+        with pytest.raises(StoreAccessError, match=r"4 tracks need about .* files.*df -i"):
+            build(music, disk / "s.zarr", extractor=extractor)
+        assert os.listdir(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -43,14 +43,14 @@ def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [".", "../here"])
-def test_the_current_folder_is_not_replaced_by_a_store(tmp_path, monkeypatch, name):
+def test_the_current_folder_may_become_a_store_and_stays_where_it_is(tmp_path, monkeypatch, name):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     before = os.stat(".").st_ino
-    with pytest.raises(NotAStoreError, match="is the current folder"):
-        StoreWriter(name, spec=SPEC)
-    assert os.stat(tmp_path / "here").st_ino == before
+    write_store(Path(name), {"a": features(0)})
+    assert os.stat(tmp_path / "here").st_ino == os.stat(".").st_ino == before
     assert os.listdir(tmp_path) == ["here"]
+    assert FeatureStore(".").track_ids == ["a"]
 
 
 @pytest.mark.parametrize("where", ["new.zarr", "raw/x", "packed/deep/below"])

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 
-from featurestore.errors import TrackLockedError
+from featurestore.errors import TrackAccessError, TrackLockedError
 from featurestore.store import filesystem
+from featurestore.store.commit.flock import lock_file, unlock
 
 STRIPES = 1024
 _MAX_BYTES = 2**20
@@ -58,6 +59,8 @@ class TrackLocks:
         TrackLockedError
             At once, if another writer is at work on the track, or this one; after `wait` seconds, if another
             writer holds the lock for another track.
+        TrackAccessError
+            If the lock file belongs to somebody else and may not be opened.
         """
         deadline = time.monotonic() + wait
         confirmed = False
@@ -85,7 +88,13 @@ class TrackLocks:
                 if key in keys:
                     raise _locked(key, same_track=True)
             else:
-                fd = filesystem.lock_file(path)
+                try:
+                    fd = lock_file(path)
+                except (PermissionError, IsADirectoryError) as error:
+                    raise TrackAccessError(
+                        f"{path} cannot be locked ({error.strerror}): set its permissions right (chmod g+rw), or "
+                        "remove it while nobody writes the store"
+                    ) from error
                 if fd is None:
                     raise _locked(key, same_track=key in _read(path))
                 keys = []
@@ -106,7 +115,7 @@ class TrackLocks:
         keys.remove(key)
         if not keys:
             del self._held[stripe]
-            filesystem.unlock(fd)
+            unlock(fd)
 
 
 def _locked(key: str, *, same_track: bool) -> TrackLockedError:
@@ -130,7 +139,7 @@ def _write(fd: int, keys: list[str]) -> None:
 def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
     """Hold a lock file, or yield False if it is not free within `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while (fd := filesystem.lock_file(path)) is None:
+    while (fd := lock_file(path)) is None:
         if time.monotonic() >= deadline:
             yield False
             return
@@ -138,4 +147,4 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
     try:
         yield True
     finally:
-        filesystem.unlock(fd)
+        unlock(fd)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from featurestore.errors import StoreError
 from featurestore.store import filesystem
+from featurestore.store.commit.flock import is_seen_by_others, lock_file, unlock
 from featurestore.store.paths import Places
 
 _OWNER = "owner.lock"
@@ -30,24 +31,27 @@ class StagingArea:
     ----------
     parent : Path
         Where to make it.
-    prefix : str
-        Of its name.
     durable : bool
         Whether the folder must survive a loss of power.
     """
 
-    def __init__(self, parent: Path, prefix: str = "", *, durable: bool = False) -> None:
+    def __init__(self, parent: Path, *, durable: bool = False) -> None:
         while True:
-            self.path = parent / f"{prefix}{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+            self.path = parent / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
             filesystem.make_dir(self.path)
             # Another writer may have taken the folder for abandoned before the lock was there.
             with contextlib.suppress(FileNotFoundError):
-                self._owner = filesystem.lock_file(self.path / _OWNER)
+                self._owner = lock_file(self.path / _OWNER)
                 if self._owner is not None and (self.path / _OWNER).exists():
                     break
         self._spare: list[Path] = []
         if durable:
             filesystem.sync_dir(parent)
+
+    @property
+    def is_seen_by_others(self) -> bool:
+        """Whether other processes see that the owner of this folder lives."""
+        return self._owner is not None and is_seen_by_others(self._owner)
 
     def folder(self) -> Path:
         """An empty folder to stage a change in."""
@@ -74,7 +78,7 @@ class StagingArea:
                 filesystem.discard(self.path, trash)
         finally:
             if self._owner is not None:
-                filesystem.unlock(self._owner)
+                unlock(self._owner)
                 self._owner = None
 
 
@@ -83,28 +87,32 @@ def _host() -> str:
 
 
 def sweep(places: Places, *, needed: Collection[str] = ()) -> None:
-    """Remove what dead writers left in the staging area, but for folders that are needed, and in the trash."""
+    """Remove what dead writers left in the staging area, but for folders that are needed, and in the trash.
+
+    What belongs to somebody else and may not be removed is left for them.
+    """
     for folder in places.staging.iterdir():
         if folder.name not in needed:
             with claiming(folder) as claimed:
                 if claimed:
-                    filesystem.discard(folder, places.trash)
+                    with contextlib.suppress(PermissionError):
+                        filesystem.discard(folder, places.trash)
     for folder in places.trash.iterdir():
         filesystem.remove_tree(folder)
 
 
 @contextlib.contextmanager
-def claiming(folder: Path, prefix: str = "") -> Iterator[bool]:
+def claiming(folder: Path) -> Iterator[bool]:
     """Hold a folder whose owner is dead; yields False if it may be alive."""
     with contextlib.ExitStack() as stack:
         claimed = False
         with contextlib.suppress(OSError):  # what cannot be claimed now waits for the next writer
-            own = folder.name.removeprefix(prefix).split(".")[0] == _host()
+            own = folder.name.split(".")[0] == _host()
             # A link may lead anywhere.
             if filesystem.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
                 # A writer between making the folder and locking it loses the lock to this one, and makes another.
-                fd = filesystem.lock_file(folder / _OWNER)
+                fd = lock_file(folder / _OWNER)
                 if fd is not None:
-                    stack.callback(filesystem.unlock, fd)
+                    stack.callback(unlock, fd)
                     claimed = True
         yield claimed

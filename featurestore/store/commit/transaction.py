@@ -10,21 +10,28 @@ Any other change goes through the journal. Renaming the staged folder to
 the next one, until everything is in its place. ``aggregated`` is placed last (and removed first): it says which
 revision of the track is current. What a change supersedes waits in the journal folder until the end, where
 readers of the older revision still find it.
+
+Whether the change can be carried out is found out before it is decided. If it cannot be all the same (somebody
+changed permissions meanwhile), its entry stays, with a note of the reason, and all other tracks go on. A decision
+can be taken back while nothing of it is placed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import SettingError, TrackLockedError
+from featurestore.errors import SettingError, TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS
-from featurestore.store import filesystem
+from featurestore.store import fallbacks, filesystem
 from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
@@ -32,6 +39,14 @@ from featurestore.store.paths import Places
 
 INTENT = "intent.json"
 ASIDE = ".old"
+FAILED = ".failed"
+"""Behind the key, the name of a note in the journal why its entry could not be carried out; no key has a dot."""
+
+_OF_ONE_TRACK = (
+    *(errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP),
+)
+_log = logging.getLogger("featurestore")
 
 
 @dataclass(frozen=True)
@@ -78,23 +93,68 @@ def commit(places: Places, folder: Path, key: str, intent: Intent, *, has_row: b
     -------
     bool
         Whether the staged folder is still there, and empty.
+
+    Raises
+    ------
+    TrackAccessError
+        If the change cannot be carried out, and is not decided.
     """
     entry = places.journal / key
     if entry.exists():  # left by a writer that died
         roll_forward(places, key, durable=durable)
-    if has_row or places.array("aggregated", key).exists():
+    present = [kind for kind in KINDS if os.path.lexists(places.array(kind, key))]
+    if present:
+        intent.write(folder)
+        _check(places, folder, key, intent, present)
+    if has_row or "aggregated" in present:
         mark_stale(places, key, durable=durable)
-    if intent.kinds and not any(os.path.lexists(places.array(kind, key)) for kind in KINDS):
+    if intent.kinds and not present:
         _add(places, folder, key, intent.kinds, durable=durable)
         return True
-    intent.write(folder)
+    if not present:
+        intent.write(folder)
     if durable:
         filesystem.sync_tree(folder)
     filesystem.rename(folder, entry)
     if durable:
         filesystem.sync_dir(places.journal)
-    _carry_out(places, key, intent, durable=durable, begun=False)
+    try:
+        _carry_out(places, key, intent, durable=durable, begun=False)
+    except OSError as error:
+        # Some file systems only copy what is superseded, for which there may be no room.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if (full or error.errno in _OF_ONE_TRACK) and roll_back(places, key) and not full:
+            raise _refused(places, key, error) from error
+        raise
     return False
+
+
+def _check(places: Places, folder: Path, key: str, intent: Intent, present: list[str]) -> None:
+    """Find out whether a staged change can be carried out.
+
+    Raises
+    ------
+    TrackAccessError
+        If it cannot.
+    """
+    try:
+        for kind in present:
+            fallbacks.check_movable(places.array(kind, key), folder / INTENT)
+        for kind in intent.kinds:
+            if kind not in present:
+                fallbacks.check_target(places.kind(kind), folder)
+    except OSError as error:
+        if error.errno not in _OF_ONE_TRACK:
+            raise
+        raise _refused(places, key, error) from error
+
+
+def _refused(places: Places, key: str, error: OSError) -> TrackAccessError:
+    place = error.filename or places.array("aggregated", key)
+    return TrackAccessError(
+        f"the track with key {key} cannot be changed, and stays as it is: {error.strerror} ({place}). Its folders "
+        "have to be on the disk of the store and open for writing: ask whoever owns them for chmod -R g+rwX"
+    )
 
 
 def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, durable: bool) -> None:
@@ -149,8 +209,19 @@ def _folders(path: Path) -> list[Path]:
         return []
 
 
-def recover(places: Places, locks: TrackLocks) -> set[str]:
+def recover(places: Places, locks: TrackLocks, *, told: set[str]) -> set[str]:
     """Finish the changes that dead writers had decided on, and take back what they had only begun to place.
+
+    A change that cannot be finished is left where it is.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    locks : TrackLocks
+        Of the writer.
+    told : set of str
+        Keys of changes that cannot be finished, of which the user was told; grows.
 
     Returns
     -------
@@ -159,27 +230,130 @@ def recover(places: Places, locks: TrackLocks) -> set[str]:
     """
     # What is decided waits, if there is no place for it, until the store is repaired.
     whole = all(filesystem.is_dir(places.kind(kind)) for kind in KINDS)
-    for entry in list(places.journal.iterdir()) if whole else []:
-        with contextlib.suppress(TrackLockedError), locks.holding(entry.name):
-            roll_forward(places, entry.name, durable=True)
+    for name in sorted(os.listdir(places.journal)) if whole else []:
+        key = name.removesuffix(FAILED)
+        if key != name and os.path.lexists(places.journal / key):  # a note of what comes anyway
+            continue
+        try:
+            with locks.holding(key):
+                roll_forward(places, key, durable=True)
+        except TrackLockedError:
+            continue
+        except (TrackAccessError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _OF_ONE_TRACK:
+                raise
+            if key not in told:
+                _log.warning("store %s: %s", places.root, unfinished(key, str(error)))
+            told.add(key)
     needed = set()
     for folder, key in placed_in_part(places):
         try:
             with locks.holding(key):
                 take_back(places, folder)
-        except TrackLockedError:
+        except (TrackLockedError, TrackAccessError, PermissionError):
             needed.add(folder.parent.name)
     return needed
 
 
+def unfinished(key: str, reason: str) -> str:
+    """What is to be said of an entry of the journal that cannot be carried out."""
+    return (
+        f"the change of the track with key {key} that a writer has decided on cannot be finished ({reason}): let "
+        "its folders be written by who writes the store (chmod -R g+rwX), and the next writer does; or take it "
+        "back by fs-extract rm or verify --repair"
+    )
+
+
+def failures(places: Places) -> Iterator[tuple[str, str]]:
+    """Keys of the entries of the journal that could not be carried out, and why."""
+    for name in sorted(os.listdir(places.journal)) if filesystem.is_dir(places.journal) else []:
+        key = name.removesuffix(FAILED)
+        if key != name and filesystem.is_dir(places.journal / key):
+            with contextlib.suppress(OSError, ValueError):
+                reason = filesystem.read_file(places.journal / name, limit=MAX_METADATA_BYTES)
+                yield key, reason.decode(errors="replace")
+
+
 def roll_forward(places: Places, key: str, *, durable: bool) -> None:
-    """Carry out the change in the journal, from wherever it stopped; the caller holds the track's lock."""
+    """Carry out the change in the journal, from wherever it stopped; the caller holds the track's lock.
+
+    Raises
+    ------
+    OSError
+        If that fails; a note of the reason is in the journal then.
+    """
+    entry, note = places.journal / key, places.journal / (key + FAILED)
+    try:
+        intent = Intent.read(entry) if filesystem.is_dir(entry) else None
+        if intent is not None:
+            _carry_out(places, key, intent, durable=durable, begun=True)
+        else:  # no change of ours, or one that was finished: nothing of it is needed
+            filesystem.discard(entry, places.trash)
+    except OSError as error:
+        if error.errno in _OF_ONE_TRACK:
+            with contextlib.suppress(OSError):
+                filesystem.write_file(note, os.fsencode(f"{error.strerror}: {error.filename}"))
+        raise
+    if os.path.lexists(note):
+        filesystem.discard(note, places.trash)
+
+
+def finish(places: Places, key: str, *, durable: bool, back: bool) -> None:
+    """Leave no change of a track in the journal; the caller holds the track's lock.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    key : str
+        Of the track.
+    durable : bool
+        Whether the change must survive a loss of power.
+    back : bool
+        Whether a change that cannot be carried out is taken back, if nothing of it is placed.
+
+    Raises
+    ------
+    TrackAccessError
+        If it can neither be carried out nor taken back.
+    """
+    try:
+        roll_forward(places, key, durable=durable)
+    except OSError as error:
+        if error.errno not in _OF_ONE_TRACK:
+            raise
+        with contextlib.suppress(OSError):
+            if back and roll_back(places, key):
+                return
+        raise TrackAccessError(unfinished(key, str(error))) from error
+
+
+def roll_back(places: Places, key: str) -> bool:
+    """Take a decision back, if nothing of it is placed; the caller holds the track's lock.
+
+    Returns
+    -------
+    bool
+        False if something is in its place by now: the change can only be finished.
+    """
     entry = places.journal / key
-    intent = Intent.read(entry) if filesystem.is_dir(entry) else None
-    if intent is not None:
-        _carry_out(places, key, intent, durable=durable, begun=True)
-    else:  # no change of ours, or one that was finished: nothing of it is needed
-        filesystem.discard(entry, places.trash)
+    intent = Intent.read(entry)
+    if intent is None:
+        return False
+    waiting = all(revision_of(entry / kind) == intent.revision for kind in intent.kinds)
+    # What is superseded may be there as a copy: what matters is whether it is also where it was.
+    moved = [kind for kind in KINDS if filesystem.is_dir(entry / (kind + ASIDE))]
+    whole = all(
+        revision_of(places.array(kind, key)) == revision_of(entry / (kind + ASIDE)) is not None for kind in moved
+    )
+    if not (waiting and whole):
+        return False
+    gone = places.trash / uuid.uuid4().hex
+    filesystem.rename(entry, gone)
+    filesystem.sync_dir(places.journal)
+    filesystem.unlink(places.journal / (key + FAILED))
+    filesystem.remove_tree(gone)
+    return True
 
 
 def _carry_out(places: Places, key: str, intent: Intent, *, durable: bool, begun: bool) -> None:
@@ -187,12 +361,12 @@ def _carry_out(places: Places, key: str, intent: Intent, *, durable: bool, begun
     dropped = [kind for kind in reversed(KINDS) if kind not in kinds and places.array(kind, key).exists()]
     for kind in kinds:
         if not begun or revision_of(entry / kind) == intent.revision:
-            filesystem.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))
+            fallbacks.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))
         # Nothing follows, and what is superseded does not go, before this is sure to stay.
         if durable:
             filesystem.sync_dir(places.kind(kind))
     for kind in dropped:
-        filesystem.rename(places.array(kind, key), entry / (kind + ASIDE))
+        fallbacks.set_aside(places.array(kind, key), entry / (kind + ASIDE))
         if durable:
             filesystem.sync_dir(places.kind(kind))
     filesystem.unlink(entry / INTENT)

@@ -249,8 +249,15 @@ def structure(spec: FeatureSpec) -> dict[str, dict[str, Any]]:
     return {"": root_document(spec), **groups, HIDDEN: hidden_document()}
 
 
-def read_root(root: Path) -> FeatureSpec:
+def read_root(root: Path, *, follow_links: bool = False) -> FeatureSpec:
     """Spec of the store at a path.
+
+    Parameters
+    ----------
+    root : Path
+        Its folder.
+    follow_links : bool
+        Whether its files may be links.
 
     Raises
     ------
@@ -262,7 +269,7 @@ def read_root(root: Path) -> FeatureSpec:
         If its root metadata is damaged.
     """
     try:
-        content = filesystem.read_file(root / METADATA, limit=MAX_METADATA_BYTES)
+        content = filesystem.read_file(root / METADATA, limit=MAX_METADATA_BYTES, follow_links=follow_links)
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
         hint = spelling_hint(root) if what == "does not exist" else ""
@@ -270,6 +277,12 @@ def read_root(root: Path) -> FeatureSpec:
             f"{root} {what}{hint}: give the folder of a store, or build one in a new place"
         ) from None
     except ValueError as error:
+        if (root / METADATA).is_symlink():
+            raise NotAStoreError(
+                f"{root}: {METADATA} is a link, as in the hub's cache, DVC or git-annex. To read such a store, "
+                "say that its links may be followed: FeatureStore(path, follow_links=True), or --follow-links. To "
+                f"write it, copy it first, with what the links lead to: cp -rL {root} COPY"
+            ) from None
         raise NotAStoreError(f"{root} holds no feature store: {error}") from None
     try:
         own = decode_document(content)["attributes"]["featurestore"]

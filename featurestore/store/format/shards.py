@@ -346,7 +346,7 @@ class ShardReader:
             else:
                 block = aside[: (skip if at < skip else end) - at]
             parts: list[Any] = [block.data, stored] if at + block.nbytes == end else [block.data]
-            if os.preadv(self._fd, parts, offset + at) != sum(map(len, parts)):
+            if filesystem.read_into(self._fd, parts, offset + at) != sum(map(len, parts)):
                 raise self._damaged("the file ends inside a chunk")
             crc = google_crc32c.extend(crc, block)
             at += block.nbytes

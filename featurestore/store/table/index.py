@@ -138,7 +138,7 @@ class Catalogue:
             few = chunks[(counts * _FEW < table.rows_per_chunk) & (chunks >= 0)]
             rows[np.isin(rows // table.rows_per_chunk, few)] = -1
         packed = np.flatnonzero(rows >= 0)
-        root = filesystem.open_root(self._places.root)
+        root = filesystem.open_root(self._places.root, follow_links=self._places.follow_links)
         try:
             if table is not None and len(packed) == len(ids) and len(ids):
                 return table.read(root, rows, positions)
@@ -179,7 +179,7 @@ class PackedIds:
 
 
 def _table(reader: TrackReader) -> PackedTable | None:
-    root = filesystem.open_root(reader.places.root)
+    root = filesystem.open_root(reader.places.root, follow_links=reader.places.follow_links)
     try:
         return PackedTable.open(root, reader.spec)
     finally:

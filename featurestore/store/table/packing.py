@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
-from featurestore.store import filesystem
+from featurestore.store import fallbacks, filesystem
 from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.staging import StagingArea
 from featurestore.store.commit.transaction import ASIDE, is_aside
@@ -169,7 +169,7 @@ class _Packing:
         self._write_group(new, rows, uuid.uuid4().hex, stamp, epoch)
         if self.durable:
             filesystem.sync_tree(new)
-        filesystem.replace_dir(new, self.places.packed, self.folder / ("packed" + ASIDE))
+        fallbacks.replace_dir(new, self.places.packed, self.folder / ("packed" + ASIDE), keep=False)
         if self.durable:
             filesystem.sync_dir(self.places.root)
 
@@ -204,8 +204,8 @@ class _Packing:
             if old is not None and self._unchanged(old, shard, rows, ids):
                 folder = self.places.packed
                 before = shard_name(3, shard, old.naming), shard_name(1, shard, old.naming)
-                filesystem.link_or_copy(folder / "features" / before[0], new / "features" / names[0])
-                filesystem.link_or_copy(folder / "track_id" / before[1], new / "track_id" / names[1])
+                fallbacks.link_or_copy(folder / "features" / before[0], new / "features" / names[0])
+                fallbacks.link_or_copy(folder / "track_id" / before[1], new / "track_id" / names[1])
             else:
                 self._write_shard(new / "features" / names[0], old, rows, ids)
                 filesystem.write_file(new / "track_id" / names[1], encode_ids(ids, rows))
@@ -216,7 +216,7 @@ class _Packing:
             with contextlib.suppress(FileNotFoundError), os.scandir(self.places.packed / array) as entries:
                 for entry in entries:
                     if naming_of(entry.name) not in (None, naming) and entry.is_file(follow_symlinks=False):
-                        filesystem.link_or_copy(Path(entry.path), new / array / entry.name)
+                        fallbacks.link_or_copy(Path(entry.path), new / array / entry.name)
 
     def _unchanged(self, old: PackedTable, shard: int, rows: int, ids: list[str]) -> bool:
         before = old.track_ids[shard * rows : (shard + 1) * rows]

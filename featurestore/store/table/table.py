@@ -171,6 +171,8 @@ class PackedTable:
                 if not _is_missing(error):
                     raise
                 if _is_current(fd, root):
+                    if not _has_document(fd):  # it goes first where a folder cannot be renamed, only removed
+                        return None
                     raise damaged(error) from None
             finally:
                 os.close(fd)
@@ -309,7 +311,7 @@ class PackedTable:
         name = shard_name(3, shard, self.naming)
         folder = filesystem.open_dir("features", dir_fd=fd)
         try:
-            data = os.open(name, filesystem.READ, dir_fd=folder)
+            data = filesystem.open_file(name, dir_fd=folder)
         finally:
             os.close(folder)
         try:
@@ -348,6 +350,14 @@ def _read(fd: int, folder: str, name: str, limit: int) -> bytes:
 
 def _document(fd: int, folder: str) -> dict[str, Any]:
     return decode_document(_read(fd, folder, METADATA, MAX_METADATA_BYTES))
+
+
+def _has_document(fd: int) -> bool:
+    try:
+        os.stat(METADATA, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _own(fd: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import shutil
 import socket
 import time
@@ -15,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import filesystem, track_writer
+from featurestore.store import fallbacks, filesystem, track_writer
 from featurestore.store.format import shards
 from featurestore.store.table import packing, table
 from featurestore.store.writer import StoreWriter
@@ -63,6 +65,53 @@ def plain_file_system() -> Iterator[None]:
         mock.patch.object(filesystem, "exchange", return_value=False),
         mock.patch("os.link", side_effect=PermissionError(1, "no links here")),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def no_links() -> Iterator[None]:
+    """No hard links: a real error, of a link to another file system."""
+    link = os.link
+
+    def refuse(source: Path, target: Path, **options: bool) -> None:
+        link(source, "/proc/link", **options)
+
+    with small_tables(), mock.patch("os.link", refuse):
+        yield
+
+
+@contextlib.contextmanager
+def fixed_folders() -> Iterator[None]:
+    """Folders of tracks and the table can be neither renamed nor exchanged, by a real error (EXDEV)."""
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        parts = Path(source).parts
+        published = parts[-2] in KINDS or parts[-1] == "packed"
+        fixed = published and ".featurestore" not in parts and not os.path.isfile(target)
+        rename(source, "/proc/rename" if fixed else target)
+
+    with (
+        small_tables(),
+        mock.patch("os.rename", refuse),
+        mock.patch.object(filesystem, "exchange", return_value=False),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def closed_tracks() -> Iterator[None]:
+    """Whoever wants to replace a track may not."""
+
+    replace = fallbacks.replace_dir
+
+    def refuse(source: Path, target: Path, backup: Path, *, keep: bool = True) -> None:
+        if target.parent.name in KINDS:
+            raise PermissionError(13, "permission denied", str(target))
+        replace(source, target, backup, keep=keep)
+
+    quiet = mock.patch.object(logging.getLogger("featurestore"), "disabled", True)  # a warning is a write, too
+    with small_tables(), quiet, mock.patch.object(fallbacks, "replace_dir", refuse):
         yield
 
 

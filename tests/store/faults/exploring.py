@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from featurestore.store import filesystem
+from featurestore.store.commit.flock import lock_file, unlock
 from featurestore.store.paths import Places
 from featurestore.store.store import FeatureStore
 
@@ -164,11 +164,11 @@ def attempt(visitor: Visitor, operation: Operation, folder: Path) -> Attempt:
 def _locked(folder: Path) -> Iterator[str]:
     """Locks of a store that somebody holds, be it this process."""
     for path in Places(folder / STORE).locks.glob("*"):
-        lock = filesystem.lock_file(path)
+        lock = lock_file(path)
         if lock is None:
             yield path.name
         else:
-            filesystem.unlock(lock)
+            unlock(lock)
 
 
 def explore(

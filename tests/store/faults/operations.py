@@ -16,6 +16,9 @@ from featurestore.store.paths import Places
 from .conditions import (
     STORE,
     State,
+    closed_tracks,
+    fixed_folders,
+    no_links,
     small_memory,
     too_deep,
     track,
@@ -123,9 +126,9 @@ def _repairing(after: State) -> Run:
 
 def _half_made(folder: Path) -> None:
     """What a writer left that died while it made the store."""
-    left = folder / "music" / f".store.zarr.making-{socket.gethostname()}.1.0123"
-    left.mkdir(parents=True)
-    (left / "zarr.json").write_text("{")
+    for name in (".featurestore/locks", f".featurestore/staging/{socket.gethostname()}.1.0123", "raw"):
+        (folder / STORE / name).mkdir(parents=True)
+    (folder / STORE / ".featurestore/staging" / f"{socket.gethostname()}.1.0123" / "zarr.json").write_text("{")
 
 
 def _empty_folder(folder: Path) -> None:
@@ -171,7 +174,22 @@ def _operations() -> Iterator[Operation]:
     # The table is out of date, and what says so is gone.
     bared = _without_hidden(overwritten)
     yield Operation("make the hidden folder again", bared, changed, opening(changed))
+    yield Operation("create without links", lambda _: None, None, opening({}), no_links)
     yield Operation("life", lambda _: None, None, life)
+
+    # Folders that cannot be renamed, as those of an image in a container.
+    prepare, before = store_with(track("subject"))
+    after = {**before, "subject": track("subject", 1, ("aggregated",))}
+    becomes = putting("subject", after["subject"], before)
+    yield Operation("overwrite, fixed folders", prepare, before, becomes, fixed_folders)
+    yield Operation(
+        "pack, fixed folders", _then(prepare, becomes), after, packing_(after), fixed_folders, packs=True
+    )
+    # A change that was decided on and could not be carried out, until now.
+    killed = interrupted(putting("subject", new, before), prepare, lambda step: into(step, "journal"))
+    refused = {**before, "subject": new}
+    yield Operation("recover what could not be", _with_a_note(killed), before, opening(refused))
+    yield Operation("take back what cannot be", killed, before, _repairing(before), closed_tracks, damaged=True)
 
     prepare, before = store_with(track("subject"))
     after = {**before, "subject": new}
@@ -196,6 +214,14 @@ def _operations() -> Iterator[Operation]:
     lost = _with_damage(store_with(track("subject", 0, ("aggregated",)), others={})[0], "segments", "zarr.json")
     alone: State = {"subject": track("subject", 0, ("aggregated",))}
     yield Operation("repair, structure", _without_raw(lost), alone, _repairing(alone), damaged=True)
+
+
+def _with_a_note(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
+    def prepare_and_note(folder: Path) -> None:
+        prepare(folder)
+        Places(folder / STORE).journal.joinpath("subject.failed").write_text("permission denied")
+
+    return prepare_and_note
 
 
 def _then(prepare: Callable[[Path], None], run: Run) -> Callable[[Path], None]:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from featurestore.store import filesystem
+from featurestore.store.commit.flock import lock_file, unlock
 from featurestore.store.paths import Places
 
 from .conditions import STORE, away, writer
@@ -58,11 +58,11 @@ def test_what_is_swept(host, age, lives, swept, locked_before, tmp_path):
     folder.mkdir()
     lock = None
     if lives or locked_before:  # a writer may die before it has the lock
-        lock = filesystem.lock_file(folder / "owner.lock")
+        lock = lock_file(folder / "owner.lock")
     if lock is not None and not lives:
-        filesystem.unlock(lock)
+        unlock(lock)
     os.utime(folder, (time.time() - age, time.time() - age))
     with writer(tmp_path):
         assert folder.exists() != swept
     if lives:
-        filesystem.unlock(lock)
+        unlock(lock)

@@ -23,17 +23,30 @@ def test_a_writer_is_killed_at_every_step(operation, findings):
     assert findings.points >= len(findings.steps) * (len(MOMENTS) - 1)
 
 
+UNREACHED = {
+    # After an error, or on a file system that does what none should.
+    "creation.py: filesystem.remove_tree(places.root)",
+    "fallbacks.py: filesystem.rename(backup, target)",
+    "fallbacks.py: filesystem.rename(file, folder)",
+    # Where the umask is not that of the store: tests/store/disks.
+    "filesystem.py: os.chown(made, -1, wanted.st_gid)",
+    "filesystem.py: os.chmod(made, (own.st_mode & 0o7000) | (wanted.st_mode & most))",
+}
+
+
 @pytest.mark.timeout(3600)
 def test_a_writer_is_killed_at_every_call_for_a_change(explored):
     """If this fails for a new step: add an operation to operations.py that comes to it."""
     marks = [mark for kill in KILLS for mark in kill.marks if mark.name == "explores"]
     killed = set().union(*(explored.begin(mark).result().sites for mark in marks))
     missed = {
-        f"{module}:{line} {name}"
-        for (module, line), (last, name) in source.call_sites().items()
+        f"{module}: {source.text(module).splitlines()[line - 1].strip()}"
+        for (module, line), (last, _) in source.call_sites().items()
         if not any((module, i) in killed for i in range(line, last + 1))
+        # By a thread of its own, and where there are no locks: tests/store/disks.
+        and module != "commit/heartbeat.py"
     }
-    assert not missed
+    assert missed == UNREACHED
 
 
 @pytest.mark.parametrize("operation", explorations("interruptions.pause", SOME))
