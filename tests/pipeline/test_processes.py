@@ -224,6 +224,11 @@ def test_the_others_do_what_the_dead_leave(run):
     assert (tally.processed, tally.failures) == (20, [])
 
 
+def test_a_process_that_dies_after_all_others_have_ended_is_replaced(run):
+    tally = run(TRACKS, "a", "late")
+    assert (tally.processed, tally.failures, tally.skipped) == (20, [], 0)
+
+
 @pytest.mark.parametrize(
     ("track_id", "cause"), [("deadly", "ended with SIGSEGV"), ("too-large", "when memory is full.*`processes`")]
 )
