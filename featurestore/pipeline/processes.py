@@ -64,6 +64,8 @@ class WorkerPool:
         The device of each process; the same one may be named several times.
     settings : mapping
         The arguments of `WindowEncoder`, without the device.
+    interrupts : Interrupts
+        Held back while processes are started.
     tally : Tally
         Gets what becomes of each track.
     tracks : int
@@ -80,10 +82,17 @@ class WorkerPool:
     spec: FeatureSpec
 
     def __init__(
-        self, job: Job, devices: Sequence[str], settings: Mapping[str, Any], tally: Tally, *, tracks: int
+        self,
+        job: Job,
+        devices: Sequence[str],
+        settings: Mapping[str, Any],
+        interrupts: Interrupts,
+        tally: Tally,
+        *,
+        tracks: int,
     ) -> None:
         self.device = ",".join(devices)
-        self._job, self._tally = job, tally
+        self._job, self._interrupts, self._tally = job, interrupts, tally
         self._context = multiprocessing.get_context("spawn")
         self._counts: Any = self._context.RawArray("B", max(1, tracks))
         self._attempts = Attempts(self._counts)
@@ -107,8 +116,9 @@ class WorkerPool:
 
     def __enter__(self) -> Self:
         try:
-            for config in self._configs:
-                self._start(config)
+            with self._interrupts.deferred():  # a process that is started by half complains
+                for config in self._configs:
+                    self._start(config)
             while self._workers and not all(worker.spec for worker in self._workers):
                 self._receive(wait([worker.connection for worker in self._workers if not worker.spec]))
             self.spec = self._common_spec()
@@ -253,7 +263,7 @@ class WorkerPool:
             self._last_death = f"the process of {worker.device} {_cause(code)}"
             if not self._begun:
                 raise ExtractionError(
-                    f"{self._last_death} before it began; a script that uses several processes calls build below "
+                    f"{self._last_death}, before it began; a script that uses several processes calls build below "
                     '`if __name__ == "__main__":`'
                 )
             logger.warning("%s; others take the tracks that it had at hand", self._last_death)
@@ -295,7 +305,7 @@ def _cause(code: int) -> str:
     """Say what has ended a process."""
     if code == -signal.SIGKILL:
         return (
-            "was killed, as the system does when memory is full: try fewer `processes` or a smaller `batch_size`"
+            "was killed, as the system does when memory is full (try fewer `processes` or a smaller `batch_size`)"
         )
     if code < 0:
         return f"ended with {signal.Signals(-code).name}"
