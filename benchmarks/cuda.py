@@ -35,7 +35,7 @@ import torch
 from benchmarks.encoder import flops
 from featurestore import FeatureExtractor
 from featurestore.encode.batching import BatchEncoder
-from featurestore.encode.transfer import PlainTransfer, Transfer, transfer_for
+from featurestore.encode.transfer import Transfer, transfer_for
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.kernels.half import halved
 from featurestore.models.mert import MertEncoder
@@ -66,13 +66,13 @@ class Row:
     of_peak: float
 
 
-class OneAtATime(PlainTransfer):
+class OneAtATime(Transfer):
     """Pinned copies, each of which is waited for."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self._pinned: Transfer = transfer_for(device)
-        self.send, self.room = self._pinned.send, self._pinned.room  # type: ignore[method-assign]
+        self.send, self.empty_on_host = self._pinned.send, self._pinned.empty_on_host  # type: ignore[method-assign]
         self.receive, self.mark = self._pinned.receive, self._pinned.mark  # type: ignore[method-assign]
 
 
@@ -171,7 +171,7 @@ def table(
         wanted: list[np.ndarray] = []
         yield row("naive", partial(naive, model, device, windows, 1), single, 0)
         yield row("+batch", partial(naive, model, device, windows, batch), single, 1e-3)
-        yield row("+pool", encoder(model, PlainTransfer(device)), single, 1e-3)
+        yield row("+pool", encoder(model, Transfer(device)), single, 1e-3)
         yield row("+pinned", encoder(model, OneAtATime(device)), single, 1e-3)
         yield row("+overlap", encoder(model, transfer_for(device)), single, 1e-3)
         if on_card:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,41 +11,18 @@ import torch
 from torch import Tensor
 
 
-class Transfer(Protocol):
-    """Copies between numpy and a device.
-
-    Attributes
-    ----------
-    overlaps : bool
-        Whether the device computes while the host does something else, such as sending the next windows.
-    """
-
-    overlaps: bool
-
-    def send(self, windows: npt.NDArray[np.float32]) -> Tensor:
-        """Send windows, shape (windows, samples), to the device."""
-        ...
-
-    def empty_on_host(self, *shape: int) -> Tensor:
-        """Return memory of the host for float32 results."""
-        ...
-
-    def receive(self, result: Tensor, into: Tensor) -> None:
-        """Copy a result, shape (windows, ...), to the host; it is there when what `mark` returns has returned."""
-        ...
-
-    def mark(self) -> Callable[[], Any]:
-        """Return what waits for all copies so far to arrive."""
-        ...
-
-
-class PlainTransfer:
-    """Copies that have arrived when the call returns; for any device.
+class Transfer:
+    """Copies between numpy and a device, which have arrived when the call returns; for any device.
 
     Parameters
     ----------
     device : torch.device
         Where the model is.
+
+    Attributes
+    ----------
+    overlaps : bool
+        Whether the device computes while the host does something else, such as sending the next windows.
     """
 
     overlaps = False
@@ -62,15 +39,15 @@ class PlainTransfer:
         return torch.empty(shape, dtype=torch.float32)
 
     def receive(self, result: Tensor, into: Tensor) -> None:
-        """Copy a result to memory of the host."""
+        """Copy a result, shape (windows, ...), to the host; it is there when what `mark` returns has returned."""
         into.copy_(result)
 
     def mark(self) -> Callable[[], Any]:
-        """Return what does not wait: nothing is left to wait for."""
+        """Return what waits for all copies so far to arrive."""
         return lambda: None
 
 
-class PinnedTransfer:
+class PinnedTransfer(Transfer):
     """Copies through pinned memory on streams of their own, while a CUDA device computes.
 
     Parameters
@@ -82,7 +59,7 @@ class PinnedTransfer:
     overlaps = True
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        super().__init__(device)
         # One stream for each direction: a result that waits for its layer must not hold up the next windows.
         self._inward = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._outward = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -119,4 +96,4 @@ class PinnedTransfer:
 
 def transfer_for(device: torch.device) -> Transfer:
     """Return the fastest transfer of a device."""
-    return PinnedTransfer(device) if device.type == "cuda" else PlainTransfer(device)
+    return PinnedTransfer(device) if device.type == "cuda" else Transfer(device)

@@ -197,7 +197,7 @@ def build(
                 run_job(job, tracks, there, LocalExecutor(job, extractor), interrupts, tally)
                 return tally.report()
             settings["revision"] = revision or _recorded_revision(there, model)
-            with _executor(job, device, processes, settings, tally) as executor:
+            with _executor(job, device, processes, settings, interrupts, tally) as executor:
                 run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
             return tally.report(interrupted=True)
@@ -205,7 +205,9 @@ def build(
 
 
 @contextmanager
-def _executor(job: Job, device: str, processes: int, settings: dict[str, Any], tally: Tally) -> Iterator[Executor]:
+def _executor(
+    job: Job, device: str, processes: int, settings: dict[str, Any], interrupts: Interrupts, tally: Tally
+) -> Iterator[Executor]:
     """Open an encoder in this process, or several processes if there are several devices or more are asked for."""
     encoder_class = _encoder_class()
     from featurestore.encode.device import resolve_devices
@@ -222,7 +224,7 @@ def _executor(job: Job, device: str, processes: int, settings: dict[str, Any], t
     if len(devices) == 1 or job.dry_run:
         yield LocalExecutor(job, encoder_class(device=devices[0], **settings))
         return
-    with WorkerPool(job, devices, settings, tally, tracks=tally.total) as pool:
+    with WorkerPool(job, devices, settings, interrupts, tally, tracks=tally.total) as pool:
         yield pool
 
 

@@ -53,8 +53,8 @@ class WorkerPool:
 
     A process that dies loses the tracks that it has in flight to the others. A track that two processes have died
     with, or that no process is left for, counts as failed. Another process takes the place of a dead one, unless
-    the system has killed it while others go on (memory is short, perhaps), or deaths come in a row without any
-    track between.
+    the system has killed it while others go on (memory is short, perhaps), or as many as there are have come anew
+    without a track between.
 
     Parameters
     ----------
@@ -64,6 +64,8 @@ class WorkerPool:
         The device of each process; the same one may be named several times.
     settings : mapping
         The arguments of `WindowEncoder`, without the device.
+    interrupts : Interrupts
+        Held back while processes are started.
     tally : Tally
         Gets what becomes of each track.
     tracks : int
@@ -80,10 +82,17 @@ class WorkerPool:
     spec: FeatureSpec
 
     def __init__(
-        self, job: Job, devices: Sequence[str], settings: Mapping[str, Any], tally: Tally, *, tracks: int
+        self,
+        job: Job,
+        devices: Sequence[str],
+        settings: Mapping[str, Any],
+        interrupts: Interrupts,
+        tally: Tally,
+        *,
+        tracks: int,
     ) -> None:
         self.device = ",".join(devices)
-        self._job, self._tally = job, tally
+        self._job, self._interrupts, self._tally = job, interrupts, tally
         self._context = multiprocessing.get_context("spawn")
         self._counts: Any = self._context.RawArray("B", max(1, tracks))
         self._attempts = Attempts(self._counts)
@@ -100,15 +109,16 @@ class WorkerPool:
         self._workers: list[_Worker] = []
         self._plans: list[TrackPlan] = []
         self._settled: set[str] = set()
-        self._in_vain = 0  # deaths since a track was processed
+        self._in_vain = 0  # processes started anew since a track was processed
         self._last_death = ""
         self._begun = self._ending = False
         self._finished = False  # a process has worked through the plan
 
     def __enter__(self) -> Self:
         try:
-            for config in self._configs:
-                self._start(config)
+            with self._interrupts.deferred():  # a process that is started by half complains
+                for config in self._configs:
+                    self._start(config)
             while self._workers and not all(worker.spec for worker in self._workers):
                 self._receive(wait([worker.connection for worker in self._workers if not worker.spec]))
             self.spec = self._common_spec()
@@ -249,18 +259,22 @@ class WorkerPool:
         worker.process.close()
         if self._ending:
             return
-        if code == 0:
+        if code:
+            self._last_death = f"the process of {worker.device} {_cause(code)}"
+            if not self._begun:
+                raise ExtractionError(
+                    f"{self._last_death}, before it began; a script that uses several processes calls build below "
+                    '`if __name__ == "__main__":`'
+                )
+            logger.warning("%s; others take the tracks that it had at hand", self._last_death)
+        else:
             self._finished = True
-            return
-        self._last_death = f"the process of {worker.device} {_cause(code)}"
-        if not self._begun:
-            raise ExtractionError(
-                f"{self._last_death} before it began; a script that uses several processes calls build below "
-                '`if __name__ == "__main__":`'
-            )
-        self._in_vain += 1
-        logger.warning("%s; others take the tracks that it had at hand", self._last_death)
-        if self._in_vain < len(self._configs) and not (code == -signal.SIGKILL and self._workers):
+        # Short of memory, fewer processes are the cure, but the last one is needed for what the dead have left.
+        left = [self._attempts[plan] for plan in self._plans if plan.track.track_id not in self._settled]
+        needed = bool(left) if code else any(0 < deaths < MOST_DEATHS for deaths in left)
+        spared = self._workers and code in (0, -signal.SIGKILL)
+        if needed and not spared and self._in_vain < len(self._configs):
+            self._in_vain += 1
             self._start(worker.config)
 
     def _settle_rest(self, writer: StoreWriter) -> None:
@@ -273,7 +287,7 @@ class WorkerPool:
                 continue
             deaths, outcome, error = self._attempts[plan], "failed", None
             if is_published(writer, requirements, plan):
-                outcome = "cached"  # its process has died just then
+                outcome = "cached" if deaths else "skipped"  # its process has died just then, or it is another's
             elif self._finished and not deaths:
                 outcome = "skipped"
             else:
@@ -291,7 +305,7 @@ def _cause(code: int) -> str:
     """Say what has ended a process."""
     if code == -signal.SIGKILL:
         return (
-            "was killed, as the system does when memory is full: try fewer `processes` or a smaller `batch_size`"
+            "was killed, as the system does when memory is full (try fewer `processes` or a smaller `batch_size`)"
         )
     if code < 0:
         return f"ended with {signal.Signals(-code).name}"

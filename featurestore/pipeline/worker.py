@@ -107,13 +107,15 @@ def worker_main(
         Makes what computes the features.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with Interrupts() as interrupts:
-        events = _Events(connection, interrupts)
-        logger.handlers, logger.propagate = [QueueHandler(events)], False  # type: ignore[arg-type]
-        logger.setLevel(config.log_level)
-        try:
-            executor = LocalExecutor(config.job, open_encoder(config), Attempts(counts))
-            events.put_nowait(executor.spec)
+    interrupts = Interrupts()
+    events = _Events(connection, interrupts)
+    logger.handlers, logger.propagate = [QueueHandler(events)], False  # type: ignore[arg-type]
+    logger.setLevel(config.log_level)
+    try:
+        # Until the encoder is open, SIGTERM ends the process at once: there is nothing to clean up.
+        executor = LocalExecutor(config.job, open_encoder(config), Attempts(counts))
+        events.put_nowait(executor.spec)
+        with interrupts:
             plans: list[TrackPlan] = connection.recv()
             first = config.number * len(plans) // config.processes
             plans = plans[first:] + plans[:first]
@@ -124,11 +126,11 @@ def worker_main(
                 interrupts.allowed(),
             ):
                 executor.run(plans, writer=writer, interrupts=interrupts, tally=tally)
-        except FeatureStoreError as error:
-            events.put_nowait(error)
-            sys.exit(1)
-        except (KeyboardInterrupt, EOFError):
-            pass  # the supervisor knows, or has gone
+    except FeatureStoreError as error:
+        events.put_nowait(error)
+        sys.exit(1)
+    except (KeyboardInterrupt, EOFError):
+        pass  # the supervisor knows, or has gone
 
 
 def _end_with_parent() -> None:

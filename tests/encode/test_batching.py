@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from featurestore.encode.batch_size import GROW_AFTER, Window
 from featurestore.encode.batching import BatchEncoder
-from featurestore.encode.transfer import PlainTransfer
+from featurestore.encode.transfer import Transfer
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
 
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ class Toy:
         return self
 
 
-class Overlapping(PlainTransfer):
+class Overlapping(Transfer):
     """Copies of a device that takes the next windows while it computes, if no more than `fits` of them."""
 
     overlaps = True
@@ -481,7 +481,7 @@ def test_interrupts_pass_through_a_device_that_is_ahead():
         list(results)
 
 
-class Late(PlainTransfer):
+class Late(Transfer):
     """Copies that arrive only when they are waited for, as a busy device's would."""
 
     overlaps = True

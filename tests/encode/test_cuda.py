@@ -8,7 +8,7 @@ import torch
 from featurestore import FeatureExtractor, FeatureStore, build
 from featurestore.encode.batch_size import Window
 from featurestore.encode.batching import BatchEncoder
-from featurestore.encode.transfer import PinnedTransfer, PlainTransfer
+from featurestore.encode.transfer import PinnedTransfer, Transfer
 from featurestore.errors import ExtractionError
 from featurestore.models import load_model
 from featurestore.models.kernels.half import halved
@@ -60,7 +60,7 @@ def test_overlapped_copies_are_plain_copies(tiny, half):
                 model=network, device=device, batch_size=7, layers=(1, 3), half=half, transfer=transfer
             ).encode(track, raw=True)
         )
-        for transfer in (PinnedTransfer(device), PlainTransfer(device))
+        for transfer in (PinnedTransfer(device), Transfer(device))
     ]
     for one, other in zip(*found, strict=True):
         assert one.starts == other.starts

@@ -106,7 +106,7 @@ def test_a_process_that_is_killed_loses_its_tracks_to_the_other(
     assert len(killed) == 1
     # What the dead process has published without having said so is found there.
     assert (report.processed + report.cached, report.failed, report.exit_code) == (12, 0, 0)
-    assert "the process of cpu was killed, as the system does when memory is full: try fewer" in caplog.text
+    assert "the process of cpu was killed, as the system does when memory is full (try fewer" in caplog.text
     assert staged(tmp_path / "s.zarr") == []
     assert len(FeatureStore(tmp_path / "s.zarr")) == 12
     assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
@@ -193,7 +193,7 @@ def run(tmp_path, clip, children, monkeypatch):
                 clip(track.path, 2.0, seed=number)
         with (
             Interrupts() as interrupts,
-            WorkerPool(job, devices, {}, tally, tracks=len(tracks)) as pool,
+            WorkerPool(job, devices, {}, interrupts, tally, tracks=len(tracks)) as pool,
         ):
             run_job(job, tracks, None, pool, interrupts, tally)
         return tally
@@ -222,6 +222,11 @@ def test_processes_that_replace_what_is_there_do_it_once(run, tmp_path):
 def test_the_others_do_what_the_dead_leave(run):
     tally = run(TRACKS, "b", "mortal", "c")
     assert (tally.processed, tally.failures) == (20, [])
+
+
+def test_a_process_that_dies_after_all_others_have_ended_is_replaced(run):
+    tally = run(TRACKS, "a", "late")
+    assert (tally.processed, tally.failures, tally.skipped) == (20, [], 0)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,7 @@ def test_a_store_that_cannot_be_written_stops_all(run):
     ("devices", "error", "message"),
     [
         (("a", "refusing"), DeviceError, "no such device"),
-        (("a", "stillborn"), ExtractionError, r"of stillborn was killed.* before it began; .*__main__"),
+        (("a", "stillborn"), ExtractionError, r"of stillborn was killed.*, before it began; .*__main__"),
         (("a", "half"), SettingError, "a and half would differ .*`precision` is 'fp32' and 'fp16'"),
     ],
 )
