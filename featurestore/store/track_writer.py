@@ -159,7 +159,7 @@ class TrackWriter:
             raise SettingError(f"aggregated of {self._id!r} must be {list(self._pool.shape)}, not {array.shape}")
         self._aggregated = array
 
-    def finish(self) -> transaction.Intent:
+    def finish(self) -> transaction.TransactionRecord:
         """Write what has waited for the end and the metadata; say what is to be done with the folder."""
         self._check_whole()
         if self._aggregated is None:
@@ -193,7 +193,7 @@ class TrackWriter:
             self._write("segments", (self._segments, layers, dim), self._rows.columns(), common)
             self._rows.close()
         self._write("aggregated", (layers, dim), self._as_stored("aggregated", self._aggregated), common)
-        return transaction.Intent(self._kinds, revision)
+        return transaction.TransactionRecord(self._kinds, revision)
 
     def _numbers(self, values: npt.ArrayLike, kind: str) -> npt.NDArray[Any]:
         try:

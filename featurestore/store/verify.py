@@ -17,7 +17,7 @@ import numpy as np
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import DIMS, KINDS, FeatureSpec
 from featurestore.store import filesystem
-from featurestore.store.commit import transaction
+from featurestore.store.commit import recovery, transaction
 from featurestore.store.format.keys import decode_key, encode_key
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document, shard_name, structure
 from featurestore.store.paths import HIDDEN, Places, lost_folders, strange_folders
@@ -186,13 +186,13 @@ class _Check:
             for key in keys[kind] - keys["aggregated"]
             if not (self.places.journal / key).exists() and self.reader.current(key) is None
         }
-        placing = {key for _, key in transaction.placed_in_part(self.places)} if orphans else set()
+        placing = {key for _, key in recovery.placed_in_part(self.places)} if orphans else set()
         for kind, key in sorted(orphans):
             # A track that was being placed may be there by now.
             if key not in placing and self.reader.current(key) is None:
                 self._add("orphan", key, f"{kind}/{key} belongs to no published track")
-        for key, reason in transaction.failures(self.places):
-            self._add("unfinished", key, transaction.unfinished(key, reason))
+        for key, reason in recovery.failures(self.places):
+            self._add("unfinished", key, recovery.unfinished(key, reason))
         packed = self._packed(set(sound)) if filesystem.is_dir(self.places.kind("aggregated")) else 0
         return VerifyReport(
             tracks=len(keys["aggregated"]),

@@ -20,10 +20,10 @@ from featurestore.errors import (
 )
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem
-from featurestore.store.commit import heartbeat, transaction
+from featurestore.store.commit import heartbeat, recovery, transaction
 from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks
-from featurestore.store.commit.staging import StagingArea, sweep
+from featurestore.store.commit.staging import StagingArea, clean_stale
 from featurestore.store.creation import create_or_check
 from featurestore.store.format.keys import encode_key
 from featurestore.store.paths import Places, given_path
@@ -121,9 +121,9 @@ class StoreWriter:
                 self._end()
 
     def _recover(self, *, sweeping: bool) -> None:
-        needed = transaction.recover(self._places, self._locks, told=self._told)
+        needed = recovery.recover(self._places, self._locks, told=self._told)
         if sweeping:
-            sweep(self._places, needed=needed)
+            clean_stale(self._places, needed=needed)
 
     def _end(self) -> None:
         self._staging.close(self._places.trash)
@@ -220,19 +220,19 @@ class StoreWriter:
                 ) as writer:
                     yield writer
                     with filesystem.naming_the_store(self.path):
-                        intent = writer.finish()
+                        record = writer.finish()
                 with filesystem.naming_the_store(self.path):
                     has_row = self._packed_ids.have(track_id)
                     emptied = transaction.commit(
-                        self._places, folder, key, intent, has_row=has_row, durable=self.durable
+                        self._places, folder, key, record, has_row=has_row, durable=self.durable
                     )
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
-                    transaction.take_back(self._places, folder)
+                    recovery.rollback(self._places, folder)
                     filesystem.discard(folder, self._places.trash)
                 raise
             if emptied:
-                self._staging.give_back(folder)
+                self._staging.reuse(folder)
 
     def _lock(self, stack: contextlib.ExitStack, key: str, wait: float, *, removing: bool = False) -> None:
         """Hold the lock of a track until the stack is left, with no unfinished change of the track."""
@@ -240,7 +240,7 @@ class StoreWriter:
             self._heartbeat.check()
         stack.enter_context(self._locks.holding(key, wait=wait))
         if (self._places.journal / key).exists():
-            transaction.finish(self._places, key, durable=self.durable, back=removing)
+            recovery.finish(self._places, key, durable=self.durable, back=removing)
 
     def put(
         self,
@@ -306,8 +306,8 @@ class StoreWriter:
             if not self._places.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self._staging.folder()
-            intent = transaction.Intent((), uuid.uuid4().hex)
-            transaction.commit(self._places, folder, key, intent, has_row=True, durable=self.durable)
+            record = transaction.TransactionRecord((), uuid.uuid4().hex)
+            transaction.commit(self._places, folder, key, record, has_row=True, durable=self.durable)
 
     def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
         """Put aside what is damaged and build the packed table again where it is wrong.

@@ -14,7 +14,7 @@ from samples import SPEC, features, write_store
 from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import filesystem
-from featurestore.store.commit.transaction import INTENT, Intent
+from featurestore.store.commit.transaction import INTENT, TransactionRecord
 from featurestore.store.format.compression import compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata, check_track_metadata, decode_document, track_metadata
 from featurestore.store.format.shards import ShardReader
@@ -110,7 +110,7 @@ def test_a_spec_is_right_or_refused(values):
 def test_an_intent_is_right_or_none(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("intent")
     (folder / INTENT).write_text(json.dumps(value))
-    found = Intent.read(folder)
+    found = TransactionRecord.read(folder)
     assert found is None or (
         set(found.kinds) <= {"raw", "segments", "aggregated"} and isinstance(found.revision, str)
     )

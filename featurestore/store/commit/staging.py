@@ -65,7 +65,7 @@ class StagingArea:
         filesystem.make_dir(path)
         return path
 
-    def give_back(self, folder: Path) -> None:
+    def reuse(self, folder: Path) -> None:
         """Use a folder, which is empty by now, again: to make one and to remove it costs more than a file."""
         self._spare.append(folder)
 
@@ -86,14 +86,14 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64]
 
 
-def sweep(places: Places, *, needed: Collection[str] = ()) -> None:
+def clean_stale(places: Places, *, needed: Collection[str] = ()) -> None:
     """Remove what dead writers left in the staging area, but for folders that are needed, and in the trash.
 
     What belongs to somebody else and may not be removed is left for them.
     """
     for folder in places.staging.iterdir():
         if folder.name not in needed:
-            with claiming(folder) as claimed:
+            with try_adopt(folder) as claimed:
                 if claimed:
                     with contextlib.suppress(PermissionError):
                         filesystem.discard(folder, places.trash)
@@ -102,7 +102,7 @@ def sweep(places: Places, *, needed: Collection[str] = ()) -> None:
 
 
 @contextlib.contextmanager
-def claiming(folder: Path) -> Iterator[bool]:
+def try_adopt(folder: Path) -> Iterator[bool]:
     """Hold a folder whose owner is dead; yields False if it may be alive."""
     with contextlib.ExitStack() as stack:
         claimed = False

@@ -217,7 +217,7 @@ def in_place(folder: Path) -> None:
         own = _attributes(places.array("aggregated", key))
         kinds = own.get("kinds", [])
         whole = all(_attributes(places.array(kind, key)).get("revision") == own["revision"] for kind in kinds)
-        intent = transaction.Intent.read(places.journal / key)
+        intent = transaction.TransactionRecord.read(places.journal / key)
         successor = intent is not None and intent.kinds and intent.revision != own.get("revision")
         require(whole or bool(successor), f"the {kinds} of {key} are not all in their place")
 

@@ -1,0 +1,161 @@
+"""What is left of dead writers: changes to be finished, and new tracks that were placed in part."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from featurestore.errors import SettingError, TrackAccessError, TrackLockedError
+from featurestore.spec import KINDS
+from featurestore.store import filesystem
+from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.transaction import (
+    FAILED,
+    OF_ONE_TRACK,
+    attributes_of,
+    revision_of,
+    revoke,
+    roll_forward,
+)
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import MAX_METADATA_BYTES
+from featurestore.store.paths import Places
+
+_log = logging.getLogger("featurestore")
+
+
+def recover(places: Places, locks: TrackLocks, *, told: set[str]) -> set[str]:
+    """Finish the changes that dead writers had decided on, and take back what they had only begun to place.
+
+    A change that cannot be finished is left where it is.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    locks : TrackLocks
+        Of the writer.
+    told : set of str
+        Keys of changes that cannot be finished, of which the user was told; grows.
+
+    Returns
+    -------
+    set of str
+        Names of staging folders that are needed still: another writer has the lock of one of their tracks.
+    """
+    # What is decided waits, if there is no place for it, until the store is repaired.
+    whole = all(filesystem.is_dir(places.kind(kind)) for kind in KINDS)
+    for name in sorted(os.listdir(places.journal)) if whole else []:
+        key = name.removesuffix(FAILED)
+        if key != name and os.path.lexists(places.journal / key):  # a note of what comes anyway
+            continue
+        try:
+            with locks.holding(key):
+                roll_forward(places, key, durable=True)
+        except TrackLockedError:
+            continue
+        except (TrackAccessError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in OF_ONE_TRACK:
+                raise
+            if key not in told:
+                _log.warning("store %s: %s", places.root, unfinished(key, str(error)))
+            told.add(key)
+    needed = set()
+    for folder, key in placed_in_part(places):
+        try:
+            with locks.holding(key):
+                rollback(places, folder)
+        except (TrackLockedError, TrackAccessError, PermissionError):
+            needed.add(folder.parent.name)
+    return needed
+
+
+def rollback(places: Places, folder: Path) -> None:
+    """Remove what was placed of a staged track that was not published; the caller holds the track's lock."""
+    key, kinds = _placed(places, folder)
+    for kind in kinds:
+        filesystem.discard(places.array(kind, key), places.trash)
+        filesystem.sync_dir(places.kind(kind))
+
+
+def placed_in_part(places: Places) -> Iterator[tuple[Path, str]]:
+    """Staged folders, and keys, of tracks of which some arrays are in their place and `aggregated` is not."""
+    for owner in _folders(places.staging):
+        for folder in _folders(owner):
+            key, kinds = _placed(places, folder)
+            if kinds:
+                yield folder, key
+
+
+def _placed(places: Places, folder: Path) -> tuple[str, list[str]]:
+    """Key of the track whose `aggregated` waits in a staged folder, and its kinds that are in their place."""
+    if not filesystem.is_dir(folder / "aggregated"):
+        return "", []
+    attributes = attributes_of(folder / "aggregated")
+    try:
+        key, revision = encode_key(attributes["track_id"]), str(attributes["revision"])
+    except (KeyError, TypeError, AttributeError, SettingError):
+        return "", []
+    *placed, published = (revision_of(places.array(kind, key)) == revision for kind in KINDS)
+    if published:
+        return key, []
+    return key, [kind for kind, there in zip(KINDS[:-1], placed, strict=True) if there]
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return [below for below in path.iterdir() if filesystem.is_dir(below)]
+    except (FileNotFoundError, PermissionError):
+        return []
+
+
+def finish(places: Places, key: str, *, durable: bool, back: bool) -> None:
+    """Leave no change of a track in the journal; the caller holds the track's lock.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    key : str
+        Of the track.
+    durable : bool
+        Whether the change must survive a loss of power.
+    back : bool
+        Whether a change that cannot be carried out is taken back, if nothing of it is placed.
+
+    Raises
+    ------
+    TrackAccessError
+        If it can neither be carried out nor taken back.
+    """
+    try:
+        roll_forward(places, key, durable=durable)
+    except OSError as error:
+        if error.errno not in OF_ONE_TRACK:
+            raise
+        with contextlib.suppress(OSError):
+            if back and revoke(places, key):
+                return
+        raise TrackAccessError(unfinished(key, str(error))) from error
+
+
+def failures(places: Places) -> Iterator[tuple[str, str]]:
+    """Keys of the entries of the journal that could not be carried out, and why."""
+    for name in sorted(os.listdir(places.journal)) if filesystem.is_dir(places.journal) else []:
+        key = name.removesuffix(FAILED)
+        if key != name and filesystem.is_dir(places.journal / key):
+            with contextlib.suppress(OSError, ValueError):
+                reason = filesystem.read_file(places.journal / name, limit=MAX_METADATA_BYTES)
+                yield key, reason.decode(errors="replace")
+
+
+def unfinished(key: str, reason: str) -> str:
+    """What is to be said of an entry of the journal that cannot be carried out."""
+    return (
+        f"the change of the track with key {key} that a writer has decided on cannot be finished ({reason}): let "
+        "its folders be written by who writes the store (chmod -R g+rwX), and the next writer does; or take it "
+        "back by fs-extract rm or verify --repair"
+    )
