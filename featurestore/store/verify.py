@@ -310,8 +310,6 @@ class _Check:
     def _table(self, root: int, sound: set[str]) -> int:
         table = PackedTable.open(root, self.reader.spec)
         if table is None:
-            if filesystem.is_dir(self.places.packed):
-                self._add("packed", "", f"packed/{METADATA} is missing: pack again")
             return 0
         keys = table.keys()
         table.check(root, self.reader.spec)

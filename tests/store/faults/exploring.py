@@ -51,8 +51,11 @@ class Findings:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A new folder, in memory where there is one: nothing here needs a real disk to be in sync."""
-    memory = Path("/dev/shm")
+    """A new folder, in memory where there is one: nothing here needs a real disk to be in sync.
+
+    FEATURESTORE_FAULTS_ON names a folder on another file system (an overlay, a FUSE one) to be tried instead.
+    """
+    memory = Path(os.environ.get("FEATURESTORE_FAULTS_ON", "/dev/shm"))
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
 
