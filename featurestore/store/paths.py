@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from featurestore.addresses import local_path
 from featurestore.errors import NotAStoreError
@@ -35,18 +36,28 @@ def given_path(path: str | os.PathLike[str]) -> Path:
 
 @dataclass(frozen=True)
 class Places:
-    """The paths of a store."""
+    """The paths of a store: where it really is, and the absolute path by which it was given."""
 
     root: Path
     follow_links: bool = False  # whether files that are links are read
+    given: Path | None = None
 
     @classmethod
     def of(cls, path: Path, *, follow_links: bool = False) -> Places:
         """Those of a store at a path, which may be relative, a link or below one."""
         try:
-            return cls(Path(os.path.realpath(path)), follow_links)
+            return cls(Path(os.path.realpath(path)), follow_links, Path(os.path.abspath(path)))
         except ValueError as error:
             raise NotAStoreError(f"{str(path)!r} is no path of a store: {error}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Behind one path there may be another real path wherever this is unpickled.
+        return partial(Places.of, follow_links=self.follow_links), (self.name,)
+
+    @property
+    def name(self) -> Path:
+        """How messages call the store."""
+        return self.given or self.root
 
     @cached_property
     def hidden(self) -> Path:

@@ -30,6 +30,7 @@ from featurestore.store.format.metadata import (
     decode_document,
     shard_name,
 )
+from featurestore.store.format.root import RootCheck
 from featurestore.store.format.shards import CRC_BYTES, ShardReader, plain_index
 from featurestore.store.paths import HIDDEN, Places
 
@@ -89,6 +90,10 @@ class TrackReader:
         self.spec = spec
         row = spec.dim * np.dtype(spec.dtype).itemsize
         self._index = plain_index(len(spec.layers), row)  # of every uncompressed `aggregated`
+        self.root = RootCheck(places, spec)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TrackReader, (self.places, self.spec)
 
     def _open_dir(self, *parts: str) -> int:
         """Open a folder of the store, following no link below the root."""

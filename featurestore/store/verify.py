@@ -18,16 +18,20 @@ from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import DIMS, KINDS, FeatureSpec
 from featurestore.store import filesystem
 from featurestore.store.commit import recovery, transaction
-from featurestore.store.format.keys import decode_key, encode_key
-from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document, shard_name, structure
-from featurestore.store.paths import HIDDEN, Places, lost_folders, strange_folders
-from featurestore.store.table.packing import list_keys, track_ids_of
-from featurestore.store.table.stamps import Stamp
-from featurestore.store.table.table import PackedTable, TableChangedError
+from featurestore.store.format.keys import decode_key
+from featurestore.store.format.metadata import (
+    FORMAT_VERSION,
+    MAX_METADATA_BYTES,
+    METADATA,
+    decode_document,
+    root_document,
+    shard_name,
+    structure,
+)
+from featurestore.store.paths import Places, strange_folders
+from featurestore.store.table.checking import TableCheck
 from featurestore.store.track_reader import OpenArray, TrackReader
 
-_COMPARE_BYTES = 64 * 2**20
-_ATTEMPTS = 5
 _OF_ONE_TRACK = (errno.EACCES, errno.EPERM, errno.EIO)
 
 
@@ -172,6 +176,7 @@ class _Check:
         self.places = reader.places
         self.deep = deep
         self.problems: list[Problem] = []
+        self.revisions: dict[str, str] = {}  # of the sound tracks
         self.arrays = 0
         self.bytes = 0
 
@@ -179,7 +184,8 @@ class _Check:
         begun = time.monotonic()
         self._structure()
         keys = {kind: self._keys(kind) for kind in KINDS}
-        sound = [key for key in sorted(keys["aggregated"]) if self.track(key)]
+        for key in sorted(keys["aggregated"]):
+            self.track(key)
         orphans = {
             (kind, key)
             for kind in KINDS[:-1]
@@ -193,7 +199,13 @@ class _Check:
                 self._add("orphan", key, f"{kind}/{key} belongs to no published track")
         for key, reason in recovery.failures(self.places):
             self._add("unfinished", key, recovery.unfinished(key, reason))
-        packed = self._packed(set(sound)) if filesystem.is_dir(self.places.kind("aggregated")) else 0
+        packed = 0
+        if filesystem.is_dir(self.places.kind("aggregated")):
+            table = TableCheck(self.reader, self.revisions, deep=self.deep)
+            packed = table.run()
+            self.bytes += table.bytes
+            for track_id, message in table.problems:
+                self._add("packed", "", message, track_id)
         return VerifyReport(
             tracks=len(keys["aggregated"]),
             arrays=self.arrays,
@@ -215,9 +227,6 @@ class _Check:
             self._add("structure", "", f"{where} is a link or a file where a store has a folder: move it away")
         for name in sorted(self._foreign_folders()):
             self._add("orphan", "", f"{name} is no folder of a store: keep it elsewhere")
-        if filesystem.is_dir(self.places.hidden):
-            for name in lost_folders(self.places):
-                self._add("structure", "", f"{HIDDEN}/{name} is missing: the next writer makes it again")
 
     def _foreign_folders(self) -> Iterator[str]:
         """Folders in the root that are not the store's; hidden ones belong to whatever keeps or sends it."""
@@ -280,6 +289,8 @@ class _Check:
             if error.errno not in _OF_ONE_TRACK:
                 raise
             self._add("unreadable", key, f"{key} cannot be read: {error.strerror}", known)
+        else:
+            self.revisions[key] = str(current.attributes["revision"])
         return len(self.problems) == before
 
     def _array(self, array: OpenArray, name: str) -> None:
@@ -290,67 +301,6 @@ class _Check:
             self.bytes += chunk.nbytes
             if not np.isfinite(chunk).all():
                 raise CorruptTrackError(f"{name}: chunk {position} holds values that are not finite")
-
-    def _packed(self, sound: set[str]) -> int:
-        for _ in range(_ATTEMPTS):
-            root = filesystem.open_root(self.places.root, follow_links=self.places.follow_links)
-            found = len(self.problems)
-            try:
-                return self._table(root, sound)
-            except (TableChangedError, TrackNotFoundError):
-                del self.problems[found:]  # it was packed, or a track removed, meanwhile
-            except CorruptTrackError as error:
-                self._add("packed", "", str(error))
-                return 0
-            finally:
-                os.close(root)
-        self._add("packed", "", "the store changes too fast to compare the table with it")
-        return 0
-
-    def _table(self, root: int, sound: set[str]) -> int:
-        table = PackedTable.open(root, self.reader.spec)
-        if table is None:
-            return 0
-        keys = table.keys()
-        table.check(root, self.reader.spec)
-        present = list_keys(self.places)
-        differing = self._different_rows(root, table, sound) if self.deep else set()
-        # Marks last: a row that was superseded meanwhile has one by now.
-        marks = set(os.listdir(self.places.stale)) if self.places.stale.exists() else set()
-        table.check(root, self.reader.spec)  # unless the table was packed anew, which removes it
-        lacking = track_ids_of(self.reader, present.difference(keys))
-        # Unchanged since, or the table was copied here together with the time of change.
-        stamp = Stamp.of(self.places.kind("aggregated"))
-        if lacking and table.stamp is not None and table.stamp.modified == stamp.modified:
-            self._add("packed", "", f"the table says that it holds all tracks, and lacks {len(lacking)} of them")
-        for row, (key, track_id) in enumerate(zip(keys, table.track_ids, strict=True)):
-            if key in marks:
-                continue
-            if key not in present:
-                self._add("packed", "", f"row {row} is of a track that the store does not have", track_id)
-            elif row in differing:
-                self._add("packed", "", f"row {row} differs from the track", track_id)
-        return len(keys)
-
-    def _different_rows(self, root: int, table: PackedTable, sound: set[str]) -> set[int]:
-        """Rows of the table that differ from their tracks, where these are sound."""
-        spec = self.reader.spec
-        size = table.rows_per_shard
-        step = max(1, _COMPARE_BYTES // (size * spec.dim * 4))
-        different: set[int] = set()
-        for first in range(0, len(table.track_ids), size):
-            shard = range(first, min(first + size, len(table.track_ids)))
-            rows = [row for row in shard if encode_key(table.track_ids[row]) in sound]
-            ids = [table.track_ids[row] for row in rows]
-            for layer in range(0, len(spec.layers), step):
-                layers = range(len(spec.layers))[layer : layer + step]
-                stored = table.read(root, np.array(rows, np.int64), layers)
-                self.bytes += stored.nbytes
-                own = self.reader.read_rows(ids, layers)
-                different.update(
-                    row for row, a, b in zip(rows, stored, own, strict=True) if a.tobytes() != b.tobytes()
-                )
-        return different
 
 
 def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
@@ -367,6 +317,8 @@ def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
             own = expected["attributes"]
             # What others have added to the attributes is theirs.
             document["attributes"] = {k: v for k, v in document["attributes"].items() if k in own}
+            if not folder and document in (root_document(spec, version) for version in range(1, FORMAT_VERSION)):
+                continue  # an earlier release made the store
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             document = {}
         if document != expected:

@@ -10,7 +10,6 @@ import google_crc32c
 
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, checksum, seal
 from featurestore.store.table.coordinates import encode_ids, with_crc
-from featurestore.store.table.table import CHUNK_ROWS
 
 ALL = ("raw", "segments", "aggregated")
 
@@ -107,13 +106,16 @@ def sized(kind, shape, chunk, chunks, content_bytes):
     return work
 
 
-def table(change, name=""):
+def table(change):
+    """A change of the document of the table's group, which is sealed again."""
+
     def work(path, outside):
-        file = path / "packed" / name / "zarr.json"
+        file = path / "packed" / "zarr.json"
         document = json.loads(file.read_text())
         change(document)
-        if not name:
-            document = seal(document)
+        if isinstance(document["attributes"], dict):
+            document["attributes"].pop("checksum", None)
+            document["attributes"]["checksum"] = checksum(document)
         file.write_text(json.dumps(document))
 
     return work
@@ -127,13 +129,14 @@ def both(*works):
     return work
 
 
-def table_of(tracks, rows):
+def table_of(tracks, rows=None):
     def change(document):
-        document["shape"][0] = tracks
-        document["chunk_grid"]["configuration"]["chunk_shape"][0] = rows
-        document["codecs"][0]["configuration"]["chunk_shape"][0] = min(rows, CHUNK_ROWS)
+        features = document["consolidated_metadata"]["metadata"]["features"]
+        features["shape"][0] = tracks
+        if rows is not None:
+            features["chunk_grid"]["configuration"]["chunk_shape"][0] = rows
 
-    return table(change, "features")
+    return table(change)
 
 
 def intent(key, content):
@@ -295,8 +298,8 @@ FILES = {
 
 
 def _index(path, change):
-    """Another index, with its checksum, in each shard of a track and in the table."""
-    for file in [*path.glob("*/a/c.*"), path / "packed" / "features" / "c.0.0.0"]:
+    """Another index, with its checksum, in each shard of a track."""
+    for file in path.glob("*/a/c.*"):
         content = file.read_bytes()
         chunks = 6 if file.name == "c.0.0.0.0" else 3
         size = chunks * 16 + 4
@@ -306,7 +309,27 @@ def _index(path, change):
 
 
 def ids(*track_ids):
-    return write("packed/track_id/c.0", encode_ids(track_ids, max(16, len(track_ids))))
+    def work(path, outside):
+        file = path / "packed" / "track_id" / "c.0"
+        file.write_bytes(encode_ids(track_ids, int.from_bytes(file.read_bytes()[:4], "little")))
+
+    return work
+
+
+def raw_ids(*numbers, rest=b""):
+    """A chunk of ids of these numbers, the first of which is added to the right number of rows, and a checksum."""
+
+    def work(path, outside):
+        file = path / "packed" / "track_id" / "c.0"
+        rows = int.from_bytes(file.read_bytes()[:4], "little")
+        first = (rows + numbers[0]) % 2**32
+        file.write_bytes(with_crc(struct.pack(f"<{len(numbers)}I", first, *numbers[1:]) + rest))
+
+    return work
+
+
+def _next_layout(document):
+    document["attributes"]["layout"] += 1
 
 
 TABLE = {
@@ -316,40 +339,37 @@ TABLE = {
     "ids of no track": ids("x", "y", "z"),
     "more ids than rows": ids("a", "b", "c", "d"),
     "fewer ids than rows": ids("a", "b"),
-    "ids that are no text": write("packed/track_id/c.0", with_crc(struct.pack("<III", 16, 1, 1) + b"\xff" * 99)),
-    "ids longer than the file": write(
-        "packed/track_id/c.0", with_crc(struct.pack("<II", 16, 2**32 - 1) + b"x" * 99)
-    ),
-    "many ids of nothing": both(
-        table_of(2**32 - 1, 2**32 - 1),
-        write("packed/track_id/c.0", with_crc(struct.pack("<I", 2**32 - 1) + b"\0" * 8)),
-    ),
+    "ids that are no text": raw_ids(0, 1, 1, rest=b"\xff" * 999),
+    "ids longer than the file": raw_ids(0, 2**32 - 1, rest=b"x" * 999),
+    "many ids of nothing": both(table_of(2**32 - 1, 2**32 - 1), raw_ids(-1, rest=b"\0" * 8)),
     "no ids": write("packed/track_id/c.0", b""),
-    "a table of 2^40 tracks": table_of(2**40, 4096),
-    "a table of -1 tracks": table_of(-1, 16),
-    "shards of 2^40 rows": table_of(3, 2**40),
-    "shards of one row": table_of(3, 1),
-    "shards of no row": table_of(3, 0),
+    "a table of 2^40 tracks": table_of(2**40),
+    "a table of -1 tracks": table_of(-1),
+    "chunks of 2^40 rows": table_of(3, 2**40),
+    "chunks of one row": table_of(3, 1),
+    "chunks of no row": table_of(3, 0),
+    "rows of nothing": write("packed/track_id/rows", b""),
+    "rows that are too many": write("packed/track_id/rows", bytes(10**6)),
+    "rows of another table": write("packed/track_id/rows", bytes(3 * 24)),
     **{
-        f"{name} {value!r:.40}": table(setting(*OWN, name, value=value))
+        f"{name} {value!r:.40}": table(setting("attributes", name, value=value))
         for name, value in (
+            *(("generation", 5), ("generation", None), ("generation", "x" * 10**6), ("fingerprint", "x")),
             *(
-                ("generation", 5),
-                ("generation", None),
-                ("generation", "x" * 10**6),
-                ("stamp", "x"),
-                ("stamp", 10**400),
+                (f"aggregated_{time}", value)
+                for time in ("mtime", "ctime")
+                for value in ("x", -1, True, None, "9" * 99)
             ),
-            *(("stamp", -1), ("stamp", True), ("stamp", [1]), ("fingerprint", "x")),
-            *(("changed", "x"), ("changed", 10**400), ("changed", [1]), ("changed", None)),
-            *(("epoch", 1), ("epoch", -1), ("epoch", 10**400), ("epoch", True), ("epoch", 0.0), ("epoch", None)),
+            *(("layout", -1), ("layout", 10**400), ("layout", True), ("layout", 0.0), ("layout", None)),
+            *(("rows_crc32c", 5), ("rows_crc32c", None), ("rows_crc32c", "x")),
         )
     },
+    "the next layout": lambda path, outside: table(_next_layout)(path, outside),
     "a table with nothing of ours": table(setting("attributes", "featurestore", value=None)),
     "a stamp that lies": lambda path, outside: both(
         ids("a", "a", "x"),
-        table(setting(*OWN, "stamp", value=(path / "aggregated").stat().st_mtime_ns)),
-        table(setting(*OWN, "changed", value=(path / "aggregated").stat().st_ctime_ns)),
+        table(setting("attributes", "aggregated_mtime", value=str((path / "aggregated").stat().st_mtime_ns))),
+        table(setting("attributes", "aggregated_ctime", value=str((path / "aggregated").stat().st_ctime_ns))),
     )(path, outside),
 }
 HIDDEN = (".featurestore/" + name for name in ("locks", "staging", "journal", "stale", "trash", "quarantine"))

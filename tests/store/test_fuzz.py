@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from featurestore.store.format.compression import compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata, check_track_metadata, decode_document, track_metadata
 from featurestore.store.format.shards import ShardReader
 from featurestore.store.table.coordinates import checked_ids, decode_ids, encode_ids, with_crc
-from featurestore.store.table.table import features_metadata
 from featurestore.store.track_reader import check_attributes
 
 JSON = st.recursive(
@@ -37,8 +37,7 @@ ATTRIBUTES = {
 }
 DOCUMENTS = [
     track_metadata("raw", (2, 3, 4, 4), SPEC, ATTRIBUTES).document(),
-    track_metadata("raw", (2, 3, 4, 4), FeatureSpec.for_arrays(layers=3, dim=4, codec="zstd"), {}).document(),
-    features_metadata(3, 16, SPEC, "v2").document(),
+    track_metadata("raw", (2, 3, 4, 4), replace(SPEC, codec="zstd"), ATTRIBUTES).document(),
 ]
 
 
@@ -161,7 +160,7 @@ def test_a_shard_is_read_right_or_refused(shard, data):
     if data.draw(st.booleans()):
         lie = lie[: data.draw(st.integers(0, len(lie)))]
     file.write_bytes(lie)
-    metadata = track_metadata("raw", raw.shape, SPEC, {})
+    metadata = track_metadata("raw", raw.shape, SPEC, ATTRIBUTES)
     fd = os.open(file, filesystem.READ)
     try:
         with ShardReader(fd, metadata, "the lie") as reader:

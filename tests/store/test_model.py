@@ -20,6 +20,7 @@ from featurestore.store import filesystem
 from featurestore.store.commit.locks import stripe_of
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import shard_name
+from featurestore.store.table.layout import chunk_name
 
 IDS = ["a", "B/ü", "x" * 220, "c", "..", "zarr.json"]
 assert len({stripe_of(encode_key(track_id)) for track_id in IDS}) == len(IDS)
@@ -78,8 +79,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="model-", dir=MEMORY if MEMORY.is_dir() else None))
         self.path = self.folder / "store.zarr"
         self.patches = contextlib.ExitStack()
-        # A table of a few shards, without thousands of tracks.
-        self.patches.enter_context(mock.patch.multiple("featurestore.store.table.table", MAX_ROWS=2, _MIN_ROWS=2))
+        # A table of a few chunks, without thousands of tracks.
+        self.patches.enter_context(
+            mock.patch.multiple("featurestore.store.table.layout", SMALL_ROWS=2, first_layout=lambda: 0)
+        )
         self.writers = []
         self.model = {}
         self.packed = []  # ids in the order of the table
@@ -283,8 +286,8 @@ class StoreMachine(RuleBasedStateMachine):
         table = FeatureStore(self.path)._catalogue.known().table
         # Nobody looks at rows of tracks that were removed.
         track_id = data.draw(st.sampled_from(sorted(self.model.keys() & set(self.packed))))
-        shard = table.rows[track_id] // table.rows_per_shard
-        flip_a_bit(self.path / "packed" / "features" / shard_name(3, shard, table.features.naming))
+        name = chunk_name(table.encoding, table.rows[track_id] // table.rows_per_chunk, 0, 0)
+        flip_a_bit(self.path / "packed" / "features" / name)
         report, moved = self.writers[writer].repair()
         assert {problem.what for problem in report.problems} == {"packed"}
         assert moved == []

@@ -190,7 +190,7 @@ def test_what_is_known_of_a_track(store):
 def test_info_counts(store):
     assert store.info() == {
         "path": str(store.path),
-        "format": 1,
+        "format": 2,
         "tracks": 3,
         "packed": 0,
         "fingerprint": SPEC.fingerprint,

@@ -57,7 +57,16 @@ def link(name, to):
     return damage
 
 
+def stale_row(path):
+    """A row of the table that is not the track's, and no mark that says so."""
+    with StoreWriter(path, spec=SPEC) as writer:
+        writer.put("a", features(9), overwrite=True)
+    for mark in (path / ".featurestore" / "stale").iterdir():
+        mark.unlink()
+
+
 QUICK = {
+    "a stale row": (stale_row, {("packed", "a")}),
     "no shard": (remove("raw/a/c.0.0.0.0"), {("track", "a")}),
     "no metadata": (remove("segments/a/zarr.json"), {("track", "a")}),
     "no folder": (remove("raw/a"), {("track", "a")}),
@@ -107,18 +116,9 @@ def not_finite(path):
     zarr.open_array(path / "segments" / "a", mode="r+")[0, 0, 0] = np.nan
 
 
-def stale_row(path):
-    """A row of the table that is not the track's, and no mark that says so."""
-    with StoreWriter(path, spec=SPEC) as writer:
-        writer.put("a", features(9), overwrite=True)
-    for mark in (path / ".featurestore" / "stale").iterdir():
-        mark.unlink()
-
-
 DEEP = {
     "a changed number": (change_value, {("track", "a")}),
     "a value that is not finite": (not_finite, {("track", "a")}),
-    "a stale row": (stale_row, {("packed", "a")}),
 }
 
 

@@ -4,6 +4,7 @@
 because version control keeps neither empty folders nor times of change.
 """
 
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -119,13 +120,26 @@ def test_it_is_read(store):
     assert np.array_equal(array[...], EXPECTED["a/b"]["raw"])
 
 
-def test_its_packed_table_is_used(store):
+def version_of(path):
+    return json.loads((path / "zarr.json").read_text())["attributes"]["featurestore"]["format"]
+
+
+def test_its_packed_table_is_used_or_replaced(store):
     store, _ = store
     root = os.open(store.path, os.O_RDONLY)
     try:
         table = PackedTable.open(root, store.spec)
     finally:
         os.close(root)
+    if version_of(store.path) == 1:
+        assert table is None
+        assert store.info()["packed"] == 0
+        store.pack()
+        assert version_of(store.path) == FORMAT_VERSION
+        assert store.info()["packed"] == len(store) == len(EXPECTED)
+        assert_holds(store, EXPECTED, np.dtype(store.spec.dtype))
+        assert store.verify(deep=True).problems == ()
+        return
     assert table.track_ids == sorted(PACKED)
     assert store.info()["packed"] == len(PACKED) - 2
     group = zarr.open_group(store.path / "packed", mode="r")

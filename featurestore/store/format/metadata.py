@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
 from featurestore.spelling import spelling_hint
 from featurestore.store import filesystem
 from featurestore.store.format.compression import COMPRESSORS, compressor_of, zarr_codecs
+from featurestore.store.format.keys import encode_key
 from featurestore.store.paths import HIDDEN
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA = "zarr.json"
 MAX_METADATA_BYTES = 8 * 2**20  # a track of 400,000 segments
 _MAX_AXIS = 2**40
-NAMINGS = ("default", "v2")
-"""How Zarr may name the files of chunks: c.0.0, or 0.0."""
 _CRC = {"name": "crc32c"}
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -44,7 +43,6 @@ class ArrayMetadata:
     dims: tuple[str, ...]
     attributes: Mapping[str, Any]
     compressor: str = "none"
-    naming: str = "default"
 
     def document(self) -> dict[str, Any]:
         """The array as a Zarr v3 document."""
@@ -59,14 +57,7 @@ class ArrayMetadata:
         }
         # A reader that misses a shard sees NaN, not numbers.
         return array_document(
-            self.shape,
-            self.shard_shape,
-            self.dtype,
-            "NaN",
-            [sharding],
-            self.dims,
-            self.attributes,
-            naming=self.naming,
+            self.shape, self.shard_shape, self.dtype, "NaN", [sharding], self.dims, self.attributes
         )
 
     @classmethod
@@ -88,7 +79,6 @@ class ArrayMetadata:
                 dims=tuple(document["dimension_names"]),
                 attributes=dict(document["attributes"]),
                 compressor=_compressor(sharding["codecs"]),
-                naming=_one_of(NAMINGS, document["chunk_key_encoding"]["name"]),
             )
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not the metadata of a feature array ({error!r})") from None
@@ -125,7 +115,7 @@ def array_document(
     dims: Sequence[str],
     attributes: Mapping[str, Any],
     *,
-    naming: str = "default",
+    encoding: str = "default",
 ) -> dict[str, Any]:
     """A Zarr v3 array whose chunk keys are separated by a dot, so that it is one folder."""
     return {
@@ -134,7 +124,7 @@ def array_document(
         "shape": list(shape),
         "data_type": data_type,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
-        "chunk_key_encoding": {"name": naming, "configuration": {"separator": "."}},
+        "chunk_key_encoding": {"name": encoding, "configuration": {"separator": "."}},
         "fill_value": fill_value,
         "codecs": list(codecs),
         "dimension_names": list(dims),
@@ -163,18 +153,22 @@ def track_metadata(
     else:
         chunk = (1, shape[1])
     compressor = compressor_of(spec.codec)
-    return ArrayMetadata(shape, shape, chunk, spec.dtype, DIMS[kind], attributes, compressor)
+    dims = track_dims(kind, encode_key(attributes["track_id"]))
+    return ArrayMetadata(shape, shape, chunk, spec.dtype, dims, attributes, compressor)
 
 
-def shard_name(ndim: int, first: int = 0, naming: str = "default") -> str:
-    """File of a shard of an array whose shards lie along its first dimension."""
-    name = ".".join([str(first)] + ["0"] * (ndim - 1))
-    return f"c.{name}" if naming == "default" else name
+def track_dims(kind: str, key: str) -> tuple[str, ...]:
+    """Names of the dimensions of a track's array.
+
+    Tracks differ in their segments and frames, and one group holds them all: xarray opens it, as it takes equal
+    names for equal sizes, only if each track has its own.
+    """
+    return tuple(f"{name}_{key}" if name in ("segment", "frame") else name for name in DIMS[kind])
 
 
-def naming_of(name: str) -> str | None:
-    """Naming by which a file is a shard, None if it is none."""
-    return "default" if name.startswith("c.") else "v2" if name[:1].isdigit() else None
+def shard_name(ndim: int) -> str:
+    """File of the only shard of an array."""
+    return "c" + ".0" * ndim
 
 
 def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) -> None:
@@ -182,6 +176,8 @@ def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) 
     if len(metadata.shape) != len(DIMS[kind]) or math.prod(metadata.shape) == 0:
         raise ValueError(f"not the shape of {kind}: {metadata.shape}")
     expected = track_metadata(kind, metadata.shape, spec, metadata.attributes)
+    if metadata.dims == DIMS[kind]:  # of format 1
+        expected = replace(expected, dims=DIMS[kind])
     layers, dim = metadata.shape[DIMS[kind].index("layer")], metadata.shape[-1]
     if metadata != expected or (layers, dim) != (len(spec.layers), spec.dim):
         raise ValueError(f"not the metadata of {kind} in a store of this spec")
@@ -237,9 +233,9 @@ def check_seal(document: Mapping[str, Any]) -> None:
         raise ValueError("the metadata fails its checksum")
 
 
-def root_document(spec: FeatureSpec) -> dict[str, Any]:
+def root_document(spec: FeatureSpec, version: int = FORMAT_VERSION) -> dict[str, Any]:
     """The store's root group."""
-    own = {"format": FORMAT_VERSION, "spec": spec.to_dict(), "fingerprint": spec.fingerprint}
+    own = {"format": version, "spec": spec.to_dict(), "fingerprint": spec.fingerprint}
     return group_document({"featurestore": {**own, "checksum": checksum(own)}})
 
 

@@ -204,8 +204,6 @@ class ShardReader:
         Of the array that the file belongs to.
     name : str
         How errors call it.
-    way_out : str
-        What errors say is to be done.
 
     Raises
     ------
@@ -213,17 +211,9 @@ class ShardReader:
         If the file is not of the size that the metadata implies, or its index fails its checks.
     """
 
-    def __init__(
-        self,
-        fd: int,
-        metadata: ArrayMetadata,
-        name: str,
-        *,
-        way_out: str = "extract the track again, or run verify --repair",
-    ) -> None:
+    def __init__(self, fd: int, metadata: ArrayMetadata, name: str) -> None:
         self._fd = fd
         self._name = name
-        self._way_out = way_out
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
         self._compressor = metadata.compressor
         self._shape = metadata.chunk_shape
@@ -242,7 +232,7 @@ class ShardReader:
         os.close(self._fd)
 
     def _damaged(self, what: str) -> CorruptTrackError:
-        return CorruptTrackError(f"{self._name}: {what}; {self._way_out}")
+        return CorruptTrackError(f"{self._name}: {what}; extract the track again, or run verify --repair")
 
     def _read_index(self) -> npt.NDArray[np.uint64]:
         status = os.fstat(self._fd)
@@ -298,7 +288,7 @@ class ShardReader:
 
         def work(some: list[tuple[int, npt.NDArray[Any]]]) -> None:
             for position, chunk in some:
-                self.read_into(position, chunk)
+                self._read_into(position, chunk)
 
         if out.nbytes < _LARGE:
             work(jobs)
@@ -310,45 +300,43 @@ class ShardReader:
                     pass
         return out
 
-    def read_into(self, position: int, out: npt.NDArray[Any], *, first: int = 0) -> None:
-        """Read one inner chunk, or the part of it from value `first` on, into a C-contiguous array of its type.
-
-        All of the chunk is checked, whatever is asked for.
-        """
+    def _read_into(self, position: int, out: npt.NDArray[Any]) -> None:
+        """Read one inner chunk into a C-contiguous array of its shape and type."""
         target = out.reshape(-1).view(np.uint8)
-        skip = first * self._dtype.itemsize
-        if self._compressor == "none":
-            self._read_checked(position, target, skip)
-        else:
-            content = np.empty(int(self._index[position, 1]) - CRC_BYTES, np.uint8)
-            self._read_checked(position, content, 0)
-            whole = target if out.size == self._values else np.empty(self._values * self._dtype.itemsize, np.uint8)
-            try:
-                decompress(content.tobytes(), whole)
-            except ValueError as error:
-                raise self._damaged(f"chunk {position}: {error}") from None
-            if whole is not target:
-                target[...] = whole[skip : skip + target.nbytes]
+        offset, size = (int(n) for n in self._index[position])
+        plain = self._compressor == "none"
+        content = target if plain else np.empty(size - CRC_BYTES, np.uint8)
+        try:
+            read_checked(self._fd, offset, size - CRC_BYTES, content, 0)
+            if not plain:
+                decompress(content.tobytes(), target)
+        except ValueError as error:
+            raise self._damaged(f"chunk {position} {error}") from None
         if sys.byteorder == "big":
             out.byteswap(inplace=True)
 
-    def _read_checked(self, position: int, out: npt.NDArray[np.uint8], skip: int) -> None:
-        """Bytes of a stored chunk from `skip` on; what is not asked for is read and checked as well."""
-        offset, size = (int(n) for n in self._index[position])
-        end = size - CRC_BYTES
-        stored = bytearray(CRC_BYTES)
-        aside = np.empty(min(_BLOCK, end) if out.nbytes < end else 0, np.uint8)
-        crc = at = 0
-        while at < end:
-            # Piece by piece, so that the caches still hold each when its checksum is taken.
-            if skip <= at < skip + out.nbytes:
-                block = out[at - skip : at - skip + _BLOCK]
-            else:
-                block = aside[: (skip if at < skip else end) - at]
-            parts: list[Any] = [block.data, stored] if at + block.nbytes == end else [block.data]
-            if filesystem.read_into(self._fd, parts, offset + at) != sum(map(len, parts)):
-                raise self._damaged("the file ends inside a chunk")
-            crc = google_crc32c.extend(crc, block)
-            at += block.nbytes
-        if int.from_bytes(stored, "little") != crc:
-            raise self._damaged(f"chunk {position} fails its checksum")
+
+def read_checked(fd: int, offset: int, size: int, out: npt.NDArray[np.uint8], skip: int) -> None:
+    """Read a part, from `skip` on, of bytes that their CRC-32C follows; all of them are read and checked.
+
+    Raises
+    ------
+    ValueError
+        If they fail their checksum.
+    """
+    stored = bytearray(CRC_BYTES)
+    aside = np.empty(min(_BLOCK, size) if out.nbytes < size else 0, np.uint8)
+    crc = at = 0
+    while at < size:
+        # Piece by piece, so that the caches still hold each when its checksum is taken.
+        if skip <= at < skip + out.nbytes:
+            block = out[at - skip : at - skip + _BLOCK]
+        else:
+            block = aside[: (skip if at < skip else size) - at]
+        parts: list[Any] = [block.data, stored] if at + block.nbytes == size else [block.data]
+        if filesystem.read_into(fd, parts, offset + at) != sum(map(len, parts)):
+            raise ValueError("ends with the file")
+        crc = google_crc32c.extend(crc, block)
+        at += block.nbytes
+    if int.from_bytes(stored, "little") != crc:
+        raise ValueError("fails its checksum")

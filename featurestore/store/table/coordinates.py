@@ -10,14 +10,9 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CorruptTrackError
 from featurestore.spec import FeatureSpec
 from featurestore.store.format.shards import CRC_BYTES
-
-
-def damaged(error: object) -> CorruptTrackError:
-    """What is wrong with the table, and the way out."""
-    return CorruptTrackError(f"packed: {error}; build the table again with `fs-extract pack`")
+from featurestore.store.table.layout import damaged
 
 
 def with_crc(content: bytes) -> bytes:

@@ -14,14 +14,18 @@ import numpy.typing as npt
 from featurestore.errors import CorruptTrackError
 from featurestore.store import filesystem
 from featurestore.store.paths import Places
+from featurestore.store.table.coordinates import TrackIds
 from featurestore.store.table.packing import list_keys, track_ids_of
 from featurestore.store.table.stamps import Stamp
-from featurestore.store.table.table import PackedTable, TableChangedError
+from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
 from featurestore.store.track_reader import TrackReader
 
 _ATTEMPTS = 20
 # A folder's time of change tells nothing about changes within the clock's tick: wait until it is over.
-_SETTLED_NS = 2_000_000_000
+_COARSE_NS = 2_000_000_000
+_FINE_NS = 25_000_000
+# So few tracks are read as they are, without a look at the table or at what else the store has.
+_DIRECT = 16
 # Fewer rows of a chunk than this share of it are read from their tracks.
 _FEW = 64
 
@@ -45,7 +49,7 @@ class Known:
     track_ids: Sequence[str]
     table: PackedTable | None
     direct: frozenset[str]
-    signature: tuple[Any, ...] | None
+    signature: tuple[int, ...] | None
 
 
 class Catalogue:
@@ -60,50 +64,82 @@ class Catalogue:
     def __init__(self, reader: TrackReader) -> None:
         self._reader = reader
         self._places = reader.places
-        self._cached: Known | None = None
+        self._forget()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cached": None}
+    def _forget(self) -> None:
+        self._cached: Known | None = None
+        self._seen: tuple[int, ...] | None = None
+        self._seen_at = 0.0
+        self._table: tuple[tuple[int, ...], PackedTable | None] = (), None
+        self._by_key: dict[str, str] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Catalogue, (self._reader,)
 
     def known(self) -> Known:
         """What is known now."""
         signature = self._signature()
+        if signature is None or signature != self._seen:
+            self._seen, self._seen_at = signature, time.monotonic()
         cached = self._cached
         if cached is None or signature is None or cached.signature != signature:
-            cached = self._cached = self._load(signature)
+            settled = signature is not None and self._is_settled(signature)
+            cached = self._cached = self._load(signature if settled else None)
         return cached
 
-    def _signature(self) -> tuple[Any, ...] | None:
-        """Changes whenever the catalogue does; None while it cannot be told."""
+    def _signature(self) -> tuple[int, ...] | None:
+        """Changes, but for changes within one tick of the clock, whenever the catalogue does; None without one."""
         try:
             aggregated = self._places.kind("aggregated").stat().st_mtime_ns
             stale = self._places.stale.stat().st_mtime_ns
         except FileNotFoundError:
             return None
-        now = time.time_ns()
-        # Each by itself: a clock that jumped may have left one of them far ahead.
-        if any(abs(now - changed) < _SETTLED_NS for changed in (aggregated, stale)):
-            return None
         return aggregated, stale, *_signature_of_table(self._places)
 
-    def _load(self, signature: tuple[Any, ...] | None) -> Known:
+    def _is_settled(self, signature: tuple[int, ...]) -> bool:
+        """Whether whatever changes from now on will change the signature."""
+        aggregated, stale, *_ = signature
+        now = time.time_ns()
+        # Each by itself: a clock that jumped may have left one of them far ahead.
+        if all(abs(now - changed) >= _COARSE_NS for changed in (aggregated, stale)):
+            return True
+        coarse = stale % 10**9 == 0  # times of whole seconds, or of two
+        return time.monotonic() - self._seen_at >= (_COARSE_NS if coarse else _FINE_NS) / 1e9
+
+    def _load(self, signature: tuple[int, ...] | None) -> Known:
+        self._reader.root.look()
         try:
             marks = set(os.listdir(self._places.stale))
         except FileNotFoundError:
             table, marks = None, set()  # nothing says which rows of the table are superseded
         else:
-            table = _table(self._reader)
+            table = self._open_table()
         folder = self._places.kind("aggregated")
         if table is not None and not marks and Stamp.of(folder) == table.stamp:
             return Known(table.ids, table, frozenset(), signature)
-        by_key = track_ids_of(self._reader, list_keys(self._places))
+        by_key = self._list()
         present = set(by_key.values())
         packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
         rest = sorted(present.difference(packed))
         direct = {by_key[key] for key in marks & by_key.keys()}
         if table is not None:
-            direct |= set(table.track_ids).difference(packed)  # removed since
+            direct |= table.rows.keys() - present  # removed since
         return Known(packed + rest, table, frozenset(direct), signature)
+
+    def _open_table(self) -> PackedTable | None:
+        """The table as it is now."""
+        signature = _signature_of_table(self._places)
+        if signature != self._table[0]:
+            self._table = signature, _table(self._reader)
+        return self._table[1]
+
+    def _list(self) -> dict[str, str]:
+        """Track id of each key; only those that were not there the last time are decoded."""
+        keys = list_keys(self._places)
+        for gone in self._by_key.keys() - keys:
+            del self._by_key[gone]
+        self._by_key |= track_ids_of(self._reader, keys - self._by_key.keys())
+        return self._by_key
 
     def read(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         """Layers (by position) of `aggregated` of some tracks.
@@ -117,18 +153,20 @@ class Catalogue:
         TrackNotFoundError, CorruptTrackError
             If a track is gone or damaged, or the packed table is.
         """
+        if len(ids) <= _DIRECT and not isinstance(ids, TrackIds):
+            return self._reader.read_rows(ids, positions)
         for _ in range(_ATTEMPTS):
             try:
                 return self._gather(self.known(), ids, positions)
             except TableChangedError:
-                self._cached = None
+                self._cached, self._table = None, ((), None)
         raise CorruptTrackError("the packed table is incomplete: build it again with `fs-extract pack`")
 
     def _gather(self, known: Known, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         table = known.table
         if table is None:
             rows = np.full(len(ids), -1, np.int64)
-        elif ids is table.ids:
+        elif ids is known.track_ids and ids is table.ids:
             rows = np.arange(len(ids), dtype=np.int64)
         else:
             numbers, direct = table.rows, known.direct
@@ -138,18 +176,25 @@ class Catalogue:
             few = chunks[(counts * _FEW < table.rows_per_chunk) & (chunks >= 0)]
             rows[np.isin(rows // table.rows_per_chunk, few)] = -1
         packed = np.flatnonzero(rows >= 0)
+        if table is not None and len(packed):
+            out = found = self._read_table(table, rows[packed], positions)
+            rows[packed[is_padding(found)]] = -1  # the table was copied while it grew
+        if len(packed) < len(ids) or not len(packed):
+            out = np.empty((len(ids), len(positions), self._reader.spec.dim), np.dtype(self._reader.spec.dtype))
+            if len(packed):
+                out[packed] = found
+        if unpacked := np.flatnonzero(rows < 0).tolist():
+            out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
+        return out
+
+    def _read_table(
+        self, table: PackedTable, rows: npt.NDArray[np.int64], positions: Sequence[int]
+    ) -> npt.NDArray[Any]:
         root = filesystem.open_root(self._places.root, follow_links=self._places.follow_links)
         try:
-            if table is not None and len(packed) == len(ids) and len(ids):
-                return table.read(root, rows, positions)
-            out = np.empty((len(ids), len(positions), self._reader.spec.dim), np.dtype(self._reader.spec.dtype))
-            if table is not None and len(packed):
-                out[packed] = table.read(root, rows[packed], positions)
+            return table.read(root, rows, positions)
         finally:
             os.close(root)
-        unpacked = np.flatnonzero(rows < 0).tolist()
-        out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
-        return out
 
 
 class PackedIds:

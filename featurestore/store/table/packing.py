@@ -19,20 +19,24 @@ from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.staging import StagingArea
 from featurestore.store.commit.transaction import ASIDE, is_aside
 from featurestore.store.format.keys import decode_key, encode_key, is_hashed
-from featurestore.store.format.metadata import METADATA, encode_document, naming_of, shard_name
-from featurestore.store.format.shards import ShardWriter
+from featurestore.store.format.metadata import (
+    FORMAT_VERSION,
+    MAX_METADATA_BYTES,
+    METADATA,
+    decode_document,
+    encode_document,
+    root_document,
+)
 from featurestore.store.paths import Places
 from featurestore.store.spool import RowSpool
-from featurestore.store.table import table
+from featurestore.store.table import layout as layouts
+from featurestore.store.table.chunks import write_chunk
 from featurestore.store.table.coordinates import encode_ids, encode_layers
+from featurestore.store.table.layout import OWN, TOMBSTONE, chunk_name, encoding_of_name, table_documents
+from featurestore.store.table.previous import PreviousTable, layout_on_disk
+from featurestore.store.table.rows import ROW, ROWS, Rows, digest, encode_rows, times_of_change
 from featurestore.store.table.stamps import Stamp, give_stamp
-from featurestore.store.table.table import (
-    PackedTable,
-    TableChangedError,
-    naming_of_epoch,
-    rows_per_shard,
-    table_documents,
-)
+from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
 from featurestore.store.track_reader import TrackReader
 
 _SPOOL_BYTES = 64 * 2**20
@@ -125,6 +129,7 @@ class _Packing:
         self.durable = durable
         self.damaged = damaged
         self.revisions: dict[str, str] = {}
+        self.changed: dict[str, int] = {}
         self.ids: list[str] = []
         self.marks: set[str] = set()
         self.stale: set[str] = set()
@@ -142,129 +147,160 @@ class _Packing:
             kept: list[str] = []
             known: set[str] = set()
         else:
-            encoded = old.keys()
-            kept = [track_id for track_id, key in zip(old.track_ids, encoded, strict=True) if key in keys]
-            known = set(encoded)
+            known = set(old.keys)
+            kept = [track_id for track_id, key in zip(old.ids, old.keys, strict=True) if key in keys]
+            self.stale |= old.superseded(keys - self.marks)
         fresh = track_ids_of(self.reader, keys - known)
         self.ids = kept + sorted(fresh.values())
         if self.damaged & listed or any(map(is_hashed, keys - known - fresh.keys())):
             stamp = None  # what is left out must not be forgotten
-        if old is not None and self.ids == old.track_ids and not self.stale & old.rows.keys():
-            if stamp != old.stamp:
-                self._write_group(self.folder, old.rows_per_shard, old.generation, stamp, old.epoch)
+        same = old is not None and self.ids == old.ids and not self.stale & old.table.rows.keys()
+        if old is not None and same and not old.looks_different:
+            if stamp != old.table.stamp:
+                self._write_group(self.folder, old.table.rows_per_chunk, _own(old.table.own, stamp))
                 if self.durable:
                     filesystem.sync_file(self.folder / METADATA)
                 filesystem.rename(self.folder / METADATA, self.places.packed / METADATA)
             return
+        self._replace(old, stamp)
+
+    def _replace(self, old: PreviousTable | None, stamp: Stamp | None) -> None:
+        """Write the new table and put it in the place of the old one."""
+        large = layouts.is_large(len(self.ids), before=old is not None and old.table.is_large)
+        layout = self._layout(old, large)
+        rows, encoding = layouts.chunk_rows(layout, large=large), layouts.encoding_of(layout)
         new = self.folder / "packed"
         filesystem.make_dir(new)
-        rows = rows_per_shard(len(self.ids))
-        epoch = self._epoch(old, rows)
-        naming = naming_of_epoch(epoch)
         for array in ("features", "track_id", "layer"):
             filesystem.make_dir(new / array)
-        self._write_shards(new, old, rows, naming)
-        self._keep_for_readers(new, naming)
-        filesystem.write_file(new / "layer" / shard_name(1), encode_layers(self.spec))
-        self._write_group(new, rows, uuid.uuid4().hex, stamp, epoch)
+        self._write_chunks(new, old, rows, encoding)
+        self._keep_for_readers(new, encoding)
+        filesystem.write_file(new / "layer" / chunk_name("default", 0), encode_layers(self.spec))
+        content, checksum = encode_rows(self._rows(old))
+        filesystem.write_file(new / "track_id" / ROWS, content)
+        own = {"generation": uuid.uuid4().hex, "layout": layout, "fingerprint": self.spec.fingerprint}
+        self._write_group(new, rows, _own({**own, "rows_crc32c": checksum}, stamp))
         if self.durable:
             filesystem.sync_tree(new)
+        self._upgrade_root()
         fallbacks.replace_dir(new, self.places.packed, self.folder / ("packed" + ASIDE), keep=False)
         if self.durable:
             filesystem.sync_dir(self.places.root)
 
-    def _old(self) -> PackedTable | None:
+    def _old(self) -> PreviousTable | None:
         root = filesystem.open_root(self.places.root)
         try:
-            old = PackedTable.open(root, self.spec)
-            if old is not None:
-                old.check(root, self.spec)
-            return old
+            opened = PackedTable.open(root, self.spec)
+            if opened is None:
+                return None
+            opened.check(root)
+            return PreviousTable(self.reader, opened)
         finally:
             os.close(root)
 
-    def _epoch(self, old: PackedTable | None, rows: int) -> int:
-        """The old one if all that readers of the old table may ask for stays where it is, or else the next."""
+    def _layout(self, old: PreviousTable | None, large: bool) -> int:
+        """Give the old one if all that readers of the old table may ask for stays where it is, or the next."""
         if old is None:
-            return 0
-        appended = rows == old.rows_per_shard and self.ids[: len(old.track_ids)] == old.track_ids
-        return old.epoch + (not (appended and self.stale.isdisjoint(old.track_ids)))
+            before = layout_on_disk(self.places.packed)
+            return layouts.first_layout() if before is None else before + 1
+        appended = large == old.table.is_large and self.ids[: len(old.ids)] == old.ids
+        return old.table.layout + (not (appended and self.stale.isdisjoint(old.ids)))
 
-    def _write_group(self, folder: Path, rows: int, generation: str, stamp: Stamp | None, epoch: int) -> None:
-        own = {"generation": generation, "epoch": epoch, "fingerprint": self.spec.fingerprint}
-        own |= {"stamp": stamp and stamp.modified, "changed": stamp and stamp.changed}
+    def _write_group(self, folder: Path, rows: int, own: dict[str, Any]) -> None:
         for name, document in table_documents(len(self.ids), rows, self.spec, own).items():
             if not name or (folder / name).exists():
                 filesystem.write_file(folder / name / METADATA, encode_document(document))
 
-    def _write_shards(self, new: Path, old: PackedTable | None, rows: int, naming: str) -> None:
-        for shard in range(-(-len(self.ids) // rows)):
-            ids = self.ids[shard * rows : (shard + 1) * rows]
-            names = shard_name(3, shard, naming), shard_name(1, shard, naming)
-            if old is not None and self._unchanged(old, shard, rows, ids):
-                folder = self.places.packed
-                before = shard_name(3, shard, old.naming), shard_name(1, shard, old.naming)
-                fallbacks.link_or_copy(folder / "features" / before[0], new / "features" / names[0])
-                fallbacks.link_or_copy(folder / "track_id" / before[1], new / "track_id" / names[1])
-            else:
-                self._write_shard(new / "features" / names[0], old, rows, ids)
-                filesystem.write_file(new / "track_id" / names[1], encode_ids(ids, rows))
+    def _rows(self, old: PreviousTable | None) -> Rows:
+        """What each row of the new table is of."""
+        found = np.zeros(len(self.ids), ROW)
+        rows = {} if old is None else old.table.rows
+        for row, track_id in enumerate(self.ids):
+            key = encode_key(track_id)
+            if key in self.revisions:
+                found[row] = digest(self.revisions[key]), self.changed[key]
+            elif old is not None:
+                before = rows[track_id]
+                found[row] = old.table.described["revision"][before], old.changed[before]
+        return found
 
-    def _keep_for_readers(self, new: Path, naming: str) -> None:
-        """Hold the files of the other naming for readers of Zarr that have opened the table they belong to."""
+    def _write_chunks(self, new: Path, old: PreviousTable | None, rows: int, encoding: str) -> None:
+        layers = range(len(self.spec.layers))
+        for number in range(-(-len(self.ids) // rows)):
+            ids = self.ids[number * rows : (number + 1) * rows]
+            if old is not None and self._unchanged(old, number, rows, ids):
+                for array, indices in ("track_id", [(number,)]), ("features", [(number, n, 0) for n in layers]):
+                    for index in indices:
+                        before = self.places.packed / array / chunk_name(old.table.encoding, *index)
+                        fallbacks.link_or_copy(before, new / array / chunk_name(encoding, *index))
+            else:
+                self._write_features(new / "features", old, rows, encoding, number, ids)
+                filesystem.write_file(new / "track_id" / chunk_name(encoding, number), encode_ids(ids, rows))
+
+    def _keep_for_readers(self, new: Path, encoding: str) -> None:
+        """Hold the files of the other encoding for readers of Zarr that have opened the table they belong to.
+
+        A name of this encoding that the new table does not use stays taken, by a file that no reader can decode:
+        to readers of Zarr, a chunk that is missing is NaN, or empty texts.
+        """
         for array in ("features", "track_id"):
             with contextlib.suppress(FileNotFoundError), os.scandir(self.places.packed / array) as entries:
                 for entry in entries:
-                    if naming_of(entry.name) not in (None, naming) and entry.is_file(follow_symlinks=False):
+                    named = encoding_of_name(entry.name)
+                    if named is None or not entry.is_file(follow_symlinks=False):
+                        continue
+                    if named != encoding:
                         fallbacks.link_or_copy(Path(entry.path), new / array / entry.name)
+                    elif not (new / array / entry.name).exists():
+                        filesystem.write_file(new / array / entry.name, TOMBSTONE)
 
-    def _unchanged(self, old: PackedTable, shard: int, rows: int, ids: list[str]) -> bool:
-        before = old.track_ids[shard * rows : (shard + 1) * rows]
-        return old.rows_per_shard == rows and ids == before and self.stale.isdisjoint(ids)
+    def _unchanged(self, old: PreviousTable, number: int, rows: int, ids: list[str]) -> bool:
+        before = old.ids[number * rows : (number + 1) * rows]
+        return old.table.rows_per_chunk == rows and ids == before and self.stale.isdisjoint(ids)
 
-    def _write_shard(self, path: Path, old: PackedTable | None, rows: int, ids: list[str]) -> None:
+    def _write_features(
+        self, folder: Path, old: PreviousTable | None, rows: int, encoding: str, number: int, ids: list[str]
+    ) -> None:
+        """Write one chunk of each layer: rows of the old table, where they are current, or else of the tracks."""
         moved = [
-            (row, old.rows[track_id])
+            (row, old.table.rows[track_id])
             for row, track_id in enumerate(ids)
-            if old is not None and track_id in old.rows and track_id not in self.stale
+            if old is not None and track_id in old.table.rows and track_id not in self.stale
         ]
         kept = {row for row, _ in moved}
-        read = [row for row in range(len(ids)) if row not in kept]
+        fresh = [row for row in range(len(ids)) if row not in kept]
         targets, sources = np.array(moved, np.int64).reshape(-1, 2).T
-        fresh = np.array(read, np.int64)
         spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
-        shard = ShardWriter(path, "the packed table", np.dtype(self.spec.dtype).itemsize)
         root = filesystem.open_root(self.places.root)
         try:
             lost: TrackNotFoundError | None = None
-            for row in read:
+            for row in fresh:
                 try:
                     spool.append(self._row(ids[row]))
                 except TrackNotFoundError as error:  # all that are lost are found before beginning again
                     lost = error
             if lost is not None:
                 raise lost
-            values = spool.rows() if read else None
-            size = min(rows, table.CHUNK_ROWS)
-            for first in range(0, rows, size):
-                is_moved = targets // size == first // size
-                is_fresh = fresh // size == first // size
-                for layer in range(len(self.spec.layers)):
-                    chunk = np.zeros((size, 1, self.spec.dim), np.dtype(self.spec.dtype).newbyteorder("<"))
-                    if old is not None and is_moved.any():
-                        chunk[targets[is_moved] - first] = old.read(root, sources[is_moved], [layer])
-                    if values is not None and is_fresh.any():
-                        chunk[fresh[is_fresh] - first] = values[is_fresh, layer : layer + 1]
-                    shard.append([chunk])
-            shard.finish()
+            values = spool.rows() if fresh else None
+            for layer in range(len(self.spec.layers)):
+                shape = rows, 1, self.spec.dim
+                chunk = np.full(shape, np.nan, np.dtype(self.spec.dtype).newbyteorder("<"))
+                if old is not None and moved:
+                    found = old.table.read(root, sources, [layer])
+                    if is_padding(found).any():
+                        raise CorruptTrackError("packed: rows are missing")
+                    chunk[targets] = found
+                if values is not None:
+                    chunk[fresh] = values[:, layer : layer + 1]
+                write_chunk(folder / chunk_name(encoding, number, layer, 0), chunk)
         finally:
             os.close(root)
-            shard.close()
             spool.close()
 
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         key = encode_key(track_id)
         try:
+            (self.changed[key],) = times_of_change(self.places, [key])  # before it is read
             with self.reader.open("aggregated", key, track_id) as array:
                 self.revisions[key] = array.revision
                 return self.reader.read(array, layers=range(len(self.spec.layers)))[None]
@@ -284,3 +320,21 @@ class _Packing:
                 known = self.revisions.get(key) if key in packed else None
                 if not (self.places.journal / key).exists() and revision == known:
                     filesystem.unlink(self.places.stale / key)
+
+    def _upgrade_root(self) -> None:
+        """Let releases that do not know the new table refuse the store, before it is in its place."""
+        document = decode_document(filesystem.read_file(self.places.root / METADATA, limit=MAX_METADATA_BYTES))
+        if document["attributes"]["featurestore"]["format"] == FORMAT_VERSION:
+            return
+        own = root_document(self.spec)["attributes"]["featurestore"]
+        document["attributes"] = {**document["attributes"], "featurestore": own}
+        filesystem.write_file(self.folder / METADATA, encode_document(document))
+        filesystem.sync_file(self.folder / METADATA)
+        filesystem.rename(self.folder / METADATA, self.places.root / METADATA)
+        filesystem.sync_dir(self.places.root)
+
+
+def _own(own: dict[str, Any], stamp: Stamp | None) -> dict[str, Any]:
+    """What the attributes say of a table, with another stamp."""
+    kept = {name: value for name, value in own.items() if name in OWN}
+    return kept if stamp is None else {**kept, **stamp.to_attributes()}

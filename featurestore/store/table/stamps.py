@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from featurestore.store import filesystem
+
+_MOMENT = re.compile("-?[0-9]{1,20}")
 
 
 class Stamp(NamedTuple):
@@ -17,13 +21,27 @@ class Stamp(NamedTuple):
     """
 
     modified: int
-    changed: int | None
+    changed: int
 
     @classmethod
     def of(cls, folder: Path) -> Stamp:
         """That of a folder now."""
         status = folder.stat()
         return cls(status.st_mtime_ns, status.st_ctime_ns)
+
+    def to_attributes(self) -> dict[str, str]:
+        """As attributes of the table: text, as netCDF of the classic formats has no numbers of 64 bits."""
+        return {"aggregated_mtime": str(self.modified), "aggregated_ctime": str(self.changed)}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> Stamp | None:
+        """From attributes of the table, None if they have none; ValueError if it is impossible."""
+        moments = attributes.get("aggregated_mtime"), attributes.get("aggregated_ctime")
+        if moments == (None, None):
+            return None
+        if not all(isinstance(moment, str) and _MOMENT.fullmatch(moment) for moment in moments):
+            raise ValueError("impossible times of change")
+        return cls(int(str(moments[0])), int(str(moments[1])))
 
 
 def give_stamp(folder: Path) -> Stamp | None:

@@ -1,13 +1,8 @@
 """The packed table: `aggregated` of all tracks in one array, derived from them and rebuildable.
 
 It is what makes a query over all tracks fast. Rows stay where they are while tracks are added; removing a track
-moves those behind it. A new state of the table is a new folder that shares full, unchanged shards with the old
+moves those behind it. A new state of the table is a new folder that shares full, unchanged chunks with the old
 one through hard links, and the two folders are exchanged.
-
-Readers of Zarr open metadata and numbers one after the other, and hold the metadata for as long as they like. For
-them, a state that only appends rows has the old files, or files with more rows, under the same names; any other
-state begins an epoch: it names its files in the other of two ways that Zarr knows, and holds those of the epoch
-before beside them.
 """
 
 from __future__ import annotations
@@ -29,75 +24,29 @@ from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
 from featurestore.store.format.keys import encode_key
-from featurestore.store.format.metadata import (
-    MAX_METADATA_BYTES,
-    METADATA,
-    NAMINGS,
-    ArrayMetadata,
-    array_document,
+from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, axes, decode_document
+from featurestore.store.format.shards import THREADS
+from featurestore.store.table.chunks import ChunkReader
+from featurestore.store.table.coordinates import TrackIds, checked_ids, encode_layers
+from featurestore.store.table.layout import (
+    LARGE_ROWS,
     check_seal,
-    decode_document,
-    group_document,
-    seal,
-    shard_name,
+    chunk_name,
+    chunk_rows,
+    damaged,
+    encoding_of,
+    table_documents,
 )
-from featurestore.store.format.shards import THREADS, ShardReader
-from featurestore.store.table.coordinates import TrackIds, checked_ids, damaged, encode_layers
+from featurestore.store.table.rows import ROWS, Rows, decode_rows
 from featurestore.store.table.stamps import Stamp
 
-DIMS = ("track", "layer", "feature")
-MAX_ROWS = 4096
-_MIN_ROWS = 16
-CHUNK_ROWS = 1024
-_WAY_OUT = "build the table again with `fs-extract verify --deep --repair`"  # pack does not read what it keeps
-_MAX_IDS_BYTES = 2**29  # of ten million tracks
+_MAX_BYTES = 2**29  # of the ids of ten million tracks
 _ATTEMPTS = 50
+_FEW_CHUNKS = 4  # are read by one thread
 
 
 class TableChangedError(Exception):
     """The table on disk is no longer the one that was opened."""
-
-
-def rows_per_shard(tracks: int) -> int:
-    """Rows of a shard: the next power of two while there is only one, so that it is at least half full."""
-    return min(MAX_ROWS, max(_MIN_ROWS, 1 << (tracks - 1).bit_length() if tracks else 0))
-
-
-def naming_of_epoch(epoch: int) -> str:
-    """How the files of the table are named."""
-    return NAMINGS[epoch % len(NAMINGS)]
-
-
-def features_metadata(tracks: int, rows: int, spec: FeatureSpec, naming: str) -> ArrayMetadata:
-    """Metadata of the table's features: shards of all layers, inner chunks of fewer rows of one."""
-    layers = len(spec.layers)
-    return ArrayMetadata(
-        shape=(tracks, layers, spec.dim),
-        shard_shape=(rows, layers, spec.dim),
-        chunk_shape=(min(rows, CHUNK_ROWS), 1, spec.dim),
-        dtype=spec.dtype,
-        dims=DIMS,
-        attributes={"coordinates": "track_id"},
-        naming=naming,
-    )
-
-
-def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Zarr documents of the table's group ("") and of its three arrays."""
-    codecs = [{"name": "crc32c"}]
-    layers = len(spec.layers)
-    ids = {"name": "vlen-utf8"}
-    little = {"name": "bytes", "configuration": {"endian": "little"}}
-    naming = naming_of_epoch(own["epoch"])
-    arrays = {
-        "features": features_metadata(tracks, rows, spec, naming).document(),
-        "track_id": array_document([tracks], [rows], "string", "", [ids, *codecs], ["track"], {}, naming=naming),
-        "layer": array_document([layers], [layers], "int64", 0, [little, *codecs], ["layer"], {}),
-    }
-    # Inline metadata of the arrays lets a reader see one whole table from one file.
-    group = group_document({"featurestore": own})
-    group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
-    return {"": seal(group), **arrays}
 
 
 @dataclass(frozen=True)
@@ -108,21 +57,36 @@ class PackedTable:
     ----------
     ids : TrackIds
         Of the track of each row.
-    generation : str
-        Differs between any two states.
-    epoch : int
-        Grows with each state that does more than append rows to the one before.
-    stamp : Stamp, optional
-        Of the folder `aggregated`, while the table holds all tracks.
-    features : ArrayMetadata
-        Of the array [track, layer, feature].
+    own : dict
+        What the group's attributes say of the table.
+    described : Rows
+        What each row is of.
+    rows_per_chunk : int
+        Of all its chunks.
+    spec : FeatureSpec
+        Of the store.
     """
 
     ids: TrackIds
-    generation: str
-    epoch: int
-    stamp: Stamp | None
-    features: ArrayMetadata
+    own: dict[str, Any]
+    described: Rows
+    rows_per_chunk: int
+    spec: FeatureSpec
+
+    @property
+    def generation(self) -> str:
+        """Differs between any two states."""
+        return str(self.own["generation"])
+
+    @property
+    def layout(self) -> int:
+        """Version of the layout; it grows with each state that does more than append rows to the one before."""
+        return int(self.own["layout"])
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """Of the folder `aggregated`, while the table holds all tracks."""
+        return Stamp.from_attributes(self.own)
 
     @property
     def track_ids(self) -> list[str]:
@@ -135,21 +99,23 @@ class PackedTable:
         return {track_id: row for row, track_id in enumerate(self.track_ids)}
 
     @property
-    def rows_per_shard(self) -> int:
-        return self.features.shard_shape[0]
+    def chunks(self) -> int:
+        """Number of chunks along the tracks."""
+        return math.ceil(len(self.ids) / self.rows_per_chunk)
 
     @property
-    def rows_per_chunk(self) -> int:
-        return self.features.chunk_shape[0]
+    def is_large(self) -> bool:
+        """Whether its chunks are of the larger kind."""
+        return self.rows_per_chunk >= LARGE_ROWS
 
     @property
-    def naming(self) -> str:
-        """How its files are named."""
-        return self.features.naming
+    def encoding(self) -> str:
+        """How the files of its chunks are named."""
+        return encoding_of(self.layout)
 
     @classmethod
     def open(cls, root: int, spec: FeatureSpec) -> PackedTable | None:
-        """State of the table below an open folder, None if there is no table.
+        """State of the table below an open folder, None if there is no table, or one of format 1.
 
         Raises
         ------
@@ -165,7 +131,7 @@ class PackedTable:
                 raise damaged(error) from None
             try:
                 return cls._opened(fd, spec)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise damaged(error) from None
             except OSError as error:
                 if not _is_missing(error):
@@ -179,22 +145,27 @@ class PackedTable:
         raise damaged("it is packed again and again")
 
     @classmethod
-    def _opened(cls, fd: int, spec: FeatureSpec) -> PackedTable:
+    def _opened(cls, fd: int, spec: FeatureSpec) -> PackedTable | None:
         group = _document(fd, "")
+        if "featurestore" in group["attributes"]:
+            return None
         own = _checked(group)
         if own["fingerprint"] != spec.fingerprint:
             raise ValueError("features of another spec")
-        features = ArrayMetadata.from_document(group["consolidated_metadata"]["metadata"]["features"])
-        tracks, rows = features.shape[0], features.shard_shape[0]
-        naming = naming_of_epoch(own["epoch"])
-        if features != features_metadata(tracks, rows, spec, naming):
+        features = group["consolidated_metadata"]["metadata"]["features"]
+        tracks = axes(features["shape"], 0)[0]
+        rows = axes(features["chunk_grid"]["configuration"]["chunk_shape"], 1)[0]
+        if rows not in (chunk_rows(own["layout"], large=large) for large in (False, True)):
+            raise ValueError("impossible chunks")
+        if table_documents(tracks, rows, spec, own)[""] != group:
             raise ValueError("not the metadata of a packed table of this spec")
         ids = []
-        for shard in range(math.ceil(tracks / rows)):
-            name = shard_name(1, shard, naming)
-            ids.append(checked_ids(_read(fd, "track_id", name, _MAX_IDS_BYTES), rows))
-        stamp = None if own["stamp"] is None else Stamp(own["stamp"], own.get("changed"))
-        return cls(TrackIds(ids, tracks), own["generation"], own["epoch"], stamp, features)
+        for number in range(math.ceil(tracks / rows)):
+            name = chunk_name(encoding_of(own["layout"]), number)
+            ids.append(checked_ids(_read(fd, "track_id", name, _MAX_BYTES), rows))
+        # Which also tells apart files of two states, where they were copied meanwhile.
+        described = decode_rows(_read(fd, "track_id", ROWS, _MAX_BYTES), tracks, own["rows_crc32c"])
+        return cls(TrackIds(ids, tracks), own, described, rows, spec)
 
     def keys(self) -> list[str]:
         """Key of each row's track.
@@ -213,7 +184,7 @@ class PackedTable:
         return keys
 
     def read(self, root: int, rows: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:
-        """Some rows of some layers (by position).
+        """Some rows of some layers (by position); NaN where the files are of a state with fewer rows.
 
         Returns
         -------
@@ -226,43 +197,45 @@ class PackedTable:
         CorruptTrackError
             If it is damaged.
         """
-        dim = self.features.shape[2]
-        out = np.empty((len(rows), len(layers), dim), self.features.dtype)
-        with self._opened_again(root) as fd:
-            shards = rows // self.rows_per_shard
+        out = np.empty((len(rows), len(layers), self.spec.dim), self.spec.dtype)
+        with self._opened_again(root) as fd, _below(fd, "features") as features:
+            numbers = rows // self.rows_per_chunk
 
-            def fill(shard: int) -> None:
-                where = np.flatnonzero(shards == shard)
-                blocks, within = divmod(rows[where] - shard * self.rows_per_shard, self.rows_per_chunk)
-                with self._open_shard(fd, shard) as chunks:
-                    for block in np.unique(blocks):
-                        here = blocks == block
-                        for column, layer in enumerate(layers):
-                            chunk = int(block) * self.features.shape[1] + layer
-                            self._fill(chunks, chunk, out[:, column], where[here], within[here])
+            def fill(number: int) -> None:
+                where = np.flatnonzero(numbers == number)
+                within = rows[where] - number * self.rows_per_chunk
+                for column, layer in enumerate(layers):
+                    with self._open_chunk(features, number, layer) as chunk:
+                        _fill(chunk, out[:, column], where, within)
 
-            wanted = np.unique(shards).tolist()
-            if len(wanted) < 2:
-                for shard in wanted:
-                    fill(shard)
+            wanted = np.unique(numbers).tolist()
+            if len(wanted) < _FEW_CHUNKS:
+                for number in wanted:
+                    fill(number)
             else:  # reading and checksums release the interpreter
                 with ThreadPoolExecutor(min(THREADS, len(wanted))) as pool:
                     for _ in pool.map(fill, wanted):
                         pass
         return out
 
-    def check(self, root: int, spec: FeatureSpec) -> None:
-        """Raise as `read` does unless all files are there and what no query reads is as it was written."""
+    def check(self, root: int) -> None:
+        """Raise as `read` does unless all files are there, with all rows, and all is as it was written."""
         with self._opened_again(root) as fd:
-            for shard in range(self.shards):
-                self._open_shard(fd, shard).close()
+            with _below(fd, "features") as features:
+                for number in range(self.chunks):
+                    # Chunks are filled from their first row on: if the last one is there, all are.
+                    last = min((number + 1) * self.rows_per_chunk, len(self.ids)) - 1
+                    for layer in range(len(self.spec.layers)):
+                        with self._open_chunk(features, number, layer) as chunk:
+                            if np.isnan(chunk.first_value(last % self.rows_per_chunk)):
+                                raise ValueError(f"row {last} is missing: its file is of an earlier state")
             # Once: a writer may give the group another stamp meanwhile.
             group = _document(fd, "")
-            wanted = table_documents(len(self.ids), self.rows_per_shard, spec, _checked(group))
+            wanted = table_documents(len(self.ids), self.rows_per_chunk, self.spec, _checked(group))
             for name, document in wanted.items():
                 if (_document(fd, name) if name else group) != document:
                     raise ValueError(f"{name}/{METADATA} is not what was written")
-            if _read(fd, "layer", shard_name(1), MAX_METADATA_BYTES) != encode_layers(spec):
+            if _read(fd, "layer", chunk_name("default", 0), MAX_METADATA_BYTES) != encode_layers(self.spec):
                 raise ValueError("the layers are not those of the store")
 
     @contextlib.contextmanager
@@ -275,10 +248,10 @@ class PackedTable:
         except NotADirectoryError as error:
             raise damaged(error) from None
         try:
-            if _own(fd)["generation"] != self.generation:
+            if _checked(_document(fd, "")).get("generation") != self.generation:
                 raise TableChangedError
             yield fd
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(error) from None
         except OSError as error:
             if not _is_missing(error):
@@ -290,39 +263,35 @@ class PackedTable:
         finally:
             os.close(fd)
 
-    def _fill(
-        self,
-        chunks: ShardReader,
-        chunk: int,
-        out: npt.NDArray[Any],
-        where: npt.NDArray[np.int64],
-        within: npt.NDArray[np.int64],
-    ) -> None:
-        first, count = int(where[0]), len(where)
-        target = out[first : first + count]
-        # Rows that follow each other are read to where they belong.
-        in_order = within[-1] - within[0] == count - 1 and (np.diff(within) == 1).all()
-        if in_order and where[-1] - first == count - 1 and target.flags.c_contiguous:
-            chunks.read_into(chunk, target, first=int(within[0]) * target.shape[1])
-        else:
-            out[where] = chunks.read([chunk])[0, within, 0]
-
-    def _open_shard(self, fd: int, shard: int) -> ShardReader:
-        name = shard_name(3, shard, self.naming)
-        folder = filesystem.open_dir("features", dir_fd=fd)
+    def _open_chunk(self, features: int, number: int, layer: int) -> ChunkReader:
+        name = chunk_name(self.encoding, number, layer, 0)
+        fd = filesystem.open_file(name, dir_fd=features)
         try:
-            data = filesystem.open_file(name, dir_fd=folder)
-        finally:
-            os.close(folder)
-        try:
-            return ShardReader(data, self.features, f"packed/features/{name}", way_out=_WAY_OUT)
+            shape = self.rows_per_chunk, 1, self.spec.dim
+            return ChunkReader(fd, f"features/{name}", shape, self.spec.dtype)
         except BaseException:
-            os.close(data)
+            os.close(fd)
             raise
 
-    @property
-    def shards(self) -> int:
-        return math.ceil(len(self.ids) / self.rows_per_shard)
+
+def is_padding(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Tell which rows [row, layer, feature] hold nothing: features are finite, rows behind the last are NaN."""
+    if not rows.shape[1]:
+        return np.zeros(len(rows), np.bool_)
+    return np.asarray(np.isnan(rows[:, :, 0]).any(axis=1))
+
+
+def _fill(
+    chunk: ChunkReader, out: npt.NDArray[Any], where: npt.NDArray[np.int64], within: npt.NDArray[np.int64]
+) -> None:
+    first, count = int(where[0]), len(where)
+    target = out[first : first + count]
+    # Rows that follow each other are read to where they belong.
+    in_order = within[-1] - within[0] == count - 1 and (np.diff(within) == 1).all()
+    if in_order and where[-1] - first == count - 1 and target.flags.c_contiguous:
+        chunk.read_into(target, first=int(within[0]))
+    else:
+        out[where] = chunk.read()[within, 0]
 
 
 def _is_missing(error: OSError) -> bool:
@@ -338,14 +307,21 @@ def _is_current(fd: int, root: int) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def _below(fd: int, folder: str) -> Iterator[int]:
+    """A folder in an open one."""
+    below = filesystem.open_dir(folder, dir_fd=fd)
+    try:
+        yield below
+    finally:
+        os.close(below)
+
+
 def _read(fd: int, folder: str, name: str, limit: int) -> bytes:
     if not folder:
         return filesystem.read_file(name, dir_fd=fd, limit=limit)
-    below = filesystem.open_dir(folder, dir_fd=fd)
-    try:
+    with _below(fd, folder) as below:
         return filesystem.read_file(name, dir_fd=below, limit=limit)
-    finally:
-        os.close(below)
 
 
 def _document(fd: int, folder: str) -> dict[str, Any]:
@@ -360,17 +336,13 @@ def _has_document(fd: int) -> bool:
     return True
 
 
-def _own(fd: int) -> dict[str, Any]:
-    return _checked(_document(fd, ""))
-
-
-def _checked(document: dict[str, Any]) -> dict[str, Any]:
+def _checked(group: dict[str, Any]) -> dict[str, Any]:
     """What a group's document says of its table."""
-    check_seal(document)
-    own = document["attributes"]["featurestore"]
-    moments = own["stamp"], own.get("changed")
-    if not isinstance(own["generation"], str) or any(not isinstance(moment, int | None) for moment in moments):
-        raise ValueError("impossible generation or stamp")
-    if type(own["epoch"]) is not int or own["epoch"] < 0:
-        raise ValueError("impossible epoch")
-    return dict(own)
+    check_seal(group)
+    own = {name: value for name, value in group["attributes"].items() if name != "checksum"}
+    if not all(isinstance(own[name], str) for name in ("fingerprint", "generation", "rows_crc32c")):
+        raise ValueError("impossible fingerprint, generation or checksum")
+    if type(own["layout"]) is not int or own["layout"] < 0:
+        raise ValueError("impossible layout version")
+    Stamp.from_attributes(own)
+    return own

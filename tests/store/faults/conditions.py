@@ -19,7 +19,7 @@ import numpy.typing as npt
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import fallbacks, filesystem, track_writer
 from featurestore.store.format import shards
-from featurestore.store.table import packing, table
+from featurestore.store.table import layout, packing
 from featurestore.store.writer import StoreWriter
 
 SPEC = FeatureSpec.for_arrays(layers=2, dim=3)
@@ -53,7 +53,7 @@ def writer(folder: Path) -> StoreWriter:
 @contextlib.contextmanager
 def small_tables() -> Iterator[None]:
     """A packed table of many shards, without thousands of tracks."""
-    with mock.patch.object(table, "MAX_ROWS", 2), mock.patch.object(table, "_MIN_ROWS", 2):
+    with mock.patch.object(layout, "SMALL_ROWS", 2), mock.patch.object(layout, "first_layout", return_value=0):
         yield
 
 

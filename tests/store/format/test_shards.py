@@ -26,7 +26,7 @@ KINDS = {2: "aggregated", 3: "segments", 4: "raw"}
 def describe(array, codec="none"):
     layers, dim = array.shape[-3 if array.ndim == 4 else -2], array.shape[-1]
     spec = FeatureSpec.for_arrays(layers=layers, dim=dim, dtype=str(array.dtype), codec=codec)
-    return track_metadata(KINDS[array.ndim], array.shape, spec, {"a": [1, "b", None]})
+    return track_metadata(KINDS[array.ndim], array.shape, spec, {"track_id": "a", "a": [1, "b", None]})
 
 
 @st.composite
@@ -179,7 +179,7 @@ def test_nothing_warns_about_a_shard(tmp_path):
         warnings.simplefilter("error")
         write(tmp_path / "array", np.ones((2, 3, 4), "float16"))
         assert zarr.open_array(tmp_path / "array", mode="r").metadata.dimension_names == (
-            "segment",
+            "segment_a",
             "layer",
             "feature",
         )

@@ -1,5 +1,6 @@
 """The packed table: complete, in order, rows that never move, and only what changed is written."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,9 +16,9 @@ from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store import filesystem
 from featurestore.store.commit.locks import exclusive
-from featurestore.store.format.metadata import shard_name
-from featurestore.store.table import index, packing
-from featurestore.store.table.table import PackedTable, rows_per_shard
+from featurestore.store.table import index, layout, packing
+from featurestore.store.table.layout import TOMBSTONE, chunk_name, chunk_rows, encoding_of
+from featurestore.store.table.table import PackedTable
 from featurestore.store.table.table import _document as read_document
 
 
@@ -30,15 +31,17 @@ def table(path):
     return group["features"][:], group["track_id"][:].tolist()
 
 
-def naming(path):
+def encoding(path):
     """How the table's files are named."""
     return json.loads((path / "packed" / "features" / "zarr.json").read_text())["chunk_key_encoding"]["name"]
 
 
-def shards(path):
-    """Inode of each shard of the table, in order."""
+def chunks(path):
+    """Inode of each chunk of the first layer, in order."""
     found = []
-    while (file := path / "packed" / "features" / shard_name(3, len(found), naming(path))).exists():
+    while (file := path / "packed" / "features" / chunk_name(encoding(path), len(found), 0, 0)).exists():
+        if file.read_bytes() == TOMBSTONE:
+            break
         found.append(file.stat().st_ino)
     return found
 
@@ -68,11 +71,12 @@ def aggregated(seed):
     return features(seed, kinds=["aggregated"])
 
 
-@given(tracks=st.integers(0, 1_000_000))
-def test_shards_are_at_least_half_full_while_there_is_one(tracks):
-    rows = rows_per_shard(tracks)
-    assert rows in {2**n for n in range(4, 13)}
-    assert rows == 4096 or (tracks <= rows and (rows == 16 or tracks > rows // 2))
+@given(first=st.integers(0, 1700), second=st.integers(0, 1700), large=st.tuples(st.booleans(), st.booleans()))
+def test_no_two_layouts_have_chunks_of_the_same_names_and_size(first, second, large):
+    same = encoding_of(first) == encoding_of(second) and chunk_rows(first, large=large[0]) == chunk_rows(
+        second, large=large[1]
+    )
+    assert same == (first == second and large[0] == large[1])
 
 
 def test_rows_never_move_and_new_ones_are_sorted(writer, path):
@@ -121,95 +125,140 @@ def test_the_table_is_empty_when_all_tracks_are_removed(writer, path):
     assert_complete(path, aggregated(1) and {"a": aggregated(1)["aggregated"]})
 
 
-@pytest.mark.parametrize(("limit", "chunk"), [(32, 8), (64, 64)])
-def test_full_shards_are_shared_with_the_table_before(path, monkeypatch, limit, chunk):
-    monkeypatch.setattr("featurestore.store.table.table.MAX_ROWS", limit)
-    monkeypatch.setattr("featurestore.store.table.table.CHUNK_ROWS", chunk)
-    monkeypatch.setattr(index, "_FEW", 1)
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 32 rows, or of a few more in later layouts, in a table of any size."""
+    monkeypatch.setattr(layout, "SMALL_ROWS", 32)
+    monkeypatch.setattr(layout, "first_layout", lambda: 0)
+
+
+def test_full_chunks_are_shared_with_the_table_before(path, small_chunks):
     expected = {}
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
-        for number in range(3 * limit + 5):
+        for number in range(101):
             writer.put(f"{number:03}", aggregated(number))
             expected[f"{number:03}"] = aggregated(number)["aggregated"]
         writer.pack()
-        before = shards(path)
+        before = chunks(path)
         assert len(before) == 4
         held = os.open(path / "packed" / "features" / "c.0.0.0", os.O_RDONLY)
         writer.put("999", aggregated(999))
         expected["999"] = aggregated(999)["aggregated"]
         writer.pack()
-        after = shards(path)
+        after = chunks(path)
         os.close(held)
         assert changed(before, after) == [3]
         assert_complete(path, expected)
         writer.put("040", aggregated(1040), overwrite=True)
         expected["040"] = aggregated(1040)["aggregated"]
         writer.pack()
-        again = shards(path)
-        assert changed(after, again) == [40 // limit]
+        again = chunks(path)
+        assert changed(after, again) == [1]
         assert_complete(path, expected)
-        writer.remove(f"{2 * limit:03}")
-        del expected[f"{2 * limit:03}"]
+        writer.remove("064")
+        del expected["064"]
         writer.pack()
-        last = shards(path)
-        assert changed(again, last) == [2, 3]
+        assert changed(again, chunks(path)) == [0, 1, 2, 3]  # names come back: other numbers of rows
         assert_complete(path, expected)
 
 
-def test_readers_of_zarr_keep_the_table_that_they_opened(path, monkeypatch):
-    """Metadata that was read stays true: for ever while rows are added, and through one other change."""
-    monkeypatch.setattr("featurestore.store.table.table.MAX_ROWS", 32)
+def held(path, expected):
+    """A dataset that was opened now, with no row read, and what it must hold for as long as it answers."""
+    return xr.open_zarr(path / "packed"), dict(expected)
 
-    def held():
-        return xr.open_zarr(path / "packed")
 
-    def same(dataset, expected):
-        ids = dataset.track_id.values.tolist()
-        assert ids == list(expected)
-        assert np.array_equal(dataset.features, [expected[t] for t in ids])
+def answer(dataset, expected):
+    """Whether a dataset answers as when it was opened (True), or fails (False); any other answer is wrong."""
+    answers = []
+    for array, wanted in (
+        (dataset.track_id, list(expected)),
+        (dataset.features, list(expected.values())),
+        (dataset.features[3:5, 1], [values[1] for values in list(expected.values())[3:5]]),
+    ):
+        try:
+            found = array.values
+        except ValueError:
+            answers.append(False)
+        else:
+            assert np.array_equal(found, wanted)
+            answers.append(True)
+    assert answers in ([True] * 3, [False] * 3)
+    return answers[0]
 
+
+def test_a_dataset_that_is_held_answers_right_or_fails(path, small_chunks):
+    """For ever while tracks are added, through one other change, and never with rows of other tracks."""
+    datasets = []
+    expected = {f"{n:03}": aggregated(n)["aggregated"] for n in range(100)}
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
-        expected = {f"{n:02}": aggregated(n)["aggregated"] for n in range(20)}
-        for n in range(20):
-            writer.put(f"{n:02}", aggregated(n))
+        for n in range(100):
+            writer.put(f"{n:03}", aggregated(n))
         writer.pack()
-        first, names = (held(), dict(expected)), naming(path)
-        for n in range(20, 50):
-            writer.put(f"{n:02}", aggregated(n))
-            expected[f"{n:02}"] = aggregated(n)["aggregated"]
-            writer.pack()
-            same(*first)
-        assert naming(path) == names
-        for change in ("replace", "remove"):
-            second = held(), dict(expected)
+        for number, change in enumerate(["replace", "remove", "twice", "remove", "replace", "twice"]):
+            datasets.append(held(path, expected))
             if change == "replace":
-                writer.put("07", aggregated(77), overwrite=True)
-                expected["07"] = aggregated(77)["aggregated"]
+                name = list(expected)[10]
+                writer.put(name, aggregated(1000 + number), overwrite=True)
+                expected[name] = aggregated(1000 + number)["aggregated"]
+            elif change == "remove":  # so many that there are fewer chunks
+                for name in list(expected)[20:55]:
+                    writer.remove(name)
+                    del expected[name]
             else:
-                writer.remove("03")
-                del expected["03"]
-            writer.pack()
-            assert naming(path) != names
-            names = naming(path)
-            same(*second)
-            writer.put(f"{change}d", aggregated(5))
-            expected[f"{change}d"] = aggregated(5)["aggregated"]
-            writer.pack()
-            assert naming(path) == names
-            same(*second)
-            same(held(), expected)
+                writer.remove(name := next(iter(expected)))
+                del expected[name]
+                writer.pack()
+                writer.put(name, aggregated(2000 + number))
+                expected[name] = aggregated(2000 + number)["aggregated"]
+                writer.pack()
+                writer.put(name, aggregated(3000 + number), overwrite=True)
+                expected[name] = aggregated(3000 + number)["aggregated"]
+            for n in range(2):  # adding changes nothing
+                writer.put(f"{number}+{n}", aggregated(n))
+                writer.pack()
+                expected[f"{number}+{n}"] = aggregated(n)["aggregated"]
+                *earlier, last = [answer(*dataset) for dataset in datasets]
+                assert last == (change != "twice")
+                assert not any(earlier)
             assert_complete(path, expected)
 
 
-@pytest.mark.parametrize("tracks", [16, 32])
-def test_readers_of_zarr_keep_their_table_when_its_shards_grow(path, tracks):
-    expected = {f"{n:02}": aggregated(n)["aggregated"] for n in range(tracks)}
+@pytest.mark.parametrize("tracks", [1, 20, 32])
+def test_a_dataset_that_is_held_while_tracks_are_added_keeps_answering(path, small_chunks, monkeypatch, tracks):
+    monkeypatch.setattr(layout, "SMALL_TRACKS", 150)
+    expected = {f"{n:03}": aggregated(n)["aggregated"] for n in range(tracks)}
     write_store(path, {t: {"aggregated": values} for t, values in expected.items()}, pack=True)
-    dataset = xr.open_zarr(path / "packed")
-    write_store(path, {"z": aggregated(99)}, pack=True)
-    assert dataset.track_id.values.tolist() == list(expected)
-    assert np.array_equal(dataset.features, list(expected.values()))
-    assert_complete(path, {**expected, "z": aggregated(99)["aggregated"]})
+    dataset, wanted = held(path, expected)
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        for end in (21, 33, 64, 65, 100, 200, 201):
+            for n in range(len(expected), end):
+                writer.put(f"{n:03}", aggregated(n))
+                expected[f"{n:03}"] = aggregated(n)["aggregated"]
+            writer.pack()
+            assert dataset.track_id.values.tolist() == list(wanted)
+            assert np.array_equal(dataset.features, list(wanted.values()))
+            assert_complete(path, expected)
+
+
+@pytest.mark.parametrize("lost", ["zarr.json", "track_id/c.0", None])
+def test_a_dataset_that_is_held_while_the_table_is_repaired_never_answers_wrong(path, lost):
+    """The order of tracks is another one then."""
+    expected = {}
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        for n in range(20, 0, -1):
+            writer.put(f"{n:02}", aggregated(n))
+            expected[f"{n:02}"] = aggregated(n)["aggregated"]
+            writer.pack()
+        dataset = xr.open_zarr(path / "packed")
+        if lost:
+            (path / "packed" / lost).write_bytes(b"{}")
+        else:
+            shutil.rmtree(path / "packed")
+        writer.pack()
+    assert FeatureStore(path).track_ids == sorted(expected)
+    with contextlib.suppress(ValueError):
+        found = dataset.features.values  # or an error
+        assert np.array_equal(found, list(expected.values()))
 
 
 def test_packing_again_writes_no_features(writer, path):
@@ -234,7 +283,6 @@ def test_a_query_of_packed_tracks_lists_no_folder(writer, path, monkeypatch):
     monkeypatch.setattr(index, "list_keys", listing)
     store = FeatureStore(path)
     assert len(store) == 5
-    monkeypatch.setattr(index, "_FEW", 1)
     assert np.array_equal(store.aggregated(layer=1), [aggregated(n)["aggregated"][1] for n in range(5)])
 
 
@@ -247,7 +295,7 @@ def test_thousands_of_tracks_in_several_shards(tmp_path):
             place_aggregated(path, {f"{n:05}": values[n] for n in range(first, end)}, spec)
             writer.pack()
     store = FeatureStore(path)
-    assert len(shards(path)) == 2
+    assert 3 <= len(chunks(path)) <= 5  # of 1,024 rows or some more
     assert np.array_equal(store.aggregated(), values)
     assert np.array_equal(store.aggregated(layer=1), values[:, 1])
     some = [4_999, 0, 4_096, 4_095, 1, 1]
@@ -278,7 +326,7 @@ def change_group(**changes):
     def damage(path):
         file = path / "packed" / "zarr.json"
         document = json.loads(file.read_text())
-        document["attributes"]["featurestore"].update(changes)
+        document["attributes"].update(changes)
         file.write_text(json.dumps(document))
 
     return damage
@@ -292,9 +340,10 @@ def remove_file(name):
     ("damage", "noticed"),
     [
         *((damage_ids, True), (change_group(fingerprint="x"), True), (change_group(generation=5), True)),
-        *((change_group(stamp="x"), True), (change_group(stamp=[1]), True), (remove_file("zarr.json"), True)),
-        (change_group(changed="x"), True),
-        *((remove_file("track_id/c.0"), True), (remove_file("features/c.0.0.0"), True)),
+        *((change_group(aggregated_mtime="x"), True), (change_group(aggregated_ctime=[1]), True)),
+        *((change_group(layout=7), True), (remove_file("zarr.json"), True)),
+        *((remove_file("track_id/rows"), True), (remove_file("track_id/c.0"), True)),
+        (remove_file("features/c.0.0.0"), True),
         # Which only readers of Zarr need.
         *((damage_metadata, False), (remove_file("features/zarr.json"), False), (remove_file("layer/c.0"), False)),
     ],
@@ -423,5 +472,5 @@ def test_a_group_that_gets_another_stamp_while_it_is_checked_is_no_damage(tmp_pa
         return found
 
     monkeypatch.setattr("featurestore.store.table.table._document", read)
-    opened.check(root, SPEC)
+    opened.check(root)
     os.close(root)

@@ -1,0 +1,51 @@
+"""Whether a store that is open is still the one that is there."""
+
+from __future__ import annotations
+
+import os
+
+from featurestore.errors import NotAStoreError, StoreAccessError
+from featurestore.spec import FeatureSpec
+from featurestore.store.format.metadata import METADATA, read_root
+from featurestore.store.paths import Places
+
+
+class RootCheck:
+    """Notice that a store is gone, or that another was put in its place. A look costs one system call.
+
+    Parameters
+    ----------
+    places : Places
+        Of the store.
+    spec : FeatureSpec
+        With which it was opened.
+    """
+
+    def __init__(self, places: Places, spec: FeatureSpec) -> None:
+        self._places = places
+        self._spec = spec
+        self._seen: tuple[int, ...] = ()
+
+    def look(self) -> None:
+        """Look at the root again, and read it if it has changed.
+
+        Raises
+        ------
+        StoreAccessError
+            If the store is gone, or one of other settings is in its place.
+        """
+        try:
+            status = os.stat(self._places.root / METADATA)
+            seen = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+            if seen == self._seen:
+                return
+            fingerprint = read_root(self._places.root, follow_links=self._places.follow_links).fingerprint
+        except (FileNotFoundError, NotADirectoryError, NotAStoreError) as error:
+            raise StoreAccessError(
+                f"the store {self._places.name} is gone since it was opened: mount it, or bring it back ({error})"
+            ) from error
+        if fingerprint != self._spec.fingerprint:
+            raise StoreAccessError(
+                f"the store {self._places.name} has been replaced by one of other settings: open it again"
+            )
+        self._seen = seen

@@ -1,0 +1,130 @@
+"""Comparing the packed table with the tracks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from featurestore.errors import CorruptTrackError, TrackNotFoundError
+from featurestore.store import filesystem
+from featurestore.store.table.packing import list_keys, track_ids_of
+from featurestore.store.table.rows import digest
+from featurestore.store.table.stamps import Stamp
+from featurestore.store.table.table import PackedTable, TableChangedError
+from featurestore.store.track_reader import TrackReader
+
+_COMPARE_BYTES = 64 * 2**20
+_ATTEMPTS = 5
+
+
+class TableCheck:
+    """One check of the packed table of a store.
+
+    Parameters
+    ----------
+    reader : TrackReader
+        Of the store.
+    revisions : mapping of str to str
+        Revision of each sound track, by its key.
+    deep : bool
+        Whether to compare the numbers.
+
+    Attributes
+    ----------
+    problems : list of tuple
+        Track id, where one is concerned, and what is wrong.
+    bytes : int
+        Bytes of numbers that were compared.
+    """
+
+    def __init__(self, reader: TrackReader, revisions: Mapping[str, str], *, deep: bool) -> None:
+        self.problems: list[tuple[str | None, str]] = []
+        self.bytes = 0
+        self._reader = reader
+        self._places = reader.places
+        self._revisions = revisions
+        self._deep = deep
+
+    def run(self) -> int:
+        """Check the table.
+
+        Returns
+        -------
+        int
+            Number of its rows; 0 where it cannot be told.
+        """
+        for _ in range(_ATTEMPTS):
+            root = filesystem.open_root(self._places.root, follow_links=self._places.follow_links)
+            try:
+                return self._compare(root)
+            except (TableChangedError, TrackNotFoundError):
+                self.problems.clear()  # it was packed, or a track removed, meanwhile
+            except CorruptTrackError as error:
+                self.problems.append((None, str(error)))
+                return 0
+            finally:
+                os.close(root)
+        self.problems.append((None, "the store changes too fast to compare the table with it"))
+        return 0
+
+    def _compare(self, root: int) -> int:
+        table = PackedTable.open(root, self._reader.spec)
+        if table is None:
+            return 0
+        keys = table.keys()
+        table.check(root)
+        present = list_keys(self._places)
+        superseded = self._superseded(table, keys)
+        differing = self._differing(root, table, keys) if self._deep else set()
+        # Marks last: a row that was superseded meanwhile has one by now.
+        marks = set(os.listdir(self._places.stale)) if self._places.stale.exists() else set()
+        table.check(root)  # unless the table was packed anew, which removes it
+        lacking = track_ids_of(self._reader, present.difference(keys))
+        # Unchanged since, or the table was copied here together with the time of change.
+        stamp = Stamp.of(self._places.kind("aggregated"))
+        if lacking and table.stamp is not None and table.stamp.modified == stamp.modified:
+            self.problems.append(
+                (None, f"the table says that it holds all tracks, and lacks {len(lacking)} of them")
+            )
+        for row, (key, track_id) in enumerate(zip(keys, table.track_ids, strict=True)):
+            if key in marks:
+                continue
+            if key not in present:
+                self.problems.append((track_id, f"row {row} is of a track that the store does not have"))
+            elif row in superseded:
+                self.problems.append((track_id, f"row {row} is of another revision than the track: pack again"))
+            elif row in differing:
+                self.problems.append((track_id, f"row {row} differs from the track"))
+        return len(keys)
+
+    def _superseded(self, table: PackedTable, keys: list[str]) -> set[int]:
+        """Rows of another revision than their track has."""
+        found = set()
+        for row, (key, packed) in enumerate(zip(keys, table.described["revision"], strict=True)):
+            if key in self._revisions and digest(self._revisions[key]) != packed:
+                current = self._reader.current(key)  # it may have been replaced, and packed, since
+                if current is not None and digest(str(current.attributes["revision"])) != packed:
+                    found.add(row)
+        return found
+
+    def _differing(self, root: int, table: PackedTable, keys: list[str]) -> set[int]:
+        """Rows of the table that differ from their tracks, where these are sound."""
+        spec = self._reader.spec
+        size = table.rows_per_chunk
+        step = max(1, _COMPARE_BYTES // (size * spec.dim * 4))
+        different: set[int] = set()
+        for first in range(0, len(keys), size):
+            chunk = range(first, min(first + size, len(keys)))
+            rows = [row for row in chunk if keys[row] in self._revisions]
+            ids = [table.track_ids[row] for row in rows]
+            for layer in range(0, len(spec.layers), step):
+                layers = range(len(spec.layers))[layer : layer + step]
+                stored = table.read(root, np.array(rows, np.int64), layers)
+                self.bytes += stored.nbytes
+                own = self._reader.read_rows(ids, layers)
+                different.update(
+                    row for row, a, b in zip(rows, stored, own, strict=True) if a.tobytes() != b.tobytes()
+                )
+        return different
