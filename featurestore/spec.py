@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -160,7 +160,11 @@ class FeatureSpec:
     int8_errors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        layers = self.layers
+        layers = tuple(int(x) if is_whole(x) else x for x in self.layers)  # of numpy, perhaps
+        object.__setattr__(self, "layers", layers)
+        for name in ("dim", "sample_rate"):
+            if is_whole(value := getattr(self, name)):
+                object.__setattr__(self, name, int(value))
         if len(layers) > MAX_LAYERS:
             raise SettingError(f"`layers` must be at most {MAX_LAYERS}, not {len(layers)}")
         wrong = not layers or any(type(x) is not int or not 0 <= x <= MAX_LAYER for x in layers)
@@ -226,8 +230,12 @@ class FeatureSpec:
         >>> spec.layers[0], spec.layers[-1], spec.model
         (0, 12, None)
         """
+        if isinstance(layers, Integral) and not isinstance(layers, bool):
+            layers = range(min(int(layers), MAX_LAYERS + 1))
+        elif not isinstance(layers, Iterable) or isinstance(layers, str | bytes | Mapping):
+            raise SettingError(f"`layers` is a number, or a sequence of numbers, not {layers!r:.100}")
         return cls(
-            layers=tuple(range(layers)) if isinstance(layers, int) else tuple(layers),
+            layers=tuple(layers),
             dim=dim,
             dtype=dtype,
             codec=codec,

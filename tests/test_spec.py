@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,13 @@ def test_differences_are_named():
 def test_arrays_made_elsewhere():
     assert FeatureSpec.for_arrays(layers=13, dim=768).layers == tuple(range(13))
     assert FeatureSpec.for_arrays(layers=[7], dim=768).layers == (7,)
+    for layers in (np.int64(13), np.uint8(13), np.arange(13), list(np.arange(13)), range(13)):
+        spec = FeatureSpec.for_arrays(layers=layers, dim=np.int32(768))
+        assert spec == FeatureSpec.for_arrays(layers=13, dim=768)
+        assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    for layers in (True, np.True_, [True], np.arange(3) == 1, "3", 3.0, None):
+        with pytest.raises(SettingError, match="layers"):
+            FeatureSpec.for_arrays(layers=layers, dim=768)
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,12 @@ def resolve_layers(layer: int | Sequence[int] | None, spec: FeatureSpec, store: 
     single = isinstance(layer, int | np.integer)
     listed = [layer] if single else layer
     try:
-        if isinstance(layer, str | bytes | bool | Mapping):
+        if isinstance(layer, str | bytes | Mapping):
             raise TypeError
-        wanted = tuple(map(operator.index, cast(Sequence[int], listed)))
+        given = list(cast(Sequence[int], listed))
+        if any(isinstance(number, bool | np.bool_) for number in given):
+            raise TypeError  # a mask, perhaps, which would mean layers 0 and 1
+        wanted = tuple(map(operator.index, given))
     except TypeError:
         raise SettingError(f"layer is a number, a sequence of numbers or None, not {layer!r}") from None
     if missing := [x for x in wanted if x not in stored]:

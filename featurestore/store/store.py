@@ -15,12 +15,13 @@ from featurestore.store import filesystem
 from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import FORMAT_VERSION, read_root
+from featurestore.store.lazy_array import Source
 from featurestore.store.paths import Places, given_path
 from featurestore.store.selection import resolve_layers
 from featurestore.store.table.index import Catalogue, Known
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import VerifyReport, verify
-from featurestore.store.views import AggregatedView, RaggedView, Source, TrackView
+from featurestore.store.views import AggregatedView, RaggedView, TrackView
 from featurestore.store.writer import StoreWriter
 
 _PATIENCE = 600.0
@@ -95,7 +96,7 @@ class FeatureStore:
             key = encode_key(track_id)
         except SettingError:
             return False
-        with filesystem.naming_the_store(self.path):
+        with self._source.reading():
             return is_published(self._places, key)
 
     def aggregated(
@@ -130,7 +131,8 @@ class FeatureStore:
         >>> store.aggregated(layer=[3, 7], tracks=["rock/song", "folk/air"]).shape
         (2, 2, 768)
         """
-        return AggregatedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
+        layers = resolve_layers(layer, self._spec, self.path)
+        return AggregatedView(self._source, layers, self._choose(tracks), every=tracks is None)
 
     def segments(
         self,
@@ -173,7 +175,8 @@ class FeatureStore:
         """
         if track is not None:
             return self._view_of_track("segments", track, layer)
-        return RaggedView(self._source, resolve_layers(layer, self._spec, self.path), self._choose(tracks))
+        layers = resolve_layers(layer, self._spec, self.path)
+        return RaggedView(self._source, layers, self._choose(tracks), every=tracks is None)
 
     def raw(self, track: str, layer: int | Sequence[int] | None = None) -> TrackView:
         """Return a view of every frame of one track.
@@ -216,7 +219,7 @@ class FeatureStore:
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         if track_id not in self:
             return False
-        with filesystem.naming_the_store(self.path):
+        with self._source.reading():
             current = self._reader.current(encode_key(track_id))
         return current is not None and set(kinds) <= set(current.attributes["kinds"])
 
@@ -234,7 +237,7 @@ class FeatureStore:
         [0.0, 2.5, 5.0, 7.0]
         """
         self._choose([track_id])
-        with filesystem.naming_the_store(self.path):
+        with self._source.reading():
             current = self._reader.current(encode_key(track_id))
         if current is None:
             raise self._unknown(track_id)
@@ -311,14 +314,14 @@ class FeatureStore:
             writer.remove(track_id)
 
     def _writer(self) -> StoreWriter:
-        """A writer of this very store, wherever the process is by now; NotAStoreError if it is gone."""
-        read_root(self._places.root)
+        """A writer of this very store, wherever the process is by now; StoreAccessError if it is gone."""
+        self._reader.root.look()
         return StoreWriter(self._places.root, spec=self._spec)
 
     # What views are made of.
 
     def _known(self) -> Known:
-        with filesystem.naming_the_store(self.path):
+        with self._source.reading():
             return self._catalogue.known()
 
     def _view_of_track(self, kind: str, track_id: str, layer: int | Sequence[int] | None) -> TrackView:

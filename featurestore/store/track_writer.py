@@ -196,6 +196,8 @@ class TrackWriter:
         return transaction.TransactionRecord(self._kinds, revision)
 
     def _numbers(self, values: npt.ArrayLike, kind: str) -> npt.NDArray[Any]:
+        if np.ma.is_masked(values):
+            raise SettingError(f"{self._name(kind)} has masked values: fill them, or leave out their segments")
         try:
             array = np.asarray(values)
         except (TypeError, ValueError) as error:

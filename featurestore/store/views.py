@@ -1,237 +1,59 @@
-"""Views: lazy arrays of features. Making one reads no feature; indexing it reads what is asked for."""
+"""The views of a store: of one row for each track, of one track, and of the segments of many."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import MissingDependencyError
-from featurestore.spec import FeatureSpec
-from featurestore.store import filesystem
-from featurestore.store.selection import Layers, full_index
-from featurestore.store.table.index import Catalogue
-from featurestore.store.track_reader import Described, ReplacedError, TrackReader
-
-if TYPE_CHECKING:
-    import dask.array
-    import torch
-    import xarray
-
-_CHUNK_BYTES = 64 * 2**20
-"""About as much as one task of dask should read."""
+from featurestore.errors import TrackNotFoundError
+from featurestore.store.lazy_array import Source, View
+from featurestore.store.selection import Layers
+from featurestore.store.track_reader import Described
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a view reads: the index and the tracks of a store, and its path as it was given, for errors."""
+class ManyTracksView(View):
+    """A view of many tracks.
 
-    path: Path
-    index: Catalogue
-    reader: TrackReader
-
-    @property
-    def spec(self) -> FeatureSpec:
-        """Of the store."""
-        return self.reader.spec
-
-    def reading(self) -> AbstractContextManager[None]:
-        """Around whatever is read: errors of the system name the store."""
-        return filesystem.naming_the_store(self.path)
-
-
-class View(ABC):
-    """A lazy array of features with named dimensions.
-
-    Attributes
+    Parameters
     ----------
-    dims : tuple of str
-        Names of the dimensions.
-    layers : tuple of int
-        The layers, in this order.
-
-    Examples
-    --------
-    >>> store = FeatureStore("features.zarr")
-    >>> view = store.aggregated(layer=[3, 7])
-    >>> view.dims, view.shape, view.layers
-    (('track', 'layer', 'feature'), (3, 2, 768), (3, 7))
-    >>> view[1:, 0].shape, np.asarray(view).nbytes
-    ((2, 768), 18432)
+    source : Source
+        The store.
+    layers : Layers
+        The layers.
+    track_ids : sequence of str
+        The tracks, in order.
+    every : bool
+        Whether these are simply all tracks of the store: those that are removed before anybody has seen the shape
+        are left out then.
     """
 
-    dims: tuple[str, ...]
-
-    def __init__(self, source: Source, layers: Layers) -> None:
-        self._source = source
-        self.layers, self._positions, self._drop = layers
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Sizes of the dimensions."""
+    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str], *, every: bool = False) -> None:
+        super().__init__(source, layers)
+        self._ids = track_ids
+        self._may_leave_out = every
 
     @property
-    @abstractmethod
-    def coords(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Labels of the dimensions that have some."""
+    def track_ids(self) -> list[str]:
+        """The tracks, in order."""
+        self._may_leave_out = False
+        return list(self._ids)
 
-    @abstractmethod
-    def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
-        """Rows of the first dimension (all if None) of layers by position, the layer dimension kept second."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers."""
-        return np.dtype(self._source.spec.dtype)
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.dims)
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def nbytes(self) -> int:
-        """Size when read, bytes."""
-        return self.size * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{name}: {size}" for name, size in zip(self.dims, self.shape, strict=True))
-        return f"<{type(self).__name__} ({sizes}) {self.dtype} of {str(self._source.path)!r}>"
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        if copy is False:
-            raise ValueError("a view is read from disk: it cannot be an array without a copy")
-        return self.to_numpy().astype(dtype or self.dtype, copy=False)
-
-    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        told = "_described" in self.__dict__
-        while True:
-            try:
-                return self._indexed(index)
-            except ReplacedError:
-                if told:
-                    raise
-                del self.__dict__["_described"]  # nobody has seen the shape: it may be another
-
-    def _indexed(self, index: Any) -> npt.NDArray[Any]:
-        axes = full_index(index, self.ndim)
-        if axes is None:  # newaxis, masks over several dimensions and the like: numpy knows how
-            np.broadcast_to(np.empty((), bool), self.shape)[index]  # refused before anything is read
-            return np.asarray(self.to_numpy()[index])
-        rows, rest = self._rows(axes[0]), axes[1:]
-        positions = self._positions
-        if not self._drop and isinstance(rest[0], int | slice):
-            chosen = np.arange(len(positions))[rest[0]]
-            positions = [positions[i] for i in np.atleast_1d(chosen)]
-            rest = (0 if chosen.ndim == 0 else slice(None), *rest[1:])
-        block = self._read(rows, positions)
-        if self._drop:
-            block = block[:, 0]
-        first = 0 if isinstance(axes[0], int) else slice(None)
-        return np.asarray(block[(first, *rest)])
-
-    def _rows(self, item: Any) -> npt.NDArray[np.int64] | None:
-        if isinstance(item, slice) and item == slice(None):
-            return None
-        return np.atleast_1d(np.arange(self.shape[0], dtype=np.int64)[item])
-
-    def to_numpy(self) -> npt.NDArray[Any]:
-        """Read everything into memory.
-
-        Examples
-        --------
-        >>> FeatureStore("features.zarr").aggregated(layer=7).to_numpy().shape
-        (3, 768)
-        """
-        block = self._read(None, self._positions)
-        return block[:, 0] if self._drop else block
-
-    def to_xarray(self) -> xarray.DataArray:
-        """Make a DataArray with coordinates, which reads when it is computed; needs the extra ``xarray``.
-
-        Raises
-        ------
-        MissingDependencyError
-            If xarray or dask is not installed.
-
-        Examples
-        --------
-        >>> FeatureStore("features.zarr").aggregated(layer=7).to_xarray().sel(track="rock/song").shape
-        (768,)
-        """
-        try:
-            import xarray
-        except ImportError as error:
-            raise MissingDependencyError("xarray is needed: pip install 'featurestore[xarray]'") from error
-        return xarray.DataArray(self.to_dask(), dims=self.dims, coords=self.coords)
-
-    def to_dask(self, chunks: Any = "auto") -> dask.array.Array:
-        """Make a dask array, which reads when it is computed; needs the extra ``xarray``.
-
-        The view is pickled to workers, which read for themselves.
-
-        Parameters
-        ----------
-        chunks : optional
-            As in `dask.array.from_array`; by default whole rows of about 64 MiB.
-
-        Raises
-        ------
-        MissingDependencyError
-            If dask is not installed.
-
-        Examples
-        --------
-        >>> FeatureStore("features.zarr").segments(layer=7).to_dask().mean(axis=0).shape
-        (768,)
-        """
-        try:
-            import dask.array
-        except ImportError as error:
-            raise MissingDependencyError("dask is needed: pip install 'featurestore[xarray]'") from error
-        if chunks == "auto":
-            row = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
-            chunks = (max(1, min(self.shape[0], _CHUNK_BYTES // row)), *self.shape[1:])
-        return dask.array.from_array(self, chunks=chunks, name=False, asarray=False)
-
-    def to_torch(self) -> torch.Tensor:
-        """Read everything into a tensor; needs torch.
-
-        Raises
-        ------
-        MissingDependencyError
-            If torch is not installed.
-
-        Examples
-        --------
-        >>> FeatureStore("features.zarr").aggregated(layer=7).to_torch().shape
-        torch.Size([3, 768])
-        """
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingDependencyError("torch is needed: pip install 'featurestore[extract]'") from error
-        return torch.from_numpy(self.to_numpy())
+    def _leave_out_removed(self) -> bool:
+        """Leave out tracks that are gone by now, if that is allowed; whether there were some."""
+        if not self._may_leave_out:
+            return False
+        with self._source.reading():
+            present = set(self._source.index.known().track_ids)
+        before = self._ids
+        self._ids = [track_id for track_id in before if track_id in present]
+        return len(self._ids) < len(before)
 
 
-class AggregatedView(View):
+class AggregatedView(ManyTracksView):
     """One row per track: [track, feature], or [track, layer, feature]. Made by `FeatureStore.aggregated`.
 
     Examples
@@ -240,29 +62,29 @@ class AggregatedView(View):
     ['folk/air', 'jazz/blue', 'rock/song']
     """
 
-    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str]) -> None:
-        super().__init__(source, layers)
-        self._ids = track_ids
+    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str], *, every: bool = False) -> None:
+        super().__init__(source, layers, track_ids, every=every)
         self.dims = ("track", "feature") if self._drop else ("track", "layer", "feature")
 
     @property
-    def track_ids(self) -> list[str]:
-        """Track of each row."""
-        return list(self._ids)
-
-    @property
     def shape(self) -> tuple[int, ...]:
+        self._may_leave_out = False
         layers = () if self._drop else (len(self.layers),)
         return (len(self._ids), *layers, self._source.spec.dim)
 
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
-        return {"track": np.array(list(self._ids), dtype=object), **_layer_coords(self)}
+        return {"track": np.array(self.track_ids, dtype=object), **self._layer_coords()}
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
-        ids = self._ids if rows is None else [self._ids[row] for row in rows]
-        with self._source.reading():
-            return self._source.index.read(ids, positions)
+        while True:
+            ids = self._ids if rows is None else [self._ids[row] for row in rows]
+            try:
+                with self._source.reading():
+                    return self._source.index.read(ids, positions)
+            except TrackNotFoundError:
+                if rows is not None or not self._leave_out_removed():
+                    raise
 
 
 class TrackView(View):
@@ -301,7 +123,7 @@ class TrackView(View):
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
         starts = {"segment": self.starts} if len(self.starts) else {}
-        return {**starts, **_layer_coords(self)}
+        return {**starts, **self._layer_coords()}
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
         told: Described | None = self.__dict__.get("_described")
@@ -313,7 +135,7 @@ class TrackView(View):
         return block
 
 
-class RaggedView(View):
+class RaggedView(ManyTracksView):
     """Segments of many tracks, one after the other: [row, feature] or [row, layer, feature].
 
     Made by `FeatureStore.segments` without a track.
@@ -326,29 +148,38 @@ class RaggedView(View):
     (('row', 'feature'), (12, 768), [0.0, 2.5, 5.0, 7.0, 0.0])
     """
 
-    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str]) -> None:
-        super().__init__(source, layers)
-        self._ids = track_ids
+    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str], *, every: bool = False) -> None:
+        super().__init__(source, layers, track_ids, every=every)
         self.dims = ("row", "feature") if self._drop else ("row", "layer", "feature")
 
     @cached_property
     def _described(self) -> list[Described]:
-        with self._source.reading():
-            return [self._source.reader.describe("segments", track_id) for track_id in self._ids]
+        while True:
+            try:
+                with self._source.reading():
+                    found = [self._source.reader.describe("segments", track_id) for track_id in self._ids]
+            except TrackNotFoundError:
+                if not self._leave_out_removed():
+                    raise
+            else:
+                self._may_leave_out = False
+                return found
 
-    @property
-    def _counts(self) -> npt.NDArray[np.int64]:
-        return np.array([shape[0] for shape, _ in self._described], np.int64)
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        """Behind the last row of each track."""
+        return np.cumsum([shape[0] for shape, _ in self._described], dtype=np.int64)
 
-    @property
-    def track_ids(self) -> list[str]:
-        """The tracks, in order."""
-        return list(self._ids)
+    def _forget(self) -> None:
+        super()._forget()
+        for name in ("_ends", "row_tracks"):
+            self.__dict__.pop(name, None)
 
-    @property
+    @cached_property
     def row_tracks(self) -> npt.NDArray[Any]:
         """Track id of each row."""
-        return np.repeat(np.array(list(self._ids), dtype=object), self._counts)
+        counts = np.diff(self._ends, prepend=0)
+        return np.repeat(np.array(self.track_ids, dtype=object), counts)
 
     @property
     def row_starts(self) -> npt.NDArray[np.float64]:
@@ -361,47 +192,51 @@ class RaggedView(View):
     @property
     def shape(self) -> tuple[int, ...]:
         layers = () if self._drop else (len(self.layers),)
-        return (int(self._counts.sum()), *layers, self._source.spec.dim)
+        return (int(self._ends[-1]) if len(self._ends) else 0, *layers, self._source.spec.dim)
 
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
-        return _layer_coords(self)
+        return {"track": self.row_tracks, "start": self.row_starts, **self._layer_coords()}
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
-        if rows is None and "_described" not in self.__dict__:
+        if rows is None and not self._is_described:
             return self._read_all(positions)
-        described, counts = self._described, self._counts
-        ends = np.cumsum(counts)
-        wanted = np.arange(counts.sum(), dtype=np.int64) if rows is None else rows
+        described, ends = self._described, self._ends
+        wanted = np.arange(self.shape[0], dtype=np.int64) if rows is None else rows
         out = np.empty((len(wanted), len(positions), self._source.spec.dim), self.dtype)
         tracks = np.searchsorted(ends, wanted, side="right")
         order = np.argsort(tracks, kind="stable")
         chosen, begins = np.unique(tracks[order], return_index=True)
-        for track, where in zip(chosen, np.split(order, begins[1:]), strict=False):
+        for track, where in zip(chosen.tolist(), np.split(order, begins[1:]), strict=False):
             shape = described[track][0]
             with self._source.reading():
                 block, _ = self._source.reader.read_segments("segments", self._ids[track], positions, shape=shape)
-            out[where] = block[wanted[where] - (ends[track] - counts[track])]
+            out[where] = block[wanted[where] - (ends[track] - shape[0])]
         return out
 
     def _read_all(self, positions: Sequence[int]) -> npt.NDArray[Any]:
         """Everything and its description, in one look at each track."""
-        blocks: list[Any] = []
-        described = []
-        for track_id in self._ids:
-            with self._source.reading():
-                block, shape_and_starts = self._source.reader.read_segments("segments", track_id, positions)
-            blocks.append(block)
-            described.append(shape_and_starts)
-        self.__dict__["_described"] = described
-        out = np.empty((int(self._counts.sum()), len(positions), self._source.spec.dim), self.dtype)
+        read = self._source.reader.read_segments
+        found: dict[str, tuple[npt.NDArray[Any], Described]] = {}
+        while True:
+            try:
+                with self._source.reading():
+                    for track_id in self._ids:
+                        if track_id not in found:
+                            found[track_id] = read("segments", track_id, positions)
+                break
+            except TrackNotFoundError:
+                if not self._leave_out_removed():
+                    raise
+        self._may_leave_out = False
+        self.__dict__["_described"] = [found[track_id][1] for track_id in self._ids]
+        out = np.empty((int(sum(self._ends[-1:])), len(positions), self._source.spec.dim), self.dtype)
         first = 0
-        for i, block in enumerate(blocks):
+        last = {track_id: row for row, track_id in enumerate(self._ids)}
+        for row, track_id in enumerate(self._ids):
+            block = found[track_id][0]
             out[first : first + len(block)] = block
             first += len(block)
-            blocks[i] = None  # so that there is never twice as much
+            if last[track_id] == row:
+                del found[track_id]  # so that there is never twice as much
         return out
-
-
-def _layer_coords(view: View) -> dict[str, npt.NDArray[Any]]:
-    return {"layer": np.array(view.layers)} if "layer" in view.dims else {}

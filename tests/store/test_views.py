@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from samples import SPEC, features, write_store
 
-from featurestore import FeatureSpec
-from featurestore.errors import SettingError
+from featurestore import FeatureSpec, StoreWriter
+from featurestore.errors import SettingError, TrackNotFoundError
+from featurestore.store import lazy_array
+from featurestore.store.table import index
+from featurestore.store.table.table import PackedTable
+from featurestore.store.track_reader import TrackReader
 
 TRACKS = {track_id: features(seed, segments=2 + seed) for seed, track_id in enumerate(["c", "a", "b/x", "d"])}
 
@@ -200,10 +204,18 @@ def test_a_layer_that_is_not_stored_is_refused(store, layer):
             make(layer=layer)
 
 
-@pytest.mark.parametrize("layer", ["1", "12", 1.0, [1.5], [[0]], {"a": 1}, [None], True])
+@pytest.mark.parametrize(
+    "layer", ["1", "12", 1.0, [1.5], [[0]], {"a": 1}, [None], True, [False] * 2 + [True], [True, 1]]
+)
 def test_what_is_no_layer_is_refused(store, layer):
     with pytest.raises(SettingError, match="layer"):
         store.aggregated(layer=layer)
+
+
+def test_masks_are_no_layers(store):
+    for mask in ([np.True_, np.False_, np.True_], np.array([True, False, True])):
+        with pytest.raises(SettingError, match="layer"):
+            store.aggregated(layer=mask)
 
 
 @pytest.mark.parametrize("layer", [(0, 2), np.array([0, 2]), range(0, 3, 2), [0, np.int64(2)]])
@@ -237,3 +249,131 @@ def test_float16_stays_float16(tmp_path_factory, seed, dtype, layers):
     ]:
         assert view.dtype == np.asarray(view).dtype == arrays[kind].dtype
         assert np.asarray(view).tobytes() == arrays[kind].tobytes()
+
+
+MANY = {
+    f"{n:03}": {"segments": np.full((1, 3, 4), n, "f4"), "aggregated": np.full((3, 4), n, "f4")}
+    for n in range(200)
+}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("many") / "store.zarr", MANY, pack=True)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often something was read."""
+    found = []
+    for owner, name in ((TrackReader, "read_rows"), (PackedTable, "read")):
+        original = getattr(owner, name)
+
+        def counted(self, *args, original=original):
+            found.append(original.__name__)
+            return original(self, *args)
+
+        monkeypatch.setattr(owner, name, counted)
+    return found
+
+
+@pytest.mark.parametrize("layer", [None, 1])
+def test_a_view_is_read_as_a_whole_wherever_an_array_is_taken(many, reads, layer):
+    import torch
+
+    view = many.aggregated(layer=layer)
+    expected = np.stack([MANY[t]["aggregated"] for t in many.track_ids])[
+        :, slice(None) if layer is None else layer
+    ]
+    taken = {
+        "torch.tensor": lambda: torch.tensor(view).numpy(),
+        "torch.as_tensor": lambda: torch.as_tensor(view).numpy(),
+        "numpy.from_dlpack": lambda: np.from_dlpack(view),
+        "numpy.array": lambda: np.array(view),
+        "list": lambda: np.stack(list(view)),
+    }
+    for name, take in taken.items():
+        reads.clear()
+        assert np.array_equal(take(), expected), name
+        assert reads == ["read"], name
+
+
+def test_a_view_is_a_data_frame(many, reads):
+    import pandas
+
+    view = many.aggregated(layer=1)
+    frame = pandas.DataFrame(view, index=view.track_ids)
+    assert frame.loc["007"].tolist() == MANY["007"]["aggregated"][1].tolist()
+    assert reads == ["read"]
+
+
+def test_iterating_reads_many_rows_at_once(many, reads, monkeypatch):
+    monkeypatch.setattr(lazy_array, "_CHUNK_BYTES", 50 * 3 * 4 * 4)
+    assert np.array_equal(np.stack(list(many.aggregated())), many.aggregated())
+    assert len(reads) == 4 + 1
+    segments = many.segments(layer=2)
+    assert np.array_equal(np.stack(list(segments)), segments)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_tracks_that_were_removed_meanwhile_are_left_out_of_all(path, pack):
+    store = write_store(path, TRACKS, pack=True)
+    read = {
+        "aggregated": lambda view: view.to_numpy(),
+        "a layer": lambda view: np.asarray(view),
+        "segments": lambda view: view[:],
+        "described": lambda view: np.empty(view.shape),
+    }
+    held = {
+        "aggregated": store.aggregated(),
+        "a layer": store.aggregated(layer=1),
+        "segments": store.segments(),
+        "described": store.segments(),
+    }
+    seen, some = store.aggregated(), store.aggregated(tracks=["c", "d"])
+    assert len(seen) == 4
+    store.remove("c")
+    if pack:
+        store.pack()
+    for name, view in held.items():
+        assert len(read[name](view)) == len(view), name
+        assert view.track_ids == ["a", "b/x", "d"]
+    assert np.array_equal(held["aggregated"], [TRACKS[t]["aggregated"] for t in ("a", "b/x", "d")])
+    assert np.array_equal(held["segments"], np.concatenate([TRACKS[t]["segments"] for t in ("a", "b/x", "d")]))
+    for view in (seen, some):  # whose rows were told, or chosen
+        with pytest.raises(TrackNotFoundError):
+            view.to_numpy()
+
+
+def test_queries_of_a_few_tracks_look_at_no_others(path, monkeypatch):
+    store = write_store(path, TRACKS, pack=True)
+    view, ragged = store.aggregated(layer=1), store.segments(layer=1)
+    assert len(ragged) == sum(len(arrays["segments"]) for arrays in TRACKS.values())
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:  # so that nothing that is known is new
+        writer.put("new", features(9))
+
+    def refused(*_):
+        raise AssertionError("the store was listed")
+
+    monkeypatch.setattr(index, "list_keys", refused)
+    monkeypatch.setattr(index, "_table", refused)
+    assert np.array_equal(view[1], TRACKS["b/x"]["aggregated"][1])
+    assert np.array_equal(
+        store.aggregated(layer=1, tracks=["d", "new"])[:, 0],
+        [TRACKS["d"]["aggregated"][1, 0], features(9)["aggregated"][1, 0]],
+    )
+    assert np.array_equal(store.segments("new", layer=1), features(9)["segments"][:, 1])
+    assert np.array_equal(ragged[0], TRACKS["a"]["segments"][0, 1])
+    assert "new" in store
+
+
+def test_a_row_of_the_ragged_view_opens_one_track(many, monkeypatch):
+    view = many.segments(layer=1)
+    assert len(view) == 200
+    opened = []
+    original = TrackReader.open
+    monkeypatch.setattr(TrackReader, "open", lambda self, *a: opened.append(a) or original(self, *a))
+    for row in (0, 7, -1, 199):
+        opened.clear()
+        assert view[row].tolist() == [float(row % 200)] * 4
+        assert len(opened) == 1

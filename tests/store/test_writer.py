@@ -141,6 +141,17 @@ def test_arrays_that_do_not_fit_are_refused_and_leave_nothing(writer, arrays):
     assert not published(writer.path)
 
 
+@pytest.mark.parametrize("kind", ["segments", "aggregated"])
+def test_masked_values_are_refused_and_leave_nothing(writer, kind):
+    arrays = features(0, kinds=["segments", "aggregated"])
+    whole = np.ma.masked_array(arrays[kind], mask=np.zeros(arrays[kind].shape, bool))
+    writer.put("whole", {**arrays, kind: whole})
+    whole[..., 0] = np.ma.masked
+    with pytest.raises(SettingError, match=f"{kind} of track 'a' has masked values"):
+        writer.put("a", {**arrays, kind: whole})
+    assert writer_store(writer).track_ids == ["whole"]
+
+
 @pytest.mark.parametrize("kind", ["raw", "segments", "aggregated"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_values_that_are_not_finite_are_refused_and_leave_nothing(writer, kind, value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from featurestore.errors import NotAStoreError, StoreAccessError
+from featurestore.errors import CorruptTrackError, NotAStoreError, StoreAccessError
 from featurestore.spec import FeatureSpec
 from featurestore.store.format.metadata import METADATA, read_root
 from featurestore.store.paths import Places
@@ -40,6 +40,8 @@ class RootCheck:
             if seen == self._seen:
                 return
             fingerprint = read_root(self._places.root, follow_links=self._places.follow_links).fingerprint
+        except CorruptTrackError:
+            return  # or half written: it does not say that it is another
         except (FileNotFoundError, NotADirectoryError, NotAStoreError) as error:
             raise StoreAccessError(
                 f"the store {self._places.name} is gone since it was opened: mount it, or bring it back ({error})"

@@ -72,6 +72,7 @@ class Catalogue:
         self._seen_at = 0.0
         self._table: tuple[tuple[int, ...], PackedTable | None] = (), None
         self._by_key: dict[str, str] = {}
+        self._order: tuple[PackedTable | None, list[str], frozenset[str]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Catalogue, (self._reader,)
@@ -107,7 +108,6 @@ class Catalogue:
         return time.monotonic() - self._seen_at >= (_COARSE_NS if coarse else _FINE_NS) / 1e9
 
     def _load(self, signature: tuple[int, ...] | None) -> Known:
-        self._reader.root.look()
         try:
             marks = set(os.listdir(self._places.stale))
         except FileNotFoundError:
@@ -117,14 +117,14 @@ class Catalogue:
         folder = self._places.kind("aggregated")
         if table is not None and not marks and Stamp.of(folder) == table.stamp:
             return Known(table.ids, table, frozenset(), signature)
-        by_key = self._list()
-        present = set(by_key.values())
-        packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
-        rest = sorted(present.difference(packed))
-        direct = {by_key[key] for key in marks & by_key.keys()}
-        if table is not None:
-            direct |= table.rows.keys() - present  # removed since
-        return Known(packed + rest, table, frozenset(direct), signature)
+        if self._list() or self._order is None or self._order[0] is not table:
+            present = set(self._by_key.values())
+            packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
+            removed = frozenset() if table is None else frozenset(table.rows.keys() - present)
+            self._order = table, packed + sorted(present.difference(packed)), removed
+        _, track_ids, removed = self._order
+        marked = {self._by_key[key] for key in marks & self._by_key.keys()}
+        return Known(track_ids, table, removed | marked, signature)
 
     def _open_table(self) -> PackedTable | None:
         """The table as it is now."""
@@ -133,13 +133,15 @@ class Catalogue:
             self._table = signature, _table(self._reader)
         return self._table[1]
 
-    def _list(self) -> dict[str, str]:
-        """Track id of each key; only those that were not there the last time are decoded."""
+    def _list(self) -> bool:
+        """Look up the track id of each key, where it was not there the last time; whether there are other keys."""
         keys = list_keys(self._places)
+        if keys == self._by_key.keys():
+            return False
         for gone in self._by_key.keys() - keys:
             del self._by_key[gone]
         self._by_key |= track_ids_of(self._reader, keys - self._by_key.keys())
-        return self._by_key
+        return True
 
     def read(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         """Layers (by position) of `aggregated` of some tracks.
