@@ -314,8 +314,8 @@ class FeatureStore:
             writer.remove(track_id)
 
     def _writer(self) -> StoreWriter:
-        """A writer of this very store, wherever the process is by now; StoreAccessError if it is gone."""
-        self._reader.root.look()
+        """A writer of this very store, wherever the process is by now; NotAStoreError if it is gone."""
+        read_root(self._places.root)
         return StoreWriter(self._places.root, spec=self._spec)
 
     # What views are made of.

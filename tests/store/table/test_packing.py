@@ -341,7 +341,7 @@ def remove_file(name):
     [
         *((damage_ids, True), (change_group(fingerprint="x"), True), (change_group(generation=5), True)),
         *((change_group(aggregated_mtime="x"), True), (change_group(aggregated_ctime=[1]), True)),
-        *((change_group(layout=7), True), (remove_file("zarr.json"), True)),
+        *((change_group(layout=7), True), (remove_file("zarr.json"), False)),
         *((remove_file("track_id/rows"), True), (remove_file("track_id/c.0"), True)),
         (remove_file("features/c.0.0.0"), True),
         # Which only readers of Zarr need.
