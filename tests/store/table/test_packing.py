@@ -341,7 +341,7 @@ def remove_file(name):
     [
         *((damage_ids, True), (change_group(fingerprint="x"), True), (change_group(generation=5), True)),
         *((change_group(aggregated_mtime="x"), True), (change_group(aggregated_ctime=[1]), True)),
-        *((change_group(layout=7), True), (remove_file("zarr.json"), False)),
+        (change_group(layout=7), True),
         *((remove_file("track_id/rows"), True), (remove_file("track_id/c.0"), True)),
         (remove_file("features/c.0.0.0"), True),
         # Which only readers of Zarr need.
@@ -362,6 +362,19 @@ def test_a_damaged_table_is_reported_and_built_anew(path, damage, noticed):
         writer.put("d", aggregated(3))
         writer.pack()
     assert_complete(path, {t: aggregated(i)["aggregated"] for i, t in enumerate("abcd")})
+
+
+def test_a_table_without_its_document_is_none_and_is_built_by_the_next_pack(path):
+    """Where folders cannot be renamed, only removed, it goes first and comes last."""
+    expected = {t: aggregated(i)["aggregated"] for i, t in enumerate("abc")}
+    store = write_store(path, {t: {"aggregated": values} for t, values in expected.items()}, pack=True)
+    (path / "packed" / "zarr.json").unlink()
+    assert store.info()["packed"] == 0
+    assert np.array_equal(store.aggregated(), list(expected.values()))
+    assert store.verify().ok
+    store.pack()
+    assert store.info()["packed"] == 3
+    assert_complete(path, expected)
 
 
 def test_damaged_tracks_do_not_keep_others_from_being_packed(path):
