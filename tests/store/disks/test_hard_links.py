@@ -7,7 +7,7 @@ import pytest
 from samples import SPEC, features, write_store
 
 from featurestore import FeatureStore, StoreWriter
-from featurestore.store.table import table
+from featurestore.store.table import layout
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_packing_copies_where_links_are_refused(path, monkeypatch, code):
         refused.append(code)
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(table, "MAX_ROWS", 2)
-    monkeypatch.setattr(table, "_MIN_ROWS", 2)
+    monkeypatch.setattr(layout, "SMALL_ROWS", 2)
+    monkeypatch.setattr(layout, "first_layout", lambda: 0)
     write_store(path, {name: features(seed) for seed, name in enumerate("abcd")}, pack=True)
     monkeypatch.setattr(os, "link", link)
     with StoreWriter(path, spec=SPEC) as writer:
