@@ -201,7 +201,8 @@ def explore(
             for what, visitor in visitors(number, kind):
                 findings.points += 1
                 with copy_of(folder) as copy:
-                    held = _held(copy)
+                    with operation.conditions():
+                        held = _held(copy)
                     done = attempt(visitor, operation, copy)
                     try:
                         judge(done, len(states), kind)

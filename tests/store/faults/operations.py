@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.spec import KINDS
+from featurestore.store.format.metadata import encode_document, root_document
 from featurestore.store.paths import Places
 
 from .conditions import (
+    SPEC,
     STORE,
     State,
     closed_tracks,
@@ -32,6 +34,7 @@ from .scenarios import (
     life,
     opening,
     packing_,
+    packing_again,
     putting,
     removing,
     store_with,
@@ -165,6 +168,14 @@ def _operations() -> Iterator[Operation]:
     )
     same, fewer = _then(prepare, removing("later", before)), without("later", before)
     yield Operation("pack, nothing new", same, fewer, packing_(fewer), packs=True)
+    yield Operation("pack, again", prepare, before, packing_again(before), packs=True)
+    # Names of chunks that the new table does not have, and a store of format 1.
+    smaller = _then(_then(overwritten, packing_(changed)), removing("subject", changed))
+    fewer = without("subject", changed)
+    least = {**fewer, "Kept/1": track("Kept/1", 1)}
+    smaller = _then(_then(smaller, packing_(fewer)), putting("Kept/1", least["Kept/1"], fewer))
+    yield Operation("pack, fewer chunks", smaller, least, packing_(least), packs=True)
+    yield Operation("pack, older format", _of_format_1(bare), before, packing_(before), packs=True)
     broken = _with_damage(prepare, "packed", "features", "c.0.0.0")
     unread = {**before, "Kept/1": None, "subject": None}
     yield Operation("pack, damaged table", broken, unread, _repairing(before), damaged=True)
@@ -222,6 +233,15 @@ def _with_a_note(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
         Places(folder / STORE).journal.joinpath("subject.failed").write_text("permission denied")
 
     return prepare_and_note
+
+
+def _of_format_1(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
+    def prepare_and_go_back(folder: Path) -> None:
+        prepare(folder)
+        older = encode_document(root_document(SPEC, version=1))
+        (folder / STORE / "zarr.json").write_bytes(older)
+
+    return prepare_and_go_back
 
 
 def _then(prepare: Callable[[Path], None], run: Run) -> Callable[[Path], None]:

@@ -104,6 +104,23 @@ def removing(name: str, before: State) -> Run:
     return run
 
 
+def packing_again(after: State) -> Run:
+    """Pack, and again after a track has come and gone: then the table is right but for its stamp."""
+
+    def run(folder: Path) -> Iterator[State]:
+        with writer(folder) as w:
+            assert w.pack()
+            yield after
+            w.put("passing", track("passing"))
+            yield {**after, "passing": track("passing")}
+            w.remove("passing")
+            yield after
+            assert w.pack()
+            yield after
+
+    return run
+
+
 def packing_(after: State) -> Run:
     def run(folder: Path) -> Iterator[State]:
         with writer(folder) as w:
