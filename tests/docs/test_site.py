@@ -94,6 +94,16 @@ def test_relative_links_of_the_readme_lead_somewhere():
     assert not missing
 
 
+def test_the_map_of_changes_names_files_and_what_is_in_them():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"`((?:featurestore|cli)/[\w/]+\.py)`(?:: ((?:`\w+`(?:, )?)+))?", text)
+    assert len(places) >= 14
+    for path, names in places:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        missing = [name for name in re.findall(r"\w+", names) if not re.search(rf"\b{name}\b", source)]
+        assert not missing, path
+
+
 def test_every_fragment_of_the_changelog_has_a_name_that_towncrier_takes():
     types = "added|changed|deprecated|removed|fixed|security"
     for path in (ROOT / "changelog.d").iterdir():
