@@ -46,6 +46,7 @@ def site(tmp_path_factory):
     return folder / "html"
 
 
+@pytest.mark.slow
 def test_every_page_of_the_site_is_made(site):
     pages = [page.relative_to(DOCS) for page in DOCS.rglob("*.md") if "_build" not in page.parts]
     missing = [page for page in pages if not (site / page.with_suffix(".html")).is_file()]
@@ -53,6 +54,7 @@ def test_every_page_of_the_site_is_made(site):
     assert not missing
 
 
+@pytest.mark.slow
 def test_pages_load_nothing_from_elsewhere(site):
     loaded = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?(?:src|href)="([^"]+)"')
     for page in site.rglob("*.html"):
@@ -62,6 +64,7 @@ def test_pages_load_nothing_from_elsewhere(site):
         assert not elsewhere, page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", PUBLIC)
 def test_every_public_name_has_a_page(site, module):
     names = [x for x in importlib.import_module(module).__all__ if not x.startswith("__") and not x.isupper()]
