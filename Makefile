@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 CODE = featurestore cli tests benchmarks docs
+# Processes that share the tests; 0: all in one.
+JOBS ?= 2
 
 # Names of oneDNN, what /proc/cpuinfo calls them, and torch's own kernels of that time.
 ISAS = SSE41:sse4_1:default AVX2:avx2:avx2 AVX512_CORE:avx512bw:avx512 AVX512_CORE_BF16:avx512_bf16:avx512 \
@@ -11,13 +13,17 @@ ISAS = SSE41:sse4_1:default AVX2:avx2:avx2 AVX512_CORE:avx512bw:avx512 AVX512_CO
 MODEL_TESTS = tests/models tests/encode/test_threads.py tests/pipeline/test_extractor.py \
 	tests/training/pretrain/test_losses.py tests/training/pretrain/test_training.py
 
-.PHONY: demo test test-isa check lint docs clean
+.PHONY: demo test quick test-isa check lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
+
+# Under a minute. What is listed at the end is slower than `fast` says, on an idle machine: mark it slow.
+quick: check
+	$(BIN)/python -m pytest -n $(JOBS) -m fast -q --durations 10 --durations-min 0.2
 
 # The tests that calculate with models, as on older processors, as far as this one goes.
 test-isa: $(VENV)/.dev

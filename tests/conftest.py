@@ -5,6 +5,10 @@ And a small model and comparisons that several rooms need; they import torch lat
 
 import contextlib
 import os
+import signal
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch count the cores, which the workers share
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -14,6 +18,16 @@ settings.register_profile("default", deadline=None, max_examples=50, suppress_he
 settings.register_profile("ci", parent=settings.get_profile("default"), max_examples=200, derandomize=False)
 settings.register_profile("nightly", parent=settings.get_profile("default"), max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as fast what is not marked slow."""
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            item.add_marker("fast")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_the_rows_of_the_table_for_cards(one_thread):
     rows = list(cuda.table(device=torch.device("cpu"), shape="tiny", batch=2, seconds=15, rounds=1, matrix=64))
     assert [row.name for row in rows] == ["naive", "+batch", "+pool", "+pinned", "+overlap", "+workers"]

@@ -52,6 +52,7 @@ def test_importing_the_package_costs_nothing():
     assert not loaded & ({"numpy", "zarr", "click", "tqdm", "featurestore._version"} | EXTRACTION | ROOMS)
 
 
+@pytest.mark.slow
 def test_reading_a_store_needs_nothing_of_extraction(store):
     loaded = modules_after(
         """
@@ -67,6 +68,7 @@ store.info(), store.provenance("a"), store.verify(deep=True)
     assert not loaded & ({"zarr"} | EXTRACTION | ROOMS)
 
 
+@pytest.mark.slow
 def test_what_reading_imports_is_what_a_plain_installation_brings(store):
     """The wheel without extras is enough, and brings nothing that only extraction needs."""
     declared = {re.match(r"[\w-]+", x)[0] for x in PROJECT["dependencies"]}
@@ -82,6 +84,7 @@ def test_what_reading_imports_is_what_a_plain_installation_brings(store):
     assert not brought & (EXTRACTION | {"zarr"})
 
 
+@pytest.mark.slow
 def test_writing_arrays_into_a_store_needs_nothing_of_extraction(tmp_path):
     loaded = modules_after(
         """
@@ -97,6 +100,7 @@ with StoreWriter(sys.argv[1], spec=FeatureSpec.for_arrays(layers=2, dim=2)) as w
     assert not loaded & ({"zarr"} | EXTRACTION | ROOMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "unknown"),
     [
@@ -112,11 +116,13 @@ def test_a_room_knows_only_those_before_it(module, unknown):
     assert not modules_after(f"import {module}") & unknown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(ROOMS | WINGS))
 def test_packages_of_extraction_are_imported_by_what_uses_them(module):
     assert not modules_after(f"import {module}") & EXTRACTION
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -130,6 +136,7 @@ def test_help_is_fast_because_it_imports_nothing(arguments):
     assert not loaded & ({"numpy", "zarr", "tqdm"} | EXTRACTION | ROOMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["info"], ["ls"], ["ls", "--long"], ["verify", "--deep"], ["verify", "--repair"], ["pack"]],
@@ -140,6 +147,7 @@ def test_commands_about_a_store_import_nothing_of_extraction(store, arguments):
     assert not loaded & (EXTRACTION | ROOMS)
 
 
+@pytest.mark.slow
 def test_rm_imports_nothing_of_extraction(tmp_path):
     with StoreWriter(tmp_path / "s.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=2)) as writer:
         writer.put("a", {"aggregated": np.ones((2, 2))})
@@ -168,6 +176,7 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_declared():
         assert set(tested[name].split(".")[width:]) <= {"0"}, name
 
 
+@pytest.mark.slow
 def test_public_names_exist():
     assert featurestore.__all__ == sorted(featurestore.__all__)
     for name in featurestore.__all__:

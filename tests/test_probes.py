@@ -64,6 +64,7 @@ class Sine:
         return out
 
 
+@pytest.mark.slow
 def test_rendered_files_have_labels_of_their_length(tmp_path, monkeypatch):
     monkeypatch.setattr(render_training_music, "Player", Sine)
     monkeypatch.setattr(corpus, "pieces", lambda *, held_out: [("bach", "a")])
@@ -101,6 +102,7 @@ def test_no_instrument_or_piece_is_on_two_sides(task):
             assert {rows[i]["held_out"] for i in (*split.train, *split.choose)} == {"0"}
 
 
+@pytest.mark.slow
 def test_probes_tell_features_that_say_it_from_noise():
     draw = np.random.default_rng(0)
     y = np.array(["a", "b", "c"])[np.arange(180) % 3]

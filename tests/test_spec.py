@@ -37,6 +37,7 @@ specs = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(specs)
 def test_what_json_keeps_gives_the_same_spec_back(spec):
     read = FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
@@ -44,6 +45,7 @@ def test_what_json_keeps_gives_the_same_spec_back(spec):
     assert read.fingerprint == spec.fingerprint
 
 
+@pytest.mark.slow
 @given(specs, specs)
 def test_fingerprints_differ_exactly_where_settings_do(one, other):
     assert (one.fingerprint == other.fingerprint) == (one.differences(other) == {})

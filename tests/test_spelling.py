@@ -91,6 +91,7 @@ def test_a_name_that_appears_later_is_found(there, tmp_path):
     assert other_spelling(missing) == str(path)
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=20))
 def test_letters_are_the_same_in_every_normalisation(text):
     assert letters(composed(text)) == letters(decomposed(text)) == letters(text)

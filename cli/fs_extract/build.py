@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
 from fs_extract.console import (
     Command,
     GivenPath,
@@ -91,7 +92,7 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 )
 @click.option(
     "--feature-level",
-    type=click.Choice(["all", "segments", "aggregated"]),
+    type=click.Choice(list(FEATURE_LEVELS)),
     default="all",
     show_default=True,
     help="What is stored: every frame of every window too, windows and tracks, or tracks only.",
@@ -112,14 +113,14 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16"]),
+    type=click.Choice(DTYPES),
     default="float32",
     show_default=True,
     help="Type of the stored numbers.",
 )
 @click.option(
     "--codec",
-    type=click.Choice(["none", "zstd", "lz4", "bitround"]),
+    type=click.Choice(CODECS),
     default="none",
     show_default=True,
     help="Compress what is stored; bitround also rounds it to 10 bits of mantissa.",

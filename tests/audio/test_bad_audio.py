@@ -186,6 +186,7 @@ def test_a_truncated_chunk_behind_the_audio_does_no_harm(write):
     assert len(load_audio(path)) == 72_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "subtype"), [("x.flac", "PCM_16"), ("x.mp3", "MPEG_LAYER_III")])
 def test_truncated_streams_are_found_when_they_end(write, name, subtype):
     path = write(name, rate=24_000, seconds=30, subtype=subtype)
@@ -194,6 +195,7 @@ def test_truncated_streams_are_found_when_they_end(write, name, subtype):
     assert report["readable"]
 
 
+@pytest.mark.slow
 def test_damage_in_the_middle_is_found(write):
     path = write("x.flac", rate=24_000, seconds=30, subtype="PCM_16")
     data = bytearray(path.read_bytes())

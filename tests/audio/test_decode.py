@@ -35,6 +35,7 @@ def test_lossless_formats_give_the_mean_of_their_channels(write, name, subtype):
     assert info.decoder.startswith("PyAV ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "subtype", "rate"), LOSSY)
 def test_lossy_formats_decode_in_blocks_as_in_one_piece(write, name, subtype, rate):
     path = write(name, rate=rate, seconds=17.4, channels=2, subtype=subtype)
@@ -46,6 +47,7 @@ def test_lossy_formats_decode_in_blocks_as_in_one_piece(write, name, subtype, ra
     np.testing.assert_allclose(load_audio(path), expected, rtol=0, atol=4e-6 if name == "a.mp3" else 1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_are_of_a_few_seconds_and_new_memory_each(write):
     path = write(rate=48_000, seconds=23, subtype="PCM_16")
     blocks = list(decode(path, 24_000))
@@ -109,6 +111,7 @@ def test_a_stream_of_unknown_length_is_decoded_to_its_end(write):
     assert load_audio(path).tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1_000, 768_000, 44_101])
 def test_odd_rates_work(write, rate):
     path = write(rate=rate, seconds=1.5, subtype="PCM_16")

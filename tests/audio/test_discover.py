@@ -279,6 +279,7 @@ def test_loops_of_links_end(folder):
     assert ids(f"{root}/**/x.wav") == ["a/x", "b/to_a/x"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_maze_of_links_is_refused(folder):
     names = [f"d{i}" for i in range(12)]

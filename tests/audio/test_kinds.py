@@ -91,6 +91,7 @@ UNFINISHED = {
 }
 
 
+@pytest.mark.slow
 @few
 @given(frames=st.integers(RATE, 12 * RATE), channels=st.integers(1, 3), subtype=SUBTYPES)
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -107,6 +108,7 @@ def test_headers_that_were_never_finished(tmp_path, container, unfinished, frame
     np.testing.assert_allclose(samples[:frames], mean(signal), rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @few
 @given(
     frames=st.integers(2 * RATE, 12 * RATE),
@@ -189,6 +191,7 @@ def frames_of_flac(data):
     return data[at + 4 + int.from_bytes(data[at + 1 : at + 4], "big") :]
 
 
+@pytest.mark.slow
 @few
 @given(parts=st.lists(st.integers(RATE, 5 * RATE), min_size=2, max_size=4), channels=st.integers(1, 2))
 def test_joined_flac(tmp_path, parts, channels):
@@ -198,6 +201,7 @@ def test_joined_flac(tmp_path, parts, channels):
     np.testing.assert_array_equal(samples, mean(np.concatenate(signals)))
 
 
+@pytest.mark.slow
 @few
 @given(frames=st.integers(2 * RATE, 9 * RATE), stated=st.floats(0, 2))
 def test_counts_of_flac(tmp_path, frames, stated):
@@ -214,6 +218,7 @@ def test_counts_of_flac(tmp_path, frames, stated):
         np.testing.assert_array_equal(samples, mean(signal))
 
 
+@pytest.mark.slow
 @few
 @given(cut=st.floats(0.05, 0.95))
 @pytest.mark.parametrize(("container", "subtype"), [("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III")])
@@ -223,6 +228,7 @@ def test_cut_streams_that_count_their_samples(tmp_path, container, subtype, cut)
         found(tmp_path / "x", data[: int(cut * len(data))])
 
 
+@pytest.mark.slow
 @few
 @given(at=st.floats(0.15, 0.85), share=st.floats(0.02, 0.1), zeroed=st.booleans())
 @pytest.mark.parametrize(
@@ -275,6 +281,7 @@ def in_riff(body, fact):
     return b"RIFF" + struct.pack("<I", len(riff)) + riff
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fact", [20 * 44_100, 0, 1_000])
 @pytest.mark.parametrize("name", ["x.wav", "x.mp3"])
 def test_mp3_of_a_variable_bit_rate_in_riff(tmp_path, variable, name, fact):
@@ -282,6 +289,7 @@ def test_mp3_of_a_variable_bit_rate_in_riff(tmp_path, variable, name, fact):
     assert abs(len(samples) / 44_100 - 20) < 0.1
 
 
+@pytest.mark.slow
 @few
 @given(start=st.integers(1, 20_000))
 def test_mp3_that_starts_within_a_frame(tmp_path, variable, start):
@@ -295,6 +303,7 @@ def test_mp3_that_starts_within_a_frame(tmp_path, variable, start):
     np.testing.assert_allclose(samples[-10 * 44_100 :], whole[-10 * 44_100 :], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @few
 @given(parts=st.lists(st.integers(2, 8), min_size=2, max_size=3), tag=st.sampled_from([0, 10, 2_000, 100_000]))
 def test_joined_mp3(tmp_path, parts, tag):
@@ -307,6 +316,7 @@ def test_joined_mp3(tmp_path, parts, tag):
     assert 0 <= len(samples) / 44_100 - sum(parts) < 0.1 * len(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 100])
 def test_counts_of_mp3_that_are_too_small(tmp_path, variable, count):
     at = max(variable[:2_000].find(b"Xing"), variable[:2_000].find(b"Info"))
@@ -322,6 +332,7 @@ def test_a_guessed_length_is_called_a_guess(tmp_path, variable):
     assert (info.frames, info.exact) == (None, False)
 
 
+@pytest.mark.slow
 @few
 @given(parts=st.lists(st.integers(1, 6), min_size=2, max_size=4))
 @pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 44_100), ("OPUS", 48_000)])
@@ -370,6 +381,7 @@ def test_opus_is_decoded_at_48_khz_whatever_its_input_was(tmp_path, rate):
     assert probe(tmp_path / "b.opus").sample_rate == 48_000
 
 
+@pytest.mark.slow
 @few
 @given(
     frames=st.integers(RATE, 4 * RATE),
@@ -388,6 +400,7 @@ def test_samples_in_more_bytes_than_they_need(tmp_path, frames, channels, bits):
     np.testing.assert_allclose(samples, (whole / 2.0 ** (8 * width - 1)).mean(axis=1), rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @few
 @given(
     frames=st.integers(RATE, 4 * RATE),
@@ -461,6 +474,7 @@ def test_lossy_formats_of_ffmpeg(tmp_path, name, codec, delay):
     assert abs(5_000 - int(np.argmax(lags))) <= delay
 
 
+@pytest.mark.slow
 def test_cut_files_of_ffmpeg_are_refused(tmp_path):
     for name, codec in [*LOSSLESS, ("y.mka", "aac"), ("y.wma", "wmav2")]:
         by_ffmpeg(tmp_path / name, codec, music(6 * 44_100, rate=44_100), 44_100)

@@ -66,6 +66,7 @@ def ape(size, *, with_header):
     return end(0xA0000000) + item + end(0x80000000) if with_header else item + end(0)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_variable_bit_rate_are_those_of_the_whole(mp3):
     whole, _ = soundfile.read(mp3, dtype="float32")
     np.testing.assert_allclose(np.concatenate(list(decode(mp3, RATE))), whole, rtol=0, atol=1e-5)
@@ -82,6 +83,7 @@ TAGS_BEHIND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", TAGS_BEHIND)
 @pytest.mark.parametrize("before", [0, 200, 300_000])
 def test_without_a_stated_length_all_frames_are_decoded(mp3, before, behind):
@@ -106,6 +108,7 @@ def test_a_tag_of_an_impossible_size_is_left_out(mp3, before, size):
     assert abs(len(load_audio(mp3, RATE)) - SECONDS * RATE) < 5 * 1152
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (32_000, 1), (24_000, 2), (16_000, 1), (8_000, 1)])
 def test_all_versions_of_mpeg_are_understood(write, rate, channels):
     signal = np.random.default_rng(0).uniform(-0.5, 0.5, (10 * rate, channels))

@@ -35,6 +35,7 @@ def rates(draw):
     return orig * factor, new * factor
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(data=st.data(), pair=rates(), n=st.integers(0, 4_000), seed=st.integers(0, 9))
 def test_streamed_equals_torchaudio_on_the_whole(data, pair, n, seed):
@@ -52,6 +53,7 @@ def test_streamed_equals_torchaudio_on_the_whole(data, pair, n, seed):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orig", [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000])
 @pytest.mark.parametrize("new", [24_000, 16_000])
 def test_common_rates_equal_torchaudio_in_blocks_of_any_size(orig, new):
@@ -83,6 +85,7 @@ def test_rates_of_large_kernels_equal_torchaudio_in_double_precision(orig, new, 
     np.testing.assert_allclose(streamed(signal, cuts, orig, new), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orig", [44_101, 767_999, 1_009])
 def test_rates_without_a_common_factor_keep_a_tone_in_little_memory(orig):
     """torchaudio's kernel of 44,101 to 24,000 Hz would take 8.5 GB."""

@@ -34,6 +34,7 @@ def silent_wav(path, seconds, rate, channels):
     return path
 
 
+@pytest.mark.slow
 def test_an_hour_takes_the_memory_of_a_minute(tmp_path):
     short = silent_wav(tmp_path / "short.wav", 60, 11_025, 2)
     long = silent_wav(tmp_path / "long.wav", 3_600, 11_025, 2)
@@ -45,6 +46,7 @@ def test_an_hour_takes_the_memory_of_a_minute(tmp_path):
     assert peak_long - peak_short < 8e6
 
 
+@pytest.mark.slow
 def test_threads_decode_at_once_and_give_the_same(write):
     paths = [
         write(f"{i}.{suffix}", rate=rate, seconds=4 + i % 3, channels=1 + i % 2, **keywords)
@@ -77,6 +79,7 @@ with ThreadPoolExecutor(8) as pool:
 """
 
 
+@pytest.mark.slow
 def test_threads_may_be_the_first_to_import_anything(write):
     path = write(rate=44_100, seconds=2)
     result = subprocess.run(
@@ -88,6 +91,7 @@ def test_threads_may_be_the_first_to_import_anything(write):
     assert (result.stdout.strip(), result.stderr) == (str(8 * 48_000), "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["featurestore.audio", "featurestore.windows"])
 def test_importing_is_light(module):
     code = f"import sys, {module}; print(*{{x.split('.')[0] for x in sys.modules}})"

@@ -34,6 +34,7 @@ def in_the_middle_of_a_track(store):
     return lambda: any(path.stat().st_size > 0 for path in store.glob(".featurestore/staging/*/*/raw/*"))
 
 
+@pytest.mark.slow
 def test_the_result_is_on_stdout_and_a_second_run_does_nothing(run, music, tmp_path, model_folder):
     result = run("build", music, tmp_path / "s.zarr", "--model", model_folder)
     assert (result.code, result.err) == (0, "")
@@ -60,6 +61,7 @@ def on_a_terminal(command):
     return seen.decode()
 
 
+@pytest.mark.slow
 def test_there_is_a_progress_bar_on_a_terminal_only(music, tmp_path, clip, model_folder):
     clip(music / "long.wav", 60, rate=8_000)
     command = [sys.executable, "-m", "fs_extract", "build", str(music), str(tmp_path / "s.zarr")]
@@ -71,6 +73,7 @@ def test_there_is_a_progress_bar_on_a_terminal_only(music, tmp_path, clip, model
     assert on_a_terminal([*command, "-q"]) == ""
 
 
+@pytest.mark.slow
 def test_options_reach_the_store(run, music, tmp_path, model_folder):
     options = {
         "--layers": "1,3",
@@ -119,6 +122,7 @@ def test_a_dry_run_says_what_there_is_to_do(run, music, tmp_path, model_folder):
     assert not (tmp_path / "s.zarr").exists()
 
 
+@pytest.mark.slow
 def test_bad_files_are_named_and_the_others_go_on(run, music, tmp_path, model_folder):
     for number in range(25):
         (music / f"bad{number:02}.wav").write_text("no audio")
@@ -166,6 +170,7 @@ def test_settings_that_only_the_library_knows_are_wrong_usage_too(
     assert not (tmp_path / "s.zarr").exists()
 
 
+@pytest.mark.slow
 def test_other_settings_than_the_stores_are_listed(run, music, tmp_path, model_folder):
     run("build", music, tmp_path / "s.zarr", "--model", model_folder)
     result = run(
@@ -176,6 +181,7 @@ def test_other_settings_than_the_stores_are_listed(run, music, tmp_path, model_f
     assert "dtype is 'float32', not 'float16'" in result.err
 
 
+@pytest.mark.slow
 def test_the_recorded_revision_is_used_again(start, music, tmp_path, model_folder):
     """The store pins the commit: when the hub's main moves on, the same command goes on with the old weights."""
     cache = tmp_path / "cache"
@@ -200,6 +206,7 @@ def test_the_recorded_revision_is_used_again(start, music, tmp_path, model_folde
     assert "weights_sha256" in newer.communicate()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_leaves_nothing_behind_and_goes_on(start, tmp_path, clip, model_folder, number):
     clip(tmp_path / "music" / "a.wav")
@@ -226,6 +233,7 @@ def test_an_interrupted_build_leaves_nothing_behind_and_goes_on(start, tmp_path,
     assert (report.cached, report.processed) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_killed_build_is_completed_by_the_next_one(start, tmp_path, clip, model_folder):
     clip(tmp_path / "music" / "a.wav")
     clip(tmp_path / "music" / "b.wav", 60, rate=8_000)
@@ -251,6 +259,7 @@ def test_a_killed_build_is_completed_by_the_next_one(start, tmp_path, clip, mode
     assert FeatureStore(store).verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(start, tmp_path, clip, model_folder):
     for number in range(12):
         clip(tmp_path / "music" / f"{number:02}.wav", 6, seed=number)

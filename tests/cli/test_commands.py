@@ -95,6 +95,7 @@ def test_every_option_can_come_from_the_environment(monkeypatch):
                 assert source is click.core.ParameterSource.ENVIRONMENT, (command.name, name)
 
 
+@pytest.mark.slow
 def test_the_command_line_wins_over_the_environment(run, music, tmp_path, model_folder, monkeypatch):
     monkeypatch.setenv("FEATURESTORE_MODEL", str(model_folder))
     monkeypatch.setenv("FEATURESTORE_LAYERS", "0-2")
@@ -227,6 +228,7 @@ def test_rm_without_a_terminal_needs_yes(run, small_store):
     assert len(FeatureStore(small_store)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize(("answer", "left"), [("n\n", 3), ("y\n", 2)])
 def test_rm_asks_on_a_terminal(small_store, answer, left):
@@ -274,6 +276,7 @@ def test_doctor_says_where_nothing_can_be_written(run, tmp_path):
     assert "can only be read" in result.out
 
 
+@pytest.mark.slow
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     path = tmp_path / "many.zarr"
     with StoreWriter(path, spec=FeatureSpec.for_arrays(layers=1, dim=1), durable=False) as writer:
@@ -288,6 +291,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     assert (process.wait(), complaint) == (141, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verbose", [False, True])
 def test_what_nobody_expected_is_one_line_and_the_whole_story_with_v(small_store, verbose):
     lines = (
@@ -304,6 +308,7 @@ def test_what_nobody_expected_is_one_line_and_the_whole_story_with_v(small_store
     assert ("-v" in done.stderr) == (not verbose)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_streams_may_be_closed(music, tmp_path, closed):
     """As services and cron close them."""
@@ -313,6 +318,7 @@ def test_streams_may_be_closed(music, tmp_path, closed):
     assert len(FeatureStore(tmp_path / "s.zarr")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_below_stdout_is_named(small_store):
     with open("/dev/full", "w") as full:

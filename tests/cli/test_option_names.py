@@ -99,6 +99,7 @@ def test_ways_out_are_options_that_can_be_typed(run, music, tmp_path, clip):
     assert "(--file-pattern '*.wav')" in result.err
 
 
+@pytest.mark.slow
 def test_settings_that_differ_are_options(run, music, tmp_path):
     run("build", music, tmp_path / "s.zarr", "--model", "logmel")
     result = run(
@@ -134,6 +135,7 @@ def test_options_of_other_names():
     assert pretrain.in_options("`model.start='/a b'`, `run.steps`") == "--start '/a b', --steps"
 
 
+@pytest.mark.slow
 def test_the_log_and_failures_of_tracks_use_the_options_too(run, music, tmp_path, monkeypatch):
     from featurestore.encode.batching import BatchEncoder
 
@@ -181,6 +183,7 @@ def texts(tree):
 MODULES = sorted(Path(featurestore.__file__).parent.rglob("*.py"))
 
 
+@pytest.mark.slow
 def test_the_library_names_no_option_and_no_setting_without_its_backticks():
     commands = [command for command in fs_extract.commands.values() if isinstance(command, Command)]
     options = [x for command in commands for x in command.params if isinstance(x, click.Option)]

@@ -59,6 +59,7 @@ def prepared(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTS)
 def test_its_docstring_has_an_example_and_it_runs(name, prepared, tmp_path):
     text = inspect.getdoc(OBJECTS[name]) or ""

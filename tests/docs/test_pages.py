@@ -7,10 +7,12 @@ import pytest
 from pages import PAGES, QUICK_START, ROOT, run_page, working_in
 
 
+@pytest.mark.slow
 def test_the_quick_start_runs(after_the_quick_start):
     assert (after_the_quick_start / "features.zarr" / "zarr.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_of_a_page_runs(page, tmp_path, after_the_quick_start):
     with working_in(tmp_path / "work") as folder:

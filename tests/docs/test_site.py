@@ -46,6 +46,7 @@ def site(tmp_path_factory):
     return folder / "html"
 
 
+@pytest.mark.slow
 def test_every_page_of_the_site_is_made(site):
     pages = [page.relative_to(DOCS) for page in DOCS.rglob("*.md") if "_build" not in page.parts]
     missing = [page for page in pages if not (site / page.with_suffix(".html")).is_file()]
@@ -53,6 +54,7 @@ def test_every_page_of_the_site_is_made(site):
     assert not missing
 
 
+@pytest.mark.slow
 def test_pages_load_nothing_from_elsewhere(site):
     loaded = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?(?:src|href)="([^"]+)"')
     for page in site.rglob("*.html"):
@@ -62,6 +64,7 @@ def test_pages_load_nothing_from_elsewhere(site):
         assert not elsewhere, page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", PUBLIC)
 def test_every_public_name_has_a_page(site, module):
     names = [x for x in importlib.import_module(module).__all__ if not x.startswith("__") and not x.isupper()]
@@ -92,6 +95,16 @@ def test_relative_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     missing = [link for link in links if not (ROOT / Path(link)).exists()]
     assert not missing
+
+
+def test_the_map_of_changes_names_files_and_what_is_in_them():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"`((?:featurestore|cli)/[\w/]+\.py)`(?:: ((?:`\w+`(?:, )?)+))?", text)
+    assert len(places) >= 14
+    for path, names in places:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        missing = [name for name in re.findall(r"\w+", names) if not re.search(rf"\b{name}\b", source)]
+        assert not missing, path
 
 
 def test_every_fragment_of_the_changelog_has_a_name_that_towncrier_takes():

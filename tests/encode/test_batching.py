@@ -97,6 +97,7 @@ def check(batches, given_windows, layers=range(LAYERS + 1)):
     np.testing.assert_allclose(segments, raw.mean(axis=2), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     count=st.integers(1, 30),
@@ -327,6 +328,7 @@ def by_owner(results):
     return found
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=8),

@@ -53,6 +53,7 @@ class Watched:
         yield from self.engine.states(wave, last)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(count=st.integers(1, 23), workers=st.integers(1, 4), batch_size=st.integers(1, 4))
 def test_features_and_order_are_those_of_one_thread(assert_states_close, engine, count, workers, batch_size):
@@ -184,6 +185,7 @@ def test_it_goes_on_after_an_error(engine):
     assert len(list(some.encode(windows(8), raw=False))) == 4
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_it_at_once(engine):
     def slow(wave):
         time.sleep(0.3)

@@ -117,6 +117,7 @@ def config_of(kernels, strides):
     return MertConfig.from_dict(values, source="test")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     convs=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1, max_size=4),
@@ -178,6 +179,7 @@ def test_every_shape_agrees_with_transformers(tmp_path, pre_norm, norm, bias, as
     assert_states_close(found, wanted)
 
 
+@pytest.mark.slow
 def test_the_true_shape_agrees_with_transformers(tmp_path, assert_states_close):
     from safetensors.torch import load_file
     from transformers import HubertConfig, HubertModel

@@ -198,6 +198,7 @@ def test_the_reference_is_the_network(golden, expected):
     assert_close(found, expected["music_1p3s__hidden"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1_025, 12_345, 6 * 960 - 1])
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_agrees_with_the_reference(tmp_path, name, samples):
@@ -205,6 +206,7 @@ def test_every_shape_agrees_with_the_reference(tmp_path, name, samples):
     assert_is_reference(model, SHAPES[name], state, noise(samples))
 
 
+@pytest.mark.slow
 def test_long_windows_agree_with_the_reference(tmp_path):
     model, state = random_model(tmp_path, SHAPES["full song"])
     assert model.frames(41 * RATE) == 41 * 25
@@ -229,11 +231,13 @@ def test_the_window_and_the_filters_are_those_of_the_checkpoint(tmp_path):
     assert_is_reference(load_model(folder), TINY, state, noise(4_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_it_keeps_the_rules_of_an_encoder(tmp_path, name):
     check_encoder(random_model(tmp_path, SHAPES[name])[0])
 
 
+@pytest.mark.slow
 def test_the_golden_checkpoint_keeps_them_too(encoder):
     check_encoder(encoder)
 
@@ -290,6 +294,7 @@ def test_known_frames(encoder):
     assert [encoder.frames(n) for n in samples] == [0, 0, 1, 1, 2, 3, 125, 750]
 
 
+@pytest.mark.slow
 @given(n_fft=st.integers(1, 300).map(lambda n: 2 * n), hop=st.integers(1, 200), extra=st.integers(0, 900))
 def test_frames_and_the_shortest_window_are_exact(n_fft, hop, extra):
     small = {"num_mel_bins": 2, "subsampling_channels": [2, 2, 2], "subsampling_depths": [1, 1, 1]}
@@ -313,6 +318,7 @@ def test_a_window_beyond_the_context_is_refused(tmp_path, encoder):
         FeatureExtractor(model=song, segment_duration=361)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_spectra_positions_and_the_residual_stream_stay_single_under_autocast(encoder, expected, dtype):
     wave = torch.from_numpy(expected["quiet_2s__audio"])[None]
@@ -344,6 +350,7 @@ def test_no_grouped_convolution_is_in_half_on_a_cpu(encoder, dtype, grouped_conv
     assert all(types == {torch.float32} for types in seen)
 
 
+@pytest.mark.slow
 def test_it_needs_neither_transformers_nor_torchaudio(golden):
     program = (
         "import sys, torch; from featurestore import load_model; "
@@ -356,6 +363,7 @@ def test_it_needs_neither_transformers_nor_torchaudio(golden):
     assert (ran.stdout, ran.stderr) == ("neither\n", "")
 
 
+@pytest.mark.slow
 def test_a_store_of_it(tmp_path, assert_states_close):
     folder = tmp_path / "model"
     model, _ = random_model(folder, "mert2-tiny")

@@ -23,6 +23,7 @@ def mini():
     return load_model("mini")
 
 
+@pytest.mark.slow
 def test_it_is_a_mert_of_24_khz_and_75_frames_a_second(mini):
     assert isinstance(mini, MertEncoder)
     assert (mini.name, mini.sample_rate, mini.min_samples) == ("mini", 24_000, 400)
@@ -52,6 +53,7 @@ def test_silence_gives_finite_features(mini):
     assert mini.hidden_states(torch.zeros(1, 24_000)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_it_hears_which_note_sounds(mini):
     """Notes of other partials than those of the nearest mean are told apart by pitch: it is no random network."""
     time = torch.arange(24_000) / 24_000

@@ -65,6 +65,7 @@ def test_the_constant_q_transform_is_its_definition(first, n_samples):
     close(found[:, chosen], wanted, 1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.integers(0, 335), st.floats(0.01, 1), st.floats(0, 6))
 def test_a_sine_has_its_amplitude_at_its_frequency(bin_, amplitude, phase):
@@ -100,6 +101,7 @@ def test_mel_bands_are_their_definition():
     close(found, mel_power(signal, 200 + HOP * np.arange(12), 128), 1e-5)
 
 
+@pytest.mark.slow
 def test_logmel_keeps_the_rules_of_an_encoder():
     check_encoder(LogMelEncoder())
 

@@ -68,6 +68,7 @@ def good_and_bad(tmp_path, clip):
     return source
 
 
+@pytest.mark.slow
 def test_every_bad_file_is_named_and_every_good_one_is_stored(good_and_bad, tmp_path, extractor):
     report = build(good_and_bad, tmp_path / "s.zarr", extractor=extractor, workers=2)
     found = {failure.path.rpartition("/")[2]: failure for failure in report.errors}
@@ -120,6 +121,7 @@ def test_an_unreadable_file_is_named(tmp_path, extractor, clip):
     assert "secret.wav" in str(report.errors[0])
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_any_more_does_not_stop_the_others(tmp_path, extractor, clip, monkeypatch):
     """Of the same size as before and another time: its digest decides, when it is its turn."""
     source = tmp_path / "music"

@@ -33,6 +33,7 @@ def counts(report):
     return report.processed, report.cached, report.skipped, report.failed
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_extractor(music, tmp_path, extractor, assert_states_close):
     report = build(music, tmp_path / "s.zarr", extractor=extractor, workers=2)
     assert counts(report) == (4, 0, 0, 0)
@@ -48,6 +49,7 @@ def test_features_are_those_of_the_extractor(music, tmp_path, extractor, assert_
     assert store.verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_a_track_says_where_it_comes_from(music, tmp_path, extractor):
     build(music, tmp_path / "s.zarr", extractor=extractor, dataset="demo")
     found = FeatureStore(tmp_path / "s.zarr").provenance("demo/a/two")
@@ -73,6 +75,7 @@ def test_a_track_says_where_it_comes_from(music, tmp_path, extractor):
     assert found["starts"] == [0.0, 0.5, 0.6]
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing(music, tmp_path, extractor):
     build(music, tmp_path / "s.zarr", extractor=extractor)
     before = revisions(tmp_path / "s.zarr")
@@ -82,6 +85,7 @@ def test_a_second_run_does_nothing(music, tmp_path, extractor):
     assert revisions(tmp_path / "s.zarr") == before
 
 
+@pytest.mark.slow
 def test_what_has_changed_is_extracted_again(music, tmp_path, extractor, clip, assert_states_close):
     build(music, tmp_path / "s.zarr", extractor=extractor)
     before = revisions(tmp_path / "s.zarr")
@@ -99,6 +103,7 @@ def test_what_has_changed_is_extracted_again(music, tmp_path, extractor, clip, a
     assert_states_close(stored, alone["aggregated"][None])
 
 
+@pytest.mark.slow
 def test_missing_kinds_are_extracted_and_more_kinds_than_asked_for_are_fine(music, tmp_path, extractor):
     store = tmp_path / "s.zarr"
     assert build(music, store, extractor=extractor, feature_level="aggregated").processed == 4
@@ -109,6 +114,7 @@ def test_missing_kinds_are_extracted_and_more_kinds_than_asked_for_are_fine(musi
     assert FeatureStore(store).has("a/one", kinds=("raw",))
 
 
+@pytest.mark.slow
 def test_damaged_tracks_are_extracted_again(music, tmp_path, extractor):
     build(music, tmp_path / "s.zarr", extractor=extractor)
     metadata = next((tmp_path / "s.zarr" / "aggregated").glob("*one*/zarr.json"))
@@ -117,6 +123,7 @@ def test_damaged_tracks_are_extracted_again(music, tmp_path, extractor):
     assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_force_extracts_everything_again(music, tmp_path, extractor):
     build(music, tmp_path / "s.zarr", extractor=extractor)
     before = revisions(tmp_path / "s.zarr")
@@ -125,6 +132,7 @@ def test_force_extracts_everything_again(music, tmp_path, extractor):
     assert all(before[track_id] != after[track_id] for track_id in IDS)
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_by_name(music, tmp_path, extractor):
     build(music, tmp_path / "s.zarr", extractor=extractor)
     before = snapshot(tmp_path / "s.zarr")
@@ -135,6 +143,7 @@ def test_other_settings_are_refused_by_name(music, tmp_path, extractor):
     assert snapshot(tmp_path / "s.zarr") == before
 
 
+@pytest.mark.slow
 def test_limit_and_ids(music, tmp_path, extractor):
     report = build(music, tmp_path / "s.zarr", extractor=extractor, limit=1, dataset="x", file_pattern="*.flac")
     assert report.total_files == 1
@@ -144,6 +153,7 @@ def test_limit_and_ids(music, tmp_path, extractor):
     assert not (tmp_path / "t.zarr").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing_at_all(music, tmp_path, extractor):
     report = build(music, tmp_path / "new" / "s.zarr", extractor=extractor, dry_run=True)
     assert (report.to_do, report.processed, report.dry_run) == (4, 0, True)
@@ -186,6 +196,7 @@ def test_impossible_settings_leave_no_store(music, tmp_path, model_folder, setti
     assert not (tmp_path / "s.zarr").exists()
 
 
+@pytest.mark.slow
 def test_there_are_no_more_workers_than_tracks(music, tmp_path, extractor, monkeypatch):
     asked = []
     monkeypatch.setattr(prefetch, "threads", lambda count, **names: asked.append(count) or threads(count, **names))
@@ -219,12 +230,14 @@ def test_a_source_without_audio_leaves_no_store(tmp_path, model_folder, source):
     assert not (tmp_path / "s.zarr").exists()
 
 
+@pytest.mark.slow
 def test_it_is_the_old_words_for_a_collection(music, tmp_path, extractor):
     report = extractor.extract_dataset_features(music, tmp_path / "s.zarr", include_raw=False)
     assert (report["total_files"], report["processed"], report["failed"]) == (2, 2, 0)  # *.wav only
     assert not FeatureStore(tmp_path / "s.zarr").has("a/one", kinds=("raw",))
 
 
+@pytest.mark.slow
 def test_a_track_that_was_written_by_hand_and_has_no_audio_is_replaced(music, tmp_path, extractor):
     spec = extractor.spec()
     with StoreWriter(tmp_path / "s.zarr", spec=spec) as writer:
@@ -232,6 +245,7 @@ def test_a_track_that_was_written_by_hand_and_has_no_audio_is_replaced(music, tm
     assert counts(build(music, tmp_path / "s.zarr", extractor=extractor)) == (4, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_progress_goes_forward_through_the_stages(music, tmp_path, extractor):
     seen = []
     build(music, tmp_path / "s.zarr", extractor=extractor, progress=seen.append)
@@ -247,6 +261,7 @@ def test_progress_goes_forward_through_the_stages(music, tmp_path, extractor):
     assert last.x_real_time > 0
 
 
+@pytest.mark.slow
 def test_the_report_is_plain_json_with_the_old_names(music, tmp_path, extractor):
     (music / "bad.wav").write_text("no audio")
     report = build(music, tmp_path / "s.zarr", extractor=extractor)
@@ -277,6 +292,7 @@ def test_settings_of_an_extractor_are_not_given_twice(music, tmp_path, extractor
     assert not (tmp_path / "s.zarr").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature_level", ["all", "segments", "aggregated"])
 def test_memory_does_not_grow_with_the_length_of_a_track(tmp_path, clip, extractor, feature_level):
     """What numpy holds: samples, windows, frames. Torch has a batch of them, whatever the track."""
@@ -292,6 +308,7 @@ def test_memory_does_not_grow_with_the_length_of_a_track(tmp_path, clip, extract
     assert peaks[1] < peaks[0] + samples / 4, peaks
 
 
+@pytest.mark.slow
 def test_a_model_that_is_loaded_takes_one_device(music, tmp_path, extractor, monkeypatch):
     monkeypatch.setattr("featurestore.encode.device.resolve_devices", lambda names: ["cpu", "cpu"])
     settings = {"model": extractor.model, "segment_duration": 1.0, "feature_level": "aggregated"}

@@ -78,6 +78,7 @@ class Counting:
         return self
 
 
+@pytest.mark.slow
 def test_features_are_those_of_a_plain_loop(extractor, model, wav, assert_states_close):
     features = extractor.extract_track_features(wav)
     samples = load_audio(wav, RATE)
@@ -91,6 +92,7 @@ def test_features_are_those_of_a_plain_loop(extractor, model, wav, assert_states
     assert {array.dtype for array in features.values()} == {np.dtype(np.float32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("segments", [False, True])
 def test_kinds_as_asked_for(extractor, wav, raw, segments):
@@ -98,6 +100,7 @@ def test_kinds_as_asked_for(extractor, wav, raw, segments):
     assert list(features) == ["raw"] * raw + ["segments"] * segments + ["aggregated"]
 
 
+@pytest.mark.slow
 def test_the_size_of_batches_and_blocks_changes_only_rounding(model, assert_states_close):
     samples = tones(7.7)
     found = [
@@ -268,6 +271,7 @@ def test_the_spec_says_everything(tiny, model):
     assert again.spec(dtype="float16").fingerprint == spec.fingerprint
 
 
+@pytest.mark.slow
 def test_a_store_gets_the_features_and_gives_them_back(model, wav, tmp_path):
     counting = Counting(model)
     extractor = FeatureExtractor(model=counting, segment_duration=2.0)
@@ -296,6 +300,7 @@ def test_a_store_gets_the_features_and_gives_them_back(model, wav, tmp_path):
     assert provenance["starts"] == [0.0, 1.0, 2.0, 3.0, 4.0, pytest.approx(4.3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["path", "writer"])
 def test_a_track_gets_into_a_store_as_build_puts_it_there(model, wav, tmp_path, by):
     soundfile.write(wav, np.clip(9 * tones(6.3), -1, 1), RATE)  # loud enough for a warning
@@ -325,6 +330,7 @@ def test_a_track_that_another_writer_has_is_an_error(model, wav, tmp_path):
         assert not holder.__exit__(RuntimeError, RuntimeError("died"), None)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_computed_again_where_it_should_be(model, wav, tmp_path):
     counting = Counting(model)
     extractor = FeatureExtractor(model=counting, segment_duration=2.0)
@@ -345,6 +351,7 @@ def test_what_is_there_is_computed_again_where_it_should_be(model, wav, tmp_path
     assert windows() == 3
 
 
+@pytest.mark.slow
 def test_a_store_of_other_settings_is_left_alone(model, wav, tmp_path):
     extractor = FeatureExtractor(model=model, segment_duration=2.0)
     path = tmp_path / "store.zarr"
@@ -360,6 +367,7 @@ def test_a_store_of_other_settings_is_left_alone(model, wav, tmp_path):
         other.extract_track_features(wav, store=writer)
 
 
+@pytest.mark.slow
 def test_a_writer_of_half_precision_is_used_as_it_is(model, wav, tmp_path):
     extractor = FeatureExtractor(model=model, segment_duration=2.0)
     with StoreWriter(tmp_path / "store.zarr", spec=extractor.spec(dtype="float16")) as writer:
@@ -370,6 +378,7 @@ def test_a_writer_of_half_precision_is_used_as_it_is(model, wav, tmp_path):
         np.testing.assert_allclose(stored[kind], array, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [{"dtype": "float16"}, {"codec": "zstd"}])
 @pytest.mark.parametrize("by", ["path", "writer"])
 def test_a_store_keeps_the_dtype_and_codec_that_it_has(model, wav, tmp_path, setting, by):
@@ -383,6 +392,7 @@ def test_a_store_keeps_the_dtype_and_codec_that_it_has(model, wav, tmp_path, set
     assert store.spec == extractor.spec(**setting)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_is_named_though_the_store_has_its_track(model, wav, tmp_path):
     extractor = FeatureExtractor(model=model, segment_duration=2.0)
     copy = tmp_path / "x.wav"
@@ -430,6 +440,7 @@ def test_full_memory_names_the_file(model, wav):
     assert "out of memory with 1 window" in str(error)
 
 
+@pytest.mark.slow
 def test_a_collection_in_the_old_words(model, tmp_path):
     folder = tmp_path / "music"
     folder.mkdir()
@@ -451,6 +462,7 @@ def test_a_collection_in_the_old_words(model, tmp_path):
     json.dumps(report)
 
 
+@pytest.mark.slow
 def test_the_older_keywords_of_a_store(model, wav, tmp_path):
     extractor = FeatureExtractor(model=model, segment_duration=2.0)
     expected = extractor.extract_track_features(audio_path=wav, output_dir=tmp_path / "a.zarr", include_raw=False)
@@ -472,6 +484,7 @@ def test_the_older_keywords_of_a_store(model, wav, tmp_path):
     assert not (tmp_path / "d.zarr").exists()
 
 
+@pytest.mark.slow
 def test_what_importing_costs():
     code = (
         "import featurestore.encode, featurestore.models, sys;"

@@ -84,12 +84,14 @@ def test_handlers_of_the_program_stay():
     assert seen == ["own"]
 
 
+@pytest.mark.slow
 def test_it_works_outside_the_main_thread_too(music, tmp_path, extractor):
     with ThreadPoolExecutor() as pool:
         report = pool.submit(build, music, tmp_path / "s.zarr", extractor=extractor).result()
     assert report.processed == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["looking for audio", "opening the model", "checking", "extracting", "packing"])
 def test_at_every_stage_the_build_ends_and_can_go_on(music, tmp_path, extractor, staged, stage):
     asked = []
@@ -113,6 +115,7 @@ def test_at_every_stage_the_build_ends_and_can_go_on(music, tmp_path, extractor,
     assert FeatureStore(tmp_path / "s.zarr").info()["packed"] == 4
 
 
+@pytest.mark.slow
 def test_in_the_middle_of_a_track_nothing_of_it_stays(tmp_path, clip, extractor, staged):
     clip(tmp_path / "music" / "long.wav", 60, rate=8_000)
     store = tmp_path / "s.zarr"

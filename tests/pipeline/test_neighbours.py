@@ -63,6 +63,7 @@ def check(assert_states_close):
     return compare
 
 
+@pytest.mark.slow
 def test_batches_are_full_whatever_the_tracks(clips, tmp_path, watched, extractor, check):
     batching, model = watched()
     report = build(clips, tmp_path / "s.zarr", extractor=batching)
@@ -71,6 +72,7 @@ def test_batches_are_full_whatever_the_tracks(clips, tmp_path, watched, extracto
     check(tmp_path / "s.zarr", extractor, clips, [str(n) for n in range(9)])
 
 
+@pytest.mark.slow
 def test_a_file_that_breaks_off_in_the_middle(clips, tmp_path, watched, extractor, check):
     samples = np.random.default_rng(0).normal(0, 0.1, 24_000 * 3)
     samples[-10] = np.nan
@@ -81,6 +83,7 @@ def test_a_file_that_breaks_off_in_the_middle(clips, tmp_path, watched, extracto
     check(tmp_path / "s.zarr", extractor, clips, list("01235678"))
 
 
+@pytest.mark.slow
 def test_a_track_that_the_model_cannot_bear(clips, tmp_path, watched, extractor, check):
     peak = 7.0
     samples = soundfile.read(clips / "4.wav")[0]
@@ -99,6 +102,7 @@ def test_a_track_that_the_model_cannot_bear(clips, tmp_path, watched, extractor,
     check(tmp_path / "s.zarr", extractor, clips, list("01235678"))
 
 
+@pytest.mark.slow
 def test_memory_that_is_full_for_a_while(clips, tmp_path, watched, extractor, check):
     def full(wave):
         if len(wave) > 3:
@@ -111,6 +115,7 @@ def test_memory_that_is_full_for_a_while(clips, tmp_path, watched, extractor, ch
     check(tmp_path / "s.zarr", extractor, clips, [str(n) for n in range(9)])
 
 
+@pytest.mark.slow
 def test_no_more_tracks_are_open_than_files_allow(clips, tmp_path, watched, extractor, monkeypatch, check):
     monkeypatch.setattr(extraction, "most_open", lambda: 2)
     store, most = tmp_path / "s.zarr", []
@@ -125,6 +130,7 @@ def test_no_more_tracks_are_open_than_files_allow(clips, tmp_path, watched, extr
     check(store, extractor, clips, [str(n) for n in range(9)])
 
 
+@pytest.mark.slow
 def test_fail_fast_finishes_what_is_decoded_and_begins_nothing(clips, tmp_path, watched):
     batching, _ = watched()
     samples = np.full(48_000, 0.1)

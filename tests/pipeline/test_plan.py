@@ -27,6 +27,7 @@ def planned(tracks, extractor, level_kinds):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "kinds"), [("all", ("raw", "segments", "aggregated")), ("segments", ("segments", "aggregated"))]
 )
@@ -78,6 +79,7 @@ def test_a_build_that_cannot_fit_is_refused_with_a_way_out(tmp_path, extractor):
     assert report.estimated_bytes > report.free_bytes
 
 
+@pytest.mark.slow
 def test_replacing_tracks_needs_room_for_one_of_them_only(tmp_path, music, extractor):
     new = build(music, tmp_path / "s.zarr", extractor=extractor).estimated_bytes
     again = build(music, tmp_path / "s.zarr", extractor=extractor, force=True, dry_run=True)

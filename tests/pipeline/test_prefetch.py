@@ -20,6 +20,7 @@ def tracks(tmp_path, clip):
     return [AudioFile(str(n), clip(tmp_path / f"{n}.wav", seed=n)) for n in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_tracks_come_in_order_and_whole(tracks, workers):
     with decode_ahead((TrackAudio(track, 16_000) for track in tracks), workers=workers) as audios:

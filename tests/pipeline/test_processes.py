@@ -63,6 +63,7 @@ def children():
     assert children_of(os.getpid()) == []
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(many, tmp_path, settings, children, staged, assert_states_close):
     (many / "bad.wav").write_text("no audio")
     (many / "cut.flac").write_bytes(b"fLaC" + bytes(1_000))
@@ -92,6 +93,7 @@ def test_two_processes_make_what_one_makes(many, tmp_path, settings, children, s
     assert seen[-1].done == report.total_files
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_its_tracks_to_the_other(
     many, tmp_path, settings, children, caplog, staged
 ):
@@ -112,6 +114,7 @@ def test_a_process_that_is_killed_loses_its_tracks_to_the_other(
     assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_all_processes(many, tmp_path, settings, children, staged):
     asked = []
 
@@ -155,6 +158,7 @@ def test_a_dry_run_begins_no_process(many, tmp_path, settings, monkeypatch):
     assert build(many, tmp_path / "s.zarr", device=TWO, dry_run=True, **settings).to_do == 12
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_is_killed_takes_its_processes_along(many, tmp_path, settings, model_folder):
     command = [sys.executable, "-m", "fs_extract", "build", many, tmp_path / "s.zarr", "--model", model_folder]
     with subprocess.Popen([*command, "--processes", "2"], stderr=subprocess.PIPE) as supervisor:
@@ -201,6 +205,7 @@ def run(tmp_path, clip, children, monkeypatch):
     return run_tracks
 
 
+@pytest.mark.slow
 def test_counts_are_added_up(run, caplog):
     tally = run([*TRACKS, "bad"], "a", "b", "c")
     assert (tally.processed, tally.audio_seconds, tally.skipped, tally.cached) == (20, 40.0, 0, 0)
@@ -209,6 +214,7 @@ def test_counts_are_added_up(run, caplog):
     assert {f"{name} is ready" for name in "abc"} <= set(told)
 
 
+@pytest.mark.slow
 def test_processes_that_replace_what_is_there_do_it_once(run, tmp_path):
     run(TRACKS, "a", "b")
     before = FeatureStore(tmp_path / "s.zarr")
@@ -219,16 +225,19 @@ def test_processes_that_replace_what_is_there_do_it_once(run, tmp_path):
     assert all(after.provenance(track_id)["revision"] != before[track_id] for track_id in TRACKS)
 
 
+@pytest.mark.slow
 def test_the_others_do_what_the_dead_leave(run):
     tally = run(TRACKS, "b", "mortal", "c")
     assert (tally.processed, tally.failures) == (20, [])
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_after_all_others_have_ended_is_replaced(run):
     tally = run(TRACKS, "a", "late")
     assert (tally.processed, tally.failures, tally.skipped) == (20, [], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("track_id", "cause"), [("deadly", "ended with SIGSEGV"), ("too-large", "when memory is full.*`processes`")]
 )
@@ -241,12 +250,14 @@ def test_a_track_that_kills_is_given_up_and_no_other(run, track_id, cause, devic
     assert (tally.processed, tally.skipped) == (20, 0)
 
 
+@pytest.mark.slow
 def test_the_last_process_is_replaced_too(run):
     tally = run(["deadly"], "a", "b")
     assert tally.processed == 0
     assert "2 processes ended while they had it at hand" in tally.failures[0].message
 
 
+@pytest.mark.slow
 def test_what_no_process_is_left_for_has_failed(run):
     tally = run(TRACKS, "mortal", "mortal")
     assert tally.processed == 0
@@ -254,17 +265,20 @@ def test_what_no_process_is_left_for_has_failed(run):
     assert "no process is left to extract it; the process of mortal was killed" in tally.failures[-1].message
 
 
+@pytest.mark.slow
 def test_the_first_failure_ends_all_if_that_is_asked_for(run):
     tally = run(["bad", *TRACKS], "a", "b", fail_fast=True)
     assert (len(tally.failures), tally.skipped) == (1, 0)
     assert tally.processed < 20
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_stops_all(run):
     with pytest.raises(BuildStoppedError, match="the disk is full"):
         run(TRACKS, "stuck", "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "error", "message"),
     [
@@ -278,6 +292,7 @@ def test_processes_begin_together_or_not_at_all(run, devices, error, message):
         run(TRACKS, *devices)
 
 
+@pytest.mark.slow
 def test_processes_share_the_cores(model_folder):
     code = (
         "import sys, torch; from featurestore.pipeline.worker import *; torch.set_num_threads(6);"

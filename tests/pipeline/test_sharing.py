@@ -45,6 +45,7 @@ class Holder:
         self._track.__exit__(None, None, None)
 
 
+@pytest.mark.slow
 def test_a_track_that_another_writer_has_is_skipped(music, store, extractor, other):
     holder = Holder(other, "a/two")
     report = build(music, store, extractor=extractor)
@@ -55,6 +56,7 @@ def test_a_track_that_another_writer_has_is_skipped(music, store, extractor, oth
     assert (report.processed, report.cached) == (1, 3)
 
 
+@pytest.mark.slow
 def test_what_another_writer_has_is_not_decoded(music, store, extractor, other, monkeypatch):
     decoded, decode = [], prefetch.decode
     monkeypatch.setattr(
@@ -66,6 +68,7 @@ def test_what_another_writer_has_is_not_decoded(music, store, extractor, other, 
     holder.die()
 
 
+@pytest.mark.slow
 def test_a_track_is_locked_while_it_is_decoded(music, store, extractor, other, monkeypatch):
     refused, decode = [], prefetch.decode
 
@@ -79,6 +82,7 @@ def test_a_track_is_locked_while_it_is_decoded(music, store, extractor, other, m
     assert build(music, store, extractor=extractor).processed == len(refused) == 4
 
 
+@pytest.mark.slow
 def test_a_track_whose_writer_died_meanwhile_is_extracted_after_all(music, store, extractor, other):
     holder = Holder(other, "a/two")
     alive = [holder]
@@ -91,6 +95,7 @@ def test_a_track_whose_writer_died_meanwhile_is_extracted_after_all(music, store
     assert (report.processed, report.skipped) == (4, 0)
 
 
+@pytest.mark.slow
 def test_a_track_that_another_writer_has_finished_meanwhile_stays_skipped(
     music, store, tmp_path, extractor, other
 ):
@@ -108,6 +113,7 @@ def test_a_track_that_another_writer_has_finished_meanwhile_stays_skipped(
     assert len(FeatureStore(store)) == 4
 
 
+@pytest.mark.slow
 def test_a_track_that_appears_between_plan_and_work_counts_as_cached(music, store, tmp_path, extractor, other):
     build(music, tmp_path / "elsewhere.zarr", extractor=extractor)
     elsewhere = FeatureStore(tmp_path / "elsewhere.zarr")
@@ -132,6 +138,7 @@ def same_stripe(track_id):
     return next(f"x{n}" for n in itertools.count() if stripe_of(encode_key(f"x{n}")) == stripe)
 
 
+@pytest.mark.slow
 def test_a_lock_held_for_another_track_is_waited_for(music, store, extractor, other):
     holder = Holder(other, same_stripe("a/two"))
     threading.Timer(1.0, holder.die).start()
@@ -141,6 +148,7 @@ def test_a_lock_held_for_another_track_is_waited_for(music, store, extractor, ot
     assert time.monotonic() - began > 1
 
 
+@pytest.mark.slow
 def test_waiting_for_a_lock_ends(music, store, extractor, other, monkeypatch):
     monkeypatch.setattr(extraction, "LOCK_PATIENCE", 0.3)
     holder = Holder(other, same_stripe("a/two"))
@@ -150,6 +158,7 @@ def test_waiting_for_a_lock_ends(music, store, extractor, other, monkeypatch):
     holder.die()
 
 
+@pytest.mark.slow
 def test_builds_in_threads_share_the_work(tmp_path, store, clip, extractor):
     for number in range(8):
         clip(tmp_path / "music" / f"{number}.wav", seed=number)
@@ -163,6 +172,7 @@ def test_builds_in_threads_share_the_work(tmp_path, store, clip, extractor):
     assert FeatureStore(store).verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_long_builds_pack_on_the_way(tmp_path, store, clip, extractor, monkeypatch):
     monkeypatch.setattr(extraction, "PACK_EVERY", 2)
     for number in range(5):

@@ -27,6 +27,7 @@ def test_a_folder_of_other_things_is_no_store_and_stays_as_it_is(music, tmp_path
     assert os.listdir(tmp_path / "s.zarr") == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_an_empty_folder_becomes_a_store(music, tmp_path, extractor):
     (tmp_path / "s.zarr").mkdir()
     assert build(music, tmp_path / "s.zarr", extractor=extractor).processed == 4
@@ -42,6 +43,7 @@ def test_a_store_of_a_newer_release_is_not_touched(music, tmp_path, extractor):
         build(music, tmp_path / "s.zarr", extractor=extractor)
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_named_before_any_work(music, extractor, small_disk):
     disk = small_disk(32)
     build(music, disk / "s.zarr", extractor=extractor, limit=1)
@@ -65,6 +67,7 @@ def test_a_build_that_stopped_can_be_told_to_other_processes():
     assert (str(error), error.report) == ("no room", "told so far")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_stops_the_build_and_keeps_what_is_published(
     tmp_path, clip, extractor, small_disk, staged
 ):
@@ -91,6 +94,7 @@ def test_a_disk_that_fills_up_stops_the_build_and_keeps_what_is_published(
     assert np.isfinite(FeatureStore(disk / "s.zarr").aggregated().to_numpy()).all()
 
 
+@pytest.mark.slow
 def test_a_build_goes_on_where_a_track_cannot_be_had(music, tmp_path, extractor, monkeypatch):
     """Its lock file is somebody else's: the track is counted as failed, and all others are done."""
     from featurestore.store.commit import locks

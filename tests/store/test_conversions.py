@@ -37,6 +37,7 @@ def view(request, store):
     return request.param(store)
 
 
+@pytest.mark.slow
 def test_dask_arrays_are_read_when_they_are_computed(view):
     for chunks in ("auto", 1, -1):
         array = view.to_dask(chunks) if view.shape[0] else view.to_dask()
@@ -47,6 +48,7 @@ def test_dask_arrays_are_read_when_they_are_computed(view):
     assert np.array_equal(view.to_dask()[..., :2].mean(axis=-1).compute(), np.asarray(view)[..., :2].mean(axis=-1))
 
 
+@pytest.mark.slow
 def test_dask_workers_read_for_themselves(store):
     view = store.segments(layer=1)
     with dask.config.set(scheduler="processes", num_workers=2):

@@ -213,6 +213,7 @@ def rows_to_pack(path, change):
     yield expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["added", "replaced", "removed", "everything"])
 def test_a_copy_that_was_made_while_the_table_changed_gives_no_wrong_row(tmp_path, change, monkeypatch):
     """Path by path, as rsync and many others copy: one file is from before, all others from after."""

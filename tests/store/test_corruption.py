@@ -105,6 +105,7 @@ def check_verify(path, file):
         assert {what for what, _ in named} == {"structure"}
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_found_and_never_read_as_a_number(sound, tmp_path):
     path, tracks = sound
     copy = tmp_path / "store.zarr"

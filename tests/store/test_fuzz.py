@@ -63,6 +63,7 @@ def mutated(draw, *documents):
     return document
 
 
+@pytest.mark.slow
 @given(JSON | mutated(*DOCUMENTS))
 @example({"codecs": [{"configuration": {}}]})
 def test_metadata_is_taken_only_as_this_library_writes_it(document):
@@ -76,6 +77,7 @@ def test_metadata_is_taken_only_as_this_library_writes_it(document):
     assert found.chunk_shape == (1, 1, found.shape[2], 4)
 
 
+@pytest.mark.slow
 @given(mutated(DOCUMENTS[0]))
 def test_attributes_are_taken_only_as_this_library_writes_them(document):
     assume(isinstance(document.get("attributes"), dict))
@@ -90,12 +92,14 @@ def test_attributes_are_taken_only_as_this_library_writes_them(document):
     np.array(found.attributes["starts"], np.float64)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_a_document_is_an_object_or_refused(content):
     with contextlib.suppress(ValueError):
         assert isinstance(decode_document(content), dict)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5) | mutated(SPEC.to_dict()))
 def test_a_spec_is_right_or_refused(values):
     try:
@@ -105,6 +109,7 @@ def test_a_spec_is_right_or_refused(values):
     assert FeatureSpec.from_dict(spec.to_dict()).fingerprint == spec.fingerprint
 
 
+@pytest.mark.slow
 @given(JSON | mutated({"kinds": ["raw"], "revision": "x"}))
 def test_an_intent_is_right_or_none(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("intent")
@@ -135,6 +140,7 @@ def test_ids_are_right_or_refused(ids, data):
         assert len(found) == rows
 
 
+@pytest.mark.slow
 @given(content=st.binary(max_size=300), tracks=st.integers(1, 2**40))
 def test_any_bytes_are_ids_or_refused(content, tracks):
     for lie in (content, with_crc(content)):

@@ -39,6 +39,7 @@ def snapshot(folder: Path):
 NAMES = [*CASES] if os.environ.get("HYPOTHESIS_PROFILE", "default") != "default" else [*LINKS, *[*CASES][::8]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", dict.fromkeys(NAMES))
 def test_a_hostile_store_gives_clear_errors_and_nothing_outside_is_touched(place, case):
     path, outside = place

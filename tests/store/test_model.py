@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +22,8 @@ from featurestore.store.commit.locks import stripe_of
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import shard_name
 from featurestore.store.table.layout import chunk_name
+
+pytestmark = pytest.mark.slow
 
 IDS = ["a", "B/ü", "x" * 220, "c", "..", "zarr.json"]
 assert len({stripe_of(encode_key(track_id)) for track_id in IDS}) == len(IDS)

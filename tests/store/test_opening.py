@@ -210,6 +210,7 @@ def as_nobody():
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_store_that_may_only_be_read_is_read(as_nobody):
     folder, run = as_nobody
     path = folder / "store.zarr"
@@ -230,6 +231,7 @@ def test_a_store_that_may_only_be_read_is_read(as_nobody):
     assert store.verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_a_store_that_may_not_be_read_says_so(as_nobody):
     folder, run = as_nobody
     write_store(folder / "closed" / "store.zarr", {"a": features(0)})

@@ -39,6 +39,7 @@ class RowsOf(torch.utils.data.Dataset):
         return index, torch.from_numpy(np.asarray(segments)), torch.from_numpy(self.view[index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_a_data_loader_read_a_store(store, method):
     with warnings.catch_warnings():
@@ -60,6 +61,7 @@ def read(store, view, results):
     results.put((store.track_ids, np.asarray(view), np.asarray(store.raw("03", layer=0))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_processes_read_what_they_are_given(store, method):
     context = multiprocessing.get_context(method)
@@ -75,6 +77,7 @@ def test_other_processes_read_what_they_are_given(store, method):
     assert np.array_equal(raw, TRACKS["03"]["raw"][:, 0])
 
 
+@pytest.mark.slow
 def test_parent_and_children_read_at_the_same_time(store):
     children = []
     for child in range(4):
@@ -95,6 +98,7 @@ def test_parent_and_children_read_at_the_same_time(store):
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
 
 
+@pytest.mark.slow
 def test_a_writer_that_was_forked_is_still_the_writer(tmp_path):
     """A child that leaves takes neither the parent's locks nor its staged work with it."""
     path = tmp_path / "store.zarr"

@@ -54,6 +54,7 @@ def test_zarr_reads_what_was_written(path):
             assert array.metadata.dimension_names == tuple(own.get(name, name) for name in DIMS[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"group": "packed", "consolidated": False}])
 def test_xarray_reads_the_packed_table(path, options):
     dataset = xr.open_zarr(path if options else path / "packed", **options)
@@ -170,6 +171,7 @@ assert not unwanted, unwanted
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_interpreter_reads_a_store_without_zarr_or_torch(path):
     done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

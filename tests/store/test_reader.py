@@ -140,6 +140,7 @@ def test_looking_for_what_looks_alike_takes_no_time_to_speak_of(tmp_path):
     assert len(str(caught.value)) < 2_000
 
 
+@pytest.mark.slow
 def test_few_of_many_ids_are_compared_with_an_unknown_one(path, monkeypatch):
     ids = [f"album {i // 20:03d}/{i % 20:02d} A song of some length" for i in range(3_000)]
     StoreWriter(path, spec=SPEC).close()
@@ -205,6 +206,7 @@ def test_info_counts(store):
     assert "store.zarr" in repr(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_store_that_is_open_sees_every_change(store, packed):
     def pack():

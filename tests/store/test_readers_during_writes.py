@@ -12,6 +12,7 @@ def busy(path):
     return path
 
 
+@pytest.mark.slow
 def test_readers_see_whole_tracks_while_others_replace_add_and_pack(busy):
     seen = traffic.run(
         busy,
@@ -23,6 +24,7 @@ def test_readers_see_whole_tracks_while_others_replace_add_and_pack(busy):
     assert FeatureStore(busy).verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_readers_see_whole_tracks_where_folders_cannot_be_exchanged(busy):
     seen = traffic.run(
         busy,
@@ -34,12 +36,14 @@ def test_readers_see_whole_tracks_where_folders_cannot_be_exchanged(busy):
     assert FeatureStore(busy).verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_xarray_sees_the_whole_table_that_it_opened(busy):
     """Through any number of packs that add tracks, and one that replaces some."""
     (seen,) = traffic.run(busy, [traffic.overwrite, traffic.append], [traffic.read_with_xarray])
     assert set(seen) == {"ok"}
 
 
+@pytest.mark.slow
 def test_what_zarr_reads_is_whole_if_the_revision_is_the_same_before_and_after(busy):
     """Metadata and numbers are opened one after the other, so a track may be replaced in between."""
     (seen,) = traffic.run(busy, [traffic.overwrite], [traffic.read_with_zarr])

@@ -130,6 +130,7 @@ def test_what_only_shows_in_the_numbers_is_found_deeply(store, damage):
     assert found(store, deep=True) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", sorted({*QUICK, *DEEP} - {"linked table"}))
 def test_repair_leaves_a_sound_store(store, damage):
     work, expected = {**QUICK, **DEEP}[damage]

@@ -74,6 +74,7 @@ def indices(draw, shape):
     return index[0] if len(index) == 1 and draw(st.booleans()) else index
 
 
+@pytest.mark.slow
 @given(name=st.sampled_from(NAMES), data=st.data())
 def test_any_index_gives_what_the_array_gives(views, name, data):
     view = views[name]
@@ -236,6 +237,7 @@ def test_layers_are_called_by_their_number_not_their_place(tmp_path):
         store.aggregated(layer=1)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float32", "float16"]), layers=st.integers(1, 4))
 @example(seed=0, dtype="float16", layers=1)
 def test_float16_stays_float16(tmp_path_factory, seed, dtype, layers):

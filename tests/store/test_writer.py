@@ -343,6 +343,7 @@ def test_a_track_of_many_awkward_ids_each(writer):
     assert {p.name for p in writer.path.parent.iterdir()} == {"store.zarr"}
 
 
+@pytest.mark.slow
 def test_what_no_reader_would_take_is_refused(writer, monkeypatch):
     with pytest.raises(SettingError, match="split the track"):
         writer.put("a", features(), attributes={"notes": "x" * MAX_METADATA_BYTES})

@@ -22,6 +22,7 @@ def labelled(run, music, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_from_audio_to_labels(run, labelled, tmp_path):
     store = tmp_path / "s.zarr"
     result = run("labels", store, labelled, "--layer", 0, "--clusters", 5)
@@ -44,6 +45,7 @@ def test_from_audio_to_labels(run, labelled, tmp_path):
     assert "--clusters, --seed mean nothing" in result.err
 
 
+@pytest.mark.slow
 def test_a_manifest_is_built_from(run, labelled, tmp_path):
     store = tmp_path / "t.zarr"
     for split in ("train", "valid"):
@@ -51,6 +53,7 @@ def test_a_manifest_is_built_from(run, labelled, tmp_path):
     assert run("labels", store, labelled, "--layer", 0, "--clusters", 3).code == 0
 
 
+@pytest.mark.slow
 def test_settings_come_from_the_environment(run, labelled, tmp_path, monkeypatch):
     monkeypatch.setenv("FEATURESTORE_LAYER", "2")
     monkeypatch.setenv("FEATURESTORE_CLUSTERS", "4")
@@ -103,6 +106,7 @@ def test_wrong_usage_ends_with_2_and_writes_nothing(run, music, small_store, tmp
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(labelled, start, tmp_path):
     passes = ["--fit-passes", 1_000_000]
     process = start("labels", tmp_path / "s.zarr", labelled, "--layer", 0, "--clusters", 5, *passes, "-v")

@@ -43,6 +43,7 @@ def data(tmp_path):
     return make_data(tmp_path / "music", files=3)
 
 
+@pytest.mark.slow
 def test_it_trains_and_the_same_command_goes_on(run, recipe, data, tmp_path):
     command = ["pretrain", "--config", recipe, "--data", data, "--out", tmp_path / "out"]
     result = run(*command)
@@ -57,6 +58,7 @@ def test_it_trains_and_the_same_command_goes_on(run, recipe, data, tmp_path):
     assert "going on from step-00000002 with other settings: run.steps" in result.err
 
 
+@pytest.mark.slow
 def test_options_and_set_change_the_recipe(run, recipe, data, tmp_path):
     result = run(
         *("pretrain", "--config", recipe, "--data", data, "--out", tmp_path / "out"),
@@ -70,6 +72,7 @@ def test_options_and_set_change_the_recipe(run, recipe, data, tmp_path):
     assert (saved["optimizer"]["lr"], saved["data"]["windows_per_file"]) == (0.25, "all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

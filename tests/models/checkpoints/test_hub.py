@@ -143,6 +143,7 @@ def files(answer):
     return sorted(os.listdir(answer["folder"]))
 
 
+@pytest.mark.slow
 def test_three_files_of_one_commit(hub, ask):
     answer = ask(NAME, endpoint=hub.url)
     assert answer["revision"] == COMMITS["main"]
@@ -151,6 +152,7 @@ def test_three_files_of_one_commit(hub, ask):
     assert load_model(answer["folder"]).layers == 3
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_offline(hub, ask, closed):
     online = ask(NAME, endpoint=hub.url)
     for environment in ({"HF_HUB_OFFLINE": "1", "endpoint": hub.url}, {"endpoint": closed}):
@@ -160,6 +162,7 @@ def test_the_cache_is_used_offline(hub, ask, closed):
         assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_a_commit_in_the_cache_needs_no_hub(hub, ask):
     answer = ask(NAME, "v1", endpoint=hub.url)
     assert answer["revision"] == COMMITS["v1"]
@@ -169,23 +172,27 @@ def test_a_commit_in_the_cache_needs_no_hub(hub, ask):
     assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_leaves_the_cache(hub, ask):
     online = ask(NAME, endpoint=hub.url)
     hub.status = 503
     assert ask(NAME, endpoint=hub.url)["folder"] == online["folder"]
 
 
+@pytest.mark.slow
 def test_only_what_is_complete_in_the_cache_counts(hub, ask, closed):
     answer = ask(NAME, endpoint=hub.url)
     os.unlink(os.path.join(answer["folder"], "model.safetensors"))
     assert ask(NAME, endpoint=closed)["error"] == "HubUnreachableError"
 
 
+@pytest.mark.slow
 def test_a_pickle_only_where_there_is_nothing_else(hub, ask):
     (hub.folder / "model.safetensors").unlink()
     assert "pytorch_model.bin" in files(ask(NAME, endpoint=hub.url))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("index_name", "names"),
     [
@@ -207,6 +214,7 @@ def test_shards(hub, ask, index_name, names):
     assert ask(NAME, "v1", endpoint=hub.url)["error"] == "CheckpointError"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "revision", "message"),
     [
@@ -230,6 +238,7 @@ def nest(folder):
     old.unlink()
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_processor(hub, ask, closed):
     nest(hub.folder)
     online = ask(NAME, endpoint=hub.url)
@@ -238,6 +247,7 @@ def test_the_settings_of_a_processor(hub, ask, closed):
     assert ask(NAME, endpoint=closed)["folder"] == online["folder"]
 
 
+@pytest.mark.slow
 def test_a_processor_without_settings_in_the_cache_is_not_complete(hub, ask):
     folder = ask(NAME, "v1", endpoint=hub.url)["folder"]
     os.unlink(os.path.join(folder, "preprocessor_config.json"))
@@ -246,6 +256,7 @@ def test_a_processor_without_settings_in_the_cache_is_not_complete(hub, ask):
     assert "preprocessor_config.json" in files(ask(NAME, COMMITS["v1"], endpoint=hub.url))
 
 
+@pytest.mark.slow
 def test_a_model_without_weights(hub, ask):
     for name in ("model.safetensors", "pytorch_model.bin", "preprocessor_config.json"):
         (hub.folder / name).unlink()
@@ -261,18 +272,21 @@ def check_way_out(answer, cache):
         assert hint in answer["message"]
 
 
+@pytest.mark.slow
 def test_a_hub_out_of_reach_names_the_way_out(ask, closed, tmp_path):
     check_way_out(ask(NAME, endpoint=closed), tmp_path / "cache")
     check_way_out(ask(NAME, endpoint="http://hub.invalid"), tmp_path / "cache")
     check_way_out(ask(NAME, "v1", endpoint=closed, HF_HUB_OFFLINE="1"), tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers(ask, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         answer = ask(NAME, endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
     check_way_out(answer, tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(hub, ask, tmp_path):
     if os.geteuid() == 0:
         home = "/proc/1/fdinfo/cache"  # where nobody, root included, can make a folder

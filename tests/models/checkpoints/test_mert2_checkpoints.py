@@ -43,6 +43,7 @@ def test_what_is_known_of_a_checkpoint(folder):
     assert not any(x.requires_grad for x in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "seconds"), [("mert2-30s", 30.0), ("mert2-fs", 360.0)])
 def test_the_released_shapes(shape, seconds):
     with torch.device("meta"):
@@ -52,6 +53,7 @@ def test_the_released_shapes(shape, seconds):
     assert sum(4 * x.numel() for x in model.network.state_dict().values()) == 2_529_717_248
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_shards_and_pickles_are_the_same_model(folder, suffix):
     states = load_model(folder).hidden_states(WAVE)
@@ -67,6 +69,7 @@ def test_shards_and_pickles_are_the_same_model(folder, suffix):
     assert torch.equal(load_model(folder).hidden_states(WAVE), states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floating_types_become_float32(folder, dtype):
     change_weights(folder, lambda state: state.update({k: v.to(dtype) for k, v in state.items()}))
@@ -164,6 +167,7 @@ def test_settings_that_cannot_be(folder, changes, message):
         load_model(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "seconds"),
     [
@@ -181,6 +185,7 @@ def test_settings_that_may_be_left_out(folder, changes, seconds):
     assert torch.equal(model.hidden_states(WAVE), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -198,6 +203,7 @@ def test_a_processor_of_any_class_where_the_rate_is_known(folder, changes):
     assert torch.equal(model.hidden_states(WAVE), wanted)
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_processor_is_enough(folder):
     change_json(folder / "config.json", sampling_rate=...)
     assert load_model(folder).sample_rate == 24_000
@@ -214,6 +220,7 @@ def test_normalised_audio_is_refused(folder):
         save_random_checkpoint(folder, shape="mert2-tiny", do_normalize=True)
 
 
+@pytest.mark.slow
 def test_code_of_the_repository_is_never_run(folder, tmp_path):
     target = tmp_path / "executed"
     for name in ("modeling_mert2.py", "configuration_mert2.py"):
@@ -224,6 +231,7 @@ def test_code_of_the_repository_is_never_run(folder, tmp_path):
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_random_checkpoints_are_deterministic_and_alive(tmp_path):
     one = save_random_checkpoint(tmp_path / "one", shape="mert2-tiny", seed=3)
     same = save_random_checkpoint(tmp_path / "same", shape=MERT2_SHAPES["mert2-tiny"], seed=3, do_normalize=False)
@@ -235,6 +243,7 @@ def test_random_checkpoints_are_deterministic_and_alive(tmp_path):
     assert (states.std(dim=2) > 1e-3).float().mean() > 0.9  # frames differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_the_callers_default_type_changes_nothing(folder, dtype):
     wanted = load_model(folder).hidden_states(WAVE)

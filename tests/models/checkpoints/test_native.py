@@ -51,6 +51,7 @@ def test_what_is_known_of_a_local_checkpoint(tiny):
     assert model.weights_sha256 == hashlib.sha256((tiny / "model.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_safetensors_pickle_and_shards_are_the_same_model(tiny, tmp_path):
     states = load_model(tiny).hidden_states(WAVE)
     state = load_file(tiny / "model.safetensors")
@@ -199,6 +200,7 @@ def test_tensors_that_claim_more_than_the_file_holds(tiny):
         load_model(tiny)
 
 
+@pytest.mark.slow
 def test_a_compressed_archive_is_not_unfolded(tiny):
     (tiny / "model.safetensors").unlink()
     path = tiny / "pytorch_model.bin"
@@ -256,6 +258,7 @@ def test_what_is_not_supported_is_said(tiny, key):
         load_model(tiny)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"hidden_size": 1 << 16}, {"num_hidden_layers": 512}])
 def test_a_config_that_the_weights_contradict(tiny, sizes):
     change_json(tiny / "config.json", **sizes)
@@ -305,6 +308,7 @@ def test_a_truncated_file_of_weights(tiny, kept, reader):
         load_model(tiny)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(noise=st.binary(max_size=300), keep=st.integers(0, 2_000), seed=st.booleans())
 def test_noise_as_weights_is_an_error_of_ours(golden, tmp_path, noise, keep, seed):
@@ -430,6 +434,7 @@ def test_a_folder_has_no_revisions(tiny):
         load_model(tiny, revision="main")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["tiny", {**SHAPES["330m"], "num_hidden_layers": 1}])
 def test_random_checkpoints_are_deterministic_and_alive(tmp_path, shape):
     one = save_random_checkpoint(tmp_path / "one", shape=shape, seed=3, do_normalize=False)

@@ -83,6 +83,7 @@ def test_golden_states(golden, name, clip, assert_states_close):
 VARIANTS = list(itertools.product([False, True], ["group", "layer"], [False, True]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pre_norm", "norm", "bias"), VARIANTS)
 def test_every_variant(pre_norm, norm, bias, assert_states_close):
     plain = network(
@@ -99,6 +100,7 @@ def test_every_variant(pre_norm, norm, bias, assert_states_close):
         assert_states_close(fast.hidden_states(wave), plain.hidden_states(wave))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     convs=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1, max_size=4),
@@ -127,6 +129,7 @@ def test_any_kernels_lengths_and_pieces(convs, taps, extra, windows, chunk, piec
     assert_exact(found, plain, wave)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("do_normalize", [False, True])
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("sound", ["silence", "offset", "offset and hum", "quiet", "click", "loud"])

@@ -12,6 +12,7 @@ def model(tmp_path_factory):
     return load_model(save_random_checkpoint(tmp_path_factory.mktemp("tiny"), shape="tiny"))
 
 
+@pytest.mark.slow
 def test_the_measure_sees_what_it_is_to_see(model):
     waves = probe(model.sample_rate, model.min_samples)
     assert waves.shape == (8, 12_000)

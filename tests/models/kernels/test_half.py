@@ -36,6 +36,7 @@ def cosines(one, other):
     return torch.nn.functional.cosine_similarity(one - centre, other - centre, dim=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 0.9999), (torch.bfloat16, 0.995)])
 def test_features_are_close(model, dtype, bound):
     half = halved(model, dtype)
@@ -46,6 +47,7 @@ def test_features_are_close(model, dtype, bound):
     assert not torch.equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_quiet_audio_keeps_its_bits(tmp_path):
     model = load_model(save_random_checkpoint(tmp_path, shape="tiny", do_normalize=False))
     half = halved(model, torch.float16)
@@ -53,6 +55,7 @@ def test_quiet_audio_keeps_its_bits(tmp_path):
     assert torch.isfinite(half.hidden_states(torch.zeros(1, 24_000))).all()
 
 
+@pytest.mark.slow
 def test_a_residual_stream_that_outgrows_half_is_kept(tmp_path):
     shape = {**SHAPES["tiny"], "do_stable_layer_norm": True, "num_hidden_layers": 6}
     model = load_model(save_random_checkpoint(tmp_path, shape=shape))
@@ -64,6 +67,7 @@ def test_a_residual_stream_that_outgrows_half_is_kept(tmp_path):
     assert torch.isfinite(state).all()
 
 
+@pytest.mark.slow
 def test_weights_take_half_the_memory_and_the_original_is_left_alone(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     half = halved(model, torch.float16)
@@ -76,6 +80,7 @@ def test_weights_take_half_the_memory_and_the_original_is_left_alone(model):
     assert half.encoder.layer_norm.weight.data_ptr() == model.encoder.layer_norm.weight.data_ptr()
 
 
+@pytest.mark.slow
 def test_windows_of_a_batch_do_not_influence_each_other(model):
     half = halved(model, torch.float16)
     together = half.hidden_states(noise(windows=3))
@@ -133,6 +138,7 @@ def test_the_watch_sees_what_would_be_wrong(dtype, grouped_convolutions):
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("channels", [1, 2, 12, 16])
 def test_no_grouped_convolution_of_mert_is_in_half(channels, dtype, tmp_path, grouped_convolutions):
@@ -141,6 +147,7 @@ def test_no_grouped_convolution_of_mert_is_in_half(channels, dtype, tmp_path, gr
     assert_no_half(network, dtype, grouped_convolutions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 def test_no_grouped_convolution_of_mini_is_in_half(dtype, grouped_convolutions):
     assert_no_half(load_model("mini"), dtype, grouped_convolutions)
@@ -166,6 +173,7 @@ def broken(x, weight, bias, **settings):
     return torch.nn.functional.conv1d(x, weight * (torch.arange(kernel) < kernel // 2), bias, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["kernel", "not finite"])
 def test_half_precision_that_is_wrong_on_this_processor_is_refused(tmp_path, monkeypatch, wrong):
     model = load_model(save_random_checkpoint(tmp_path, shape="tiny"))

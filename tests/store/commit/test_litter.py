@@ -22,6 +22,7 @@ def deep(folder, depth):
     os.close(above)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["trash/x", f"staging/{socket.gethostname()}.1.y", "journal/a/raw"])
 def test_folders_however_deep_are_swept(path, where):
     write_store(path, {"a": features()})

@@ -104,6 +104,7 @@ def holder(path):
     process.join()
 
 
+@pytest.mark.slow
 def test_another_process_is_told_apart_from_a_shared_lock(path, holder):
     process, leave = holder
     twin = colliding("a")
@@ -125,6 +126,7 @@ def test_another_process_is_told_apart_from_a_shared_lock(path, holder):
     assert (read_all(store, twin)["raw"] == features(2)["raw"]).all()
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_process_that_died_is_free(path, holder):
     process, _ = holder
     process.kill()

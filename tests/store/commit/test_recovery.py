@@ -40,6 +40,7 @@ def staged(path):
     return [folder for owner in (path / ".featurestore" / "staging").iterdir() for folder in owner.glob("*/*")]
 
 
+@pytest.mark.slow
 def test_readers_do_not_see_it(left):
     store = FeatureStore(left)
     assert store.track_ids == ["whole"]
@@ -48,6 +49,7 @@ def test_readers_do_not_see_it(left):
         store.raw("a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [False, True])
 def test_it_is_unfinished_and_not_damaged(left, deep):
     report = FeatureStore(left).verify(deep=deep)
@@ -55,6 +57,7 @@ def test_it_is_unfinished_and_not_damaged(left, deep):
     assert report.unfinished == 1
 
 
+@pytest.mark.slow
 def test_the_next_writer_takes_it_back(left):
     StoreWriter(left, spec=SPEC).close()
     assert {key for kind in ("raw", "segments", "aggregated") for key in os.listdir(left / kind)} == {
@@ -64,6 +67,7 @@ def test_the_next_writer_takes_it_back(left):
     assert staged(left) == []
 
 
+@pytest.mark.slow
 def test_the_next_writer_may_write_the_track(left):
     with StoreWriter(left, spec=SPEC) as writer:
         writer.put("a", features(2, kinds=["aggregated"]))
@@ -71,6 +75,7 @@ def test_the_next_writer_may_write_the_track(left):
     assert FeatureStore(left).verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_a_writer_at_work_on_the_track_is_left_alone(left):
     """Whoever dies next, it is still known what to take back."""
     with TrackLocks(left / ".featurestore" / "locks").holding("a"):
@@ -82,6 +87,7 @@ def test_a_writer_at_work_on_the_track_is_left_alone(left):
     assert staged(left) == []
 
 
+@pytest.mark.slow
 def test_arrays_of_another_revision_are_not_taken_back(left):
     """Somebody's only copy of raw, of which `aggregated` was lost, is no litter."""
     other = left.parent / "other.zarr"

@@ -50,6 +50,7 @@ def test_home_folders_are_understood(tmp_path, monkeypatch):
     assert FeatureStore(Path("~/store.zarr")).track_ids == ["a"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

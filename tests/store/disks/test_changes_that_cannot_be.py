@@ -37,6 +37,7 @@ def of_bob(path):
         writer.remove("anns")
 
 
+@pytest.mark.slow
 def test_a_change_of_somebody_elses_track_is_refused_before_it_is_decided(closed):
     as_user(BOB, lambda: of_bob(closed), umask=0o002)
     assert os.listdir(closed / ".featurestore" / "journal") == []
@@ -44,6 +45,7 @@ def test_a_change_of_somebody_elses_track_is_refused_before_it_is_decided(closed
     assert_same(read_all(FeatureStore(closed), "anns"), features(0))
 
 
+@pytest.mark.slow
 def test_all_other_tracks_go_on(closed):
     def work():
         of_bob(closed)
@@ -78,6 +80,7 @@ def decided(closed):
     return closed
 
 
+@pytest.mark.slow
 def test_a_decided_change_that_cannot_be_carried_out_is_named_and_kept(decided, caplog):
     def work():
         put(decided, "bobs", 9)
@@ -99,6 +102,7 @@ def test_a_decided_change_that_cannot_be_carried_out_is_named_and_kept(decided, 
         assert report.unfinished == 1
 
 
+@pytest.mark.slow
 def test_a_writer_says_so_once(decided, caplog):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -109,6 +113,7 @@ def test_a_writer_says_so_once(decided, caplog):
     assert sum("key anns" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_it_is_finished_once_it_can_be(decided):
     as_user(BOB, lambda: StoreWriter(decided, spec=SPEC).close())
     as_user(ANN, lambda: StoreWriter(decided, spec=SPEC).close())
@@ -118,6 +123,7 @@ def test_it_is_finished_once_it_can_be(decided):
     assert store.verify(deep=True).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["rm", "repair"])
 def test_a_decision_is_taken_back_while_nothing_of_it_is_placed(decided, how):
     def work():
@@ -136,6 +142,7 @@ def test_a_decision_is_taken_back_while_nothing_of_it_is_placed(decided, how):
     assert store.verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_a_decision_of_which_something_is_placed_can_only_be_finished(decided):
     entry = decided / ".featurestore" / "journal" / "anns"
     os.rename(decided / "raw" / "anns", entry / "raw.old")

@@ -29,6 +29,7 @@ def test_a_mounted_volume_becomes_a_store(tmpfs):
     assert_same(read_all(FeatureStore(volume), "a"), features(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o2770, 0o2775])
 def test_a_folder_of_an_admin_keeps_its_owner_group_and_mode(shared, mode):
     path = shared / "store.zarr"
@@ -61,6 +62,7 @@ def without_empty_folders(source, target):
             shutil.copyfile(os.path.join(folder, name), place / name)
 
 
+@pytest.mark.slow
 def test_a_restored_copy_in_a_folder_whose_parent_is_not_ours_is_written_again(shared, tmp_path):
     write_store(tmp_path / "store.zarr", {"a": features(0)}, pack=True)
     path = shared / "restored.zarr"
@@ -82,6 +84,7 @@ def test_a_restored_copy_in_a_volume_is_written_again(tmpfs, tmp_path):
     assert FeatureStore(volume).verify(deep=True).ok
 
 
+@pytest.mark.slow
 def test_a_store_that_was_begun_is_none_yet_and_is_finished_by_the_next_writer(path, monkeypatch):
     """It ends at each rename: the last one makes the store."""
     rename, left = filesystem.rename, []
@@ -112,6 +115,7 @@ def test_a_store_that_was_begun_is_none_yet_and_is_finished_by_the_next_writer(p
     assert steps == 4  # three groups and what is hidden; the root itself is linked
 
 
+@pytest.mark.slow
 def test_writers_that_make_a_store_at_once_make_one(path):
     """Also if they do not agree on what it holds: all but the first are refused."""
     import multiprocessing

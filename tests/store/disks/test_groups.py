@@ -24,6 +24,7 @@ def put(path, track_id, seed, **options):
         writer.pack()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_all_that_is_made_in_a_store_is_open_as_its_root_is(shared, umask):
     path = shared / "store.zarr"
@@ -40,6 +41,7 @@ def test_all_that_is_made_in_a_store_is_open_as_its_root_is(shared, umask):
         assert status.st_gid == GROUP
 
 
+@pytest.mark.slow
 def test_a_store_of_one_user_stays_his(shared):
     path = shared / "store.zarr"
     as_user(ANN, lambda: put(path, "a", 0), umask=0o077)
@@ -64,6 +66,7 @@ def locked_by_ann(path, track_id, mode):
     lock.chmod(mode)
 
 
+@pytest.mark.slow
 def test_a_lock_file_of_somebody_else_locks(shared):
     path = shared / "store.zarr"
     as_user(ANN, lambda: put(path, "a", 0), umask=0o002)
@@ -72,6 +75,7 @@ def test_a_lock_file_of_somebody_else_locks(shared):
     assert_same(read_all(FeatureStore(path), "b"), features(1))
 
 
+@pytest.mark.slow
 def test_a_lock_that_may_not_even_be_read_is_of_one_track(shared):
     path = shared / "store.zarr"
     as_user(ANN, lambda: put(path, "a", 0), umask=0o002)
@@ -88,6 +92,7 @@ def test_a_lock_that_may_not_even_be_read_is_of_one_track(shared):
     assert FeatureStore(path).track_ids == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_what_a_dead_writer_of_somebody_else_left_stops_nobody(shared):
     path = shared / "store.zarr"
     as_user(ANN, lambda: put(path, "a", 0), umask=0o002)
@@ -104,6 +109,7 @@ def test_what_a_dead_writer_of_somebody_else_left_stops_nobody(shared):
     assert os.listdir(path / ".featurestore" / "staging") == []
 
 
+@pytest.mark.slow
 def test_two_hundred_changes_by_two_users_of_different_umasks(shared):
     path, chance = shared / "store.zarr", random.Random(0)
     expected = {}

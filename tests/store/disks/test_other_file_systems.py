@@ -75,12 +75,14 @@ def overlay(tmpfs, mount):
     return disk / "lower", make
 
 
+@pytest.mark.slow
 def test_a_store_on_an_overlay(overlay):
     path = overlay[1]() / "store.zarr"
     fill(path)
     use(path)
 
 
+@pytest.mark.slow
 def test_a_store_that_came_with_an_image(overlay):
     """Folders of the lower layer can be neither renamed nor exchanged."""
     lower, make = overlay
@@ -127,6 +129,7 @@ def bindfs(tmp_path, mount):
     return mount(tmp_path / "bindfs", "bindfs", tmp_path / "source")
 
 
+@pytest.mark.slow
 def test_a_store_on_bindfs(bindfs):
     fill(bindfs / "store.zarr")
     use(bindfs / "store.zarr")
@@ -147,11 +150,13 @@ def sshfs(tmp_path, mount):
     return mount(tmp_path / "sshfs", "socat", f"EXEC:{SFTP}", command, serving=True)
 
 
+@pytest.mark.slow
 def test_a_store_on_sshfs(sshfs):
     fill(sshfs / "store.zarr")
     use(sshfs / "store.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("create", ["mfs", "epmfs", "rand"])
 def test_a_store_on_a_pool_of_disks(tmp_path, mount, create):
     disks = [tmp_path / f"disk{number}" for number in range(3)]
@@ -163,6 +168,7 @@ def test_a_store_on_a_pool_of_disks(tmp_path, mount, create):
     use(path)
 
 
+@pytest.mark.slow
 def test_every_way_to_refuse_a_rename_over_a_folder(path, monkeypatch):
     """sshfs says EPERM, others EXDEV, EINVAL or EIO: what is there is exchanged, or set aside first."""
     import errno

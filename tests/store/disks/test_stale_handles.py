@@ -57,6 +57,7 @@ def stale(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_a_reader_sees_whole_tracks_while_another_host_replaces_them(path, stale):
     ready, enough = FORK.Event(), FORK.Event()
     writer = FORK.Process(target=replace, args=(path, ready, enough))

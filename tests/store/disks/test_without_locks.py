@@ -40,6 +40,7 @@ def alive(path):
     return path / ".featurestore" / "locks" / "heartbeat"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", CODES)
 def test_one_process_does_everything_with_one_warning(path, no_flock, alive, code, caplog):
     no_flock(code)
@@ -92,6 +93,7 @@ def other(path, no_flock):
     process.join()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_reads(path, other):
     process, leave = other
     for change in (lambda: StoreWriter(path, spec=SPEC), lambda: FeatureStore(path).pack()):
@@ -108,6 +110,7 @@ def test_a_second_process_is_refused_and_reads(path, other):
     assert FeatureStore(path).track_ids == ["held", "mine"]
 
 
+@pytest.mark.slow
 def test_also_one_that_has_locks_is_refused(path, other, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(heartbeat, "SILENCE", 1.0)
@@ -115,6 +118,7 @@ def test_also_one_that_has_locks_is_refused(path, other, monkeypatch):
         StoreWriter(path, spec=SPEC)
 
 
+@pytest.mark.slow
 def test_a_process_that_died_is_followed_at_once(path, other, alive):
     process, _ = other
     process.kill()
@@ -128,6 +132,7 @@ def test_a_process_that_died_is_followed_at_once(path, other, alive):
     assert FeatureStore(path).verify(deep=True).left == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "{}", json.dumps({"machine": ["elsewhere"], "pid": 1, "token": "x"})])
 def test_one_of_another_host_is_followed_after_some_silence(path, no_flock, alive, content):
     write_store(path, {})

@@ -1,4 +1,4 @@
-"""Explorations run in two processes beside the tests that wait for them."""
+"""Explorations run in processes beside the tests that wait for them: two, or one for each worker of xdist."""
 
 import multiprocessing
 import os
@@ -40,10 +40,11 @@ class Explorations:
 
 @pytest.fixture(scope="session")
 def explored(request):
-    """What the chosen tests wait for, all begun at once."""
-    with processes(min(2, os.cpu_count() or 1)) as pool:
+    """What the chosen tests wait for: all begun at once, or, as a worker of xdist has but some, one by one."""
+    is_one_of_many = hasattr(request.config, "workerinput")
+    with processes(1 if is_one_of_many else min(2, os.cpu_count() or 1)) as pool:
         explorations = Explorations(pool)
-        for item in request.session.items:
+        for item in () if is_one_of_many else request.session.items:
             if mark := item.get_closest_marker("explores"):
                 explorations.begin(mark)
         yield explorations

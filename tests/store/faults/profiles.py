@@ -33,7 +33,11 @@ def explorations(function: str, names: Iterable[str], plain: Iterable[str] = (),
     return [
         pytest.param(
             name,
-            marks=[pytest.mark.explores(function, name, plain=without, **options), pytest.mark.timeout(3600)],
+            marks=[
+                pytest.mark.explores(function, name, plain=without, **options),
+                pytest.mark.timeout(3600),
+                pytest.mark.slow,
+            ],
             id=f"{name}, two renames and no links" if without else name,
         )
         for name, without in chosen

@@ -33,6 +33,7 @@ def on_small_disk(quick, function, *args, **options):
         pytest.skip(f"nothing can be mounted here: {error}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["bytes", "names"])
 @pytest.mark.parametrize(
     ("change", "new"), [("put", False), ("append", False), ("pack", False), ("put", True), ("append", True)]
@@ -43,12 +44,14 @@ def test_a_real_disk_with_ever_more_room(change, new, of, quick):
     assert all("store.zarr: the disk is full" in message and "run again" in message for message in told)
 
 
+@pytest.mark.slow
 def test_a_store_is_made_on_a_full_disk_or_not_at_all(quick):
     told = on_small_disk(quick, "create_on_full_disk")
     assert len(told) >= 10
     assert all("the disk is full" in message for message in told)
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_can_be_read(quick):
     told = on_small_disk(quick, "read_only")
     assert len(told) == 6

@@ -36,6 +36,7 @@ UNREACHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_writer_is_killed_at_every_call_for_a_change(explored):
     """If this fails for a new step: add an operation to operations.py that comes to it."""

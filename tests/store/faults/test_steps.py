@@ -46,6 +46,7 @@ def test_changes_elsewhere_are_found(code, monkeypatch):
     assert list(source.stray_changes("some.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_kernel_sees_no_other_steps(operation, quick):
     try:
@@ -64,6 +65,7 @@ def _traced(name):
             return steps, changing_calls(lambda: list(operation.run(copy)))
 
 
+@pytest.mark.slow
 def test_the_kernel_sees_what_python_does_not(tmp_path):
     path = os.fsencode(tmp_path / "unseen")
     try:
@@ -72,6 +74,7 @@ def test_the_kernel_sees_what_python_does_not(tmp_path):
         pytest.skip(f"processes cannot be traced here: {error}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["open", "posix"])
 def test_a_step_that_cannot_be_stopped_is_an_error(change, tmp_path):
     def work(_):
@@ -115,6 +118,7 @@ def written_by(kind, fd):
     getattr(os, kind)(fd, content, *([2] if kind.startswith("p") else []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITES)
 def test_every_write_can_be_killed_in_its_middle(kind, tmp_path):
     path = tmp_path / "file"
@@ -128,6 +132,7 @@ def test_every_write_can_be_killed_in_its_middle(kind, tmp_path):
     assert path.read_bytes() == b"ab0123"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITES)
 def test_a_full_disk_refuses_every_write(kind, tmp_path):
     path = tmp_path / "file"

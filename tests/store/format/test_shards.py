@@ -84,6 +84,7 @@ def read_with_zarrs(folder):
         return zarr.open_array(folder, mode="r")[...]
 
 
+@pytest.mark.slow
 @given(array=arrays(), batches=st.integers(1, 4), codec=st.sampled_from(["none", "zstd", "lz4"]))
 def test_every_reader_of_zarr_reads_a_shard_bit_for_bit(tmp_path_factory, array, batches, codec):
     folder = tmp_path_factory.mktemp("shard") / "array"
@@ -98,6 +99,7 @@ def test_every_reader_of_zarr_reads_a_shard_bit_for_bit(tmp_path_factory, array,
         assert found.tobytes() == array.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"])
 @given(array=arrays(), codec=st.sampled_from(["none", "zstd", "lz4"]))
 def test_arrays_of_zarr_python_are_read_bit_for_bit(tmp_path_factory, pipeline, array, codec):
@@ -110,6 +112,7 @@ def test_arrays_of_zarr_python_are_read_bit_for_bit(tmp_path_factory, pipeline, 
     assert read(folder, metadata).tobytes() == array.tobytes()
 
 
+@pytest.mark.slow
 @given(array=arrays())
 def test_a_file_has_the_size_that_was_promised(tmp_path_factory, array):
     folder = tmp_path_factory.mktemp("shard") / "array"
@@ -125,6 +128,7 @@ def test_metadata_is_read_as_it_was_written(array, codec):
     assert ArrayMetadata.from_document(json.loads(encode_document(metadata.document()))) == metadata
 
 
+@pytest.mark.slow
 def test_shards_larger_than_a_batch_are_whole(tmp_path):
     array = np.random.default_rng(0).normal(size=(6, 5, 2**18)).astype("float32")  # chunks of 6 MiB
     metadata = write(tmp_path / "array", array, batches=5)

@@ -79,6 +79,7 @@ def test_no_two_layouts_have_chunks_of_the_same_names_and_size(first, second, la
     assert same == (first == second and large[0] == large[1])
 
 
+@pytest.mark.slow
 def test_rows_never_move_and_new_ones_are_sorted(writer, path):
     expected = {}
     order = []
@@ -92,6 +93,7 @@ def test_rows_never_move_and_new_ones_are_sorted(writer, path):
         assert_complete(path, expected)
 
 
+@pytest.mark.slow
 def test_replaced_tracks_keep_their_row_and_removed_ones_lose_it(writer, path):
     expected = {t: aggregated(i)["aggregated"] for i, t in enumerate("dcba")}
     for i, t in enumerate("dcba"):
@@ -186,6 +188,7 @@ def answer(dataset, expected):
     return answers[0]
 
 
+@pytest.mark.slow
 def test_a_dataset_that_is_held_answers_right_or_fails(path, small_chunks):
     """For ever while tracks are added, through one other change, and never with rows of other tracks."""
     datasets = []
@@ -223,6 +226,7 @@ def test_a_dataset_that_is_held_answers_right_or_fails(path, small_chunks):
             assert_complete(path, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracks", [1, 20, 32])
 def test_a_dataset_that_is_held_while_tracks_are_added_keeps_answering(path, small_chunks, monkeypatch, tracks):
     monkeypatch.setattr(layout, "SMALL_TRACKS", 150)
@@ -286,6 +290,7 @@ def test_a_query_of_packed_tracks_lists_no_folder(writer, path, monkeypatch):
     assert np.array_equal(store.aggregated(layer=1), [aggregated(n)["aggregated"][1] for n in range(5)])
 
 
+@pytest.mark.slow
 def test_thousands_of_tracks_in_several_shards(tmp_path):
     spec = FeatureSpec.for_arrays(layers=2, dim=4)
     values = np.arange(5_000 * 8, dtype=np.float32).reshape(5_000, 2, 4)

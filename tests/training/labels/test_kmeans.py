@@ -27,6 +27,7 @@ def in_blocks(frames, size=374):
     return lambda _: (frames[i : i + size] for i in range(0, len(frames), size))
 
 
+@pytest.mark.slow
 def test_clusters_that_are_apart_are_found():
     centres, frames = blobs()
     found, count = fit_kmeans(in_blocks(frames), clusters=7, batch_size=500, passes=3)
@@ -36,6 +37,7 @@ def test_clusters_that_are_apart_are_found():
     assert distances.min(axis=1).max() < 0.05
 
 
+@pytest.mark.slow
 def test_it_is_nearly_as_good_as_k_means_of_everything_at_once():
     from sklearn.cluster import KMeans
 
@@ -46,6 +48,7 @@ def test_it_is_nearly_as_good_as_k_means_of_everything_at_once():
     assert inertia < 1.03 * best
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_centres_and_another_one_others():
     _, frames = blobs()
     again = [fit_kmeans(in_blocks(frames), clusters=9, batch_size=300, passes=2, seed=s)[0] for s in (3, 3, 4)]

@@ -27,6 +27,7 @@ def tracks(data, split):
     return [line.split("\t")[0][:-4] for line in (data / f"{split}.tsv").read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_a_line_of_labels_for_each_file_of_the_manifests(store, data):
     report = label_store(store, data, **FAST)
     assert report.files == {"train": 7, "valid": 3}
@@ -43,6 +44,7 @@ def test_a_line_of_labels_for_each_file_of_the_manifests(store, data):
         assert report.labels[split] == sum(len(x) for x in read_labels(data, split, "km"))
 
 
+@pytest.mark.slow
 def test_labels_are_the_clusters_that_there_are(store, data):
     """Layer 7 is layer 3 turned round, so the same frames belong together."""
     label_store(store, data, **FAST)
@@ -57,6 +59,7 @@ def test_labels_are_the_clusters_that_there_are(store, data):
     assert len(pairs) == 6
 
 
+@pytest.mark.slow
 def test_the_same_command_writes_the_same_bytes(store, data, tmp_path):
     for name in ("one", "two"):
         label_store(store, tmp_path / name, manifest=data, **FAST)
@@ -68,6 +71,7 @@ def test_the_same_command_writes_the_same_bytes(store, data, tmp_path):
     assert (tmp_path / "one" / "train.km").read_bytes() != (tmp_path / "three" / "train.km").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_fit_labels_other_stores_of_the_same_features(store, data, music, store_of, spec, other_spec, tmp_path):
     label_store(store, data, **FAST)
     fit = data / "fit.km.npz"
@@ -85,6 +89,7 @@ def test_a_fit_labels_other_stores_of_the_same_features(store, data, music, stor
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_a_share_of_the_tracks_can_be_fitted(store, data):
     label_store(store, data, fraction=0.3, **FAST)
     details = Fit.load(data / "fit.km.npz").details
@@ -92,12 +97,14 @@ def test_a_share_of_the_tracks_can_be_fitted(store, data):
     assert len(read_labels(data, "train", "km")) == 7
 
 
+@pytest.mark.slow
 def test_without_a_valid_tsv_there_are_no_labels_of_it(store, music, tmp_path):
     write_manifests(music, tmp_path / "data", valid=0)
     assert label_store(store, tmp_path / "data", **FAST).files == {"train": 10}
     assert not (tmp_path / "data" / "valid.km").exists()
 
 
+@pytest.mark.slow
 def test_a_manifest_that_does_not_fit_the_store_is_refused_before_any_work(store, data, music, store_of, clip):
     def refused(error, message, opened=store, **settings):
         with pytest.raises(error, match=message):
@@ -143,12 +150,14 @@ def test_ids_are_those_of_the_build(tmp_path, music, store_of, spec):
         label_store(store_of(music), tmp_path / "data", dataset="set", **FAST)
 
 
+@pytest.mark.slow
 def test_progress_counts_every_reading_of_a_track(store, data):
     told = []
     label_store(store, data, progress=lambda *now: told.append(now), **FAST)
     assert told == [(n, 24) for n in range(1, 25)]  # 7 tracks twice, and all 10
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_failure_on_the_way(store, data):
     label_store(store, data, **FAST)
     before = {x.name: x.read_bytes() for x in data.iterdir()}

@@ -22,6 +22,7 @@ def lines(path):
     return root, {name: int(samples) for name, samples in (line.split("\t") for line in rest)}
 
 
+@pytest.mark.slow
 def test_a_manifest_is_what_fairseq_reads(music, tmp_path):
     report = write_manifests(music, tmp_path / "data", valid=0.2)
     root, train = lines(tmp_path / "data" / "train.tsv")
@@ -35,6 +36,7 @@ def test_a_manifest_is_what_fairseq_reads(music, tmp_path):
     assert report.hours * 3600 * 24_000 == pytest.approx(sum((train | valid).values()))
 
 
+@pytest.mark.slow
 def test_the_split_is_of_the_names_and_the_seed_alone(music, tmp_path):
     def splits(source, **settings):
         write_manifests(source, tmp_path / "data", **settings)
@@ -194,6 +196,7 @@ def test_counting_agrees_with_decoding_for_silence_in_flac(tmp_path):
     assert count_samples(Path(tmp_path / "a.flac")) == (1_000_000, 24_000)
 
 
+@pytest.mark.slow
 def test_labels_do_not_outlive_their_manifest(music, tmp_path):
     write_manifests(music, tmp_path, valid=0.3)
     (tmp_path / "train.km").write_text("0\n")

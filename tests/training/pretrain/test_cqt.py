@@ -22,6 +22,7 @@ def short_data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data") / "music", files=4, seconds=SECONDS)
 
 
+@pytest.mark.slow
 def test_spectra_of_every_step_teach_what_those_of_the_file_teach(short_data, tmp_path):
     found = {}
     for compute in ("once", "always"):
@@ -37,6 +38,7 @@ def test_spectra_of_every_step_teach_what_those_of_the_file_teach(short_data, tm
     assert min(found["once"]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["95m", "330m"])
 def test_a_published_recipe_trains_a_small_network(short_data, tmp_path, preset):
     """All of it is as published, float16 too, but for the shape and what the data have."""

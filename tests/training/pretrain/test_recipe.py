@@ -47,6 +47,7 @@ def test_330m_is_as_published():
     assert recipe.mixing.seconds == (0.5, 1.5)
 
 
+@pytest.mark.slow
 def test_a_file_changes_a_preset_and_options_change_the_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('base = "mini"\n[run]\nbatch = 3\nsteps = 5\n')

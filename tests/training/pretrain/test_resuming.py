@@ -25,6 +25,7 @@ from tests.training.pretrain.conftest import (
 )
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_exactly(whole, shared_data, tmp_path):
     for steps in (2, 5, 8):
         report = pretrain(recipe_for(shared_data, run={"steps": 8}), tmp_path, progress=StopAt(steps))
@@ -85,6 +86,7 @@ pretrain(Recipe.from_dict(json.loads(sys.argv[1]), source="the test"), sys.argv[
 """
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_it_at_once(shared_data, tmp_path):
     def hurry(now):
         if now.stage == "training" and now.done == 2:
@@ -104,6 +106,7 @@ def test_ctrl_c_while_the_data_are_opened_ends_it_at_once(shared_data, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder_are_refused(shared_data, tmp_path):
     def again(now):
         if now.stage == "training" and now.done == 2:
@@ -118,6 +121,7 @@ def test_two_trainings_in_one_folder_are_refused(shared_data, tmp_path):
     assert pretrain(recipe, tmp_path).resumed_from == 3
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_loses_one_interval_and_goes_on_exactly(whole, shared_data, tmp_path):
     values = json.dumps(settings(shared_data))
     killed = start_process(["-c", KILLED_WHILE_SAVING, values, tmp_path])
@@ -132,6 +136,7 @@ def test_a_training_that_is_killed_loses_one_interval_and_goes_on_exactly(whole,
     assert [x.name for x in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000006", "step-00000008"]
 
 
+@pytest.mark.slow
 def test_a_command_that_is_terminated_saves_and_says_so(shared_data, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.toml", settings(shared_data))
     out = tmp_path / "out"
@@ -146,6 +151,7 @@ def test_a_command_that_is_terminated_saves_and_says_so(shared_data, tmp_path):
     assert json.loads((newest / "training.json").read_text())["step"] == len(last)
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_twice_the_batch(shared_data, tmp_path):
     tables = {"dropout": NO_DROPOUT, "mixing": {"probability": 0.9}, "masking": {"equal": False}}
     pretrain(recipe_for(shared_data, **tables, run={"batch": 4, "accumulate": 2, "steps": 4}), tmp_path / "one")
@@ -193,6 +199,7 @@ def free_ports(count):
         return [str(one.getsockname()[1]) for one in sockets]
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_exactly_and_another_number_of_them_is_told(shared_data, tmp_path, caplog):
     tables = {
         "dropout": NO_DROPOUT,
@@ -214,6 +221,7 @@ def test_two_processes_go_on_exactly_and_another_number_of_them_is_told(shared_d
     assert "other settings: run.steps, the number of processes (2, now 1)" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(whole, shared_data, tmp_path):
     def fail(encoder):
         raise ZeroDivisionError
@@ -229,6 +237,7 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_made_up_for(whole, shared
     assert len(lines_of(tmp_path)) == 9
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_path):
     pretrain(recipe_for(shared_data, run={"steps": 2}), tmp_path)
     for name, tables in {
@@ -249,6 +258,7 @@ def test_a_damaged_checkpoint_and_another_network_are_refused(shared_data, tmp_p
         pretrain(recipe_for(shared_data, run={"steps": 3}), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["training.json", "config.json", "model.safetensors", "training.safetensors"])
 def test_a_damaged_checkpoint_is_named_with_the_one_before(whole, shared_data, tmp_path, name):
     out = tmp_path / "out"
@@ -263,6 +273,7 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(whole, shared_data, t
     assert losses_of(out) == losses_of(whole[0])
 
 
+@pytest.mark.slow
 def test_labels_that_have_got_other_classes_are_refused_on_the_way(own_data, tmp_path):
     pretrain(recipe_for(own_data, run={"steps": 1}), tmp_path)
     with (own_data / "dict.km.txt").open("a") as file:
@@ -273,6 +284,7 @@ def test_labels_that_have_got_other_classes_are_refused_on_the_way(own_data, tmp
         pretrain(recipe_for(own_data, run={"steps": 2}), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_without_the_checkpoint_that_it_started_from(whole, shared_data, tmp_path):
     start = tmp_path / "start"
     shutil.copytree(whole[0] / "model", start)
@@ -286,6 +298,7 @@ def test_a_training_goes_on_without_the_checkpoint_that_it_started_from(whole, s
     )
 
 
+@pytest.mark.slow
 def test_settings_that_are_changed_on_the_way_are_told(whole, shared_data, tmp_path, caplog):
     pretrain(recipe_for(shared_data, run={"steps": 2}), tmp_path)
     caplog.clear()

@@ -30,6 +30,7 @@ from tests.training.pretrain.conftest import (
 )
 
 
+@pytest.mark.slow
 def test_a_training_writes_metrics_checkpoints_and_a_model(whole):
     out, report = whole
     assert (report.steps, report.total, report.resumed_from, report.interrupted) == (8, 8, 0, False)
@@ -59,6 +60,7 @@ def test_every_checkpoint_and_the_model_open_like_released_ones(whole, shared_da
     ]
 
 
+@pytest.mark.slow
 def test_it_learns_a_handful_of_clips_by_heart(tmp_path):
     data = make_data(tmp_path / "music", files=2, seconds=1.0)
     recipe = recipe_for(
@@ -80,6 +82,7 @@ def test_it_learns_a_handful_of_clips_by_heart(tmp_path):
     assert last["cqt"] < 0.25 * first["cqt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_is_close_to_full(whole, shared_data, tmp_path, precision, grouped_convolutions):
     with grouped_convolutions() as seen:
@@ -91,6 +94,7 @@ def test_half_precision_is_close_to_full(whole, shared_data, tmp_path, precision
         assert saved["scaler"]["scale"] > 1
 
 
+@pytest.mark.slow
 def test_half_precision_is_compared_with_full_before_the_first_step(shared_data, tmp_path, monkeypatch):
     monkeypatch.setattr(fidelity, "LEAST_COSINE", 1.1)  # more than there is
     with pytest.raises(SettingError, match=r'run\.precision bfloat16 is far .* use run\.precision = "float32"'):
@@ -99,6 +103,7 @@ def test_half_precision_is_compared_with_full_before_the_first_step(shared_data,
     pretrain(recipe_for(shared_data, run={"precision": "float32", "steps": 1}), tmp_path)  # is not compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["base_v1", "large_v1"])
 def test_a_released_checkpoint_is_gone_on_from(shared_data, tmp_path, name, assert_states_close):
     """Nothing but training changes it: with a learning rate of 0 the same hidden states come out."""
@@ -116,6 +121,7 @@ def test_a_released_checkpoint_is_gone_on_from(shared_data, tmp_path, name, asse
     )
 
 
+@pytest.mark.slow
 def test_a_released_checkpoint_at_16_khz_is_gone_on_from(tmp_path):
     """Such as MERT v0: 50 frames a second."""
     start = save_random_checkpoint(
@@ -133,6 +139,7 @@ def test_a_released_checkpoint_at_16_khz_is_gone_on_from(tmp_path):
         pretrain(recipe, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_released_checkpoint_with_a_pickle_of_weights_is_gone_on_from(
     shared_data, tmp_path, assert_states_close
 ):
@@ -152,6 +159,7 @@ def test_a_released_checkpoint_with_a_pickle_of_weights_is_gone_on_from(
     assert not list((tmp_path / "out").rglob("*.bin"))
 
 
+@pytest.mark.slow
 def test_a_new_training_begins_with_weights_mask_and_heads_of_another(whole, shared_data, tmp_path):
     out, _ = whole
     checkpoint = out / "checkpoints" / "step-00000008"
@@ -165,6 +173,7 @@ def test_a_new_training_begins_with_weights_mask_and_heads_of_another(whole, sha
     assert torch.equal(weights_of(checkpoint)["masked_spec_embed"], weights_of(new)["masked_spec_embed"])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_it_and_names_the_windows(own_data, tmp_path):
     wave, rate = soundfile.read(own_data / "train1.wav", dtype="float32")
     wave[len(wave) // 2] = np.nan
@@ -176,6 +185,7 @@ def test_a_loss_that_is_no_number_stops_it_and_names_the_windows(own_data, tmp_p
     assert "optimizer.lr" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_gradients_that_are_no_numbers_stop_it_in_float16_too(shared_data, tmp_path, monkeypatch):
     """The scaler skips such updates; a root of 0 has a finite loss and no finite gradient."""
 
@@ -192,6 +202,7 @@ def test_gradients_that_are_no_numbers_stop_it_in_float16_too(shared_data, tmp_p
     assert [x["gradient norm"] for x in steps] == [None] * 29
 
 
+@pytest.mark.slow
 def test_a_file_of_valid_that_holds_no_numbers_is_named_before_the_first_step(own_data, tmp_path):
     wave, rate = soundfile.read(own_data / "valid1.wav", dtype="float32")
     wave[len(wave) // 2] = np.nan
@@ -211,12 +222,14 @@ def test_labels_of_other_classes_in_valid_are_refused(own_data, tmp_path):
         pretrain(recipe_for(own_data), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_is_named(shared_data, tmp_path):
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(SettingError, match=r"step-00000001 cannot be written"):
         pretrain(recipe_for(shared_data, run={"steps": 1}), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_the_output_is_named(shared_data, tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "x"):
@@ -251,6 +264,7 @@ def test_the_learning_rate_warms_up_and_decays():
     assert learning_rate(500, 110, settings) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_a_probe_of_ones_own_goes_into_the_metrics(shared_data, tmp_path):
     report = pretrain(
         recipe_for(shared_data, run={"steps": 1}), tmp_path, probe=lambda encoder: {"own": float(encoder.dim)}
@@ -258,6 +272,7 @@ def test_a_probe_of_ones_own_goes_into_the_metrics(shared_data, tmp_path):
     assert report.valid["own"] == 16.0
 
 
+@pytest.mark.slow
 def test_convolutions_that_are_not_to_learn_stay_as_they_are(whole, shared_data, tmp_path):
     checkpoint = whole[0] / "checkpoints" / "step-00000008"
     model = {"start": str(checkpoint)}

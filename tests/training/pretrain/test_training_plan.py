@@ -19,6 +19,7 @@ def make_plan(folder, per_step=4, **tables):
     return Plan(open_corpus("train", recipe, layout, codebook_classes(recipe)), recipe, per_step)
 
 
+@pytest.mark.slow
 def test_masks_have_the_published_statistics():
     """In 374 frames, 59 or 60 spans of 5 are drawn: 59.84 on average, 0.8 of all frames with overlaps."""
     frames, probability, span = 374, 0.8, 5
