@@ -58,9 +58,14 @@ def children_of(parent):
 
 @pytest.fixture
 def children():
-    """Process ids of this process's children that extract; at the end none is left."""
-    yield lambda: children_of(os.getpid())
-    assert children_of(os.getpid()) == []
+    """Process ids of the children of this process that extract; at the end none is left."""
+    before = set(children_of(os.getpid()))  # those of fixtures of other tests
+
+    def begun():
+        return [process for process in children_of(os.getpid()) if process not in before]
+
+    yield begun
+    assert begun() == []
 
 
 @pytest.mark.slow
