@@ -44,7 +44,8 @@ class Timeline:
         self._info, self._rate, self._unit = info, info.sample_rate, float(stream.time_base)
         self._is_ogg = container == "ogg"
         self._is_timed = container.split(",")[0] in ("asf", "matroska", "mov")
-        self._tolerance = _JITTER if container in ("ogg", "flac") else LOST
+        self._is_flac = container == "flac"  # whose frames are numbered: their times are exact
+        self._tolerance = _JITTER if self._is_ogg or self._is_flac else LOST
         self.done = 0
         self.page = 0
         """Where the page of the last packet begins, bytes."""
@@ -75,7 +76,7 @@ class Timeline:
                 self._start, self._end = offset, 0
             self._missing = offset - self._start
             self._late = self._late + 1 if self._missing > self._tolerance else 0
-            if self._late > _SETTLED:
+            if self._late > (0 if self._is_flac else _SETTLED):
                 raise self._gap()
         self._longest = max(self._longest, samples)
         self.done += samples - skipped
@@ -98,7 +99,7 @@ class Timeline:
             warn(f"by the times that it states, {self._missing:.3f} s are missing in the middle")
         lacking = (info.frames or self.done) - self.done
         found = f"{self.done / rate:.2f} s were decoded of the {(info.frames or 0) / rate:.2f} s that it states"
-        if lacking > max(LOST, longest) * rate:
+        if lacking > (LOST if info.exact else max(LOST, longest)) * rate:
             raise AudioFormatError(
                 f"{quoted(info.path)} is truncated or damaged: {found}; get it again or repair it"
             )

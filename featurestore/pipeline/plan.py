@@ -310,7 +310,7 @@ def _check_files(plans: Sequence[TrackPlan], kinds: Sequence[str], store: Path) 
         raise StoreAccessError(
             f"store {store}: {new} tracks need about {needed:,} files and folders, and the disk has names "
             f"(inodes) for {free:,} more, however much room it has (df -i): remove files that nobody needs, use "
-            "another disk, or choose less: --feature-level aggregated, or --limit"
+            "another disk, or choose less: `feature_level='aggregated'`, or `limit`"
         )
 
 

@@ -276,7 +276,7 @@ def read_root(root: Path, *, follow_links: bool = False) -> FeatureSpec:
         if (root / METADATA).is_symlink():
             raise NotAStoreError(
                 f"{root}: {METADATA} is a link, as in the hub's cache, DVC or git-annex. To read such a store, "
-                "say that its links may be followed: FeatureStore(path, follow_links=True), or --follow-links. To "
+                "say that its links may be followed: `follow_links=True`. To "
                 f"write it, copy it first, with what the links lead to: cp -rL {root} COPY"
             ) from None
         raise NotAStoreError(f"{root} holds no feature store: {error}") from None
@@ -304,8 +304,12 @@ def read_root(root: Path, *, follow_links: bool = False) -> FeatureSpec:
     return spec
 
 
+_LEAST_ROWS = 160
+"""Rows for which the smallest packed table takes room: about one chunk."""
+
+
 def estimate_bytes(spec: FeatureSpec, kinds: Sequence[str], *, tracks: int, segments: int, frames: int) -> int:
-    """Size on disk of tracks that are not stored yet, without their packed rows.
+    """Size on disk of tracks that are not stored yet, with their rows in the packed table.
 
     Parameters
     ----------
@@ -326,5 +330,5 @@ def estimate_bytes(spec: FeatureSpec, kinds: Sequence[str], *, tracks: int, segm
     numbers = sum(rows[kind] for kind in KINDS if kind in kinds) * row
     index = len(spec.layers) * 20 * (segments if "raw" in kinds else 0)
     overhead = tracks * len(kinds) * 12_288  # folder, metadata, half-filled blocks
-    packed = tracks * row
+    packed = max(tracks, _LEAST_ROWS) * row if tracks else 0
     return numbers + index + overhead + packed

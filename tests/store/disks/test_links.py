@@ -38,7 +38,7 @@ def snapshot(tmp_path):
 
 def test_links_are_not_followed_unless_that_is_wanted(snapshot):
     for make in (FeatureStore, lambda path: StoreWriter(path, spec=SPEC)):
-        with pytest.raises(NotAStoreError, match=r"is a link.*follow_links=True.*--follow-links.*cp -rL"):
+        with pytest.raises(NotAStoreError, match=r"is a link.*`follow_links=True`.*cp -rL"):
             make(snapshot)
 
 
