@@ -57,10 +57,11 @@ class StagingArea:
         """An empty folder to stage a change in."""
         if self._owner is None:
             raise StoreError("this writer is closed: open another")
-        if self._spare:
+        with contextlib.suppress(IndexError):  # other threads take them, too
+            spare = self._spare.pop()
             # As a new folder would: to other hosts, where our lock may not show, it says that we live.
             filesystem.set_modified(self.path, time.time_ns())
-            return self._spare.pop()
+            return spare
         path = self.path / uuid.uuid4().hex[:12]
         filesystem.make_dir(path)
         return path
