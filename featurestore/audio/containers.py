@@ -106,16 +106,15 @@ def read_sizes(path: Path) -> Sizes | None:
                 if kind in _UNCOMPRESSED:
                     fields[at + 2] = (">I", max(1, channels * (1 if b"law" in kind else -(-bits // 8))), 0)
             elif name[:4] in _AUDIO:
-                start, code = at, layout.size
-                if name == b"SSND" and layout.size == ">I":
+                start, more = at, 0
+                if name == b"SSND":
                     start += 8 + struct.unpack(">I", _read(file, at, 4).ljust(4, b"\0"))[0]
                     fields[4] = (">I", 1, at)
                 elif magic[:4] == b"caff":
                     start += 4
                 elif magic[:4] == b"riff":
-                    fields[16] = ("<q", 1, at)
-                more = start - at + (24 if magic[:4] == b"riff" else 0)
-                fields[at - struct.calcsize(code)] = (code, 1, more)
+                    fields[16], more = ("<q", 1, at), 24
+                fields[at - struct.calcsize(layout.size)] = (layout.size, 1, more + start - at)
                 stated -= start - at
                 if wide and stated == 0xFFFFFFFF:
                     stated = struct.unpack("<q", _read(file, wide, 8))[0]
