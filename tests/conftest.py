@@ -1,5 +1,7 @@
 """Hypothesis profiles, of HYPOTHESIS_PROFILE: `default` is quick, `ci` looks longer, `nightly` for hours.
 
+`default` tries the same examples each time, so that chance does not judge a change; the others try new ones.
+
 And a small model and comparisons that several rooms need; they import torch late, as tests of stores do without.
 """
 
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", parent=settings.get_profile("default"), max_examples=200, derandomize=False)
-settings.register_profile("nightly", parent=settings.get_profile("default"), max_examples=5_000)
+quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", quick, derandomize=True)
+settings.register_profile("ci", quick, max_examples=200)
+settings.register_profile("nightly", quick, max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell

@@ -120,8 +120,6 @@ class TrackReader:
             check_attributes(metadata, kind, key)
             if metadata.attributes["fingerprint"] != self.spec.fingerprint:
                 raise ValueError("features of another spec")
-        except KeyError as error:
-            raise _corrupt(name, f"no {error} in the attributes") from None
         except ValueError as error:
             raise _corrupt(name, str(error)) from None
         return metadata
@@ -362,6 +360,9 @@ def _again(read: Callable[[], T]) -> T:
 def check_attributes(metadata: ArrayMetadata, kind: str, key: str) -> None:
     """Raise ValueError unless the attributes are those of a kind of the track with a key."""
     attributes = metadata.attributes
+    for name in ("track_id", "revision", "fingerprint", "kinds", "starts"):
+        if name not in attributes:
+            raise ValueError(f"no {name} in the attributes")
     track_id, kinds, starts = attributes["track_id"], attributes["kinds"], attributes["starts"]
     if not isinstance(track_id, str) or encode_key(track_id) != key:
         raise ValueError(f"it says that it is the track {track_id!r:.200}")

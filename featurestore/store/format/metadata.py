@@ -175,6 +175,8 @@ def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) 
     """Raise ValueError unless the metadata is that of a kind of a track in a store of this spec."""
     if len(metadata.shape) != len(DIMS[kind]) or math.prod(metadata.shape) == 0:
         raise ValueError(f"not the shape of {kind}: {metadata.shape}")
+    if not isinstance(metadata.attributes.get("track_id"), str):
+        raise ValueError("no track_id in the attributes")
     expected = track_metadata(kind, metadata.shape, spec, metadata.attributes)
     if metadata.dims == DIMS[kind]:  # of format 1
         expected = replace(expected, dims=DIMS[kind])
