@@ -20,7 +20,7 @@ from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import FeatureStore
 from featurestore.store.creation import is_vacant
-from featurestore.store.paths import given_path
+from featurestore.store.paths import resolve_store_path
 from featurestore.windows import hop_samples, window_samples
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def build(
     (0, 3)
     """
     job = Job(
-        store=given_path(store),
+        store=resolve_store_path(store),
         kinds=kinds_of_level(feature_level),
         workers=workers,
         dtype=dtype,

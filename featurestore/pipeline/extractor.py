@@ -24,7 +24,7 @@ from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.pooling import pool_segments
 from featurestore.spec import KINDS
 from featurestore.store import FeatureStore, StoreWriter
-from featurestore.store.paths import given_path
+from featurestore.store.paths import resolve_store_path
 
 Features = dict[str, npt.NDArray[np.float32]]
 """Arrays of a track by kind: those of "raw", "segments" and "aggregated" that were asked for."""
@@ -115,7 +115,7 @@ class FeatureExtractor(WindowEncoder):
         kinds = tuple(kind for kind in KINDS if wanted[kind])
         if store is not None:
             writer = store if isinstance(store, StoreWriter) else None
-            at = given_path(store.path if isinstance(store, StoreWriter) else store)
+            at = resolve_store_path(store.path if isinstance(store, StoreWriter) else store)
             there = open_existing(at)
             job = Job(store=at, kinds=kinds, force=not skip_existing, dataset=dataset, packs=False)
             if there is not None:

@@ -20,13 +20,13 @@ from featurestore.store.format.metadata import (
     read_root,
     root_document,
 )
-from featurestore.store.paths import HIDDEN, HIDDEN_DIRS, Places, lost_folders, strange_folders
+from featurestore.store.paths import HIDDEN, HIDDEN_DIRS, StorePaths, invalid_paths, missing_directories
 
 _OF_VOLUMES = "lost+found"
 _PATIENCE = 60.0  # seconds
 
 
-def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: bool) -> None:
+def create_or_check(paths: StorePaths, spec: FeatureSpec, name: Path, *, durable: bool) -> None:
     """Make sure that there is a store of this spec, ready for writers.
 
     Raises
@@ -38,9 +38,9 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
     SpecMismatchError
         If the store holds features of other settings.
     """
-    root = places.root
+    root = paths.root
     if is_vacant(root):
-        _create(places, spec, durable=durable)
+        _create(paths, spec, durable=durable)
     stored = read_root(root)
     if differences := stored.differences(spec):
         listed = "; ".join(f"`{key}` is {old!r}, not {new!r}" for key, (old, new) in differences.items())
@@ -48,12 +48,12 @@ def create_or_check(places: Places, spec: FeatureSpec, name: Path, *, durable: b
             f"the store {name} holds features of other settings ({listed}): use its settings, or another store",
             differences=differences,
         )
-    for folder in strange_folders(places):
+    for folder in invalid_paths(paths):
         raise NotAStoreError(
             f"{folder} is a link or a file where a store has a folder: nothing is written before it is moved away"
         )
-    if lost_folders(places) or not (places.hidden / METADATA).exists():
-        _restore_hidden(places, durable=durable)
+    if missing_directories(paths) or not (paths.hidden / METADATA).exists():
+        _restore_hidden(paths, durable=durable)
     if durable:
         # Whoever made the store may not have lived to do it.
         filesystem.sync_parent(root)
@@ -69,7 +69,7 @@ def is_vacant(path: Path) -> bool:
     """
     if os.path.lexists(path) and not (path.is_dir() and _is_begun(path)):
         return False
-    root = Places.of(path).root
+    root = StorePaths.of(path).root
     for parent in root.parents:
         if (parent / METADATA).exists():
             try:
@@ -93,43 +93,43 @@ def _is_begun(root: Path) -> bool:
     return all(set(os.listdir(root / name)) <= {METADATA} for name in names)
 
 
-def _create(places: Places, spec: FeatureSpec, *, durable: bool) -> None:
+def _create(paths: StorePaths, spec: FeatureSpec, *, durable: bool) -> None:
     """Make an empty store in its place, which is a store once the root's metadata is there: it comes last."""
     made = False
     try:
-        made = filesystem.make_parents(places.root, durable=durable)
+        made = filesystem.make_parents(paths.root, durable=durable)
     except NotADirectoryError:
-        raise NotAStoreError(f"{places.root} is below a file, not a folder") from None
-    if not places.root.is_dir():
-        raise NotAStoreError(f"{places.root} is a file, not a folder of a store")
+        raise NotAStoreError(f"{paths.root} is below a file, not a folder") from None
+    if not paths.root.is_dir():
+        raise NotAStoreError(f"{paths.root} is a file, not a folder of a store")
     try:
-        _make_hidden(places)
-        _fill(places, spec, durable=durable)
+        _make_hidden(paths)
+        _fill(paths, spec, durable=durable)
     except BaseException:
-        if made and not os.path.lexists(places.root / METADATA):
-            filesystem.remove_tree(places.root)
+        if made and not os.path.lexists(paths.root / METADATA):
+            filesystem.remove_tree(paths.root)
         raise
 
 
-def _fill(places: Places, spec: FeatureSpec, *, durable: bool) -> None:
-    area = StagingArea(places.staging)
+def _fill(paths: StorePaths, spec: FeatureSpec, *, durable: bool) -> None:
+    area = StagingArea(paths.staging)
     try:
         for kind in KINDS:
-            _make_missing(places.kind(kind))
-            _put(area, group_document({}), places.kind(kind), durable=durable)
-        _put(area, hidden_document(), places.hidden, durable=durable)
+            _make_missing(paths.kind(kind))
+            _put(area, group_document({}), paths.kind(kind), durable=durable)
+        _put(area, hidden_document(), paths.hidden, durable=durable)
         if durable:
-            filesystem.sync_dir(places.root)
+            filesystem.sync_dir(paths.root)
         # The spec of whoever is first; all else is the same in all stores.
-        _put(area, root_document(spec), places.root, durable=durable, first=places)
+        _put(area, root_document(spec), paths.root, durable=durable, first=paths)
     finally:
         area.close()
 
 
 def _put(
-    area: StagingArea, document: dict[str, Any], folder: Path, *, durable: bool, first: Places | None = None
+    area: StagingArea, document: dict[str, Any], folder: Path, *, durable: bool, first: StorePaths | None = None
 ) -> None:
-    """Write the metadata of a folder, in one step; of the places of a store, if nobody else was faster."""
+    """Write the metadata of a folder, in one step; of the paths of a store, if nobody else was faster."""
     if os.path.lexists(folder / METADATA):
         return
     staged = area.path / METADATA
@@ -144,7 +144,7 @@ def _put(
         filesystem.sync_dir(folder)
 
 
-def _place_first(staged: Path, target: Path, places: Places) -> None:
+def _place_first(staged: Path, target: Path, paths: StorePaths) -> None:
     """Put a file where none is, or leave the one that is there."""
     try:
         filesystem.link(staged, target)
@@ -152,19 +152,19 @@ def _place_first(staged: Path, target: Path, places: Places) -> None:
     except FileExistsError:
         return
     except OSError:  # no hard links here: writers that make the store take turns
-        with exclusive(places.locks / "pack.lock", timeout=_PATIENCE) as held:
+        with exclusive(paths.locks / "pack.lock", timeout=_PATIENCE) as held:
             if not held:
                 raise StoreAccessError(
-                    f"another process has been making the store {places.root} for {_PATIENCE:.0f} s: try again"
+                    f"another process has been making the store {paths.root} for {_PATIENCE:.0f} s: try again"
                 ) from None
             if not os.path.lexists(target):
                 filesystem.rename(staged, target)
 
 
-def _make_hidden(places: Places) -> None:
-    _make_missing(places.hidden)
+def _make_hidden(paths: StorePaths) -> None:
+    _make_missing(paths.hidden)
     for name in HIDDEN_DIRS:
-        _make_missing(places.hidden / name)
+        _make_missing(paths.hidden / name)
 
 
 def _make_missing(folder: Path) -> None:
@@ -172,21 +172,21 @@ def _make_missing(folder: Path) -> None:
         filesystem.make_dir(folder)
 
 
-def _restore_hidden(places: Places, *, durable: bool) -> None:
+def _restore_hidden(paths: StorePaths, *, durable: bool) -> None:
     """Make again what is missing of the hidden folder: somebody removed it, or a copy left out empty folders."""
-    if not places.stale.exists():
+    if not paths.stale.exists():
         # Without the marks of superseded rows the packed table cannot be trusted.
-        for folder in (places.hidden, places.trash):
+        for folder in (paths.hidden, paths.trash):
             _make_missing(folder)
-        filesystem.discard(places.packed, places.trash)
+        filesystem.discard(paths.packed, paths.trash)
         if durable:
-            filesystem.sync_dir(places.root)
-    _make_hidden(places)
-    area = StagingArea(places.staging)
+            filesystem.sync_dir(paths.root)
+    _make_hidden(paths)
+    area = StagingArea(paths.staging)
     try:
-        _put(area, hidden_document(), places.hidden, durable=durable)
+        _put(area, hidden_document(), paths.hidden, durable=durable)
     finally:
         area.close()
     if durable:
-        filesystem.sync_dir(places.hidden)
-        filesystem.sync_dir(places.root)
+        filesystem.sync_dir(paths.hidden)
+        filesystem.sync_dir(paths.root)

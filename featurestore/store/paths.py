@@ -18,7 +18,7 @@ HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
 QUARANTINE = "quarantine"
 
 
-def given_path(path: str | os.PathLike[str]) -> Path:
+def resolve_store_path(path: str | os.PathLike[str]) -> Path:
     """The path of a store as it was given, with ``~`` and ``file://`` understood.
 
     Raises
@@ -35,7 +35,7 @@ def given_path(path: str | os.PathLike[str]) -> Path:
 
 
 @dataclass(frozen=True)
-class Places:
+class StorePaths:
     """The paths of a store: where it really is, and the absolute path by which it was given."""
 
     root: Path
@@ -43,7 +43,7 @@ class Places:
     given: Path | None = None
 
     @classmethod
-    def of(cls, path: Path, *, follow_links: bool = False) -> Places:
+    def of(cls, path: Path, *, follow_links: bool = False) -> StorePaths:
         """Those of a store at a path, which may be relative, a link or below one."""
         try:
             return cls(Path(os.path.realpath(path)), follow_links, Path(os.path.abspath(path)))
@@ -52,7 +52,7 @@ class Places:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Behind one path there may be another real path wherever this is unpickled.
-        return partial(Places.of, follow_links=self.follow_links), (self.name,)
+        return partial(StorePaths.of, follow_links=self.follow_links), (self.name,)
 
     @property
     def name(self) -> Path:
@@ -94,14 +94,14 @@ class Places:
         return self.root / kind / key
 
 
-def lost_folders(places: Places) -> list[str]:
+def missing_directories(paths: StorePaths) -> list[str]:
     """Folders of writers that are missing: many ways to copy a store leave out those that are empty."""
-    return [name for name in HIDDEN_DIRS if not os.path.lexists(places.hidden / name)]
+    return [name for name in HIDDEN_DIRS if not os.path.lexists(paths.hidden / name)]
 
 
-def strange_folders(places: Places) -> list[Path]:
+def invalid_paths(paths: StorePaths) -> list[Path]:
     """What is a link or a file where a store has a folder: it might lead anywhere."""
-    folders = [places.hidden, places.packed, *map(places.kind, KINDS)]
-    if filesystem.is_dir(places.hidden):
-        folders += [places.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE)]
+    folders = [paths.hidden, paths.packed, *map(paths.kind, KINDS)]
+    if filesystem.is_dir(paths.hidden):
+        folders += [paths.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE)]
     return [folder for folder in folders if os.path.lexists(folder) and not filesystem.is_dir(folder)]

@@ -20,7 +20,7 @@ from featurestore.store.format.metadata import (
     encode_document,
     structure,
 )
-from featurestore.store.paths import QUARANTINE, Places
+from featurestore.store.paths import QUARANTINE, StorePaths
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import Problem, damaged_kinds, damaged_structure, stray_files
 
@@ -39,16 +39,16 @@ def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Proble
     for key in sorted({problem.key for problem in problems if problem.key}):
         with contextlib.suppress(TrackLockedError), locks.holding(key):
             # Looked at again: it may have been written anew since it was found to be damaged.
-            places = reader.places
+            paths = reader.paths
             kinds = damaged_kinds(reader, key, deep=deep)
-            moves = {places.array(kind, key): kind for kind in kinds}
+            moves = {paths.array(kind, key): kind for kind in kinds}
             strays = [
-                (kind, name) for kind in KINDS if kind not in kinds for name in stray_files(places, kind, key)
+                (kind, name) for kind in KINDS if kind not in kinds for name in stray_files(paths, kind, key)
             ]
             for number, (kind, name) in enumerate(strays):
-                moves[places.array(kind, key) / name] = _short(f"{kind}.{number}.{name}")
+                moves[paths.array(kind, key) / name] = _short(f"{kind}.{number}.{name}")
             if moves:
-                moved.append(_put_aside(places, key, moves))
+                moved.append(_put_aside(paths, key, moves))
     return moved
 
 
@@ -56,13 +56,13 @@ def _short(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:_LONGEST_NAME])
 
 
-def _put_aside(places: Places, key: str, moves: Mapping[Path, str]) -> Path:
+def _put_aside(paths: StorePaths, key: str, moves: Mapping[Path, str]) -> Path:
     """Move folders and files of a track, each to a name of its own, into a new folder."""
-    folder = places.hidden / QUARANTINE / f"{_short(key)}.{uuid.uuid4().hex[:12]}"
+    folder = paths.hidden / QUARANTINE / f"{_short(key)}.{uuid.uuid4().hex[:12]}"
     # Made sure of before anything goes there, or it could be lost on the way.
     filesystem.make_parents(folder, durable=True)
-    if places.array("aggregated", key) in moves:
-        mark_stale(places, key, durable=True)
+    if paths.array("aggregated", key) in moves:
+        mark_stale(paths, key, durable=True)
     for source, target in moves.items():
         filesystem.rename(source, folder / target)
     for changed in dict.fromkeys([folder, *(source.parent for source in moves)]):
@@ -70,11 +70,11 @@ def _put_aside(places: Places, key: str, moves: Mapping[Path, str]) -> Path:
     return folder
 
 
-def restore_structure(places: Places, spec: FeatureSpec, staged: Path) -> None:
+def restore_structure(paths: StorePaths, spec: FeatureSpec, staged: Path) -> None:
     """Write the metadata anew that is the same in every store of a spec; `staged` is an empty folder."""
-    for number, folder in enumerate(damaged_structure(places, spec)):
+    for number, folder in enumerate(damaged_structure(paths, spec)):
         document = structure(spec)[folder]
-        place = places.root / folder
+        place = paths.root / folder
         if not os.path.lexists(place):
             filesystem.make_parents(place, durable=True)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -16,7 +16,7 @@ from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import FORMAT_VERSION, read_root
 from featurestore.store.lazy_array import Source
-from featurestore.store.paths import Places, given_path
+from featurestore.store.paths import StorePaths, resolve_store_path
 from featurestore.store.selection import resolve_layers
 from featurestore.store.table.index import Catalogue, Known
 from featurestore.store.track_reader import TrackReader
@@ -62,11 +62,11 @@ class FeatureStore:
     """
 
     def __init__(self, path: str | Path, *, follow_links: bool = False) -> None:
-        self.path = given_path(path)
-        self._places = Places.of(self.path, follow_links=follow_links)
+        self.path = resolve_store_path(path)
+        self._paths = StorePaths.of(self.path, follow_links=follow_links)
         with filesystem.naming_the_store(self.path):
-            self._spec = read_root(self._places.root, follow_links=follow_links)
-        self._reader = TrackReader(self._places, self._spec)
+            self._spec = read_root(self._paths.root, follow_links=follow_links)
+        self._reader = TrackReader(self._paths, self._spec)
         self._catalogue = Catalogue(self._reader)
         self._source = Source(self.path, self._catalogue, self._reader)
 
@@ -97,7 +97,7 @@ class FeatureStore:
         except SettingError:
             return False
         with self._source.reading():
-            return is_published(self._places, key)
+            return is_published(self._paths, key)
 
     def aggregated(
         self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None
@@ -315,8 +315,8 @@ class FeatureStore:
 
     def _writer(self) -> StoreWriter:
         """A writer of this very store, wherever the process is by now; NotAStoreError if it is gone."""
-        read_root(self._places.root)
-        return StoreWriter(self._places.root, spec=self._spec)
+        read_root(self._paths.root)
+        return StoreWriter(self._paths.root, spec=self._spec)
 
     # What views are made of.
 

@@ -32,7 +32,7 @@ from featurestore.store.format.metadata import (
 )
 from featurestore.store.format.root import RootCheck
 from featurestore.store.format.shards import CRC_BYTES, ShardReader, plain_index
-from featurestore.store.paths import HIDDEN, Places
+from featurestore.store.paths import HIDDEN, StorePaths
 
 # A reader between two steps of a swap looks again.
 _ATTEMPTS = 50
@@ -79,25 +79,25 @@ class TrackReader:
 
     Parameters
     ----------
-    places : Places
+    paths : StorePaths
         Of the store.
     spec : FeatureSpec
         Of the store.
     """
 
-    def __init__(self, places: Places, spec: FeatureSpec) -> None:
-        self.places = places
+    def __init__(self, paths: StorePaths, spec: FeatureSpec) -> None:
+        self.paths = paths
         self.spec = spec
         row = spec.dim * np.dtype(spec.dtype).itemsize
         self._index = plain_index(len(spec.layers), row)  # of every uncompressed `aggregated`
-        self.root = RootCheck(places, spec)
+        self.root = RootCheck(paths, spec)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TrackReader, (self.places, self.spec)
+        return TrackReader, (self.paths, self.spec)
 
     def _open_dir(self, *parts: str) -> int:
         """Open a folder of the store, following no link below the root."""
-        fd = filesystem.open_root(self.places.root, follow_links=self.places.follow_links)
+        fd = filesystem.open_root(self.paths.root, follow_links=self.paths.follow_links)
         for part in parts:
             try:
                 below = filesystem.open_dir(part, dir_fd=fd)
@@ -148,15 +148,15 @@ class TrackReader:
         """
         for attempt in range(_ATTEMPTS):
             found = self._at(key, "aggregated", key)
-            if found is None and (self.places.journal / key / "aggregated").exists():
+            if found is None and (self.paths.journal / key / "aggregated").exists():
                 # Where folders cannot be exchanged, the old one is aside until the new one is in its place.
                 found = self._at(key, HIDDEN, "journal", key, "aggregated" + ASIDE)
             if found is not None:
                 return found
             # It may move from the journal to its place between two looks.
-            if attempt and not os.path.lexists(self.places.array("aggregated", key)):
+            if attempt and not os.path.lexists(self.paths.array("aggregated", key)):
                 return None
-        if filesystem.is_dir(self.places.journal / key):  # it is being removed, file by file
+        if filesystem.is_dir(self.paths.journal / key):  # it is being removed, file by file
             return None
         raise _corrupt(f"aggregated/{key}", "no metadata")
 
@@ -241,7 +241,7 @@ class TrackReader:
         """
         out = np.empty((len(track_ids), len(layers), self.spec.dim), self.spec.dtype)
         size = self.spec.dim * out.itemsize + CRC_BYTES
-        places = [layer * size for layer in layers]
+        paths = [layer * size for layer in layers]
         crc = bytearray(CRC_BYTES)
         folder = self._open_dir("aggregated")
         try:
@@ -251,7 +251,7 @@ class TrackReader:
             for block, track_id in zip(out, track_ids, strict=True):
                 key = encode_key(track_id)
                 real = plain and (filesystem.is_dir(key, dir_fd=folder) if folders is None else key in folders)
-                if not (real and self._read_row(folder, key, places, block, crc)):
+                if not (real and self._read_row(folder, key, paths, block, crc)):
                     block[...] = _again(partial(self._read_aggregated, key, track_id, layers))
         finally:
             os.close(folder)
@@ -262,7 +262,7 @@ class TrackReader:
             return self.read(array, layers=layers)
 
     def _read_row(
-        self, folder: int, key: str, places: Sequence[int], block: npt.NDArray[Any], crc: bytearray
+        self, folder: int, key: str, paths: Sequence[int], block: npt.NDArray[Any], crc: bytearray
     ) -> bool:
         """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
         size = block.shape[1] * block.itemsize + CRC_BYTES
@@ -271,7 +271,7 @@ class TrackReader:
             try:
                 if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
                     return False
-                for row, place in zip(block, places, strict=True):
+                for row, place in zip(block, paths, strict=True):
                     if os.preadv(fd, (row.data, crc), place) != size:
                         return False
                     if google_crc32c.value(row) != int.from_bytes(crc, "little"):

@@ -28,7 +28,7 @@ from featurestore.store.format.metadata import (
     shard_name,
     structure,
 )
-from featurestore.store.paths import Places, strange_folders
+from featurestore.store.paths import StorePaths, invalid_paths
 from featurestore.store.table.checking import TableCheck
 from featurestore.store.track_reader import OpenArray, TrackReader
 
@@ -141,10 +141,10 @@ def verify(reader: TrackReader, *, deep: bool) -> VerifyReport:
     return _Check(reader, deep=deep).run()
 
 
-def stray_files(places: Places, kind: str, key: str) -> list[str]:
+def stray_files(paths: StorePaths, kind: str, key: str) -> list[str]:
     """Names of what lies in the folder of an array and is not of it."""
     own = {METADATA, shard_name(len(DIMS[kind]))}
-    folder = places.array(kind, key)
+    folder = paths.array(kind, key)
     if not filesystem.is_dir(folder):  # a link may lead anywhere
         return []
     with contextlib.suppress(FileNotFoundError):
@@ -154,9 +154,9 @@ def stray_files(places: Places, kind: str, key: str) -> list[str]:
 
 def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
     """Kinds below a key that are in the way of a sound store, aggregated first; the caller holds its lock."""
-    places = reader.places
-    present = [kind for kind in reversed(KINDS) if os.path.lexists(places.array(kind, key))]
-    if (places.journal / key).exists():  # a change to be finished
+    paths = reader.paths
+    present = [kind for kind in reversed(KINDS) if os.path.lexists(paths.array(kind, key))]
+    if (paths.journal / key).exists():  # a change to be finished
         return []
     if "aggregated" not in present:
         return present
@@ -173,7 +173,7 @@ def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
 class _Check:
     def __init__(self, reader: TrackReader, *, deep: bool) -> None:
         self.reader = reader
-        self.places = reader.places
+        self.paths = reader.paths
         self.deep = deep
         self.problems: list[Problem] = []
         self.revisions: dict[str, str] = {}  # of the sound tracks
@@ -190,17 +190,17 @@ class _Check:
             (kind, key)
             for kind in KINDS[:-1]
             for key in keys[kind] - keys["aggregated"]
-            if not (self.places.journal / key).exists() and self.reader.current(key) is None
+            if not (self.paths.journal / key).exists() and self.reader.current(key) is None
         }
-        placing = {key for _, key in recovery.placed_in_part(self.places)} if orphans else set()
+        placing = {key for _, key in recovery.placed_in_part(self.paths)} if orphans else set()
         for kind, key in sorted(orphans):
             # A track that was being placed may be there by now.
             if key not in placing and self.reader.current(key) is None:
                 self._add("orphan", key, f"{kind}/{key} belongs to no published track")
-        for key, reason in recovery.failures(self.places):
+        for key, reason in recovery.failures(self.paths):
             self._add("unfinished", key, recovery.unfinished(key, reason))
         packed = 0
-        if filesystem.is_dir(self.places.kind("aggregated")):
+        if filesystem.is_dir(self.paths.kind("aggregated")):
             table = TableCheck(self.reader, self.revisions, deep=self.deep)
             packed = table.run()
             self.bytes += table.bytes
@@ -211,8 +211,8 @@ class _Check:
             arrays=self.arrays,
             bytes_read=self.bytes,
             packed=packed,
-            left=len(self._entries(self.places.staging)) + len(self._entries(self.places.trash)),
-            unfinished=sum(not x.endswith(transaction.FAILED) for x in self._entries(self.places.journal))
+            left=len(self._entries(self.paths.staging)) + len(self._entries(self.paths.trash)),
+            unfinished=sum(not x.endswith(transaction.FAILED) for x in self._entries(self.paths.journal))
             + len(placing),
             deep=self.deep,
             elapsed=time.monotonic() - begun,
@@ -220,18 +220,18 @@ class _Check:
         )
 
     def _structure(self) -> None:
-        for folder in damaged_structure(self.places, self.reader.spec):
+        for folder in damaged_structure(self.paths, self.reader.spec):
             self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
-        for strange in strange_folders(self.places):
-            where = strange.relative_to(self.places.root)
+        for strange in invalid_paths(self.paths):
+            where = strange.relative_to(self.paths.root)
             self._add("structure", "", f"{where} is a link or a file where a store has a folder: move it away")
         for name in sorted(self._foreign_folders()):
             self._add("orphan", "", f"{name} is no folder of a store: keep it elsewhere")
 
     def _foreign_folders(self) -> Iterator[str]:
         """Folders in the root that are not the store's; hidden ones belong to whatever keeps or sends it."""
-        own = {*KINDS, self.places.packed.name}
-        with os.scandir(self.places.root) as entries:
+        own = {*KINDS, self.paths.packed.name}
+        with os.scandir(self.paths.root) as entries:
             for entry in entries:
                 if (
                     entry.name not in own
@@ -241,7 +241,7 @@ class _Check:
                     yield entry.name
 
     def _keys(self, kind: str) -> set[str]:
-        folder = self.places.kind(kind)
+        folder = self.paths.kind(kind)
         return set(os.listdir(folder)) - {METADATA} if filesystem.is_dir(folder) else set()
 
     def _entries(self, folder: Path) -> list[str]:
@@ -276,10 +276,10 @@ class _Check:
                     self.arrays += 1
                     if self.deep:
                         self._array(array, f"{kind}/{key}")
-                for name in stray_files(self.places, kind, key):
+                for name in stray_files(self.paths, kind, key):
                     self._add("orphan", key, f"{kind}/{key}/{name} is no file of the track", track_id)
             for kind in set(KINDS) - set(current.attributes["kinds"]):
-                if self.places.array(kind, key).exists() and not (self.places.journal / key).exists():
+                if self.paths.array(kind, key).exists() and not (self.paths.journal / key).exists():
                     self._add("orphan", key, f"{kind}/{key} is not of the published revision", track_id)
         except TrackNotFoundError:
             return False
@@ -303,15 +303,15 @@ class _Check:
                 raise CorruptTrackError(f"{name}: chunk {position} holds values that are not finite")
 
 
-def damaged_structure(places: Places, spec: FeatureSpec) -> list[str]:
+def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:
     """Folders whose metadata, the same in every store of a spec, is not as it should be."""
     damaged = []
     for folder, expected in structure(spec).items():
         try:
-            if not filesystem.is_dir(places.root / folder):
+            if not filesystem.is_dir(paths.root / folder):
                 raise NotADirectoryError
             content = filesystem.read_file(
-                places.root / folder / METADATA, limit=MAX_METADATA_BYTES, follow_links=places.follow_links
+                paths.root / folder / METADATA, limit=MAX_METADATA_BYTES, follow_links=paths.follow_links
             )
             document = decode_document(content)
             own = expected["attributes"]

@@ -26,7 +26,7 @@ from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.staging import StagingArea, clean_stale
 from featurestore.store.creation import create_or_check
 from featurestore.store.format.keys import encode_key
-from featurestore.store.paths import Places, given_path
+from featurestore.store.paths import StorePaths, resolve_store_path
 from featurestore.store.repair import quarantine, restore_structure
 from featurestore.store.table.index import PackedIds
 from featurestore.store.table.packing import pack
@@ -73,19 +73,19 @@ class StoreWriter:
     def __init__(
         self, path: str | Path, *, spec: FeatureSpec, overwrite: bool = False, durable: bool = True
     ) -> None:
-        self.path = given_path(path)
+        self.path = resolve_store_path(path)
         self.spec = spec
         self.overwrite = overwrite
         self.durable = durable
-        self._places = Places.of(self.path)
+        self._paths = StorePaths.of(self.path)
         with filesystem.naming_the_store(self.path):
-            create_or_check(self._places, spec, self.path, durable=durable)
-            self._locks = TrackLocks(self._places.locks)
+            create_or_check(self._paths, spec, self.path, durable=durable)
+            self._locks = TrackLocks(self._paths.locks)
             self._told: set[str] = set()
             self._heartbeat: Heartbeat | None = None
-            self._staging = StagingArea(self._places.staging, durable=durable)
+            self._staging = StagingArea(self._paths.staging, durable=durable)
             try:
-                alive = self._places.locks / heartbeat.NAME
+                alive = self._paths.locks / heartbeat.NAME
                 if self._staging.is_seen_by_others:
                     heartbeat.refuse_others(alive)
                 else:
@@ -94,7 +94,7 @@ class StoreWriter:
             except BaseException:
                 self._end()
                 raise
-        self._reader = TrackReader(self._places, spec)
+        self._reader = TrackReader(self._paths, spec)
         self._packed_ids = PackedIds(self._reader)
 
     def __enter__(self) -> StoreWriter:
@@ -121,12 +121,12 @@ class StoreWriter:
                 self._end()
 
     def _recover(self, *, sweeping: bool) -> None:
-        needed = recovery.recover(self._places, self._locks, told=self._told)
+        needed = recovery.recover(self._paths, self._locks, told=self._told)
         if sweeping:
-            clean_stale(self._places, needed=needed)
+            clean_stale(self._paths, needed=needed)
 
     def _end(self) -> None:
-        self._staging.close(self._places.trash)
+        self._staging.close(self._paths.trash)
         if self._heartbeat is not None:
             self._heartbeat.close()
             self._heartbeat = None
@@ -209,7 +209,7 @@ class StoreWriter:
         with contextlib.ExitStack() as stack:
             with filesystem.naming_the_store(self.path):
                 self._lock(stack, key, wait)
-                if not replace and self._places.array("aggregated", key).exists():
+                if not replace and self._paths.array("aggregated", key).exists():
                     raise TrackExistsError(
                         f"the store {self.path} has the track {track_id!r}: pass `overwrite=True` to replace it"
                     )
@@ -224,12 +224,12 @@ class StoreWriter:
                 with filesystem.naming_the_store(self.path):
                     has_row = self._packed_ids.have(track_id)
                     emptied = transaction.commit(
-                        self._places, folder, key, record, has_row=has_row, durable=self.durable
+                        self._paths, folder, key, record, has_row=has_row, durable=self.durable
                     )
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
-                    recovery.rollback(self._places, folder)
-                    filesystem.discard(folder, self._places.trash)
+                    recovery.rollback(self._paths, folder)
+                    filesystem.discard(folder, self._paths.trash)
                 raise
             if emptied:
                 self._staging.reuse(folder)
@@ -239,8 +239,8 @@ class StoreWriter:
         if self._heartbeat is not None:
             self._heartbeat.check()
         stack.enter_context(self._locks.holding(key, wait=wait))
-        if (self._places.journal / key).exists():
-            recovery.finish(self._places, key, durable=self.durable, back=removing)
+        if (self._paths.journal / key).exists():
+            recovery.finish(self._paths, key, durable=self.durable, back=removing)
 
     def put(
         self,
@@ -303,11 +303,11 @@ class StoreWriter:
         key = encode_key(track_id)
         with filesystem.naming_the_store(self.path), contextlib.ExitStack() as stack:
             self._lock(stack, key, 60.0, removing=True)
-            if not self._places.array("aggregated", key).exists():
+            if not self._paths.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self._staging.folder()
             record = transaction.TransactionRecord((), uuid.uuid4().hex)
-            transaction.commit(self._places, folder, key, record, has_row=True, durable=self.durable)
+            transaction.commit(self._paths, folder, key, record, has_row=True, durable=self.durable)
 
     def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
         """Put aside what is damaged and build the packed table again where it is wrong.
@@ -341,8 +341,8 @@ class StoreWriter:
                     self._lock(stack, key, 0.0, removing=True)
             if "structure" in found:
                 staged = self._staging.folder()
-                restore_structure(self._places, self.spec, staged)
-                filesystem.discard(staged, self._places.trash)
+                restore_structure(self._paths, self.spec, staged)
+                filesystem.discard(staged, self._paths.trash)
             moved = quarantine(self._reader, self._locks, report.problems, deep=deep)
             wrong = "packed" in found
             if moved or wrong:

@@ -75,7 +75,7 @@ def test_a_copy_is_listed_until_it_is_packed(tmp_path, monkeypatch):
     copy_over(tmp_path / "store.zarr", path)
     looks = []
     list_keys = index.list_keys
-    monkeypatch.setattr(index, "list_keys", lambda places: looks.append(places) or list_keys(places))
+    monkeypatch.setattr(index, "list_keys", lambda paths: looks.append(paths) or list_keys(paths))
     assert FeatureStore(path).verify(deep=True).ok
     assert_holds_all(path)
     assert looks

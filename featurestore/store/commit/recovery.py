@@ -22,19 +22,19 @@ from featurestore.store.commit.transaction import (
 )
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import MAX_METADATA_BYTES
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 
 _log = logging.getLogger("featurestore")
 
 
-def recover(places: Places, locks: TrackLocks, *, told: set[str]) -> set[str]:
+def recover(paths: StorePaths, locks: TrackLocks, *, told: set[str]) -> set[str]:
     """Finish the changes that dead writers had decided on, and take back what they had only begun to place.
 
     A change that cannot be finished is left where it is.
 
     Parameters
     ----------
-    places : Places
+    paths : StorePaths
         Of the store.
     locks : TrackLocks
         Of the writer.
@@ -47,50 +47,50 @@ def recover(places: Places, locks: TrackLocks, *, told: set[str]) -> set[str]:
         Names of staging folders that are needed still: another writer has the lock of one of their tracks.
     """
     # What is decided waits, if there is no place for it, until the store is repaired.
-    whole = all(filesystem.is_dir(places.kind(kind)) for kind in KINDS)
-    for name in sorted(os.listdir(places.journal)) if whole else []:
+    whole = all(filesystem.is_dir(paths.kind(kind)) for kind in KINDS)
+    for name in sorted(os.listdir(paths.journal)) if whole else []:
         key = name.removesuffix(FAILED)
-        if key != name and os.path.lexists(places.journal / key):  # a note of what comes anyway
+        if key != name and os.path.lexists(paths.journal / key):  # a note of what comes anyway
             continue
         try:
             with locks.holding(key):
-                roll_forward(places, key, durable=True)
+                roll_forward(paths, key, durable=True)
         except TrackLockedError:
             continue
         except (TrackAccessError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in OF_ONE_TRACK:
                 raise
             if key not in told:
-                _log.warning("store %s: %s", places.root, unfinished(key, str(error)))
+                _log.warning("store %s: %s", paths.root, unfinished(key, str(error)))
             told.add(key)
     needed = set()
-    for folder, key in placed_in_part(places):
+    for folder, key in placed_in_part(paths):
         try:
             with locks.holding(key):
-                rollback(places, folder)
+                rollback(paths, folder)
         except (TrackLockedError, TrackAccessError, PermissionError):
             needed.add(folder.parent.name)
     return needed
 
 
-def rollback(places: Places, folder: Path) -> None:
+def rollback(paths: StorePaths, folder: Path) -> None:
     """Remove what was placed of a staged track that was not published; the caller holds the track's lock."""
-    key, kinds = _placed(places, folder)
+    key, kinds = _placed(paths, folder)
     for kind in kinds:
-        filesystem.discard(places.array(kind, key), places.trash)
-        filesystem.sync_dir(places.kind(kind))
+        filesystem.discard(paths.array(kind, key), paths.trash)
+        filesystem.sync_dir(paths.kind(kind))
 
 
-def placed_in_part(places: Places) -> Iterator[tuple[Path, str]]:
+def placed_in_part(paths: StorePaths) -> Iterator[tuple[Path, str]]:
     """Staged folders, and keys, of tracks of which some arrays are in their place and `aggregated` is not."""
-    for owner in _folders(places.staging):
+    for owner in _folders(paths.staging):
         for folder in _folders(owner):
-            key, kinds = _placed(places, folder)
+            key, kinds = _placed(paths, folder)
             if kinds:
                 yield folder, key
 
 
-def _placed(places: Places, folder: Path) -> tuple[str, list[str]]:
+def _placed(paths: StorePaths, folder: Path) -> tuple[str, list[str]]:
     """Key of the track whose `aggregated` waits in a staged folder, and its kinds that are in their place."""
     if not filesystem.is_dir(folder / "aggregated"):
         return "", []
@@ -99,7 +99,7 @@ def _placed(places: Places, folder: Path) -> tuple[str, list[str]]:
         key, revision = encode_key(attributes["track_id"]), str(attributes["revision"])
     except (KeyError, TypeError, AttributeError, SettingError):
         return "", []
-    *placed, published = (revision_of(places.array(kind, key)) == revision for kind in KINDS)
+    *placed, published = (revision_of(paths.array(kind, key)) == revision for kind in KINDS)
     if published:
         return key, []
     return key, [kind for kind, there in zip(KINDS[:-1], placed, strict=True) if there]
@@ -112,12 +112,12 @@ def _folders(path: Path) -> list[Path]:
         return []
 
 
-def finish(places: Places, key: str, *, durable: bool, back: bool) -> None:
+def finish(paths: StorePaths, key: str, *, durable: bool, back: bool) -> None:
     """Leave no change of a track in the journal; the caller holds the track's lock.
 
     Parameters
     ----------
-    places : Places
+    paths : StorePaths
         Of the store.
     key : str
         Of the track.
@@ -132,23 +132,23 @@ def finish(places: Places, key: str, *, durable: bool, back: bool) -> None:
         If it can neither be carried out nor taken back.
     """
     try:
-        roll_forward(places, key, durable=durable)
+        roll_forward(paths, key, durable=durable)
     except OSError as error:
         if error.errno not in OF_ONE_TRACK:
             raise
         with contextlib.suppress(OSError):
-            if back and revoke(places, key):
+            if back and revoke(paths, key):
                 return
         raise TrackAccessError(unfinished(key, str(error))) from error
 
 
-def failures(places: Places) -> Iterator[tuple[str, str]]:
+def failures(paths: StorePaths) -> Iterator[tuple[str, str]]:
     """Keys of the entries of the journal that could not be carried out, and why."""
-    for name in sorted(os.listdir(places.journal)) if filesystem.is_dir(places.journal) else []:
+    for name in sorted(os.listdir(paths.journal)) if filesystem.is_dir(paths.journal) else []:
         key = name.removesuffix(FAILED)
-        if key != name and filesystem.is_dir(places.journal / key):
+        if key != name and filesystem.is_dir(paths.journal / key):
             with contextlib.suppress(OSError, ValueError):
-                reason = filesystem.read_file(places.journal / name, limit=MAX_METADATA_BYTES)
+                reason = filesystem.read_file(paths.journal / name, limit=MAX_METADATA_BYTES)
                 yield key, reason.decode(errors="replace")
 
 

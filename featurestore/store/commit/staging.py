@@ -18,7 +18,7 @@ from pathlib import Path
 from featurestore.errors import StoreError
 from featurestore.store import filesystem
 from featurestore.store.commit.flock import is_seen_by_others, lock_file, unlock
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 
 _OWNER = "owner.lock"
 _FOREIGN_AGE = 24 * 3600.0  # seconds
@@ -87,18 +87,18 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())[:64]
 
 
-def clean_stale(places: Places, *, needed: Collection[str] = ()) -> None:
+def clean_stale(paths: StorePaths, *, needed: Collection[str] = ()) -> None:
     """Remove what dead writers left in the staging area, but for folders that are needed, and in the trash.
 
     What belongs to somebody else and may not be removed is left for them.
     """
-    for folder in places.staging.iterdir():
+    for folder in paths.staging.iterdir():
         if folder.name not in needed:
             with try_adopt(folder) as claimed:
                 if claimed:
                     with contextlib.suppress(PermissionError):
-                        filesystem.discard(folder, places.trash)
-    for folder in places.trash.iterdir():
+                        filesystem.discard(folder, paths.trash)
+    for folder in paths.trash.iterdir():
         filesystem.remove_tree(folder)
 
 

@@ -31,7 +31,7 @@ from featurestore.errors import TrackAccessError
 from featurestore.spec import KINDS
 from featurestore.store import fallbacks, filesystem
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 
 INTENT = "intent.json"
 ASIDE = ".old"
@@ -67,13 +67,13 @@ class TransactionRecord:
 
 
 def commit(
-    places: Places, folder: Path, key: str, record: TransactionRecord, *, has_row: bool, durable: bool
+    paths: StorePaths, folder: Path, key: str, record: TransactionRecord, *, has_row: bool, durable: bool
 ) -> bool:
     """Decide on a staged change and carry it out; the caller holds the track's lock.
 
     Parameters
     ----------
-    places : Places
+    paths : StorePaths
         Of the store.
     folder : Path
         The staged change.
@@ -96,17 +96,17 @@ def commit(
     TrackAccessError
         If the change cannot be carried out, and is not decided.
     """
-    entry = places.journal / key
+    entry = paths.journal / key
     if entry.exists():  # left by a writer that died
-        roll_forward(places, key, durable=durable)
-    present = [kind for kind in KINDS if os.path.lexists(places.array(kind, key))]
+        roll_forward(paths, key, durable=durable)
+    present = [kind for kind in KINDS if os.path.lexists(paths.array(kind, key))]
     if present:
         record.write(folder)
-        _check(places, folder, key, record, present)
+        _check(paths, folder, key, record, present)
     if has_row or "aggregated" in present:
-        mark_stale(places, key, durable=durable)
+        mark_stale(paths, key, durable=durable)
     if record.kinds and not present:
-        _add(places, folder, key, record.kinds, durable=durable)
+        _add(paths, folder, key, record.kinds, durable=durable)
         return True
     if not present:
         record.write(folder)
@@ -114,19 +114,19 @@ def commit(
         filesystem.sync_tree(folder)
     filesystem.rename(folder, entry)
     if durable:
-        filesystem.sync_dir(places.journal)
+        filesystem.sync_dir(paths.journal)
     try:
-        _carry_out(places, key, record, durable=durable, begun=False)
+        _carry_out(paths, key, record, durable=durable, begun=False)
     except OSError as error:
         # Some file systems only copy what is superseded, for which there may be no room.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if (full or error.errno in OF_ONE_TRACK) and revoke(places, key) and not full:
-            raise _refused(places, key, error) from error
+        if (full or error.errno in OF_ONE_TRACK) and revoke(paths, key) and not full:
+            raise _refused(paths, key, error) from error
         raise
     return False
 
 
-def _check(places: Places, folder: Path, key: str, record: TransactionRecord, present: list[str]) -> None:
+def _check(paths: StorePaths, folder: Path, key: str, record: TransactionRecord, present: list[str]) -> None:
     """Find out whether a staged change can be carried out.
 
     Raises
@@ -136,38 +136,38 @@ def _check(places: Places, folder: Path, key: str, record: TransactionRecord, pr
     """
     try:
         for kind in present:
-            fallbacks.check_movable(places.array(kind, key), folder / INTENT)
+            fallbacks.check_movable(paths.array(kind, key), folder / INTENT)
         for kind in record.kinds:
             if kind not in present:
-                fallbacks.check_target(places.kind(kind), folder)
+                fallbacks.check_target(paths.kind(kind), folder)
     except OSError as error:
         if error.errno not in OF_ONE_TRACK:
             raise
-        raise _refused(places, key, error) from error
+        raise _refused(paths, key, error) from error
 
 
-def _refused(places: Places, key: str, error: OSError) -> TrackAccessError:
-    place = error.filename or places.array("aggregated", key)
+def _refused(paths: StorePaths, key: str, error: OSError) -> TrackAccessError:
+    place = error.filename or paths.array("aggregated", key)
     return TrackAccessError(
         f"the track with key {key} cannot be changed, and stays as it is: {error.strerror} ({place}). Its folders "
         "have to be on the disk of the store and open for writing: ask whoever owns them for chmod -R g+rwX"
     )
 
 
-def _add(places: Places, folder: Path, key: str, kinds: tuple[str, ...], *, durable: bool) -> None:
+def _add(paths: StorePaths, folder: Path, key: str, kinds: tuple[str, ...], *, durable: bool) -> None:
     """Place a track of which the store has nothing."""
     if durable:
         filesystem.sync_tree(folder)
         filesystem.sync_dir(folder.parent)  # or nobody would know what to take back
         # An older change of the track is finished for good, or it would be carried out once more.
-        filesystem.sync_dir(places.journal)
+        filesystem.sync_dir(paths.journal)
     for kind in kinds:
-        filesystem.rename(folder / kind, places.array(kind, key))
+        filesystem.rename(folder / kind, paths.array(kind, key))
         if durable:
-            filesystem.sync_dir(places.kind(kind))
+            filesystem.sync_dir(paths.kind(kind))
 
 
-def roll_forward(places: Places, key: str, *, durable: bool) -> None:
+def roll_forward(paths: StorePaths, key: str, *, durable: bool) -> None:
     """Carry out the change in the journal, from wherever it stopped; the caller holds the track's lock.
 
     Raises
@@ -175,23 +175,23 @@ def roll_forward(places: Places, key: str, *, durable: bool) -> None:
     OSError
         If that fails; a note of the reason is in the journal then.
     """
-    entry, note = places.journal / key, places.journal / (key + FAILED)
+    entry, note = paths.journal / key, paths.journal / (key + FAILED)
     try:
         record = TransactionRecord.read(entry) if filesystem.is_dir(entry) else None
         if record is not None:
-            _carry_out(places, key, record, durable=durable, begun=True)
+            _carry_out(paths, key, record, durable=durable, begun=True)
         else:  # no change of ours, or one that was finished: nothing of it is needed
-            filesystem.discard(entry, places.trash)
+            filesystem.discard(entry, paths.trash)
     except OSError as error:
         if error.errno in OF_ONE_TRACK:
             with contextlib.suppress(OSError):
                 filesystem.write_file(note, os.fsencode(f"{error.strerror}: {error.filename}"))
         raise
     if os.path.lexists(note):
-        filesystem.discard(note, places.trash)
+        filesystem.discard(note, paths.trash)
 
 
-def revoke(places: Places, key: str) -> bool:
+def revoke(paths: StorePaths, key: str) -> bool:
     """Take a decision back, if nothing of it is placed; the caller holds the track's lock.
 
     Returns
@@ -199,7 +199,7 @@ def revoke(places: Places, key: str) -> bool:
     bool
         False if something is in its place by now: the change can only be finished.
     """
-    entry = places.journal / key
+    entry = paths.journal / key
     record = TransactionRecord.read(entry)
     if record is None:
         return False
@@ -207,53 +207,53 @@ def revoke(places: Places, key: str) -> bool:
     # What is superseded may be there as a copy: what matters is whether it is also where it was.
     moved = [kind for kind in KINDS if filesystem.is_dir(entry / (kind + ASIDE))]
     whole = all(
-        revision_of(places.array(kind, key)) == revision_of(entry / (kind + ASIDE)) is not None for kind in moved
+        revision_of(paths.array(kind, key)) == revision_of(entry / (kind + ASIDE)) is not None for kind in moved
     )
     if not (waiting and whole):
         return False
-    gone = places.trash / uuid.uuid4().hex
+    gone = paths.trash / uuid.uuid4().hex
     filesystem.rename(entry, gone)
-    filesystem.sync_dir(places.journal)
-    filesystem.unlink(places.journal / (key + FAILED))
+    filesystem.sync_dir(paths.journal)
+    filesystem.unlink(paths.journal / (key + FAILED))
     filesystem.remove_tree(gone)
     return True
 
 
-def _carry_out(places: Places, key: str, record: TransactionRecord, *, durable: bool, begun: bool) -> None:
-    entry, kinds = places.journal / key, record.kinds
-    dropped = [kind for kind in reversed(KINDS) if kind not in kinds and places.array(kind, key).exists()]
+def _carry_out(paths: StorePaths, key: str, record: TransactionRecord, *, durable: bool, begun: bool) -> None:
+    entry, kinds = paths.journal / key, record.kinds
+    dropped = [kind for kind in reversed(KINDS) if kind not in kinds and paths.array(kind, key).exists()]
     for kind in kinds:
         if not begun or revision_of(entry / kind) == record.revision:
-            fallbacks.replace_dir(entry / kind, places.array(kind, key), entry / (kind + ASIDE))
+            fallbacks.replace_dir(entry / kind, paths.array(kind, key), entry / (kind + ASIDE))
         # Nothing follows, and what is superseded does not go, before this is sure to stay.
         if durable:
-            filesystem.sync_dir(places.kind(kind))
+            filesystem.sync_dir(paths.kind(kind))
     for kind in dropped:
-        fallbacks.set_aside(places.array(kind, key), entry / (kind + ASIDE))
+        fallbacks.set_aside(paths.array(kind, key), entry / (kind + ASIDE))
         if durable:
-            filesystem.sync_dir(places.kind(kind))
+            filesystem.sync_dir(paths.kind(kind))
     filesystem.unlink(entry / INTENT)
     if not filesystem.remove_empty(entry):
-        filesystem.discard(entry, places.trash)
+        filesystem.discard(entry, paths.trash)
 
 
-def mark_stale(places: Places, key: str, *, durable: bool) -> None:
+def mark_stale(paths: StorePaths, key: str, *, durable: bool) -> None:
     """Say that the packed row of a track is not to be used, until the table is packed again."""
-    filesystem.touch(places.stale / key)
+    filesystem.touch(paths.stale / key)
     if durable:
-        filesystem.sync_dir(places.stale)
+        filesystem.sync_dir(paths.stale)
 
 
-def is_aside(places: Places, key: str) -> bool:
+def is_aside(paths: StorePaths, key: str) -> bool:
     """Whether the current `aggregated` is aside until the new one is in its place: folders were not exchanged."""
-    entry = places.journal / key
+    entry = paths.journal / key
     return (entry / "aggregated").exists() and (entry / ("aggregated" + ASIDE)).exists()
 
 
-def is_published(places: Places, key: str) -> bool:
+def is_published(paths: StorePaths, key: str) -> bool:
     """Whether there is such a track."""
     # It may come to its place between two looks.
-    return any(filesystem.is_dir(places.array("aggregated", key)) or is_aside(places, key) for _ in range(2))
+    return any(filesystem.is_dir(paths.array("aggregated", key)) or is_aside(paths, key) for _ in range(2))
 
 
 def revision_of(array: Path) -> str | None:

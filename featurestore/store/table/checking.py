@@ -43,7 +43,7 @@ class TableCheck:
         self.problems: list[tuple[str | None, str]] = []
         self.bytes = 0
         self._reader = reader
-        self._places = reader.places
+        self._paths = reader.paths
         self._revisions = revisions
         self._deep = deep
 
@@ -56,7 +56,7 @@ class TableCheck:
             Number of its rows; 0 where it cannot be told.
         """
         for _ in range(_ATTEMPTS):
-            root = filesystem.open_root(self._places.root, follow_links=self._places.follow_links)
+            root = filesystem.open_root(self._paths.root, follow_links=self._paths.follow_links)
             try:
                 return self._compare(root)
             except (TableChangedError, TrackNotFoundError):
@@ -75,15 +75,15 @@ class TableCheck:
             return 0
         keys = table.keys()
         table.check(root)
-        present = list_keys(self._places)
+        present = list_keys(self._paths)
         superseded = self._superseded(table, keys)
         differing = self._differing(root, table, keys) if self._deep else set()
         # Marks last: a row that was superseded meanwhile has one by now.
-        marks = set(os.listdir(self._places.stale)) if self._places.stale.exists() else set()
+        marks = set(os.listdir(self._paths.stale)) if self._paths.stale.exists() else set()
         table.check(root)  # unless the table was packed anew, which removes it
         lacking = track_ids_of(self._reader, present.difference(keys))
         # Unchanged since, or the table was copied here together with the time of change.
-        stamp = Stamp.of(self._places.kind("aggregated"))
+        stamp = Stamp.of(self._paths.kind("aggregated"))
         if lacking and table.stamp is not None and table.stamp.modified == stamp.modified:
             self.problems.append(
                 (None, f"the table says that it holds all tracks, and lacks {len(lacking)} of them")

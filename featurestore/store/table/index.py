@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
 from featurestore.store import filesystem
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 from featurestore.store.table.coordinates import TrackIds
 from featurestore.store.table.packing import list_keys, track_ids_of
 from featurestore.store.table.stamps import Stamp
@@ -63,7 +63,7 @@ class Catalogue:
 
     def __init__(self, reader: TrackReader) -> None:
         self._reader = reader
-        self._places = reader.places
+        self._paths = reader.paths
         self._forget()
 
     def _forget(self) -> None:
@@ -91,11 +91,11 @@ class Catalogue:
     def _signature(self) -> tuple[int, ...] | None:
         """Changes, but for changes within one tick of the clock, whenever the catalogue does; None without one."""
         try:
-            aggregated = self._places.kind("aggregated").stat().st_mtime_ns
-            stale = self._places.stale.stat().st_mtime_ns
+            aggregated = self._paths.kind("aggregated").stat().st_mtime_ns
+            stale = self._paths.stale.stat().st_mtime_ns
         except FileNotFoundError:
             return None
-        return aggregated, stale, *_signature_of_table(self._places)
+        return aggregated, stale, *_signature_of_table(self._paths)
 
     def _is_settled(self, signature: tuple[int, ...]) -> bool:
         """Whether whatever changes from now on will change the signature."""
@@ -109,12 +109,12 @@ class Catalogue:
 
     def _load(self, signature: tuple[int, ...] | None) -> Known:
         try:
-            marks = set(os.listdir(self._places.stale))
+            marks = set(os.listdir(self._paths.stale))
         except FileNotFoundError:
             table, marks = None, set()  # nothing says which rows of the table are superseded
         else:
             table = self._open_table()
-        folder = self._places.kind("aggregated")
+        folder = self._paths.kind("aggregated")
         if table is not None and not marks and Stamp.of(folder) == table.stamp:
             return Known(table.ids, table, frozenset(), signature)
         if self._list() or self._order is None or self._order[0] is not table:
@@ -128,14 +128,14 @@ class Catalogue:
 
     def _open_table(self) -> PackedTable | None:
         """The table as it is now."""
-        signature = _signature_of_table(self._places)
+        signature = _signature_of_table(self._paths)
         if signature != self._table[0]:
             self._table = signature, _table(self._reader)
         return self._table[1]
 
     def _list(self) -> bool:
         """Look up the track id of each key, where it was not there the last time; whether there are other keys."""
-        keys = list_keys(self._places)
+        keys = list_keys(self._paths)
         if keys == self._by_key.keys():
             return False
         for gone in self._by_key.keys() - keys:
@@ -192,7 +192,7 @@ class Catalogue:
     def _read_table(
         self, table: PackedTable, rows: npt.NDArray[np.int64], positions: Sequence[int]
     ) -> npt.NDArray[Any]:
-        root = filesystem.open_root(self._places.root, follow_links=self._places.follow_links)
+        root = filesystem.open_root(self._paths.root, follow_links=self._paths.follow_links)
         try:
             return table.read(root, rows, positions)
         finally:
@@ -214,7 +214,7 @@ class PackedIds:
 
     def have(self, track_id: str) -> bool:
         """Whether one is among them, as far as the table can be read."""
-        signature = _signature_of_table(self._reader.places)
+        signature = _signature_of_table(self._reader.paths)
         if signature != self._seen[0]:
             try:
                 table = _table(self._reader)
@@ -226,17 +226,17 @@ class PackedIds:
 
 
 def _table(reader: TrackReader) -> PackedTable | None:
-    root = filesystem.open_root(reader.places.root, follow_links=reader.places.follow_links)
+    root = filesystem.open_root(reader.paths.root, follow_links=reader.paths.follow_links)
     try:
         return PackedTable.open(root, reader.spec)
     finally:
         os.close(root)
 
 
-def _signature_of_table(places: Places) -> tuple[int, ...]:
+def _signature_of_table(paths: StorePaths) -> tuple[int, ...]:
     """Changes whenever the packed table does; empty while there is none."""
     try:
-        packed = places.packed.stat()
+        packed = paths.packed.stat()
     except FileNotFoundError:
         return ()
     return packed.st_ino, packed.st_ctime_ns, packed.st_mtime_ns

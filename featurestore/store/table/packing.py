@@ -27,7 +27,7 @@ from featurestore.store.format.metadata import (
     encode_document,
     root_document,
 )
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 from featurestore.store.spool import RowSpool
 from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
@@ -59,7 +59,7 @@ def pack(
     bool
         False if another writer was packing for more than `wait` seconds.
     """
-    with exclusive(reader.places.locks / "pack.lock", timeout=wait) as held:
+    with exclusive(reader.paths.locks / "pack.lock", timeout=wait) as held:
         if held:
             damaged: set[str] = set()
             while True:
@@ -75,25 +75,25 @@ def pack(
                     _log.warning("%s: building the packed table anew", error)
                     anew = True
                 finally:
-                    filesystem.discard(job.folder, reader.places.trash)
+                    filesystem.discard(job.folder, reader.paths.trash)
             job.clear_marks(locks)
     return held
 
 
-def list_keys(places: Places) -> set[str]:
+def list_keys(paths: StorePaths) -> set[str]:
     """Keys of all published tracks."""
-    folder = places.kind("aggregated")
+    folder = paths.kind("aggregated")
     keys = set(os.listdir(folder))
     try:
         moved = [
             key
-            for key in os.listdir(places.journal)
-            if key not in keys and (places.journal / key / ("aggregated" + ASIDE)).exists()
+            for key in os.listdir(paths.journal)
+            if key not in keys and (paths.journal / key / ("aggregated" + ASIDE)).exists()
         ]
     except FileNotFoundError:
         moved = []
     if moved:  # aside for an instant, or by now in its place
-        keys |= {key for key in moved if is_aside(places, key)}
+        keys |= {key for key in moved if is_aside(paths, key)}
         keys |= set(os.listdir(folder))
     return keys - {METADATA}
 
@@ -123,7 +123,7 @@ class _Packing:
 
     def __init__(self, reader: TrackReader, folder: Path, damaged: set[str], *, durable: bool) -> None:
         self.reader = reader
-        self.places = reader.places
+        self.paths = reader.paths
         self.spec = reader.spec
         self.folder = folder
         self.durable = durable
@@ -137,9 +137,9 @@ class _Packing:
     def run(self, *, anew: bool) -> None:
         """Make the new state; `anew` does not look at the old one."""
         # Marks first: a track that is superseded from now on is marked again.
-        self.marks = set(os.listdir(self.places.stale))
-        stamp = give_stamp(self.places.kind("aggregated"))
-        listed = list_keys(self.places)
+        self.marks = set(os.listdir(self.paths.stale))
+        stamp = give_stamp(self.paths.kind("aggregated"))
+        listed = list_keys(self.paths)
         keys = listed - self.damaged
         old = None if anew else self._old()
         self.stale = set(track_ids_of(self.reader, self.marks & keys).values())
@@ -160,7 +160,7 @@ class _Packing:
                 self._write_group(self.folder, old.table.rows_per_chunk, _own(old.table.own, stamp))
                 if self.durable:
                     filesystem.sync_file(self.folder / METADATA)
-                filesystem.rename(self.folder / METADATA, self.places.packed / METADATA)
+                filesystem.rename(self.folder / METADATA, self.paths.packed / METADATA)
             return
         self._replace(old, stamp)
 
@@ -183,12 +183,12 @@ class _Packing:
         if self.durable:
             filesystem.sync_tree(new)
         self._upgrade_root()
-        fallbacks.replace_dir(new, self.places.packed, self.folder / ("packed" + ASIDE), keep=False)
+        fallbacks.replace_dir(new, self.paths.packed, self.folder / ("packed" + ASIDE), keep=False)
         if self.durable:
-            filesystem.sync_dir(self.places.root)
+            filesystem.sync_dir(self.paths.root)
 
     def _old(self) -> PreviousTable | None:
-        root = filesystem.open_root(self.places.root)
+        root = filesystem.open_root(self.paths.root)
         try:
             opened = PackedTable.open(root, self.spec)
             if opened is None:
@@ -201,7 +201,7 @@ class _Packing:
     def _layout(self, old: PreviousTable | None, large: bool) -> int:
         """Give the old one if all that readers of the old table may ask for stays where it is, or the next."""
         if old is None:
-            before = layout_on_disk(self.places.packed)
+            before = layout_on_disk(self.paths.packed)
             return layouts.first_layout() if before is None else before + 1
         appended = large == old.table.is_large and self.ids[: len(old.ids)] == old.ids
         return old.table.layout + (not (appended and self.stale.isdisjoint(old.ids)))
@@ -231,7 +231,7 @@ class _Packing:
             if old is not None and self._unchanged(old, number, rows, ids):
                 for array, indices in ("track_id", [(number,)]), ("features", [(number, n, 0) for n in layers]):
                     for index in indices:
-                        before = self.places.packed / array / chunk_name(old.table.encoding, *index)
+                        before = self.paths.packed / array / chunk_name(old.table.encoding, *index)
                         fallbacks.link_or_copy(before, new / array / chunk_name(encoding, *index))
             else:
                 self._write_features(new / "features", old, rows, encoding, number, ids)
@@ -244,7 +244,7 @@ class _Packing:
         to readers of Zarr, a chunk that is missing is NaN, or empty texts.
         """
         for array in ("features", "track_id"):
-            with contextlib.suppress(FileNotFoundError), os.scandir(self.places.packed / array) as entries:
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.paths.packed / array) as entries:
                 for entry in entries:
                     named = encoding_of_name(entry.name)
                     if named is None or not entry.is_file(follow_symlinks=False):
@@ -271,7 +271,7 @@ class _Packing:
         fresh = [row for row in range(len(ids)) if row not in kept]
         targets, sources = np.array(moved, np.int64).reshape(-1, 2).T
         spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
-        root = filesystem.open_root(self.places.root)
+        root = filesystem.open_root(self.paths.root)
         try:
             lost: TrackNotFoundError | None = None
             for row in fresh:
@@ -300,7 +300,7 @@ class _Packing:
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         key = encode_key(track_id)
         try:
-            (self.changed[key],) = times_of_change(self.places, [key])  # before it is read
+            (self.changed[key],) = times_of_change(self.paths, [key])  # before it is read
             with self.reader.open("aggregated", key, track_id) as array:
                 self.revisions[key] = array.revision
                 return self.reader.read(array, layers=range(len(self.spec.layers)))[None]
@@ -318,20 +318,20 @@ class _Packing:
                 current = self.reader.current(key)
                 revision = None if current is None else current.attributes["revision"]
                 known = self.revisions.get(key) if key in packed else None
-                if not (self.places.journal / key).exists() and revision == known:
-                    filesystem.unlink(self.places.stale / key)
+                if not (self.paths.journal / key).exists() and revision == known:
+                    filesystem.unlink(self.paths.stale / key)
 
     def _upgrade_root(self) -> None:
         """Let releases that do not know the new table refuse the store, before it is in its place."""
-        document = decode_document(filesystem.read_file(self.places.root / METADATA, limit=MAX_METADATA_BYTES))
+        document = decode_document(filesystem.read_file(self.paths.root / METADATA, limit=MAX_METADATA_BYTES))
         if document["attributes"]["featurestore"]["format"] == FORMAT_VERSION:
             return
         own = root_document(self.spec)["attributes"]["featurestore"]
         document["attributes"] = {**document["attributes"], "featurestore": own}
         filesystem.write_file(self.folder / METADATA, encode_document(document))
         filesystem.sync_file(self.folder / METADATA)
-        filesystem.rename(self.folder / METADATA, self.places.root / METADATA)
-        filesystem.sync_dir(self.places.root)
+        filesystem.rename(self.folder / METADATA, self.paths.root / METADATA)
+        filesystem.sync_dir(self.paths.root)
 
 
 def _own(own: dict[str, Any], stamp: Stamp | None) -> dict[str, Any]:

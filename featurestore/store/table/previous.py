@@ -38,7 +38,7 @@ class PreviousTable:
         self.table = table
         self.ids = table.track_ids
         self.keys = table.keys()
-        self.changed = times_of_change(reader.places, self.keys)
+        self.changed = times_of_change(reader.paths, self.keys)
 
     def superseded(self, keys: Container[str]) -> set[str]:
         """Find tracks, among some keys, that have another revision than their row, though nothing marked them.

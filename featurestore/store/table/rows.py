@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from featurestore.store import filesystem
 from featurestore.store.format.metadata import METADATA
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 
 ROWS = "rows"
 """The file, which lies beside the chunks of `track_id`."""
@@ -47,9 +47,9 @@ def decode_rows(content: bytes, tracks: int, checksum: str) -> Rows:
     return np.frombuffer(content, ROW)
 
 
-def times_of_change(places: Places, keys: Iterable[str]) -> npt.NDArray[np.int64]:
+def times_of_change(paths: StorePaths, keys: Iterable[str]) -> npt.NDArray[np.int64]:
     """Look up when the metadata of each track last changed, nanoseconds; `UNKNOWN` where there is none."""
-    folder = filesystem.open_dir(places.kind("aggregated"))
+    folder = filesystem.open_dir(paths.kind("aggregated"))
     try:
         return np.fromiter((_time_of_change(folder, key) for key in keys), np.int64)
     finally:

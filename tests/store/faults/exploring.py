@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from featurestore.store.commit.flock import lock_file, unlock
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 from featurestore.store.store import FeatureStore
 
 from .conditions import OPENED, STORE, State, plain_file_system
@@ -116,7 +116,7 @@ def record(operation: Operation, folder: Path) -> tuple[list[State], list[str], 
                 states.append(state)
                 left = [name for name in leftovers(copy) if not name.startswith("staging")]
                 # An empty folder waits for the next change.
-                staged = [x for x in Places(copy / STORE).staging.glob("*/*") if x.suffix != ".lock"]
+                staged = [x for x in StorePaths(copy / STORE).staging.glob("*/*") if x.suffix != ".lock"]
                 left += [str(x) for x in staged if not x.is_dir() or any(x.iterdir())]
                 require(not left, f"left behind by what is done for good: {left}")
         report((states, steps, sites))
@@ -166,7 +166,7 @@ def attempt(visitor: Visitor, operation: Operation, folder: Path) -> Attempt:
 
 def _locked(folder: Path) -> Iterator[str]:
     """Locks of a store that somebody holds, be it this process."""
-    for path in Places(folder / STORE).locks.glob("*"):
+    for path in StorePaths(folder / STORE).locks.glob("*"):
         lock = lock_file(path)
         if lock is None:
             yield path.name

@@ -16,7 +16,7 @@ import numpy as np
 from featurestore.errors import CorruptTrackError, NotAStoreError, TrackNotFoundError
 from featurestore.spec import KINDS
 from featurestore.store.commit import transaction
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 from featurestore.store.store import FeatureStore
 
 from .conditions import STORE, State, Track, writer
@@ -150,8 +150,8 @@ def check(
 
     if operation.keeps is not None:
         kind, name = operation.keeps.split("/")
-        places = Places(folder / STORE)
-        copies = [*places.kind(kind).glob(f"subject/{name}"), *places.hidden.glob(f"*/subject.*/{kind}/{name}")]
+        paths = StorePaths(folder / STORE)
+        copies = [*paths.kind(kind).glob(f"subject/{name}"), *paths.hidden.glob(f"*/subject.*/{kind}/{name}")]
         require(len(copies) == 1, f"{operation.keeps} is gone")
     with operation.conditions():
         try:
@@ -212,12 +212,12 @@ def in_place(folder: Path) -> None:
 
     Only while a revision is being replaced they may see arrays of its successor beside it.
     """
-    places = Places(folder / STORE)
-    for key in os.listdir(places.kind("aggregated")) if places.kind("aggregated").exists() else ():
-        own = _attributes(places.array("aggregated", key))
+    paths = StorePaths(folder / STORE)
+    for key in os.listdir(paths.kind("aggregated")) if paths.kind("aggregated").exists() else ():
+        own = _attributes(paths.array("aggregated", key))
         kinds = own.get("kinds", [])
-        whole = all(_attributes(places.array(kind, key)).get("revision") == own["revision"] for kind in kinds)
-        intent = transaction.TransactionRecord.read(places.journal / key)
+        whole = all(_attributes(paths.array(kind, key)).get("revision") == own["revision"] for kind in kinds)
+        intent = transaction.TransactionRecord.read(paths.journal / key)
         successor = intent is not None and intent.kinds and intent.revision != own.get("revision")
         require(whole or bool(successor), f"the {kinds} of {key} are not all in their place")
 
@@ -238,11 +238,11 @@ def sound(folder: Path) -> None:
 
 
 def leftovers(folder: Path) -> Iterator[str]:
-    places = Places(folder / STORE)
-    if not places.root.exists():
+    paths = StorePaths(folder / STORE)
+    if not paths.root.exists():
         return
-    for place in (places.staging, places.journal, places.trash):
+    for place in (paths.staging, paths.journal, paths.trash):
         if place.exists():
             for name in os.listdir(place):
                 yield f"{place.name}/{name}"
-    yield from set(os.listdir(places.root)) - {"zarr.json", ".featurestore", "packed", *KINDS}
+    yield from set(os.listdir(paths.root)) - {"zarr.json", ".featurestore", "packed", *KINDS}

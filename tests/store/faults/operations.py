@@ -12,7 +12,7 @@ from typing import Any
 
 from featurestore.spec import KINDS
 from featurestore.store.format.metadata import encode_document, root_document
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 
 from .conditions import (
     SPEC,
@@ -80,13 +80,13 @@ def _littered(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
 
     def prepare_and_litter(folder: Path) -> None:
         killed(folder)
-        places = Places(folder / STORE)
-        for where in (places.trash / "0123", places.journal / "later", places.journal / "nobody" / "raw"):
+        paths = StorePaths(folder / STORE)
+        for where in (paths.trash / "0123", paths.journal / "later", paths.journal / "nobody" / "raw"):
             where.mkdir(parents=True)
             (where / "zarr.json").write_text("{")
-        (places.trash / "file").write_text("{")
-        (places.trash / "0123" / "below" / "deeper").mkdir(parents=True)
-        (places.staging / f"{socket.gethostname()}.1.0123").mkdir()
+        (paths.trash / "file").write_text("{")
+        (paths.trash / "0123" / "below" / "deeper").mkdir(parents=True)
+        (paths.staging / f"{socket.gethostname()}.1.0123").mkdir()
 
     return prepare_and_litter
 
@@ -94,7 +94,7 @@ def _littered(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
 def _without_hidden(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
     def prepare_and_hide(folder: Path) -> None:
         prepare(folder)
-        shutil.rmtree(Places(folder / STORE).hidden)
+        shutil.rmtree(StorePaths(folder / STORE).hidden)
 
     return prepare_and_hide
 
@@ -102,7 +102,7 @@ def _without_hidden(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
 def _without_raw(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
     def prepare_and_remove(folder: Path) -> None:
         prepare(folder)
-        shutil.rmtree(Places(folder / STORE).kind("raw"))
+        shutil.rmtree(StorePaths(folder / STORE).kind("raw"))
 
     return prepare_and_remove
 
@@ -230,7 +230,7 @@ def _operations() -> Iterator[Operation]:
 def _with_a_note(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
     def prepare_and_note(folder: Path) -> None:
         prepare(folder)
-        Places(folder / STORE).journal.joinpath("subject.failed").write_text("permission denied")
+        StorePaths(folder / STORE).journal.joinpath("subject.failed").write_text("permission denied")
 
     return prepare_and_note
 

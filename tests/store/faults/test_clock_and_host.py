@@ -6,7 +6,7 @@ import time
 import pytest
 
 from featurestore.store.commit.flock import lock_file, unlock
-from featurestore.store.paths import Places
+from featurestore.store.paths import StorePaths
 
 from .conditions import STORE, away, writer
 from .operations import OPERATIONS
@@ -54,7 +54,7 @@ def test_what_is_swept(host, age, lives, swept, locked_before, tmp_path):
     """Staging of a dead writer, at once; of another host, whose locks may be invisible, a day later."""
     with away(host=host), writer(tmp_path) as other:
         name = other._staging.path.name
-    folder = Places(tmp_path / STORE).staging / name
+    folder = StorePaths(tmp_path / STORE).staging / name
     folder.mkdir()
     lock = None
     if lives or locked_before:  # a writer may die before it has the lock

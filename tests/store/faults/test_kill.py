@@ -25,7 +25,7 @@ def test_a_writer_is_killed_at_every_step(operation, findings):
 
 UNREACHED = {
     # After an error, or on a file system that does what none should.
-    "creation.py: filesystem.remove_tree(places.root)",
+    "creation.py: filesystem.remove_tree(paths.root)",
     "fallbacks.py: filesystem.rename(backup, target)",
     "fallbacks.py: filesystem.rename(file, folder)",
     # Where the umask is not that of the store: tests/store/disks.

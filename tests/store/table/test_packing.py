@@ -281,7 +281,7 @@ def test_a_query_of_packed_tracks_lists_no_folder(writer, path, monkeypatch):
         writer.put(str(number), aggregated(number))
     writer.pack()
 
-    def listing(places):
+    def listing(paths):
         raise AssertionError("the folder was listed")
 
     monkeypatch.setattr(index, "list_keys", listing)
