@@ -17,7 +17,7 @@ from featurestore.errors import MissingDependencyError
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
 from featurestore.store.selection import Layers, full_index
-from featurestore.store.table.index import Catalogue
+from featurestore.store.table.index import TrackIndex
 from featurestore.store.track_reader import ReplacedError, TrackReader
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Source:
     """What a view reads: the index and the tracks of a store, and its path as it was given, for errors."""
 
     path: Path
-    index: Catalogue
+    index: TrackIndex
     reader: TrackReader
 
     @property

@@ -18,7 +18,7 @@ from featurestore.store.format.metadata import FORMAT_VERSION, read_root
 from featurestore.store.lazy_array import Source
 from featurestore.store.paths import StorePaths, resolve_store_path
 from featurestore.store.selection import resolve_layers
-from featurestore.store.table.index import Catalogue, Known
+from featurestore.store.table.index import Snapshot, TrackIndex
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import VerifyReport, verify
 from featurestore.store.views import AggregatedView, RaggedView, TrackView
@@ -67,8 +67,8 @@ class FeatureStore:
         with filesystem.naming_the_store(self.path):
             self._spec = read_root(self._paths.root, follow_links=follow_links)
         self._reader = TrackReader(self._paths, self._spec)
-        self._catalogue = Catalogue(self._reader)
-        self._source = Source(self.path, self._catalogue, self._reader)
+        self._index = TrackIndex(self._reader)
+        self._source = Source(self.path, self._index, self._reader)
 
     def __repr__(self) -> str:
         return f"<FeatureStore {str(self.path)!r}>"
@@ -81,10 +81,10 @@ class FeatureStore:
     @property
     def track_ids(self) -> list[str]:
         """Ids of all tracks: in the order of the packed table, then the others by id."""
-        return list(self._known().track_ids)
+        return list(self._snapshot().track_ids)
 
     def __len__(self) -> int:
-        return len(self._known().track_ids)
+        return len(self._snapshot().track_ids)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.track_ids)
@@ -251,12 +251,12 @@ class FeatureStore:
         >>> FeatureStore("features.zarr").info()["tracks"]
         3
         """
-        known = self._known()
-        packed = 0 if known.table is None else len(known.table.rows.keys() - known.direct)
+        snapshot = self._snapshot()
+        packed = 0 if snapshot.table is None else len(snapshot.table.rows.keys() - snapshot.stale_rows)
         return {
             "path": str(self.path),
             "format": FORMAT_VERSION,
-            "tracks": len(known.track_ids),
+            "tracks": len(snapshot.track_ids),
             "packed": packed,
             "fingerprint": self._spec.fingerprint,
             "spec": self._spec.to_dict(),
@@ -320,9 +320,9 @@ class FeatureStore:
 
     # What views are made of.
 
-    def _known(self) -> Known:
+    def _snapshot(self) -> Snapshot:
         with self._source.reading():
-            return self._catalogue.known()
+            return self._index.snapshot()
 
     def _view_of_track(self, kind: str, track_id: str, layer: int | Sequence[int] | None) -> TrackView:
         self._choose([track_id])
@@ -337,14 +337,14 @@ class FeatureStore:
 
     def _choose(self, tracks: Sequence[str] | None) -> Sequence[str]:
         if tracks is None:
-            return self._known().track_ids
+            return self._snapshot().track_ids
         if isinstance(tracks, str):
             raise SettingError(f"tracks is a sequence of track ids, not one: [{tracks!r}]")
         if not isinstance(tracks, Iterable):
             raise SettingError(f"tracks is a sequence of track ids or None, not {tracks!r:.100}")
         tracks = list(tracks)
         # Looking at each folder is cheaper than listing them all only for a few.
-        known: Container[str] = self if len(tracks) < 100 else set(self._known().track_ids)
+        known: Container[str] = self if len(tracks) < 100 else set(self._snapshot().track_ids)
         for track_id in tracks:
             if not isinstance(track_id, str) or track_id not in known:
                 raise self._unknown(track_id)
@@ -359,7 +359,7 @@ class FeatureStore:
             others = set(pairwise(other))
             return len(pairs & others) / (len(pairs) + len(others) + 1)
 
-        others = (other for other in self._known().track_ids[:_LOOKED_AT] if other != track_id)
+        others = (other for other in self._snapshot().track_ids[:_LOOKED_AT] if other != track_id)
         close = difflib.get_close_matches(wanted, heapq.nlargest(_COMPARED, others, key=alike), n=3)
         hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
         message = f"the store {self.path} has no track {track_id!r:.200}{hint}"

@@ -47,7 +47,7 @@ class ManyTracksView(View):
         if not self._may_leave_out:
             return False
         with self._source.reading():
-            present = set(self._source.index.known().track_ids)
+            present = set(self._source.index.snapshot().track_ids)
         before = self._ids
         self._ids = [track_id for track_id in before if track_id in present]
         return len(self._ids) < len(before)

@@ -25,14 +25,14 @@ _ATTEMPTS = 20
 _COARSE_NS = 2_000_000_000
 _FINE_NS = 25_000_000
 # So few tracks are read as they are, without a look at the table or at what else the store has.
-_DIRECT = 16
+_FEW_TRACKS = 16
 # Fewer rows of a chunk than this share of it are read from their tracks.
 _FEW = 64
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a store at one moment.
+class Snapshot:
+    """A store at one moment.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Known:
         All tracks: in the order of the packed table, then the others by id.
     table : PackedTable, optional
         The table, if there is one and it can be trusted.
-    direct : frozenset of str
+    stale_rows : frozenset of str
         Tracks of the table whose row must not be used.
     signature : tuple, optional
         As long as the store has it, nothing of this changes.
@@ -48,11 +48,11 @@ class Known:
 
     track_ids: Sequence[str]
     table: PackedTable | None
-    direct: frozenset[str]
+    stale_rows: frozenset[str]
     signature: tuple[int, ...] | None
 
 
-class Catalogue:
+class TrackIndex:
     """The tracks of a store, looked up again when it changes. Holds no file open.
 
     Parameters
@@ -67,7 +67,7 @@ class Catalogue:
         self._forget()
 
     def _forget(self) -> None:
-        self._cached: Known | None = None
+        self._cached: Snapshot | None = None
         self._seen: tuple[int, ...] | None = None
         self._seen_at = 0.0
         self._table: tuple[tuple[int, ...], PackedTable | None] = (), None
@@ -75,10 +75,10 @@ class Catalogue:
         self._order: tuple[PackedTable | None, list[str], frozenset[str]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Catalogue, (self._reader,)
+        return TrackIndex, (self._reader,)
 
-    def known(self) -> Known:
-        """What is known now."""
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, looked up again only where it changed."""
         signature = self._signature()
         if signature is None or signature != self._seen:
             self._seen, self._seen_at = signature, time.monotonic()
@@ -89,7 +89,7 @@ class Catalogue:
         return cached
 
     def _signature(self) -> tuple[int, ...] | None:
-        """Changes, but for changes within one tick of the clock, whenever the catalogue does; None without one."""
+        """Changes, but for changes within one tick of the clock, whenever the tracks do; None without one."""
         try:
             aggregated = self._paths.kind("aggregated").stat().st_mtime_ns
             stale = self._paths.stale.stat().st_mtime_ns
@@ -107,7 +107,7 @@ class Catalogue:
         coarse = stale % 10**9 == 0  # times of whole seconds, or of two
         return time.monotonic() - self._seen_at >= (_COARSE_NS if coarse else _FINE_NS) / 1e9
 
-    def _load(self, signature: tuple[int, ...] | None) -> Known:
+    def _load(self, signature: tuple[int, ...] | None) -> Snapshot:
         try:
             marks = set(os.listdir(self._paths.stale))
         except FileNotFoundError:
@@ -116,7 +116,7 @@ class Catalogue:
             table = self._open_table()
         folder = self._paths.kind("aggregated")
         if table is not None and not marks and Stamp.of(folder) == table.stamp:
-            return Known(table.ids, table, frozenset(), signature)
+            return Snapshot(table.ids, table, frozenset(), signature)
         if self._list() or self._order is None or self._order[0] is not table:
             present = set(self._by_key.values())
             packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
@@ -124,7 +124,7 @@ class Catalogue:
             self._order = table, packed + sorted(present.difference(packed)), removed
         _, track_ids, removed = self._order
         marked = {self._by_key[key] for key in marks & self._by_key.keys()}
-        return Known(track_ids, table, removed | marked, signature)
+        return Snapshot(track_ids, table, removed | marked, signature)
 
     def _open_table(self) -> PackedTable | None:
         """The table as it is now."""
@@ -155,24 +155,24 @@ class Catalogue:
         TrackNotFoundError, CorruptTrackError
             If a track is gone or damaged, or the packed table is.
         """
-        if len(ids) <= _DIRECT and not isinstance(ids, TrackIds):
+        if len(ids) <= _FEW_TRACKS and not isinstance(ids, TrackIds):
             return self._reader.read_rows(ids, positions)
         for _ in range(_ATTEMPTS):
             try:
-                return self._gather(self.known(), ids, positions)
+                return self._gather(self.snapshot(), ids, positions)
             except TableChangedError:
                 self._cached, self._table = None, ((), None)
         raise CorruptTrackError("the packed table is incomplete: build it again with `fs-extract pack`")
 
-    def _gather(self, known: Known, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
-        table = known.table
+    def _gather(self, snapshot: Snapshot, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
+        table = snapshot.table
         if table is None:
             rows = np.full(len(ids), -1, np.int64)
-        elif ids is known.track_ids and ids is table.ids:
+        elif ids is snapshot.track_ids and ids is table.ids:
             rows = np.arange(len(ids), dtype=np.int64)
         else:
-            numbers, direct = table.rows, known.direct
-            rows = np.array([-1 if t in direct else numbers.get(t, -1) for t in ids], np.int64)
+            numbers, stale_rows = table.rows, snapshot.stale_rows
+            rows = np.array([-1 if t in stale_rows else numbers.get(t, -1) for t in ids], np.int64)
         if table is not None and len(ids):
             chunks, counts = np.unique(rows // table.rows_per_chunk, return_counts=True)
             few = chunks[(counts * _FEW < table.rows_per_chunk) & (chunks >= 0)]
