@@ -224,11 +224,11 @@ def _check_unique(files: list[AudioFile], id_from: str) -> None:
     ]
     if len(pairs) > _COLLISIONS_SHOWN:
         lines.append(f"  ... and {len(pairs) - _COLLISIONS_SHOWN} more")
-    way_out = 'take ids from whole paths (`id_from="path"`), ' if id_from == "stem" else ""
+    hint = 'take ids from whole paths (`id_from="path"`), ' if id_from == "stem" else ""
     raise SourceError(
         "files share a track id, and would overwrite each other:\n"
         + "\n".join(lines)
-        + f"\n{way_out}choose files by name (`file_pattern='*.wav'`), or give a .csv list with columns track_id "
+        + f"\n{hint}choose files by name (`file_pattern='*.wav'`), or give a .csv list with columns track_id "
         "and path"
     )
 

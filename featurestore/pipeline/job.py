@@ -23,7 +23,7 @@ from featurestore.pipeline.plan import (
 from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.spec import FeatureSpec
 from featurestore.store import FeatureStore, StoreWriter
-from featurestore.store.filesystem import naming_the_store
+from featurestore.store.filesystem import translate_os_errors
 
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder
@@ -148,7 +148,7 @@ def run_job(
     with interrupts.deferred():
         opened = writer or StoreWriter(job.store, spec=spec)
         try:
-            with nullcontext() if writer else opened, naming_the_store(job.store), interrupts.allowed():
+            with nullcontext() if writer else opened, translate_os_errors(job.store), interrupts.allowed():
                 tally.enter("extracting")
                 usable = _usable(job, plans, tally)
                 if not (job.fail_fast and tally.failures):

@@ -46,7 +46,7 @@ _REASONS = {
 
 
 @contextlib.contextmanager
-def naming_the_store(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Turn an operating system's error into a StoreAccessError that names the store and the way out."""
     try:
         yield

@@ -45,7 +45,7 @@ class Source:
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Surround whatever is read: errors of the system name the store, and it must still be there."""
-        with filesystem.naming_the_store(self.path):
+        with filesystem.translate_os_errors(self.path):
             self.reader.root.look()
             yield
 

@@ -64,7 +64,7 @@ class FeatureStore:
     def __init__(self, path: str | Path, *, follow_links: bool = False) -> None:
         self.path = resolve_store_path(path)
         self._paths = StorePaths.of(self.path, follow_links=follow_links)
-        with filesystem.naming_the_store(self.path):
+        with filesystem.translate_os_errors(self.path):
             self._spec = read_root(self._paths.root, follow_links=follow_links)
         self._reader = TrackReader(self._paths, self._spec)
         self._index = TrackIndex(self._reader)
@@ -270,7 +270,7 @@ class FeatureStore:
         >>> FeatureStore("features.zarr").verify(deep=True).ok
         True
         """
-        with filesystem.naming_the_store(self.path):
+        with filesystem.translate_os_errors(self.path):
             return verify(self._reader, deep=deep)
 
     def pack(self) -> None:

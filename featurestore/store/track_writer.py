@@ -131,7 +131,7 @@ class TrackWriter:
         if not all(map(math.isfinite, seconds)) or len(seconds) not in (0, len(pooled)):
             raise SettingError(f"starts of {self._id!r} must be {len(pooled)} seconds, not {seconds}")
         self._whole = False
-        with filesystem.naming_the_store(self._store):
+        with filesystem.translate_os_errors(self._store):
             if "raw" in self._kinds and block is not None:
                 self._append_raw(block)
             if self._rows is not None:

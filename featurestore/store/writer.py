@@ -78,7 +78,7 @@ class StoreWriter:
         self.overwrite = overwrite
         self.durable = durable
         self._paths = StorePaths.of(self.path)
-        with filesystem.naming_the_store(self.path):
+        with filesystem.translate_os_errors(self.path):
             create_or_check(self._paths, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._paths.locks)
             self._told: set[str] = set()
@@ -114,7 +114,7 @@ class StoreWriter:
         >>> writer.put("a", {"aggregated": np.ones((2, 8))})
         >>> writer.close()
         """
-        with filesystem.naming_the_store(self.path):
+        with filesystem.translate_os_errors(self.path):
             try:
                 self._recover(sweeping=False)
             finally:
@@ -146,7 +146,7 @@ class StoreWriter:
         ...     writer.existing("a")["genre"], writer.existing("b")
         ('rock', None)
         """
-        with filesystem.naming_the_store(self.path):
+        with filesystem.translate_os_errors(self.path):
             found = self._reader.current(encode_key(track_id))
         return None if found is None else dict(found.attributes)
 
@@ -207,7 +207,7 @@ class StoreWriter:
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         replace = self.overwrite if overwrite is None else overwrite
         with contextlib.ExitStack() as stack:
-            with filesystem.naming_the_store(self.path):
+            with filesystem.translate_os_errors(self.path):
                 self._lock(stack, key, wait)
                 if not replace and self._paths.array("aggregated", key).exists():
                     raise TrackExistsError(
@@ -219,9 +219,9 @@ class StoreWriter:
                     track_id, folder, self.spec, chosen, dict(attributes or {}), store=self.path
                 ) as writer:
                     yield writer
-                    with filesystem.naming_the_store(self.path):
+                    with filesystem.translate_os_errors(self.path):
                         record = writer.finish()
-                with filesystem.naming_the_store(self.path):
+                with filesystem.translate_os_errors(self.path):
                     has_row = self._packed_ids.have(track_id)
                     emptied = transaction.commit(
                         self._paths, folder, key, record, has_row=has_row, durable=self.durable
@@ -301,7 +301,7 @@ class StoreWriter:
         0
         """
         key = encode_key(track_id)
-        with filesystem.naming_the_store(self.path), contextlib.ExitStack() as stack:
+        with filesystem.translate_os_errors(self.path), contextlib.ExitStack() as stack:
             self._lock(stack, key, 60.0, removing=True)
             if not self._paths.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
@@ -333,7 +333,7 @@ class StoreWriter:
         >>> report.ok, moved
         (True, [])
         """
-        with filesystem.naming_the_store(self.path):
+        with filesystem.translate_os_errors(self.path):
             report = verify(self._reader, deep=deep)
             found = {problem.what for problem in report.problems}
             for key in {problem.key for problem in report.problems if problem.what == "unfinished"}:
@@ -368,7 +368,7 @@ class StoreWriter:
         ...     writer.pack(wait=10.0)
         True
         """
-        with filesystem.naming_the_store(self.path):
+        with filesystem.translate_os_errors(self.path):
             if self._heartbeat is not None:
                 self._heartbeat.check()
             return pack(self._reader, self._staging, self._locks, wait=wait, durable=self.durable)

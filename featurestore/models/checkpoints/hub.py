@@ -114,7 +114,7 @@ def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
             ) from error
         if cached := _cached(name, revision):
             return cached
-        raise HubUnreachableError(_way_out(name, revision, error)) from error
+        raise HubUnreachableError(_hint(name, revision, error)) from error
 
 
 def _download(name: str, revision: str | None, present: set[str]) -> HubSnapshot:
@@ -150,7 +150,7 @@ def _cached(name: str, revision: str | None) -> HubSnapshot | None:
     return HubSnapshot(folder=folder, revision=folder.name)
 
 
-def _way_out(name: str, revision: str | None, error: BaseException) -> str:
+def _hint(name: str, revision: str | None, error: BaseException) -> str:
     from huggingface_hub import constants
 
     reason = (str(error) or type(error).__name__).strip().split("\n", 1)[0]

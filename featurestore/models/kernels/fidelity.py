@@ -75,7 +75,7 @@ def compared(states: Iterable[Tensor], exact: Iterable[Tensor]) -> Fidelity:
     return Fidelity(cosines=tuple(cosines), errors=tuple(errors))
 
 
-def check_close(found: Fidelity, what: str, way_out: str) -> None:
+def check_close(found: Fidelity, what: str, hint: str) -> None:
     """Refuse half precision that is not float32 up to rounding.
 
     Parameters
@@ -84,7 +84,7 @@ def check_close(found: Fidelity, what: str, way_out: str) -> None:
         Of all hidden states.
     what : str
         Model and setting, the beginning of the message.
-    way_out : str
+    hint : str
         The setting to use instead.
 
     Raises
@@ -98,7 +98,7 @@ def check_close(found: Fidelity, what: str, way_out: str) -> None:
                 f"{what} is far from float32 on this processor: the centred cosine of hidden state {number} is "
                 f"{cosine:.4f} on a probe, where at least {LEAST_COSINE} is asked for. Either torch "
                 f"{torch.__version__} computes half precision wrongly here, or the model needs more bits: "
-                f"use {way_out}"
+                f"use {hint}"
             )
 
 

@@ -265,7 +265,7 @@ def test_a_model_without_weights(hub, ask):
     assert "lacks preprocessor_config.json or processor_config.json, model.safetensors" in answer["message"]
 
 
-def check_way_out(answer, cache):
+def check_hint(answer, cache):
     assert answer["error"] == "HubUnreachableError"
     assert answer["seconds"] < 15
     for hint in ("`model='/path/to/folder'`", "config.json", "model.safetensors", str(cache)):
@@ -274,16 +274,16 @@ def check_way_out(answer, cache):
 
 @pytest.mark.slow
 def test_a_hub_out_of_reach_names_the_way_out(ask, closed, tmp_path):
-    check_way_out(ask(NAME, endpoint=closed), tmp_path / "cache")
-    check_way_out(ask(NAME, endpoint="http://hub.invalid"), tmp_path / "cache")
-    check_way_out(ask(NAME, "v1", endpoint=closed, HF_HUB_OFFLINE="1"), tmp_path / "cache")
+    check_hint(ask(NAME, endpoint=closed), tmp_path / "cache")
+    check_hint(ask(NAME, endpoint="http://hub.invalid"), tmp_path / "cache")
+    check_hint(ask(NAME, "v1", endpoint=closed, HF_HUB_OFFLINE="1"), tmp_path / "cache")
 
 
 @pytest.mark.slow
 def test_a_hub_that_never_answers(ask, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         answer = ask(NAME, endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
-    check_way_out(answer, tmp_path / "cache")
+    check_hint(answer, tmp_path / "cache")
 
 
 @pytest.mark.slow
