@@ -175,7 +175,7 @@ def _make_missing(folder: Path) -> None:
 def _restore_hidden(paths: StorePaths, *, durable: bool) -> None:
     """Make again what is missing of the hidden folder: somebody removed it, or a copy left out empty folders."""
     if not paths.stale.exists():
-        # Without the marks of superseded rows the packed table cannot be trusted.
+        # Without the markers of superseded rows the packed table cannot be trusted.
         for folder in (paths.hidden, paths.trash):
             _make_missing(folder)
         filesystem.discard(paths.packed, paths.trash)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem
-from featurestore.store.commit.transaction import ASIDE
+from featurestore.store.commit.transaction import BACKUP
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -150,7 +150,7 @@ class TrackReader:
             found = self._at(key, "aggregated", key)
             if found is None and (self.paths.journal / key / "aggregated").exists():
                 # Where folders cannot be exchanged, the old one is aside until the new one is in its place.
-                found = self._at(key, HIDDEN, "journal", key, "aggregated" + ASIDE)
+                found = self._at(key, HIDDEN, "journal", key, "aggregated" + BACKUP)
             if found is not None:
                 return found
             # It may move from the journal to its place between two looks.
@@ -193,7 +193,7 @@ class TrackReader:
 
     def _open_revision(self, kind: str, key: str, revision: str | None) -> OpenArray | None:
         journal = (HIDDEN, "journal", key)
-        candidates = [(kind, key), (*journal, kind + ASIDE)]
+        candidates = [(kind, key), (*journal, kind + BACKUP)]
         if revision is not None:
             candidates.append((*journal, kind))
         for parts in candidates:

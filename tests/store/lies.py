@@ -366,7 +366,7 @@ TABLE = {
     },
     "the next layout": lambda path, outside: table(_next_layout)(path, outside),
     "a table with nothing of ours": table(setting("attributes", "featurestore", value=None)),
-    "a stamp that lies": lambda path, outside: both(
+    "an mtime token that lies": lambda path, outside: both(
         ids("a", "a", "x"),
         table(setting("attributes", "aggregated_mtime", value=str((path / "aggregated").stat().st_mtime_ns))),
         table(setting("attributes", "aggregated_ctime", value=str((path / "aggregated").stat().st_ctime_ns))),
@@ -407,7 +407,7 @@ LINKS = {
         (path / ".featurestore" / "staging" / "x.1.y" / "owner.lock").symlink_to(outside / "file"),
         os.utime(path / ".featurestore" / "staging" / "x.1.y", (0, 0)),
     ),
-    "marks that are pipes": lambda path, outside: [
+    "stale markers that are pipes": lambda path, outside: [
         os.mkfifo(path / ".featurestore" / "stale" / name) for name in ("a", "b", "z")
     ],
     "locks that are pipes": replace(".featurestore/locks/pack.lock", fifo),

@@ -112,7 +112,7 @@ def test_a_writer_makes_a_missing_folder_again(path, name):
     write_store(path, some("d"))
     assert_holds_all(path)
     assert store.verify(deep=True).ok
-    # Without the marks, nobody knows which of its rows are superseded.
+    # Without the stale markers, nobody knows which of its rows are superseded.
     assert (path / "packed").exists() == (name != "stale")
 
 

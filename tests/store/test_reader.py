@@ -232,7 +232,7 @@ def test_a_store_that_is_open_sees_every_change(store, packed):
 
 
 def test_a_store_that_is_open_sees_two_changes_of_one_moment_after_the_clock_jumped(store):
-    """The folder of marks was last changed when the clock was a day ahead."""
+    """The folder of stale markers was last changed when the clock was a day ahead."""
     later = time.time_ns() + 86_400 * 10**9
     os.utime(store.path / ".featurestore" / "stale", ns=(later, later))
     with StoreWriter(store.path, spec=SPEC, durable=False) as writer:

@@ -34,7 +34,7 @@ from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, dec
 from featurestore.store.paths import StorePaths
 
 INTENT = "intent.json"
-ASIDE = ".old"
+BACKUP = ".old"
 FAILED = ".failed"
 """Behind the key, the name of a note in the journal why its entry could not be carried out; no key has a dot."""
 
@@ -205,9 +205,9 @@ def revoke(paths: StorePaths, key: str) -> bool:
         return False
     waiting = all(revision_of(entry / kind) == record.revision for kind in record.kinds)
     # What is superseded may be there as a copy: what matters is whether it is also where it was.
-    moved = [kind for kind in KINDS if filesystem.is_dir(entry / (kind + ASIDE))]
+    moved = [kind for kind in KINDS if filesystem.is_dir(entry / (kind + BACKUP))]
     whole = all(
-        revision_of(paths.array(kind, key)) == revision_of(entry / (kind + ASIDE)) is not None for kind in moved
+        revision_of(paths.array(kind, key)) == revision_of(entry / (kind + BACKUP)) is not None for kind in moved
     )
     if not (waiting and whole):
         return False
@@ -224,12 +224,12 @@ def _carry_out(paths: StorePaths, key: str, record: TransactionRecord, *, durabl
     dropped = [kind for kind in reversed(KINDS) if kind not in kinds and paths.array(kind, key).exists()]
     for kind in kinds:
         if not begun or revision_of(entry / kind) == record.revision:
-            fallbacks.replace_dir(entry / kind, paths.array(kind, key), entry / (kind + ASIDE))
+            fallbacks.replace_dir(entry / kind, paths.array(kind, key), entry / (kind + BACKUP))
         # Nothing follows, and what is superseded does not go, before this is sure to stay.
         if durable:
             filesystem.sync_dir(paths.kind(kind))
     for kind in dropped:
-        fallbacks.set_aside(paths.array(kind, key), entry / (kind + ASIDE))
+        fallbacks.set_aside(paths.array(kind, key), entry / (kind + BACKUP))
         if durable:
             filesystem.sync_dir(paths.kind(kind))
     filesystem.unlink(entry / INTENT)
@@ -244,16 +244,16 @@ def mark_stale(paths: StorePaths, key: str, *, durable: bool) -> None:
         filesystem.sync_dir(paths.stale)
 
 
-def is_aside(paths: StorePaths, key: str) -> bool:
+def is_backed_up(paths: StorePaths, key: str) -> bool:
     """Whether the current `aggregated` is aside until the new one is in its place: folders were not exchanged."""
     entry = paths.journal / key
-    return (entry / "aggregated").exists() and (entry / ("aggregated" + ASIDE)).exists()
+    return (entry / "aggregated").exists() and (entry / ("aggregated" + BACKUP)).exists()
 
 
 def is_published(paths: StorePaths, key: str) -> bool:
     """Whether there is such a track."""
     # It may come to its place between two looks.
-    return any(filesystem.is_dir(paths.array("aggregated", key)) or is_aside(paths, key) for _ in range(2))
+    return any(filesystem.is_dir(paths.array("aggregated", key)) or is_backed_up(paths, key) for _ in range(2))
 
 
 def revision_of(array: Path) -> str | None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.store import filesystem
+from featurestore.store.table.mtime_token import MtimeToken
 from featurestore.store.table.packing import list_keys, track_ids_of
 from featurestore.store.table.rows import digest
-from featurestore.store.table.stamps import Stamp
 from featurestore.store.table.table import PackedTable, TableChangedError
 from featurestore.store.track_reader import TrackReader
 
@@ -79,17 +79,17 @@ class TableCheck:
         superseded = self._superseded(table, keys)
         differing = self._differing(root, table, keys) if self._deep else set()
         # Marks last: a row that was superseded meanwhile has one by now.
-        marks = set(os.listdir(self._paths.stale)) if self._paths.stale.exists() else set()
+        stale_markers = set(os.listdir(self._paths.stale)) if self._paths.stale.exists() else set()
         table.check(root)  # unless the table was packed anew, which removes it
         lacking = track_ids_of(self._reader, present.difference(keys))
         # Unchanged since, or the table was copied here together with the time of change.
-        stamp = Stamp.of(self._paths.kind("aggregated"))
-        if lacking and table.stamp is not None and table.stamp.modified == stamp.modified:
+        token = MtimeToken.of(self._paths.kind("aggregated"))
+        if lacking and table.mtime_token is not None and table.mtime_token.modified == token.modified:
             self.problems.append(
                 (None, f"the table says that it holds all tracks, and lacks {len(lacking)} of them")
             )
         for row, (key, track_id) in enumerate(zip(keys, table.track_ids, strict=True)):
-            if key in marks:
+            if key in stale_markers:
                 continue
             if key not in present:
                 self.problems.append((track_id, f"row {row} is of a track that the store does not have"))

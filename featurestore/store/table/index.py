@@ -15,8 +15,8 @@ from featurestore.errors import CorruptTrackError
 from featurestore.store import filesystem
 from featurestore.store.paths import StorePaths
 from featurestore.store.table.coordinates import TrackIds
+from featurestore.store.table.mtime_token import MtimeToken
 from featurestore.store.table.packing import list_keys, track_ids_of
-from featurestore.store.table.stamps import Stamp
 from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
 from featurestore.store.track_reader import TrackReader
 
@@ -109,13 +109,13 @@ class TrackIndex:
 
     def _load(self, signature: tuple[int, ...] | None) -> Snapshot:
         try:
-            marks = set(os.listdir(self._paths.stale))
+            stale_markers = set(os.listdir(self._paths.stale))
         except FileNotFoundError:
-            table, marks = None, set()  # nothing says which rows of the table are superseded
+            table, stale_markers = None, set()  # nothing says which rows of the table are superseded
         else:
             table = self._open_table()
         folder = self._paths.kind("aggregated")
-        if table is not None and not marks and Stamp.of(folder) == table.stamp:
+        if table is not None and not stale_markers and MtimeToken.of(folder) == table.mtime_token:
             return Snapshot(table.ids, table, frozenset(), signature)
         if self._list() or self._order is None or self._order[0] is not table:
             present = set(self._by_key.values())
@@ -123,7 +123,7 @@ class TrackIndex:
             removed = frozenset() if table is None else frozenset(table.rows.keys() - present)
             self._order = table, packed + sorted(present.difference(packed)), removed
         _, track_ids, removed = self._order
-        marked = {self._by_key[key] for key in marks & self._by_key.keys()}
+        marked = {self._by_key[key] for key in stale_markers & self._by_key.keys()}
         return Snapshot(track_ids, table, removed | marked, signature)
 
     def _open_table(self) -> PackedTable | None:

@@ -17,7 +17,7 @@ from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFou
 from featurestore.store import fallbacks, filesystem
 from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.staging import StagingArea
-from featurestore.store.commit.transaction import ASIDE, is_aside
+from featurestore.store.commit.transaction import BACKUP, is_backed_up
 from featurestore.store.format.keys import decode_key, encode_key, is_hashed
 from featurestore.store.format.metadata import (
     FORMAT_VERSION,
@@ -33,9 +33,9 @@ from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
 from featurestore.store.table.coordinates import encode_ids, encode_layers
 from featurestore.store.table.layout import OWN, TOMBSTONE, chunk_name, encoding_of_name, table_documents
+from featurestore.store.table.mtime_token import MtimeToken, set_mtime_token
 from featurestore.store.table.previous import PreviousTable, layout_on_disk
 from featurestore.store.table.rows import ROW, ROWS, Rows, digest, encode_rows, times_of_change
-from featurestore.store.table.stamps import Stamp, give_stamp
 from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
 from featurestore.store.track_reader import TrackReader
 
@@ -76,7 +76,7 @@ def pack(
                     anew = True
                 finally:
                     filesystem.discard(job.folder, reader.paths.trash)
-            job.clear_marks(locks)
+            job.clear_stale_markers(locks)
     return held
 
 
@@ -88,12 +88,12 @@ def list_keys(paths: StorePaths) -> set[str]:
         moved = [
             key
             for key in os.listdir(paths.journal)
-            if key not in keys and (paths.journal / key / ("aggregated" + ASIDE)).exists()
+            if key not in keys and (paths.journal / key / ("aggregated" + BACKUP)).exists()
         ]
     except FileNotFoundError:
         moved = []
     if moved:  # aside for an instant, or by now in its place
-        keys |= {key for key in moved if is_aside(paths, key)}
+        keys |= {key for key in moved if is_backed_up(paths, key)}
         keys |= set(os.listdir(folder))
     return keys - {METADATA}
 
@@ -131,40 +131,40 @@ class _Packing:
         self.revisions: dict[str, str] = {}
         self.changed: dict[str, int] = {}
         self.ids: list[str] = []
-        self.marks: set[str] = set()
+        self.stale_markers: set[str] = set()
         self.stale: set[str] = set()
 
     def run(self, *, anew: bool) -> None:
         """Make the new state; `anew` does not look at the old one."""
         # Marks first: a track that is superseded from now on is marked again.
-        self.marks = set(os.listdir(self.paths.stale))
-        stamp = give_stamp(self.paths.kind("aggregated"))
+        self.stale_markers = set(os.listdir(self.paths.stale))
+        token = set_mtime_token(self.paths.kind("aggregated"))
         listed = list_keys(self.paths)
         keys = listed - self.damaged
         old = None if anew else self._old()
-        self.stale = set(track_ids_of(self.reader, self.marks & keys).values())
+        self.stale = set(track_ids_of(self.reader, self.stale_markers & keys).values())
         if old is None:
             kept: list[str] = []
             known: set[str] = set()
         else:
             known = set(old.keys)
             kept = [track_id for track_id, key in zip(old.ids, old.keys, strict=True) if key in keys]
-            self.stale |= old.superseded(keys - self.marks)
+            self.stale |= old.superseded(keys - self.stale_markers)
         fresh = track_ids_of(self.reader, keys - known)
         self.ids = kept + sorted(fresh.values())
         if self.damaged & listed or any(map(is_hashed, keys - known - fresh.keys())):
-            stamp = None  # what is left out must not be forgotten
+            token = None  # what is left out must not be forgotten
         same = old is not None and self.ids == old.ids and not self.stale & old.table.rows.keys()
         if old is not None and same and not old.looks_different:
-            if stamp != old.table.stamp:
-                self._write_group(self.folder, old.table.rows_per_chunk, _own(old.table.own, stamp))
+            if token != old.table.mtime_token:
+                self._write_group(self.folder, old.table.rows_per_chunk, _own(old.table.own, token))
                 if self.durable:
                     filesystem.sync_file(self.folder / METADATA)
                 filesystem.rename(self.folder / METADATA, self.paths.packed / METADATA)
             return
-        self._replace(old, stamp)
+        self._replace(old, token)
 
-    def _replace(self, old: PreviousTable | None, stamp: Stamp | None) -> None:
+    def _replace(self, old: PreviousTable | None, token: MtimeToken | None) -> None:
         """Write the new table and put it in the place of the old one."""
         large = layouts.is_large(len(self.ids), before=old is not None and old.table.is_large)
         layout = self._layout(old, large)
@@ -179,11 +179,11 @@ class _Packing:
         content, checksum = encode_rows(self._rows(old))
         filesystem.write_file(new / "track_id" / ROWS, content)
         own = {"generation": uuid.uuid4().hex, "layout": layout, "fingerprint": self.spec.fingerprint}
-        self._write_group(new, rows, _own({**own, "rows_crc32c": checksum}, stamp))
+        self._write_group(new, rows, _own({**own, "rows_crc32c": checksum}, token))
         if self.durable:
             filesystem.sync_tree(new)
         self._upgrade_root()
-        fallbacks.replace_dir(new, self.paths.packed, self.folder / ("packed" + ASIDE), keep=False)
+        fallbacks.replace_dir(new, self.paths.packed, self.folder / ("packed" + BACKUP), keep=False)
         if self.durable:
             filesystem.sync_dir(self.paths.root)
 
@@ -309,10 +309,10 @@ class _Packing:
             self.damaged.add(key)
             raise TrackNotFoundError(str(error)) from error
 
-    def clear_marks(self, locks: TrackLocks) -> None:
-        """Remove the marks of tracks whose row is, or whose absence from the table is, up to date."""
-        packed = {encode_key(track_id) for track_id in self.ids} if self.marks else set()
-        for key in self.marks:
+    def clear_stale_markers(self, locks: TrackLocks) -> None:
+        """Remove the stale markers of tracks whose row is, or whose absence from the table is, up to date."""
+        packed = {encode_key(track_id) for track_id in self.ids} if self.stale_markers else set()
+        for key in self.stale_markers:
             # Under the lock, and with nothing in the journal, the track does not change.
             with contextlib.suppress(TrackLockedError, CorruptTrackError), locks.holding(key):
                 current = self.reader.current(key)
@@ -334,7 +334,7 @@ class _Packing:
         filesystem.sync_dir(self.paths.root)
 
 
-def _own(own: dict[str, Any], stamp: Stamp | None) -> dict[str, Any]:
-    """What the attributes say of a table, with another stamp."""
+def _own(own: dict[str, Any], token: MtimeToken | None) -> dict[str, Any]:
+    """What the attributes say of a table, with another token."""
     kept = {name: value for name, value in own.items() if name in OWN}
-    return kept if stamp is None else {**kept, **stamp.to_attributes()}
+    return kept if token is None else {**kept, **token.to_attributes()}

@@ -37,8 +37,8 @@ from featurestore.store.table.layout import (
     encoding_of,
     table_documents,
 )
+from featurestore.store.table.mtime_token import MtimeToken
 from featurestore.store.table.rows import ROWS, Rows, decode_rows
-from featurestore.store.table.stamps import Stamp
 
 _MAX_BYTES = 2**29  # of the ids of ten million tracks
 _ATTEMPTS = 50
@@ -84,9 +84,9 @@ class PackedTable:
         return int(self.own["layout"])
 
     @property
-    def stamp(self) -> Stamp | None:
+    def mtime_token(self) -> MtimeToken | None:
         """Of the folder `aggregated`, while the table holds all tracks."""
-        return Stamp.from_attributes(self.own)
+        return MtimeToken.from_attributes(self.own)
 
     @property
     def track_ids(self) -> list[str]:
@@ -229,7 +229,7 @@ class PackedTable:
                         with self._open_chunk(features, number, layer) as chunk:
                             if np.isnan(chunk.first_value(last % self.rows_per_chunk)):
                                 raise ValueError(f"row {last} is missing: its file is of an earlier state")
-            # Once: a writer may give the group another stamp meanwhile.
+            # Once: a writer may give the group another token meanwhile.
             group = _document(fd, "")
             wanted = table_documents(len(self.ids), self.rows_per_chunk, self.spec, _checked(group))
             for name, document in wanted.items():
@@ -344,5 +344,5 @@ def _checked(group: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("impossible fingerprint, generation or checksum")
     if type(own["layout"]) is not int or own["layout"] < 0:
         raise ValueError("impossible layout version")
-    Stamp.from_attributes(own)
+    MtimeToken.from_attributes(own)
     return own

@@ -105,7 +105,7 @@ def removing(name: str, before: State) -> Run:
 
 
 def packing_again(after: State) -> Run:
-    """Pack, and again after a track has come and gone: then the table is right but for its stamp."""
+    """Pack, and again after a track has come and gone: then the table is right but for its mtime token."""
 
     def run(folder: Path) -> Iterator[State]:
         with writer(folder) as w:

@@ -464,7 +464,7 @@ def test_a_track_that_was_removed_by_hand_and_written_again_is_the_new_one(path,
     assert FeatureStore(path).verify(deep=True).ok
 
 
-def test_new_tracks_leave_no_marks(path):
+def test_new_tracks_leave_no_stale_markers(path):
     """A mark costs an fsync, and a lock when the table is packed."""
     with StoreWriter(path, spec=SPEC) as writer:
         for number in range(3):
@@ -473,7 +473,7 @@ def test_new_tracks_leave_no_marks(path):
     assert os.listdir(path / ".featurestore" / "stale") == []
 
 
-def test_a_group_that_gets_another_stamp_while_it_is_checked_is_no_damage(tmp_path, monkeypatch):
+def test_a_group_that_gets_another_mtime_token_while_it_is_checked_is_no_damage(tmp_path, monkeypatch):
     """Packing when nothing is new gives the group's document another time of change, in place."""
     store = write_store(tmp_path / "s.zarr", {"a": features()}, pack=True)
     root = filesystem.open_root(store.path)

@@ -14,7 +14,7 @@ from featurestore.store import filesystem
 _MOMENT = re.compile("-?[0-9]{1,20}")
 
 
-class Stamp(NamedTuple):
+class MtimeToken(NamedTuple):
     """Times of change of a folder, nanoseconds: one that was given to it, and when that was.
 
     The first may come with a copy of another folder, where other entries are; the second never does.
@@ -24,7 +24,7 @@ class Stamp(NamedTuple):
     changed: int
 
     @classmethod
-    def of(cls, folder: Path) -> Stamp:
+    def of(cls, folder: Path) -> MtimeToken:
         """That of a folder now."""
         status = folder.stat()
         return cls(status.st_mtime_ns, status.st_ctime_ns)
@@ -34,7 +34,7 @@ class Stamp(NamedTuple):
         return {"aggregated_mtime": str(self.modified), "aggregated_ctime": str(self.changed)}
 
     @classmethod
-    def from_attributes(cls, attributes: Mapping[str, Any]) -> Stamp | None:
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> MtimeToken | None:
         """From attributes of the table, None if they have none; ValueError if it is impossible."""
         moments = attributes.get("aggregated_mtime"), attributes.get("aggregated_ctime")
         if moments == (None, None):
@@ -44,16 +44,16 @@ class Stamp(NamedTuple):
         return cls(int(str(moments[0])), int(str(moments[1])))
 
 
-def give_stamp(folder: Path) -> Stamp | None:
+def set_mtime_token(folder: Path) -> MtimeToken | None:
     """Give a folder a time of change that no later change can give it again.
 
-    As long as the folder has this stamp, nothing was added to it or removed. None where this is not allowed.
+    As long as the folder has this token, nothing was added to it or removed. None where this is not allowed.
     """
     moment = time.time_ns() - 1_000_000_000 - random.randrange(10**9)
     try:
         filesystem.set_modified(folder, moment)
     except PermissionError:
         return None
-    found = Stamp.of(folder)
+    found = MtimeToken.of(folder)
     # Some file systems round; another second is a change in between.
     return found if found.modified // 10**9 == moment // 10**9 else None
