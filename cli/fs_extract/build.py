@@ -11,16 +11,14 @@ import click
 from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
 from fs_extract.console import (
     Command,
+    Console,
     GivenPath,
-    Voice,
     as_typed,
-    complain,
     duration,
     json_option,
     length,
     print_json,
     progress_bar,
-    remark,
     table,
 )
 
@@ -148,7 +146,7 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @json_option
 @click.pass_obj
 def build(
-    voice: Voice,
+    console: Console,
     /,
     source: str,
     store: Path,
@@ -163,13 +161,13 @@ def build(
     SOURCE is a folder, a file, a glob in quotes, or a list of files (.txt, .csv with track_id and path, or .tsv).
     Tracks that the store has are left alone, so the same command goes on where it was stopped.
     """
-    if not voice.shows_progress:
+    if not console.shows_progress:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from featurestore.errors import BuildStoppedError
     from featurestore.pipeline import build as build_store
 
     try:
-        with progress_bar(voice) as progress:
+        with progress_bar(console) as progress:
             report = build_store(
                 source,
                 store,
@@ -179,32 +177,32 @@ def build(
                 **settings,
             )
     except BuildStoppedError as error:
-        _show(voice, error.report, as_json=as_json)
-        complain(str(error))
+        _show(console, error.report, as_json=as_json)
+        console.error(str(error))
         return 1
-    _show(voice, report, as_json=as_json)
+    _show(console, report, as_json=as_json)
     if report.interrupted:
-        complain("interrupted; the same command goes on from here")
+        console.error("interrupted; the same command goes on from here")
     return report.exit_code
 
 
-def _show(voice: Voice, report: BuildReport, *, as_json: bool) -> None:
+def _show(console: Console, report: BuildReport, *, as_json: bool) -> None:
     if as_json:
         found = report.to_dict()
         for failure in found["errors"]:
             failure["message"] = as_typed(failure["message"])
         print_json(found)
     else:
-        voice.say(table(_plan(report) if report.dry_run else _summary(report)))
-    shown = () if voice.quiet else report.warnings
+        console.say(table(_plan(report) if report.dry_run else _summary(report)))
+    shown = () if console.quiet else report.warnings
     for warning in shown[:_SHOWN_FAILURES]:
-        remark(str(warning))
+        console.warning(str(warning))
     if (more := len(shown) - _SHOWN_FAILURES) > 0:
-        remark(f"and {more} more warnings; --json lists all")
+        console.warning(f"and {more} more warnings; --json lists all")
     for failure in report.errors[:_SHOWN_FAILURES]:
-        complain(str(failure))
+        console.error(str(failure))
     if (more := len(report.errors) - _SHOWN_FAILURES) > 0:
-        complain(f"and {more} more failed; --json lists all")
+        console.error(f"and {more} more failed; --json lists all")
 
 
 def _plan(report: BuildReport) -> dict[str, str]:

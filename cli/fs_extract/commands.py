@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from fs_extract.build import build
-from fs_extract.console import Group, ReaderGoneError, Voice, complain
+from fs_extract.console import Console, Group, ReaderGoneError
 from fs_extract.doctor import doctor
 from fs_extract.store import info, ls, pack, rm, verify
 from fs_extract.training.labels import labels, manifest
@@ -55,32 +55,32 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         getattr(sys, name).reconfigure(errors="backslashreplace")
-    voice = Voice()
+    console = Console()
     try:
-        code = fs_extract.main(args=arguments, prog_name="fs-extract", standalone_mode=False, obj=voice)
+        code = fs_extract.main(args=arguments, prog_name="fs-extract", standalone_mode=False, obj=console)
         sys.stdout.flush()
     except click.UsageError as error:
         return _wrong_usage(error)
     except click.Abort:
-        complain("interrupted")
+        console.error("interrupted")
         return INTERRUPTED
     except click.ClickException as error:
-        if voice.verbose:
+        if console.verbose:
             traceback.print_exc()
-        complain(error.format_message())
+        console.error(error.format_message())
         return USAGE
     except (BrokenPipeError, ReaderGoneError):
         _close_stdout()
         return BROKEN_PIPE
     except Exception as error:
-        if voice.verbose:
+        if console.verbose:
             traceback.print_exc()
         if _is_of_output(error):
-            complain(f"stdout cannot be written: {error}")
+            console.error(f"stdout cannot be written: {error}")
             _close_stdout()
             return FAILED
-        complain(f"unexpected {type(error).__name__}: {error}")
-        if not voice.verbose:
+        console.error(f"unexpected {type(error).__name__}: {error}")
+        if not console.verbose:
             click.echo("Run it again with -v to see where; if it is a mistake of fs-extract, report it.", err=True)
         return FAILED
     return code if isinstance(code, int) else DONE
@@ -101,7 +101,7 @@ def _wrong_usage(error: click.UsageError) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
     else:
-        complain(error.format_message())
+        Console.error(error.format_message())
         if error.ctx is not None:
             click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
     return USAGE

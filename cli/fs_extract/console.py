@@ -45,7 +45,7 @@ class GivenPath(click.Path):
 
 
 @dataclass
-class Voice:
+class Console:
     """How loud a command is.
 
     Attributes
@@ -71,6 +71,17 @@ class Voice:
         """Print a line of the result, unless quiet."""
         if not self.quiet:
             click.echo(text)
+
+    @staticmethod
+    def error(message: str, kind: str = "error") -> None:
+        """Print an error, however quiet the command is."""
+        text = "\n".join(map(printable, as_typed(message).split("\n")))
+        click.echo(f"fs-extract: {kind}: {text}", err=True)
+
+    @classmethod
+    def warning(cls, message: str) -> None:
+        """Print a warning."""
+        cls.error(message, "warning")
 
     def start_logging(self, command: Command) -> None:
         """Send the library's log to stderr, with the names that a command has for settings."""
@@ -110,21 +121,21 @@ class _StderrHandler(logging.Handler):
 
 
 def _set_verbose(ctx: click.Context, _: click.Parameter, value: int) -> None:
-    voice = ctx.ensure_object(Voice)
-    voice.verbose = max(voice.verbose, value)
+    console = ctx.ensure_object(Console)
+    console.verbose = max(console.verbose, value)
 
 
 def _set_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    voice = ctx.ensure_object(Voice)
-    voice.quiet = voice.quiet or value
+    console = ctx.ensure_object(Console)
+    console.quiet = console.quiet or value
 
 
 def _set_progress(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    voice = ctx.ensure_object(Voice)
-    voice.progress = voice.progress and not value
+    console = ctx.ensure_object(Console)
+    console.progress = console.progress and not value
 
 
-def _voice_options() -> list[click.Option]:
+def _console_options() -> list[click.Option]:
     shown: dict[str, Any] = {"expose_value": False, "is_eager": True}
     return [
         click.Option(
@@ -171,7 +182,7 @@ class Command(click.Command):
         own = {option.name: max(option.opts, key=len) for option in options}
         self._options = {**own, **(settings or {})}
         self._flags = {max(option.opts, key=len) for option in options if option.is_flag}
-        self.params += _voice_options()
+        self.params += _console_options()
 
     def in_options(self, message: str) -> str:
         """A message of the library with this command's options for the settings that it names."""
@@ -188,7 +199,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        ctx.ensure_object(Voice).start_logging(self)
+        ctx.ensure_object(Console).start_logging(self)
         try:
             return super().invoke(ctx)
         except FeatureStoreError as error:
@@ -203,7 +214,7 @@ class Group(click.Group):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
-        self.params += _voice_options()
+        self.params += _console_options()
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The commands, in the order in which a user meets them."""
@@ -243,17 +254,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def complain(message: str, kind: str = "error") -> None:
-    """Print an error."""
-    text = "\n".join(map(printable, as_typed(message).split("\n")))
-    click.echo(f"fs-extract: {kind}: {text}", err=True)
-
-
-def remark(message: str) -> None:
-    """Print a warning."""
-    complain(message, "warning")
-
-
 def table(rows: dict[str, Any]) -> str:
     """Names and values, in two columns."""
     width = max(map(len, rows), default=0)
@@ -271,9 +271,9 @@ def length(hours: float) -> str:
 
 
 @contextmanager
-def progress_bar(voice: Voice) -> Iterator[Callable[[Progress], None] | None]:
+def progress_bar(console: Console) -> Iterator[Callable[[Progress], None] | None]:
     """A progress bar on stderr, as the listener of a build; None where there should be none."""
-    if not voice.shows_progress:
+    if not console.shows_progress:
         yield None
         return
     from tqdm import tqdm
@@ -305,9 +305,9 @@ def progress_bar(voice: Voice) -> Iterator[Callable[[Progress], None] | None]:
 
 
 @contextmanager
-def counting_bar(voice: Voice, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+def counting_bar(console: Console, unit: str) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar on stderr for so many of so many; None where there should be none."""
-    if not voice.shows_progress:
+    if not console.shows_progress:
         yield None
         return
     from tqdm import tqdm

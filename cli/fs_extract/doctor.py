@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fs_extract.console import Command, GivenPath, Voice, json_option, print_json, printable
+from fs_extract.console import Command, Console, GivenPath, json_option, print_json, printable
 
 _MARKS = {True: "ok", False: "!!", None: "--"}
 
@@ -17,7 +17,7 @@ _MARKS = {True: "ok", False: "!!", None: "--"}
 @click.argument("folder", type=GivenPath(), default=".")
 @json_option
 @click.pass_obj
-def doctor(voice: Voice, folder: Path, *, as_json: bool) -> int:
+def doctor(console: Console, folder: Path, *, as_json: bool) -> int:
     """Look at versions, devices, the model hub, and the file system of FOLDER."""
     from featurestore import doctor as checks
 
@@ -29,6 +29,6 @@ def doctor(voice: Voice, folder: Path, *, as_json: bool) -> int:
         for check in found:
             if check.topic != topic:
                 topic = check.topic
-                voice.say(printable(topic))
-            voice.say(f"  {_MARKS[check.ok]} {check.name:<16} {printable(check.detail)}")
+                console.say(printable(topic))
+            console.say(f"  {_MARKS[check.ok]} {check.name:<16} {printable(check.detail)}")
     return 1 if any(check.ok is False for check in found) else 0

@@ -11,9 +11,8 @@ import click
 
 from fs_extract.console import (
     Command,
+    Console,
     GivenPath,
-    Voice,
-    complain,
     duration,
     json_option,
     print_json,
@@ -109,7 +108,7 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
 @_links_option
 @json_option
 @click.pass_obj
-def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, follow_links: bool, as_json: bool) -> int:
+def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_links: bool, as_json: bool) -> int:
     """Check that STORE is whole."""
     from featurestore import FeatureStore, StoreWriter, VerifyReport
     from featurestore.errors import CorruptTrackError
@@ -142,12 +141,12 @@ def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, follow_links:
         rows["problems"] = len(report.problems)
         if moved:
             rows["put aside"] = f"{len(moved)} tracks, in {moved[0].parent}: build again to extract them"
-        voice.say(table(rows))
+        console.say(table(rows))
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         about = "" if problem.track_id is None else f"track {problem.track_id!r}: "
-        complain(f"{about}{problem.message}")
+        console.error(f"{about}{problem.message}")
     if (more := len(report.problems) - _SHOWN_PROBLEMS) > 0:
-        complain(f"and {more} more; --json lists all")
+        console.error(f"and {more} more; --json lists all")
     return 0 if report.ok else 1
 
 
@@ -155,7 +154,7 @@ def verify(voice: Voice, store: Path, *, deep: bool, repair: bool, follow_links:
 @click.argument("store", type=GivenPath())
 @json_option
 @click.pass_obj
-def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
+def pack(console: Console, store: Path, *, as_json: bool) -> int:
     """Bring the table of all tracks up to date."""
     from featurestore import FeatureStore
 
@@ -165,12 +164,12 @@ def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
     if as_json:
         print_json({"tracks": info["tracks"], "packed": info["packed"]})
     elif info["packed"] < info["tracks"]:
-        voice.say(
+        console.say(
             f"{info['packed']} of {info['tracks']} tracks are packed: the others are damaged (fs-extract verify) "
             "or have just changed"
         )
     else:
-        voice.say(f"{info['packed']} tracks are packed")
+        console.say(f"{info['packed']} tracks are packed")
     return 0
 
 
@@ -180,7 +179,7 @@ def pack(voice: Voice, store: Path, *, as_json: bool) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_obj
-def rm(voice: Voice, store: Path, track_ids: tuple[str, ...], *, yes: bool, as_json: bool) -> int:
+def rm(console: Console, store: Path, track_ids: tuple[str, ...], *, yes: bool, as_json: bool) -> int:
     """Remove tracks from STORE."""
     from featurestore import FeatureStore, StoreWriter
 
@@ -201,5 +200,5 @@ def rm(voice: Voice, store: Path, track_ids: tuple[str, ...], *, yes: bool, as_j
     if as_json:
         print_json({"removed": list(track_ids)})
     else:
-        voice.say(f"removed {len(track_ids)}")
+        console.say(f"removed {len(track_ids)}")
     return 0

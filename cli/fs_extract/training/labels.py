@@ -10,9 +10,8 @@ from click.core import ParameterSource
 
 from fs_extract.console import (
     Command,
+    Console,
     GivenPath,
-    Voice,
-    complain,
     counting_bar,
     json_option,
     length,
@@ -41,11 +40,11 @@ _OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
 )
 @json_option
 @click.pass_obj
-def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settings: Any) -> int:
+def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **settings: Any) -> int:
     """List the audio of the folder AUDIO in OUT/train.tsv and OUT/valid.tsv, as fairseq reads them."""
     from featurestore.training.labels import write_manifests
 
-    with counting_bar(voice, "files") as progress:
+    with counting_bar(console, "files") as progress:
         report = write_manifests(audio, out, progress=progress, **settings)
     if as_json:
         print_json(report.to_dict())
@@ -57,11 +56,11 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
             "valid.tsv": f"{report.valid} files",
             "audio": f"{length(report.hours)}: {rates}",
         }
-        voice.say(table(rows | ({"left out": f"{len(report.errors)} files"} if report.errors else {})))
+        console.say(table(rows | ({"left out": f"{len(report.errors)} files"} if report.errors else {})))
     for path, message in report.errors[:_SHOWN_FAILURES]:
-        complain(f"{path}: {message}")
+        console.error(f"{path}: {message}")
     if (more := len(report.errors) - _SHOWN_FAILURES) > 0:
-        complain(f"and {more} more failed; --json lists all")
+        console.error(f"and {more} more failed; --json lists all")
     return 1 if report.errors else 0
 
 
@@ -116,7 +115,7 @@ def manifest(voice: Voice, /, audio: Path, out: Path, *, as_json: bool, **settin
 @json_option
 @click.pass_obj
 def labels(
-    voice: Voice,
+    console: Console,
     /,
     store: Path,
     out: Path,
@@ -138,7 +137,7 @@ def labels(
     if settings["fit"] is not None and given:
         options = ", ".join(f"--{x.replace('_', '-')}" for x in given)
         raise click.UsageError(f"--fit fits nothing, so that {options} mean nothing: leave them out")
-    with counting_bar(voice, "tracks read") as progress:
+    with counting_bar(console, "tracks read") as progress:
         report = label_store(
             store,
             out,
@@ -158,7 +157,7 @@ def labels(
             "labels": ", ".join(of_split),
             "clusters": f"{report.used} are used, as evenly as {report.perplexity:.1f} would be",
         }
-        voice.say(table(rows))
+        console.say(table(rows))
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.errors import SettingError
-from fs_extract.console import Command, GivenPath, Voice, complain, duration, json_option, print_json, table
+from fs_extract.console import Command, Console, GivenPath, duration, json_option, print_json, table
 
 if TYPE_CHECKING:
     from featurestore.training.pretrain import TrainingProgress, TrainingReport
@@ -51,7 +51,7 @@ _OPTIONS = {
 @json_option
 @click.pass_obj
 def pretrain(
-    voice: Voice,
+    console: Console,
     /,
     config: str | None,
     out: Path | None,
@@ -86,24 +86,24 @@ def pretrain(
         raise click.UsageError("say with --data where the training data are")
     first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which speaks for all
     try:
-        with _progress(voice if first else Voice(quiet=True)) as progress:
+        with _progress(console if first else Console(quiet=True)) as progress:
             report = train(settings, out, device=device, progress=progress)
     except TrainingError as error:
         if first:
-            complain(str(error))
+            console.error(str(error))
         return 1
     if first:
-        _show(voice, report, as_json=as_json)
+        _show(console, report, as_json=as_json)
     return 130 if report.interrupted else 0
 
 
-def _show(voice: Voice, report: TrainingReport, *, as_json: bool) -> None:
+def _show(console: Console, report: TrainingReport, *, as_json: bool) -> None:
     if as_json:
         print_json(_values(report))
     else:
-        voice.say(table(_summary(report)))
+        console.say(table(_summary(report)))
     if report.interrupted:
-        complain("interrupted; the same command goes on from here")
+        console.error("interrupted; the same command goes on from here")
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -125,8 +125,8 @@ def _value(text: str) -> Any:
 
 
 @contextmanager
-def _progress(voice: Voice) -> Iterator[Callable[[TrainingProgress], None] | None]:
-    if not voice.shows_progress:
+def _progress(console: Console) -> Iterator[Callable[[TrainingProgress], None] | None]:
+    if not console.shows_progress:
         yield None
         return
     import sys
