@@ -37,7 +37,7 @@ from featurestore import FeatureExtractor
 from featurestore.encode.batching import BatchEncoder
 from featurestore.encode.transfer import Transfer, transfer_for
 from featurestore.models import load_model, save_random_checkpoint
-from featurestore.models.kernels.half import halved
+from featurestore.models.kernels.half import to_half
 from featurestore.models.mert import MertEncoder
 from featurestore.pipeline import build
 
@@ -175,7 +175,7 @@ def table(
         yield row("+pinned", encoder(model, OneAtATime(device)), single, 1e-3)
         yield row("+overlap", encoder(model, transfer_for(device)), single, 1e-3)
         if on_card:
-            network = halved(model, torch.float16)
+            network = to_half(model, torch.float16)
             yield row("+fp16", encoder(network, transfer_for(device), torch.float16), half, 0.05)
         length = write_noise(Path(scratch, "audio"), audio, model.sample_rate)
         extractor = FeatureExtractor(model=folder, device=str(device), batch_size=batch)

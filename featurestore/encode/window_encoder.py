@@ -15,8 +15,8 @@ from featurestore.encode.device import default_batch_size, resolve_device, resol
 from featurestore.errors import DeviceError, SettingError
 from featurestore.models.checkpoints.load import load_model
 from featurestore.models.encoder import Encoder, frame_rate, require_encoder
-from featurestore.models.kernels.engine import CpuEngine, accelerated
-from featurestore.models.kernels.half import HALF, halved
+from featurestore.models.kernels.engine import CpuEngine, optimize_for_cpu
+from featurestore.models.kernels.half import HALF, to_half
 from featurestore.spec import FeatureSpec, check_count, is_whole
 from featurestore.windows import hop_samples, sliding_windows, window_samples
 
@@ -122,9 +122,9 @@ class WindowEncoder:
         try:
             self.model = network = model.to(self.device)
             if half is not None:
-                network = halved(network, half)
+                network = to_half(network, half)
             elif self.device.type == "cpu":
-                network = accelerated(self.model)
+                network = optimize_for_cpu(self.model)
         except Exception as error:
             if is_out_of_memory(error):
                 raise _no_room(self.device, model, error) from error

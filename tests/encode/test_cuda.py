@@ -11,7 +11,7 @@ from featurestore.encode.batching import BatchEncoder
 from featurestore.encode.transfer import PinnedTransfer, Transfer
 from featurestore.errors import ExtractionError
 from featurestore.models import load_model
-from featurestore.models.kernels.half import halved
+from featurestore.models.kernels.half import to_half
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,7 +52,7 @@ def test_half_precision_is_close(tiny, gain):
 def test_overlapped_copies_are_plain_copies(tiny, half):
     device = torch.device("cuda:0")
     model = load_model(tiny).to(device)
-    network = model if half is None else halved(model, half)
+    network = model if half is None else to_half(model, half)
     track = [(i, window) for i, window in enumerate(noise(100).reshape(50, -1))]
     found = [
         list(

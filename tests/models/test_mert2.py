@@ -17,7 +17,7 @@ from featurestore.errors import SettingError
 from featurestore.models import Mert2Encoder, check_encoder, load_model, save_random_checkpoint
 from featurestore.models.checkpoints.config_mert2 import Mert2Config
 from featurestore.models.checkpoints.shapes import MERT2_SHAPES
-from featurestore.models.kernels.half import halved
+from featurestore.models.kernels.half import to_half
 from featurestore.windows import sliding_windows
 
 CLIPS = ["music_5s", "music_1p3s", "quiet_2s", "silence_1s", "shortest"]
@@ -339,7 +339,7 @@ def test_spectra_positions_and_the_residual_stream_stay_single_under_autocast(en
         centre = exact.mean(dim=(0, 1))
         cosine = torch.nn.functional.cosine_similarity(state - centre, exact - centre, dim=-1)
         assert cosine.mean() > (0.9999 if dtype is torch.float16 else 0.99)
-    assert halved(encoder, dtype) is encoder
+    assert to_half(encoder, dtype) is encoder
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -20,7 +20,7 @@ from featurestore.models.checkpoints.files import (
     read_preprocessor,
     shard_names,
 )
-from featurestore.models.quiet import quiet
+from featurestore.models.warning_filters import suppress_warnings
 
 TIMEOUT = 5.0
 """Seconds that the hub has for its first answer."""
@@ -92,7 +92,7 @@ def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
     try:
         if revision and _COMMIT.fullmatch(revision) and (cached := _cached(name, revision)):
             return cached
-        with quiet("huggingface_hub"):
+        with suppress_warnings("huggingface_hub"):
             info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
             return _download(name, revision, {x.rfilename for x in info.siblings or ()})
     except errors.RevisionNotFoundError as error:

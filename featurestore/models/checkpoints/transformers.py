@@ -28,7 +28,7 @@ from featurestore.models.checkpoints.files import (
 from featurestore.models.checkpoints.native import check_tensors, read_weights
 from featurestore.models.encoder import check_float32, check_wave, checked_last
 from featurestore.models.frontends import Frontend, LogMel, Samples
-from featurestore.models.quiet import quiet
+from featurestore.models.warning_filters import suppress_warnings
 
 _NEW_NAMES = {
     "weight_g": "parametrizations.weight.original0",
@@ -214,7 +214,7 @@ def load_transformers_checkpoint(
     network = _empty_network(family, settings, source=str(path / CONFIG))
     state = _fitting(read_weights(files), network, family, source=str(path))
     network.load_state_dict(state, strict=True, assign=True)
-    with quiet("transformers"):
+    with suppress_warnings("transformers"):
         frontend = _frontend(network.config, preprocessor, source=source)
     return TransformersEncoder(
         network,
@@ -227,7 +227,7 @@ def load_transformers_checkpoint(
 
 def _empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -> nn.Module:
     """The network without weights: nothing is allocated before they have shown that they are of this size."""
-    with quiet("transformers"):
+    with suppress_warnings("transformers"):
         try:
             module = importlib.import_module(f"transformers.models.{family.module}")
         except ImportError as error:

@@ -27,7 +27,7 @@ _PROBE_SAMPLES = 6_000
 logger = logging.getLogger("featurestore")
 
 
-def accelerated(encoder: Encoder) -> Encoder:
+def optimize_for_cpu(encoder: Encoder) -> Encoder:
     """The fastest exact form of an encoder on the CPU.
 
     Parameters

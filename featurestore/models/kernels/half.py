@@ -24,7 +24,7 @@ HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """Types of the half precisions."""
 
 
-def halved(encoder: Encoder, dtype: torch.dtype) -> Encoder:
+def to_half(encoder: Encoder, dtype: torch.dtype) -> Encoder:
     """An encoder with weights in half precision.
 
     Parameters

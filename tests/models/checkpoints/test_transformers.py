@@ -15,7 +15,7 @@ from featurestore import FeatureExtractor
 from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model
 from featurestore.models.checkpoints.transformers import TransformersEncoder, load_transformers_checkpoint
-from featurestore.models.kernels.half import halved
+from featurestore.models.kernels.half import to_half
 
 RATE = 16_000
 SAMPLES = {
@@ -152,7 +152,7 @@ def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
     wave = noise(16_001)
     wanted = encoder.hidden_states(wave)
     with grouped_convolutions() as seen:
-        assert halved(encoder, torch.bfloat16) is encoder  # its probe is close enough
+        assert to_half(encoder, torch.bfloat16) is encoder  # its probe is close enough
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = encoder.hidden_states(wave).float()
     assert ("whisper" in name) == (not seen)

@@ -15,8 +15,8 @@ from featurestore.models import MertEncoder, load_model
 from featurestore.models.checkpoints.config import MertConfig
 from featurestore.models.checkpoints.shapes import SHAPES
 from featurestore.models.kernels import convolutions, engine
-from featurestore.models.kernels.engine import CpuEngine, accelerated
-from featurestore.models.kernels.half import halved
+from featurestore.models.kernels.engine import CpuEngine, optimize_for_cpu
+from featurestore.models.kernels.half import to_half
 
 CLIPS = ["music_0p7s", "min_400", "two_720", "silence_1s"]
 SHAPE = {
@@ -75,7 +75,7 @@ def test_golden_states(golden, name, clip, assert_states_close):
     with np.load(golden / name / "expected.npz") as arrays:
         wave = torch.from_numpy(arrays[f"{clip}__audio"].astype(np.float32))[None]
         wanted = torch.from_numpy(arrays[f"{clip}__hidden"]).transpose(0, 1)
-    fast = accelerated(load_model(golden / name))
+    fast = optimize_for_cpu(load_model(golden / name))
     assert isinstance(fast, CpuEngine)
     assert_states_close(fast.hidden_states(wave), wanted)
 
@@ -225,14 +225,14 @@ def test_there_is_no_gradient(fast):
 def test_an_engine_that_differs_is_not_used(plain, monkeypatch, caplog):
     monkeypatch.setattr(engine, "_out_bias", lambda out, value: out.bias)
     with caplog.at_level(logging.WARNING, logger="featurestore"):
-        assert accelerated(plain) is plain
+        assert optimize_for_cpu(plain) is plain
     assert "plain one is used" in caplog.text
 
 
 def test_weights_that_are_not_finite_are_left_to_the_plain_pass(plain, caplog):
     model = copy.deepcopy(plain)
     model.encoder.layers[1].feed_forward.output_dense.bias[3] = float("nan")
-    assert accelerated(model) is model
+    assert optimize_for_cpu(model) is model
     assert "differs" in caplog.text
 
 
@@ -242,7 +242,7 @@ def test_an_engine_that_fails_is_not_used(plain, monkeypatch, caplog):
 
     monkeypatch.setattr(engine, "gelu_", gone)
     with caplog.at_level(logging.WARNING, logger="featurestore"):
-        assert accelerated(plain) is plain
+        assert optimize_for_cpu(plain) is plain
     assert "fails (no such operation); the plain one is used" in caplog.text
 
 
@@ -250,9 +250,9 @@ def test_an_engine_that_fails_is_not_used(plain, monkeypatch, caplog):
 def test_weights_of_another_type_are_refused(plain, dtype, caplog):
     model = copy.deepcopy(plain).to(dtype)
     uses = [
-        accelerated,
+        optimize_for_cpu,
         CpuEngine,
-        lambda model: halved(model, torch.float16),
+        lambda model: to_half(model, torch.float16),
         lambda model: model.hidden_states(torch.zeros(1, 400)),
     ]
     for use in uses:
@@ -264,11 +264,11 @@ def test_weights_of_another_type_are_refused(plain, dtype, caplog):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_the_callers_default_type_changes_nothing(golden, dtype):
     wave = torch.randn(1, 3_000)
-    wanted = accelerated(load_model(golden / "base_v1")).hidden_states(wave)
+    wanted = optimize_for_cpu(load_model(golden / "base_v1")).hidden_states(wave)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        fast = accelerated(load_model(golden / "base_v1"))
+        fast = optimize_for_cpu(load_model(golden / "base_v1"))
         assert isinstance(fast, CpuEngine)
         assert torch.equal(fast.hidden_states(wave), wanted)
     finally:
@@ -277,4 +277,4 @@ def test_the_callers_default_type_changes_nothing(golden, dtype):
 
 def test_other_encoders_are_left_alone():
     other = object()
-    assert accelerated(other) is other
+    assert optimize_for_cpu(other) is other

@@ -8,7 +8,7 @@ from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.checkpoints.shapes import SHAPES
 from featurestore.models.kernels import half
 from featurestore.models.kernels.convolutions import GroupedConv1d
-from featurestore.models.kernels.half import _HalfConv, halved
+from featurestore.models.kernels.half import _HalfConv, to_half
 from featurestore.models.logmel import LogMelEncoder
 
 VARIANTS = {
@@ -39,7 +39,7 @@ def cosines(one, other):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 0.9999), (torch.bfloat16, 0.995)])
 def test_features_are_close(model, dtype, bound):
-    half = halved(model, dtype)
+    half = to_half(model, dtype)
     wanted = model.hidden_states(noise())
     found = half.hidden_states(noise())
     assert found.dtype == torch.float32
@@ -50,7 +50,7 @@ def test_features_are_close(model, dtype, bound):
 @pytest.mark.slow
 def test_quiet_audio_keeps_its_bits(tmp_path):
     model = load_model(save_random_checkpoint(tmp_path, shape="tiny", do_normalize=False))
-    half = halved(model, torch.float16)
+    half = to_half(model, torch.float16)
     assert cosines(half.hidden_states(noise(1e-6)), model.hidden_states(noise(1e-6))).min() > 0.9999
     assert torch.isfinite(half.hidden_states(torch.zeros(1, 24_000))).all()
 
@@ -62,7 +62,7 @@ def test_a_residual_stream_that_outgrows_half_is_kept(tmp_path):
     with torch.no_grad():
         for layer in model.encoder.layers:
             layer.feed_forward.output_dense.weight.mul_(6e5)
-    (*_, state, _) = halved(model, torch.float16).states(noise())
+    (*_, state, _) = to_half(model, torch.float16).states(noise())
     assert state.abs().max() > 65_504
     assert torch.isfinite(state).all()
 
@@ -70,7 +70,7 @@ def test_a_residual_stream_that_outgrows_half_is_kept(tmp_path):
 @pytest.mark.slow
 def test_weights_take_half_the_memory_and_the_original_is_left_alone(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    half = halved(model, torch.float16)
+    half = to_half(model, torch.float16)
     for name, value in model.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, before[name])
@@ -82,7 +82,7 @@ def test_weights_take_half_the_memory_and_the_original_is_left_alone(model):
 
 @pytest.mark.slow
 def test_windows_of_a_batch_do_not_influence_each_other(model):
-    half = halved(model, torch.float16)
+    half = to_half(model, torch.float16)
     together = half.hidden_states(noise(windows=3))
     alone = torch.cat([half.hidden_states(window[None]) for window in noise(windows=3)])
     torch.testing.assert_close(together, alone, atol=2e-2, rtol=0)
@@ -90,7 +90,7 @@ def test_windows_of_a_batch_do_not_influence_each_other(model):
 
 def test_other_encoders_are_left_to_autocast():
     for mine in (object(), LogMelEncoder()):
-        assert halved(mine, torch.float16) is mine
+        assert to_half(mine, torch.float16) is mine
 
 
 WRONG_ON_AMX = [(channels, kernel) for channels in (2, 3, 4, 8, 12) for kernel in (16, 31, 128)]
@@ -158,7 +158,7 @@ def assert_no_half(network, dtype, grouped_convolutions):
     wave = noise()
     wanted = network.hidden_states(wave)
     with grouped_convolutions() as seen:
-        found = halved(network, dtype).hidden_states(wave)
+        found = to_half(network, dtype).hidden_states(wave)
         with torch.autocast("cpu", dtype=dtype):
             autocast = network.hidden_states(wave).float()
     assert seen
@@ -183,4 +183,4 @@ def test_half_precision_that_is_wrong_on_this_processor_is_refused(tmp_path, mon
         model.encoder.layers[1].attention.out_proj.weight[0] = 1e8  # infinite in float16
     says = r"in float16 is far from float32 .* hidden state \d is (-?0\.\d+|nan) .* use precision fp32"
     with pytest.raises(SettingError, match=says):
-        halved(model, torch.float16)
+        to_half(model, torch.float16)

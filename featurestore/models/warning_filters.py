@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(library: str) -> Iterator[None]:
+def suppress_warnings(library: str) -> Iterator[None]:
     """Keep the warnings of a library to itself, by the name of its logger: what matters of them is raised."""
     logger = logging.getLogger(library)
     level = logger.level
