@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import Found, decode, probe
+from featurestore.audio import Found, decode, read_header
 from featurestore.errors import AudioError
 
 RATES = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
@@ -106,7 +106,7 @@ def try_kind(kind: Kind, folder: Path, random: np.random.Generator) -> str:
     wanted = (whole / full).astype(np.float32).mean(axis=1, dtype=np.float64).astype(np.float32)
     told = Found()
     try:
-        rate_found = probe(path).sample_rate
+        rate_found = read_header(path).sample_rate
         found = np.concatenate(list(decode(path, rate_found, found=told)))
     except AudioError as error:
         return f"{what}: {error}"

@@ -119,15 +119,15 @@ def pooled(folder: Path, clips: list[dict[str, str]], model: str, name: str, wor
     return dict(np.load(kept))
 
 
-def probe(clips: list[dict[str, str]], features: dict[str, Matrix], count: int, seed: int) -> list[dict]:
+def linear_probe(clips: list[dict[str, str]], features: dict[str, Matrix], count: int, seed: int) -> list[dict]:
     """Results by task, pooling, layer and split."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):  # more threads for such small matrices take ten times as long
-        return _probe(clips, features, count, seed)
+        return _linear_probe(clips, features, count, seed)
 
 
-def _probe(clips: list[dict[str, str]], features: dict[str, Matrix], count: int, seed: int) -> list[dict]:
+def _linear_probe(clips: list[dict[str, str]], features: dict[str, Matrix], count: int, seed: int) -> list[dict]:
     rows = []
     for task, (kind, label) in TASKS.items():
         chosen = [i for i, x in enumerate(clips) if x["probe_set"] == kind]
@@ -208,7 +208,7 @@ def main() -> None:
     results: dict[str, list[dict]] = {}
     for name, model in wanted.items():
         features = pooled(arguments.probes, clips, model, name.replace(" ", "-"), arguments.workers)
-        results[name] = probe(clips, features, arguments.splits, arguments.seed)
+        results[name] = linear_probe(clips, features, arguments.splits, arguments.seed)
         print(table({name: results[name]}), flush=True)
     (arguments.probes / "results.json").write_text(json.dumps(results), encoding="utf-8")
     print(f"\naccuracy in %, mean ± deviation over {arguments.splits} splits\n\n{table(results)}")

@@ -4,7 +4,7 @@ Nothing here knows a model or a store. PyAV, torch and torchaudio are imported b
 that use them.
 """
 
-from featurestore.audio.decode import Found, count_samples, decode, load_part, probe
+from featurestore.audio.decode import Found, count_samples, decode, load_part, read_header
 from featurestore.audio.info import MIN_DURATION, AudioInfo
 from featurestore.audio.load import file_sha256, load_audio, segment_audio, validate_audio_file
 from featurestore.audio.resample import RESAMPLER
@@ -22,7 +22,7 @@ __all__ = [
     "file_sha256",
     "load_audio",
     "load_part",
-    "probe",
+    "read_header",
     "segment_audio",
     "validate_audio_file",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.audio.ffmpeg import read_blocks, read_part
-from featurestore.audio.header import read_header
+from featurestore.audio.header import parse_header
 from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status, quoted
 from featurestore.audio.levels import Levels
 from featurestore.audio.resample import check_rate, resample_blocks
@@ -26,7 +26,7 @@ _LOUDEST = 1e10
 Samples = npt.NDArray[np.float32]
 
 
-def probe(path: str | os.PathLike[str]) -> AudioInfo:
+def read_header(path: str | os.PathLike[str]) -> AudioInfo:
     """What the header of an audio file says; nothing is decoded.
 
     Parameters
@@ -90,7 +90,7 @@ def decode(
     target_sr : int
         Hz.
     info : AudioInfo, optional
-        What `probe` told of this file, if it was asked already.
+        What `read_header` told of this file, if it was asked already.
     found : Found, optional
         Takes the length, the levels and the warnings.
 
@@ -102,7 +102,7 @@ def decode(
     Raises
     ------
     AudioError
-        As `probe`, and AudioFormatError if the file is damaged, truncated or written to meanwhile,
+        As `read_header`, and AudioFormatError if the file is damaged, truncated or written to meanwhile,
         AudioTooShortError if it has less than `MIN_DURATION`, AudioContentError if a sample is NaN, infinite
         or beyond 1e10.
     MissingDependencyError
@@ -111,7 +111,7 @@ def decode(
         If `target_sr` is no sample rate.
     """
     check_rate(target_sr)
-    info = probe(path) if info is None else info
+    info = read_header(path) if info is None else info
     yield from resample_blocks(mono_blocks(info, found or Found()), info.sample_rate, int(target_sr))
 
 
@@ -135,7 +135,7 @@ def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
     AudioError, MissingDependencyError
         As `decode`; what is damaged behind the header is found only where the file is decoded.
     """
-    info = probe(path)
+    info = read_header(path)
     if info.frames is not None and info.exact:
         return info.frames, info.sample_rate
     return sum(len(block) for block in mono_blocks(info, Found())), info.sample_rate
@@ -161,15 +161,15 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
     AudioError, MissingDependencyError
         As `decode`.
     """
-    info = probe(path)
+    info = read_header(path)
     part = read_part(info, start, samples)
     return _mean_of_channels(part)
 
 
 def read_checked_header(path: Path) -> AudioInfo:
-    """What `probe` tells, of files that are too short as well."""
+    """What `read_header` tells, of files that are too short as well."""
     status = file_status(path)
-    return check_header(read_header(path, status))
+    return check_header(parse_header(path, status))
 
 
 def mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:

@@ -20,7 +20,7 @@ _STATED = {"asf", "dsf", "matroska", "mov", "mpc", "mpc8", "nistsphere", "tak"}
 """Other formats that state their length; that of the rest is guessed, or the time of the last page."""
 
 
-def read_header(path: Path, status: os.stat_result) -> AudioInfo:
+def parse_header(path: Path, status: os.stat_result) -> AudioInfo:
     """Header of a file.
 
     Parameters

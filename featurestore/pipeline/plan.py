@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from featurestore.audio import AudioFile, file_sha256, probe
+from featurestore.audio import AudioFile, file_sha256, read_header
 from featurestore.audio.info import file_status
 from featurestore.errors import FeatureStoreError, StoreAccessError
 from featurestore.pipeline.prefetch import threads
@@ -209,7 +209,7 @@ def _plan_track(
     try:
         if requirements.is_satisfied_by(published, track):
             return TrackPlan(number=number, track=track, cached=True)
-        info = probe(track.path)
+        info = read_header(track.path)
     except (FeatureStoreError, OSError) as error:
         return TrackPlan(number=number, track=track, error=error)
     replaces = published is not None and set(requirements.kinds) <= set(published.get("kinds", ()))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import AudioFile, Found, decode, file_sha256, probe
+from featurestore.audio import AudioFile, Found, decode, file_sha256, read_header
 from featurestore.audio.info import check_unchanged
 from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
 
@@ -98,7 +98,7 @@ class TrackAudio:
 
     def _decode(self) -> None:
         path = self.track.path
-        info, found = probe(path), Found()
+        info, found = read_header(path), Found()
         for block in decode(path, self._sample_rate, info=info, found=found):
             self._put(block)
         sha256 = file_sha256(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurestore.audio import decode, file_sha256, load_audio, probe, validate_audio_file
+from featurestore.audio import decode, file_sha256, load_audio, read_header, validate_audio_file
 from featurestore.errors import (
     AudioContentError,
     AudioError,
@@ -21,13 +21,13 @@ from featurestore.errors import (
 pytestmark = pytest.mark.timeout(60)
 
 
-def fails(path, error, message, *, at_probe):
+def fails(path, error, message, *, at_header):
     """All ways to read the file tell the same."""
-    if at_probe:
+    if at_header:
         with pytest.raises(error, match=message):
-            probe(path)
+            read_header(path)
     else:
-        probe(path)
+        read_header(path)
     with pytest.raises(error, match=message) as caught:
         load_audio(path, 8_000)
     assert Path(path).name in str(caught.value)
@@ -49,10 +49,10 @@ def test_missing_dangling_and_directory_are_not_found(tmp_path):
         ("x.wav/none.wav", "is not there"),
         ("y" * 300 + ".wav", "is not there"),
     ]:
-        report = fails(tmp_path / name, AudioNotFoundError, message, at_probe=True)
+        report = fails(tmp_path / name, AudioNotFoundError, message, at_header=True)
         assert not report["file_exists"]
     with pytest.raises(FileNotFoundError, match="is not there"):
-        probe("nul\0.wav")
+        read_header("nul\0.wav")
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_missing_dangling_and_directory_are_not_found(tmp_path):
 def test_what_is_no_audio_is_refused_whatever_its_suffix(tmp_path, suffix, content):
     path = tmp_path / f"text.{suffix}"
     path.write_bytes(content)
-    report = fails(path, AudioFormatError, "plain text|in no format that is read", at_probe=True)
+    report = fails(path, AudioFormatError, "plain text|in no format that is read", at_header=True)
     assert report["file_exists"]
     assert not report["readable"]
 
 
 def test_an_empty_file_is_said_to_be_empty(tmp_path):
     (tmp_path / "x.wav").touch()
-    fails(tmp_path / "x.wav", AudioFormatError, "0 bytes", at_probe=True)
+    fails(tmp_path / "x.wav", AudioFormatError, "0 bytes", at_header=True)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def without_privileges():
 
 
 def test_what_may_not_be_read_is_said_to_be_denied(write):
-    probe(write())  # imports are done while everything may be read
+    read_header(write())  # imports are done while everything may be read
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         path, closed = Path(folder, "x.wav"), Path(folder, "closed")
@@ -96,7 +96,7 @@ def test_what_may_not_be_read_is_said_to_be_denied(write):
         os.chmod(closed, 0)
         with without_privileges():
             for unreadable in (path, closed / "x.wav"):
-                report = fails(unreadable, AudioFormatError, r"[Pp]ermission denied", at_probe=True)
+                report = fails(unreadable, AudioFormatError, r"[Pp]ermission denied", at_header=True)
                 assert report["file_exists"]
                 with pytest.raises(AudioFormatError, match=r"[Pp]ermission denied"):
                     file_sha256(unreadable)
@@ -107,7 +107,7 @@ def test_pipes_and_devices_do_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "zero.wav").symlink_to("/dev/zero")
     for name in ("pipe.wav", "zero.wav"):
-        fails(tmp_path / name, AudioFormatError, "a pipe, a socket or a device", at_probe=True)
+        fails(tmp_path / name, AudioFormatError, "a pipe, a socket or a device", at_header=True)
         with pytest.raises(AudioFormatError, match="a pipe"):
             file_sha256(tmp_path / name)
 
@@ -119,7 +119,7 @@ def test_pipes_and_devices_do_not_hang(tmp_path):
 def test_less_than_a_second_is_too_short(write, name, subtype, frames):
     path = write(name, np.zeros(frames), rate=24_000, subtype=subtype)
     seconds = np.floor(frames / 24_000 * 1e6) / 1e6  # never rounded to what would be enough
-    report = fails(path, AudioTooShortError, rf"{seconds:.6f} s", at_probe=subtype != "VORBIS")
+    report = fails(path, AudioTooShortError, rf"{seconds:.6f} s", at_header=subtype != "VORBIS")
     assert report["readable"]
     assert report["duration"] == frames / 24_000
 
@@ -127,7 +127,7 @@ def test_less_than_a_second_is_too_short(write, name, subtype, frames):
 @pytest.mark.parametrize("name", ["x.wav", "x.aiff", "x.ogg"])
 def test_no_samples_are_too_short(write, name):
     path = write(name, np.zeros(0), rate=24_000)
-    fails(path, AudioTooShortError, "0 samples", at_probe=name != "x.ogg")
+    fails(path, AudioTooShortError, "0 samples", at_header=name != "x.ogg")
 
 
 def test_a_second_is_long_enough(write):
@@ -140,7 +140,7 @@ def test_shortness_is_found_where_no_header_tells_it(write):
     data[21] &= 0xF0
     data[22:26] = bytes(4)
     path.write_bytes(data)
-    fails(path, AudioTooShortError, r"0\.500000 s", at_probe=False)
+    fails(path, AudioTooShortError, r"0\.500000 s", at_header=False)
 
 
 SIGNALLING_NAN = np.frombuffer(b"\x01\x00\xa0\x7f", np.float32)[0]
@@ -152,14 +152,14 @@ def test_samples_that_are_no_numbers_are_told_with_their_second(write, value, ch
     signal = np.zeros((24_000 * 9, channels), np.float32)
     signal[24_000 * 7 + 12_000, -1] = value
     path = write("x.wav", signal, rate=24_000, subtype="FLOAT")
-    report = fails(path, AudioContentError, r"at 7\.500 s \(sample 180,000\)", at_probe=False)
+    report = fails(path, AudioContentError, r"at 7\.500 s \(sample 180,000\)", at_header=False)
     assert report["readable"]
 
 
 def test_infinities_of_both_signs_do_not_cancel(write):
     signal = np.zeros((24_000, 2), np.float32)
     signal[0] = np.inf, -np.inf
-    fails(write("x.wav", signal, rate=24_000, subtype="FLOAT"), AudioContentError, r"0\.000 s", at_probe=False)
+    fails(write("x.wav", signal, rate=24_000, subtype="FLOAT"), AudioContentError, r"0\.000 s", at_header=False)
 
 
 @pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
@@ -168,14 +168,14 @@ def test_rates_that_are_no_sounds_are_refused(write, rate):
     data = bytearray(path.read_bytes())
     data[24:28] = struct.pack("<I", rate)
     path.write_bytes(data)
-    fails(path, AudioFormatError, f"sample rate of {rate} Hz", at_probe=True)
+    fails(path, AudioFormatError, f"sample rate of {rate} Hz", at_header=True)
 
 
 @pytest.mark.parametrize("name", ["x.wav", "x.aiff", "x.au", "x.w64", "x.rf64"])
 def test_truncated_containers_tell_how_much_they_hold(write, name):
     path = write(name, rate=24_000, seconds=10, subtype="PCM_16")
     os.truncate(path, path.stat().st_size * 2 // 5)
-    fails(path, AudioFormatError, r"truncated.* (3\.99|4\.00) s", at_probe=True)
+    fails(path, AudioFormatError, r"truncated.* (3\.99|4\.00) s", at_header=True)
 
 
 def test_a_truncated_chunk_behind_the_audio_does_no_harm(write):
@@ -191,7 +191,7 @@ def test_a_truncated_chunk_behind_the_audio_does_no_harm(write):
 def test_truncated_streams_are_found_when_they_end(write, name, subtype):
     path = write(name, rate=24_000, seconds=30, subtype=subtype)
     os.truncate(path, path.stat().st_size * 2 // 5)
-    report = fails(path, AudioFormatError, r"truncated or damaged.* of the 30\.00 s", at_probe=False)
+    report = fails(path, AudioFormatError, r"truncated or damaged.* of the 30\.00 s", at_header=False)
     assert report["readable"]
 
 
@@ -201,7 +201,7 @@ def test_damage_in_the_middle_is_found(write):
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 3_000] = os.urandom(3_000)
     path.write_bytes(data)
-    fails(path, AudioFormatError, "is damaged: .* missing about|truncated or damaged after", at_probe=False)
+    fails(path, AudioFormatError, "is damaged: .* missing about|truncated or damaged after", at_header=False)
     blocks = decode(path, 24_000)
     assert len(next(blocks)) > 0  # what comes before the damage comes first
     with pytest.raises(AudioFormatError):

@@ -12,7 +12,7 @@ import torch
 import torchaudio
 
 import featurestore
-from featurestore.audio import decode, file_sha256, load_audio, probe, segment_audio, validate_audio_file
+from featurestore.audio import decode, file_sha256, load_audio, read_header, segment_audio, validate_audio_file
 from featurestore.audio.opening import load_av
 from featurestore.errors import AudioNotFoundError, MissingDependencyError, SettingError
 
@@ -28,7 +28,7 @@ def test_lossless_formats_give_the_mean_of_their_channels(write, name, subtype):
     path = write(name, rate=24_000, seconds=12.3, channels=2, subtype=subtype)
     whole, _ = soundfile.read(path, dtype="float32")
     np.testing.assert_array_equal(load_audio(path), whole.mean(axis=1, dtype=np.float64).astype(np.float32))
-    info = probe(path)
+    info = read_header(path)
     assert (info.sample_rate, info.channels, info.frames, info.duration) == (24_000, 2, 295_200, 12.3)
     assert (info.size, info.mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
     assert info.exact
@@ -99,7 +99,7 @@ def test_a_stream_of_unknown_length_is_decoded_to_its_end(write):
     data[21] &= 0xF0  # STREAMINFO's 36-bit count: the low half of this byte and the next four
     data[22:26] = bytes(4)
     path.write_bytes(data)
-    info = probe(path)
+    info = read_header(path)
     assert (info.frames, info.duration) == (None, None)
     assert load_audio(path).tobytes() == expected.tobytes()
 
@@ -121,11 +121,11 @@ def test_odd_rates_work(write, rate):
     assert 0.03 < found.std() < 0.5
 
 
-def test_info_saves_a_second_probe_and_must_still_hold(write):
+def test_info_saves_a_second_look_at_the_header_and_must_still_hold(write):
     from featurestore.errors import AudioFormatError
 
     path = write()
-    info = probe(path)
+    info = read_header(path)
     assert np.concatenate(list(decode(path, 8_000, info=info))).tobytes() == load_audio(path, 8_000).tobytes()
     write(seconds=3)
     with pytest.raises(AudioFormatError, match="changed while it was read"):
@@ -155,7 +155,7 @@ def test_without_pyav_the_extra_is_named(write, monkeypatch):
     load_av.cache_clear()
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingDependencyError, match=r"featurestore\[extract\]"):
-        probe(path)
+        read_header(path)
 
 
 def test_validation_reports_what_is_there(write):

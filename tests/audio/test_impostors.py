@@ -8,7 +8,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.audio import decode, load_audio, probe, validate_audio_file
+from featurestore.audio import decode, load_audio, read_header, validate_audio_file
 from featurestore.audio.impostors import HEAD_BYTES, what_it_is
 from featurestore.errors import AudioFormatError, AudioNotFoundError
 
@@ -101,7 +101,7 @@ SUFFIXES = ["mp3", "wav", "flac", "ogg", "opus", "aiff", "m4a"]
 def test_every_way_to_read_the_file_says_so(tmp_path, kind, head, suffix):
     path = tmp_path / f"song.{suffix}"
     path.write_bytes(head)
-    for read in (probe, lambda x: load_audio(x, 24_000), lambda x: next(decode(x, 24_000))):
+    for read in (read_header, lambda x: load_audio(x, 24_000), lambda x: next(decode(x, 24_000))):
         with pytest.raises(AudioFormatError, match=rf"song\.{suffix}' is {kind}"):
             read(path)
     report = validate_audio_file(path)
@@ -113,11 +113,11 @@ def test_a_link_of_git_annex_without_its_content_is_called_that(tmp_path):
     path = tmp_path / "song.mp3"
     path.symlink_to("../.git/annex/objects/Xk/0Q/SHA256E-s1--a.mp3/SHA256E-s1--a.mp3")
     with pytest.raises(AudioNotFoundError, match=r"git-annex to content that is not here.*`git annex get`"):
-        probe(path)
+        read_header(path)
     other = tmp_path / "other.mp3"
     other.symlink_to("nowhere")
     with pytest.raises(AudioNotFoundError, match="a link that leads nowhere"):
-        probe(other)
+        read_header(other)
 
 
 def test_each_kind_has_a_way_out_or_is_a_file_to_drop():

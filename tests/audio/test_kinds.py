@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurestore.audio import Found, decode, load_audio, probe
+from featurestore.audio import Found, decode, load_audio, read_header
 from featurestore.errors import AudioError, AudioFormatError
 
 RATE = 8_000
@@ -328,7 +328,7 @@ def test_counts_of_mp3_that_are_too_small(tmp_path, variable, count):
 
 def test_a_guessed_length_is_called_a_guess(tmp_path, variable):
     (tmp_path / "x.mp3").write_bytes(variable[first_frame(variable) :])
-    info = probe(tmp_path / "x.mp3")
+    info = read_header(tmp_path / "x.mp3")
     assert (info.frames, info.exact) == (None, False)
 
 
@@ -378,7 +378,7 @@ def test_opus_is_decoded_at_48_khz_whatever_its_input_was(tmp_path, rate):
     data[22:26] = struct.pack("<I", crc(data[:size]))
     samples, _ = found(tmp_path / "b.opus", data, 48_000)
     np.testing.assert_array_equal(samples, expected)
-    assert probe(tmp_path / "b.opus").sample_rate == 48_000
+    assert read_header(tmp_path / "b.opus").sample_rate == 48_000
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from featurestore.audio import decode, load_audio, probe
+from featurestore.audio import decode, load_audio, read_header
 from featurestore.errors import AudioFormatError
 
 RATE = 44_100
@@ -70,7 +70,7 @@ def ape(size, *, with_header):
 def test_blocks_of_a_variable_bit_rate_are_those_of_the_whole(mp3):
     whole, _ = soundfile.read(mp3, dtype="float32")
     np.testing.assert_allclose(np.concatenate(list(decode(mp3, RATE))), whole, rtol=0, atol=1e-5)
-    assert probe(mp3).frames == len(whole) == SECONDS * RATE
+    assert read_header(mp3).frames == len(whole) == SECONDS * RATE
 
 
 LYRICS = b"LYRICSBEGIN" + b"la" * 2_000
@@ -91,7 +91,7 @@ def test_without_a_stated_length_all_frames_are_decoded(mp3, before, behind):
     without_length(mp3)
     data = mp3.read_bytes()
     mp3.write_bytes((id3(before) if before else b"") + data + TAGS_BEHIND[behind])
-    assert probe(mp3).frames is None
+    assert read_header(mp3).frames is None
     found = load_audio(mp3, RATE)
     # Nothing tells the encoder's padding any more, and the frame that held the count may be audio now.
     assert 0 < len(found) - len(expected) < 5 * 1152

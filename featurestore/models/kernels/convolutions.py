@@ -53,7 +53,7 @@ class GroupedConv1d(nn.Conv1d):
         return conv1d(x, self.weight, self.bias, groups=self.groups, **settings)
 
 
-class Room:
+class ScratchBuffers:
     """Memory that is used again and again: to be given new memory costs more than what is computed in it."""
 
     def __init__(self) -> None:
@@ -79,24 +79,24 @@ class SampleConvs:
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         self._first, *self._others = map(Conv, layers)
 
-    def __call__(self, wave: Tensor, room: Room) -> Tensor:
+    def __call__(self, wave: Tensor, scratch: ScratchBuffers) -> Tensor:
         """From wave [windows, samples] to frames [windows, frames, channels]."""
         length = wave.shape[1]
         for conv in (self._first, *self._others):
             length = conv.frames(length)
         out = wave.new_empty(len(wave), length, conv.channels)
         for samples, into in zip(wave, out, strict=True):
-            self._window(samples, into, room)
+            self._window(samples, into, scratch)
         return out
 
-    def _window(self, samples: Tensor, out: Tensor, room: Room) -> None:
+    def _window(self, samples: Tensor, out: Tensor, scratch: ScratchBuffers) -> None:
         """Convolve the samples of one window into out [frames, channels]."""
         taps, weight = self._first.unfolded(samples)
         stride = math.prod(conv.stride for conv in self._others)
         for begin in range(0, len(out), PIECE):
-            self._piece(taps[begin * stride :], weight, out[begin : begin + PIECE], room)
+            self._piece(taps[begin * stride :], weight, out[begin : begin + PIECE], scratch)
 
-    def _piece(self, taps: Tensor, weight: Tensor, out: Tensor, room: Room) -> None:
+    def _piece(self, taps: Tensor, weight: Tensor, out: Tensor, scratch: ScratchBuffers) -> None:
         """Convolve what the first frames, out [frames, channels], need of taps."""
         first = self._first
         if not self._others:
@@ -110,13 +110,13 @@ class SampleConvs:
         for number, (conv, rows) in enumerate(zip(self._others, reversed(needed), strict=True), 1):
             # What comes from one and goes into the other changes places with every convolution.
             name = "large" if number % 2 else "medium"
-            y = out if number == len(self._others) else room.take(name, rows, conv.channels)
+            y = out if number == len(self._others) else scratch.take(name, rows, conv.channels)
             for begin in range(0, rows, CHUNK):
                 piece = y[begin : begin + CHUNK]
                 inputs = x[begin * conv.stride :][: (len(piece) - 1) * conv.stride + conv.kernel]
                 if number == 1:
                     # What the first convolution gives is the largest array by far; it is never there as a whole.
-                    given = room.take("first", len(inputs), first.channels)
+                    given = scratch.take("first", len(inputs), first.channels)
                     for row in range(0, len(inputs), CHUNK):
                         some = slice(row, row + CHUNK)
                         first.finished(torch.mm(inputs[some], weight, out=given[some]))

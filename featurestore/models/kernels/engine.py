@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from featurestore.errors import ModelError
 from featurestore.models.encoder import Encoder, check_float32
-from featurestore.models.kernels.convolutions import PositionalConv, Room, SampleConvs, gelu_
+from featurestore.models.kernels.convolutions import PositionalConv, SampleConvs, ScratchBuffers, gelu_
 from featurestore.models.mert import MertEncoder
 
 TOLERANCE = 1e-4
 """Largest difference from the plain forward that counts as rounding, relative to a state's largest value."""
 
-_PROBE_SAMPLES = 6_000
+_SIGNAL_SAMPLES = 6_000
 
 logger = logging.getLogger("featurestore")
 
@@ -38,7 +38,7 @@ def optimize_for_cpu(encoder: Encoder) -> Encoder:
     Returns
     -------
     Encoder
-        A `CpuEngine` for a `MertEncoder` if both give the same hidden states of a short probe, or else `encoder`
+        A `CpuEngine` for a `MertEncoder` if both give the same hidden states of a short signal, or else `encoder`
         itself. That they differ, or that the engine fails, is said through the logger "featurestore".
 
     Raises
@@ -99,16 +99,16 @@ class CpuEngine:
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
         """Hidden states 0 to `last`, one after the other: those of `MertEncoder.states` up to rounding."""
-        room = Room()
+        scratch = ScratchBuffers()
         wave, last = self.model.prepared(wave, last)
         pre_norm, norm = self.model.config.do_stable_layer_norm, self.model.encoder.layer_norm
-        x = self.model.feature_projection(self._convs(wave, room))
+        x = self.model.feature_projection(self._convs(wave, scratch))
         x = x + self._position(x)
         if not pre_norm:
             x = norm(x)
         yield x
         for number, block in enumerate(self._blocks[:last], 1):
-            x = block(x, room)
+            x = block(x, scratch)
             if pre_norm and number == self.layers:
                 x = norm(x)
             yield x
@@ -118,13 +118,13 @@ class CpuEngine:
         return torch.stack(list(self.states(wave)), dim=1)
 
     def deviation(self) -> float:
-        """Largest difference from the plain forward pass on a short probe, relative to each state's largest value.
+        """Largest difference from the plain forward pass on a short signal, relative to each largest value.
 
         NaN if one of both is not finite.
         """
-        samples = max(_PROBE_SAMPLES, self.min_samples)
-        probe = torch.randn(1, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-        pairs = zip(self.states(probe), self.model.states(probe), strict=True)
+        samples = max(_SIGNAL_SAMPLES, self.min_samples)
+        signal = torch.randn(1, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        pairs = zip(self.states(signal), self.model.states(signal), strict=True)
         return float(torch.stack([(x - y).abs().max() / y.abs().max() for x, y in pairs]).max())
 
 
@@ -143,22 +143,22 @@ class Block:
         self._up: nn.Linear = feed_forward.intermediate_dense
         self._down: nn.Linear = feed_forward.output_dense
 
-    def __call__(self, x: Tensor, room: Room) -> Tensor:
+    def __call__(self, x: Tensor, scratch: ScratchBuffers) -> Tensor:
         first, second = self._norms
         if self._pre_norm:
-            x = self._attended(first(x), x, room)
-            return self._fed_forward(second(x), x, room)
-        x = first(self._attended(x, x, room))
-        out: Tensor = second(self._fed_forward(x, x, room))
+            x = self._attended(first(x), x, scratch)
+            return self._fed_forward(second(x), x, scratch)
+        x = first(self._attended(x, x, scratch))
+        out: Tensor = second(self._fed_forward(x, x, scratch))
         return out
 
-    def _attended(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
+    def _attended(self, x: Tensor, residual: Tensor, scratch: ScratchBuffers) -> Tensor:
         windows, frames, dim = x.shape
         rows = x.view(-1, dim)
         qkv = [
-            torch.addmm(self._query.bias, rows, self._query.weight.T, out=room.take("query", len(rows), dim)),
+            torch.addmm(self._query.bias, rows, self._query.weight.T, out=scratch.take("query", len(rows), dim)),
             *(
-                torch.mm(rows, layer.weight.T, out=room.take(name, len(rows), dim))
+                torch.mm(rows, layer.weight.T, out=scratch.take(name, len(rows), dim))
                 for name, layer in zip(("medium", "value"), self._key_value, strict=True)
             ),
         ]
@@ -167,9 +167,9 @@ class Block:
         heads = F.scaled_dot_product_attention(query, key, value)
         return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out.weight, self._out_bias)
 
-    def _fed_forward(self, x: Tensor, residual: Tensor, room: Room) -> Tensor:
+    def _fed_forward(self, x: Tensor, residual: Tensor, scratch: ScratchBuffers) -> Tensor:
         rows, up, down = x.view(-1, x.shape[-1]), self._up, self._down
-        inner = torch.addmm(up.bias, rows, up.weight.T, out=room.take("large", len(rows), up.out_features))
+        inner = torch.addmm(up.bias, rows, up.weight.T, out=scratch.take("large", len(rows), up.out_features))
         return _added(residual, gelu_(inner), down.weight, down.bias)
 
 

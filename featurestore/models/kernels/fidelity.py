@@ -96,7 +96,7 @@ def check_close(found: Fidelity, what: str, hint: str) -> None:
         if not cosine >= LEAST_COSINE:  # nor NaN
             raise SettingError(
                 f"{what} is far from float32 on this processor: the centred cosine of hidden state {number} is "
-                f"{cosine:.4f} on a probe, where at least {LEAST_COSINE} is asked for. Either torch "
+                f"{cosine:.4f} on a test signal, where at least {LEAST_COSINE} is asked for. Either torch "
                 f"{torch.__version__} computes half precision wrongly here, or the model needs more bits: "
                 f"use {hint}"
             )
@@ -109,7 +109,7 @@ def _cosine(found: Tensor, wanted: Tensor) -> float:
     return float(a @ b / torch.sqrt((a @ a) * (b @ b)).clamp_(min=1e-30))
 
 
-def probe(sample_rate: int, min_samples: int) -> Tensor:
+def test_signal(sample_rate: int, min_samples: int) -> Tensor:
     """Pieces of synthetic music [windows, samples], always the same: chords that decay, drums, loud and quiet."""
     generator = torch.Generator().manual_seed(0)
     samples = max(round(_SECONDS * sample_rate), min_samples)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from featurestore.models.encoder import Encoder, check_float32
 from featurestore.models.kernels.convolutions import conv1d
-from featurestore.models.kernels.fidelity import check_close, fidelity, probe
+from featurestore.models.kernels.fidelity import check_close, fidelity, test_signal
 from featurestore.models.mert import MertEncoder
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -44,12 +44,12 @@ def to_half(encoder: Encoder, dtype: torch.dtype) -> Encoder:
     ModelError
         If the weights are not float32.
     SettingError
-        If it is a network on a CPU whose hidden states of a probe are far from those in float32
+        If it is a network on a CPU whose hidden states of a test signal are far from those in float32
         (`fidelity.LEAST_COSINE`).
     """
     half = _replaced(encoder, dtype) if isinstance(encoder, MertEncoder) else encoder
     if isinstance(encoder, nn.Module) and _is_on_cpu(encoder):
-        waves = probe(encoder.sample_rate, encoder.min_samples)
+        waves = test_signal(encoder.sample_rate, encoder.min_samples)
         found = fidelity(half, encoder, waves, autocast=dtype if half is encoder else None)
         check_close(found, f"{encoder.name} in {str(dtype).removeprefix('torch.')}", "precision fp32")
     return half

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import probe
+from featurestore.audio import read_header
 from featurestore.audio.lists import read_list
 from featurestore.errors import AudioError, SourceError
 from featurestore.training.labels.tokens import dictionary_file, read_dictionary
@@ -179,7 +179,7 @@ def _entries(manifest: Path, layout: Frames) -> Sequence[Entry]:
     first = 0
     for listed in read_list(manifest):
         try:
-            info = probe(listed.path)
+            info = read_header(listed.path)
         except AudioError as error:
             raise SourceError(f"line {listed.line} of {manifest}: {error}") from None
         if info.frames is not None and info.frames != listed.samples:

@@ -77,7 +77,7 @@ def evaluate(
     found = dict(zip(names, values.tolist(), strict=True))
     found["effective rank"] = effective_rank(features[:, : model.dim])
     if recipe.run.probe:
-        found["probe"] = probe(features.cpu(), _targets(batches, recipe.run.probe))
+        found["probe"] = linear_probe(features.cpu(), _targets(batches, recipe.run.probe))
     return found
 
 
@@ -101,7 +101,7 @@ def effective_rank(features: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
 
 
-def probe(features: Tensor, targets: Tensor) -> float:
+def linear_probe(features: Tensor, targets: Tensor) -> float:
     """How much of the targets a linear model finds in the features.
 
     Ridge regression on every other window, looked at on those between.

@@ -20,7 +20,7 @@ from featurestore.models.checkpoints.files import CONFIG, find_weights, read_jso
 from featurestore.models.checkpoints.hub import fetch
 from featurestore.models.checkpoints.native import load_checkpoint, read_weights
 from featurestore.models.checkpoints.shapes import SHAPES
-from featurestore.models.kernels.fidelity import check_close, compared, probe
+from featurestore.models.kernels.fidelity import check_close, compared, test_signal
 from featurestore.training.pretrain import convolutions
 from featurestore.training.pretrain.corpus import Frames
 from featurestore.training.pretrain.recipe import Recipe
@@ -128,7 +128,7 @@ class TrainedEncoder(nn.Module):
         SettingError
             If they are far apart (`fidelity.LEAST_COSINE`).
         """
-        wave, _ = self.encoder.prepared(probe(self.encoder.sample_rate, self.encoder.min_samples), None)
+        wave, _ = self.encoder.prepared(test_signal(self.encoder.sample_rate, self.encoder.min_samples), None)
         mask = torch.zeros(len(wave), self.encoder.frames(wave.shape[1]), dtype=torch.bool)
         training = self.training
         self.eval()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from featurestore.models import load_model, save_random_checkpoint
-from featurestore.models.kernels.fidelity import fidelity, probe
+from featurestore.models.kernels import fidelity as measure
+from featurestore.models.kernels.fidelity import fidelity
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +15,7 @@ def model(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_measure_sees_what_it_is_to_see(model):
-    waves = probe(model.sample_rate, model.min_samples)
+    waves = measure.test_signal(model.sample_rate, model.min_samples)
     assert waves.shape == (8, 12_000)
     assert waves.abs().amax(dim=1).tolist() == pytest.approx([0.5 ** (n / 2) for n in range(8)])
     same = fidelity(model, model, waves)
@@ -30,7 +31,7 @@ def test_the_measure_sees_what_it_is_to_see(model):
 
 
 def test_what_pooling_keeps_is_measured_too(model):
-    waves = probe(24_000, 400)
+    waves = measure.test_signal(24_000, 400)
 
     class Moved:
         """Each window moves as a whole: little to a frame, much to the mean of a window."""

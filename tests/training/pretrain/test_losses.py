@@ -10,7 +10,7 @@ from featurestore.errors import SettingError
 from featurestore.training.pretrain.batches import Batch
 from featurestore.training.pretrain.checkpoints import Trained
 from featurestore.training.pretrain.cqt import CqtTarget
-from featurestore.training.pretrain.evaluation import effective_rank, probe
+from featurestore.training.pretrain.evaluation import effective_rank, linear_probe
 from featurestore.training.pretrain.losses import Counts, collapse, losses, term_names
 from featurestore.training.pretrain.network import Heads, TrainedEncoder, start
 from featurestore.training.pretrain.plan import Window
@@ -273,12 +273,12 @@ def test_features_that_are_no_numbers_have_no_rank_and_no_probe():
     features = torch.randn(20, 5)
     features[3, 2] = math.nan
     assert math.isnan(effective_rank(features))
-    assert math.isnan(probe(features, torch.randn(20, 2)))
+    assert math.isnan(linear_probe(features, torch.randn(20, 2)))
 
 
 def test_the_probe_finds_what_is_there_and_nothing_else():
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(400, 20, generator=draw)
     target = features[:, :3] @ torch.randn(3, 4, generator=draw)
-    assert probe(features, target) > 0.9
-    assert probe(features, torch.randn(400, 4, generator=draw)) < 0.1
+    assert linear_probe(features, target) > 0.9
+    assert linear_probe(features, torch.randn(400, 4, generator=draw)) < 0.1
