@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from featurestore._lazy import lazy
 
 if TYPE_CHECKING:
-    from featurestore.training.labels.fits import Fit
     from featurestore.training.labels.kmeans import fit_kmeans
+    from featurestore.training.labels.kmeans_model import KMeansModel
     from featurestore.training.labels.labelling import LabelReport, label_store
     from featurestore.training.labels.manifests import ManifestReport, write_manifests
     from featurestore.training.labels.tokens import read_dictionary, read_labels
 
 __all__ = [
-    "Fit",
+    "KMeansModel",
     "LabelReport",
     "ManifestReport",
     "fit_kmeans",
@@ -31,7 +31,7 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "Fit": "featurestore.training.labels.fits",
+        "KMeansModel": "featurestore.training.labels.kmeans_model",
         "LabelReport": "featurestore.training.labels.labelling",
         "ManifestReport": "featurestore.training.labels.manifests",
         "fit_kmeans": "featurestore.training.labels.kmeans",

@@ -19,9 +19,9 @@ from featurestore.audio.lists import Listed, read_list
 from featurestore.audio.sources import listed_ids
 from featurestore.errors import SettingError, SourceError, TrackNotFoundError
 from featurestore.store import FeatureStore
-from featurestore.training.labels.fits import Fit, of_layer
 from featurestore.training.labels.frames import count_frames, frame_rate_of, track_frames
 from featurestore.training.labels.kmeans import check_settings, fit_kmeans
+from featurestore.training.labels.kmeans_model import KMeansModel, of_layer
 from featurestore.training.labels.tokens import NAME, SPLITS, check_length, seconds
 
 _log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def label_store(
     fit_path = Path(fit) if fit is not None else out / f"fit.{name}.npz"
     found = None
     if fit is not None:
-        found = Fit.load(Path(fit))
+        found = KMeansModel.load(Path(fit))
         found.check(opened.spec)
         if layer not in (None, found.layer):
             raise SettingError(f"the fit {fit} is of layer {found.layer}, not {layer}: leave out `layer`")
@@ -256,7 +256,7 @@ def _chosen(track_ids: Sequence[str], fraction: float, seed: int) -> list[str]:
 
 def _fit(
     store: FeatureStore, tracks: Sequence[str], layer: int, settings: dict[str, int], tell: Callable[[], None]
-) -> Fit:
+) -> KMeansModel:
     def read(number: int) -> Iterator[npt.NDArray[np.float32]]:
         """All frames; the tracks in another order in each pass."""
         _log.info("fitting: pass %d of %d over %d tracks", number + 1, settings["passes"], len(tracks))
@@ -266,12 +266,12 @@ def _fit(
 
     centers, frames = fit_kmeans(read, **settings)
     details = {**settings, "tracks": len(tracks), "frames": frames, "featurestore_version": __version__}
-    return Fit(centers=centers, spec=of_layer(store.spec, layer), details=details)
+    return KMeansModel(centers=centers, spec=of_layer(store.spec, layer), details=details)
 
 
 def _write(
     store: FeatureStore,
-    fit: Fit,
+    fit: KMeansModel,
     fit_path: Path,
     splits: dict[str, list[_Line]],
     out: Path,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import probe
+from featurestore.audio import read_header
 from featurestore.audio.lists import Listed, read_list
 from featurestore.errors import SettingError, SourceError
 
@@ -165,7 +165,7 @@ def seconds(file: Listed, sample_rate: float | None) -> float:
     """Length of a file of a manifest, whose own rate is looked up if it is not given."""
     if file.samples is None:
         raise SettingError("labels belong to the files of a manifest (.tsv)")
-    return file.samples / (probe(file.path).sample_rate if sample_rate is None else sample_rate)
+    return file.samples / (read_header(file.path).sample_rate if sample_rate is None else sample_rate)
 
 
 def _parsed(path: Path, number: int, line: str) -> npt.NDArray[np.int32]:

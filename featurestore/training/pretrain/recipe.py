@@ -28,9 +28,9 @@ from featurestore.training.pretrain.settings import (
     RunSettings,
     TokenSettings,
     VarianceSettings,
-    limited,
+    bounded_field,
 )
-from featurestore.training.pretrain.tables import read_value
+from featurestore.training.pretrain.toml_config import read_value
 
 _TERMS = frozenset({"loss", "features", "cqt", "variance", "covariance"})
 
@@ -71,8 +71,8 @@ class Recipe:
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     mixing: MixingSettings = field(default_factory=MixingSettings)
     dropout: DropoutSettings = field(default_factory=DropoutSettings)
-    feature_gradient: float = limited(0.1, least=0, most=1)
-    feature_penalty: float = limited(10.0, least=0)
+    feature_gradient: float = bounded_field(0.1, least=0, most=1)
+    feature_penalty: float = bounded_field(10.0, least=0)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     cqt: CqtSettings = field(default_factory=CqtSettings)
     heads: tuple[HeadSettings, ...] = ()

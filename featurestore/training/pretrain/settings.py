@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def limited(default: Any, *, least: float | None = None, most: float | None = None, among: Any = None) -> Any:
-    """A field with limits, of each of its items if it is a list, for `featurestore.training.pretrain.tables`."""
+def bounded_field(
+    default: Any, *, least: float | None = None, most: float | None = None, among: Any = None
+) -> Any:
+    """A field with limits, of each of its items if it is a list, which `toml_config` checks."""
     return field(default=default, metadata={"least": least, "most": most, "among": among})
 
 
@@ -33,10 +35,10 @@ class DataSettings:
 
     folder: str = ""
     labels: tuple[str, ...] = ()
-    window: float = limited(5.0, least=0.1, most=600)
-    windows_per_file: str = limited("one", among=("one", "all"))
+    window: float = bounded_field(5.0, least=0.1, most=600)
+    windows_per_file: str = bounded_field("one", among=("one", "all"))
     cache: str = ""
-    threads: int = limited(1, least=1, most=64)
+    threads: int = bounded_field(1, least=1, most=64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +79,8 @@ class MaskingSettings:
         Whether the windows of a pass give random masked frames back until all have as many as the poorest.
     """
 
-    probability: float = limited(0.8, least=0, most=1)
-    span: int = limited(5, least=1, most=1000)
+    probability: float = bounded_field(0.8, least=0, most=1)
+    span: int = bounded_field(5, least=1, most=1000)
     schedule: tuple[tuple[int, float], ...] = ()
     equal: bool = True
 
@@ -99,7 +101,7 @@ class MixingSettings:
         Factor of the snippets.
     """
 
-    probability: float = limited(0.5, least=0, most=1)
+    probability: float = bounded_field(0.5, least=0, most=1)
     seconds: tuple[float, float] = (0.5, 1.0)
     count: tuple[int, int] = (1, 3)
     volume: float = 1.0
@@ -118,11 +120,11 @@ class DropoutSettings:
         Probability of a transformer layer to be skipped.
     """
 
-    input: float = limited(0.1, least=0, most=0.99)
-    hidden: float = limited(0.1, least=0, most=0.99)
-    attention: float = limited(0.1, least=0, most=0.99)
-    activation: float = limited(0.0, least=0, most=0.99)
-    layers: float = limited(0.05, least=0, most=0.99)
+    input: float = bounded_field(0.1, least=0, most=0.99)
+    hidden: float = bounded_field(0.1, least=0, most=0.99)
+    attention: float = bounded_field(0.1, least=0, most=0.99)
+    activation: float = bounded_field(0.0, least=0, most=0.99)
+    layers: float = bounded_field(0.05, least=0, most=0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +141,10 @@ class TokenSettings:
         By which cosine similarities are divided.
     """
 
-    masked: float = limited(1.0, least=0)
-    unmasked: float = limited(0.0, least=0)
-    dim: int = limited(64, least=1, most=1 << 16)
-    temperature: float = limited(0.1, least=1e-4)
+    masked: float = bounded_field(1.0, least=0)
+    unmasked: float = bounded_field(0.0, least=0)
+    dim: int = bounded_field(64, least=1, most=1 << 16)
+    temperature: float = bounded_field(0.1, least=1e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,15 +169,15 @@ class CqtSettings:
         Once, into a file of half precision that the training reads, or in every step, on the device.
     """
 
-    masked: float = limited(1.0, least=0)
-    everywhere: float = limited(0.0, least=0)
-    bins: int = limited(336, least=1, most=4096)
-    bins_per_octave: int = limited(48, least=1, most=512)
-    lowest: float = limited(32.7, least=1)
-    scale: str = limited("magnitude", among=("magnitude", "log"))
+    masked: float = bounded_field(1.0, least=0)
+    everywhere: float = bounded_field(0.0, least=0)
+    bins: int = bounded_field(336, least=1, most=4096)
+    bins_per_octave: int = bounded_field(48, least=1, most=512)
+    lowest: float = bounded_field(32.7, least=1)
+    scale: str = bounded_field("magnitude", among=("magnitude", "log"))
     centre: bool = False
     layer: int = -1
-    compute: str = limited("once", among=("once", "always"))
+    compute: str = bounded_field("once", among=("once", "always"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,11 +202,11 @@ class HeadSettings:
     """
 
     name: str
-    kind: str = limited("multilabel", among=("multilabel", "classes"))
-    weight: float = limited(1.0, least=0)
+    kind: str = bounded_field("multilabel", among=("multilabel", "classes"))
+    weight: float = bounded_field(1.0, least=0)
     layer: int = -1
-    frames: str = limited("all", among=("all", "masked"))
-    positive: float = limited(1.0, least=0)
+    frames: str = bounded_field("all", among=("all", "masked"))
+    positive: float = bounded_field(1.0, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +223,9 @@ class VarianceSettings:
         Hidden state, -1 for the last.
     """
 
-    variance: float = limited(0.0, least=0)
-    covariance: float = limited(0.0, least=0)
-    frames: int = limited(25, least=1)
+    variance: float = bounded_field(0.0, least=0)
+    covariance: float = bounded_field(0.0, least=0)
+    frames: int = bounded_field(25, least=1)
     layer: int = -1
 
 
@@ -245,14 +247,14 @@ class OptimizerSettings:
         Largest norm of all gradients together; 0 for none.
     """
 
-    lr: float = limited(5e-4, least=0)
-    end_lr: float = limited(0.0, least=0)
-    warmup: int = limited(32_000, least=0)
-    power: float = limited(1.0, least=0)
-    betas: tuple[float, float] = limited((0.9, 0.98), least=0, most=0.9999)
-    eps: float = limited(1e-6, least=0)
-    weight_decay: float = limited(0.01, least=0)
-    clip: float = limited(10.0, least=0)
+    lr: float = bounded_field(5e-4, least=0)
+    end_lr: float = bounded_field(0.0, least=0)
+    warmup: int = bounded_field(32_000, least=0)
+    power: float = bounded_field(1.0, least=0)
+    betas: tuple[float, float] = bounded_field((0.9, 0.98), least=0, most=0.9999)
+    eps: float = bounded_field(1e-6, least=0)
+    weight_decay: float = bounded_field(0.01, least=0)
+    clip: float = bounded_field(10.0, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,15 +285,15 @@ class RunSettings:
         Name of the auxiliary labels or the codebook that the probe predicts from pooled features.
     """
 
-    steps: int = limited(400_000, least=1)
-    batch: int = limited(16, least=1)
-    accumulate: int = limited(1, least=1)
-    seed: int = limited(1337, least=0)
-    precision: str = limited("float32", among=("float32", "float16", "bfloat16"))
+    steps: int = bounded_field(400_000, least=1)
+    batch: int = bounded_field(16, least=1)
+    accumulate: int = bounded_field(1, least=1)
+    seed: int = bounded_field(1337, least=0)
+    precision: str = bounded_field("float32", among=("float32", "float16", "bfloat16"))
     compile: bool = False
-    checkpoint_every: int = limited(1_000, least=1)
-    evaluate_every: int = limited(1_000, least=1)
-    log_every: int = limited(10, least=1)
-    keep: int = limited(2, least=1)
-    valid_windows: int = limited(64, least=1)
+    checkpoint_every: int = bounded_field(1_000, least=1)
+    evaluate_every: int = bounded_field(1_000, least=1)
+    log_every: int = bounded_field(10, least=1)
+    keep: int = bounded_field(2, least=1)
+    valid_windows: int = bounded_field(64, least=1)
     probe: str = ""

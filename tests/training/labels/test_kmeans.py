@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from featurestore.errors import MissingDependencyError, SettingError, SourceError, SpecMismatchError
-from featurestore.training.labels import Fit, fit_kmeans
-from featurestore.training.labels.fits import of_layer
+from featurestore.training.labels import KMeansModel, fit_kmeans
 from featurestore.training.labels.kmeans import _batches
+from featurestore.training.labels.kmeans_model import of_layer
 
 
 def blobs(count=4_000, clusters=7, seed=0):
@@ -113,7 +113,7 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
 @pytest.fixture
 def fit(spec):
     centers = np.random.default_rng(0).normal(size=(11, 4)).astype(np.float32)
-    return Fit(centers=centers, spec=of_layer(spec, 7), details={"seed": 3, "clusters": 11})
+    return KMeansModel(centers=centers, spec=of_layer(spec, 7), details={"seed": 3, "clusters": 11})
 
 
 def test_the_nearest_centre_is_assigned(fit):
@@ -125,7 +125,7 @@ def test_the_nearest_centre_is_assigned(fit):
 
 def test_a_fit_comes_back_as_it_was_saved_without_a_pickle(fit, tmp_path):
     fit.save(tmp_path / "deep" / "fit.npz")
-    loaded = Fit.load(tmp_path / "deep" / "fit.npz")
+    loaded = KMeansModel.load(tmp_path / "deep" / "fit.npz")
     np.testing.assert_array_equal(loaded.centers, fit.centers)
     assert (loaded.spec, loaded.details, loaded.layer) == (fit.spec, fit.details, 7)
     with np.load(tmp_path / "deep" / "fit.npz", allow_pickle=False) as content:
@@ -154,7 +154,7 @@ def test_what_is_no_fit_is_refused_and_never_run(fit, tmp_path, capsys):
 
     def refused(message):
         with pytest.raises(SourceError, match=message):
-            Fit.load(path)
+            KMeansModel.load(path)
 
     refused("cannot be read: No such file")
     path.write_bytes(b"")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featurestore.errors import SettingError, SourceError, SpecMismatchError, TrackNotFoundError
-from featurestore.training.labels import Fit, label_store, read_labels, write_manifests
+from featurestore.training.labels import KMeansModel, label_store, read_labels, write_manifests
 from featurestore.training.labels.frames import track_frames
 
 FAST = {"layer": 7, "clusters": 6, "batch_size": 500, "passes": 2}
@@ -35,7 +35,7 @@ def test_a_line_of_labels_for_each_file_of_the_manifests(store, data):
     assert 5 < report.perplexity <= 6
     assert report.inertia == pytest.approx(4 * 0.1**2, rel=0.1)
     assert (data / "dict.km.txt").read_text() == "0 1\n1 1\n2 1\n3 1\n4 1\n5 1\n"
-    fit = Fit.load(data / "fit.km.npz")
+    fit = KMeansModel.load(data / "fit.km.npz")
     for split in ("train", "valid"):
         lines = (data / f"{split}.km").read_text().splitlines()
         for track_id, line in zip(tracks(data, split), lines, strict=True):
@@ -92,7 +92,7 @@ def test_a_fit_labels_other_stores_of_the_same_features(store, data, music, stor
 @pytest.mark.slow
 def test_a_share_of_the_tracks_can_be_fitted(store, data):
     label_store(store, data, fraction=0.3, **FAST)
-    details = Fit.load(data / "fit.km.npz").details
+    details = KMeansModel.load(data / "fit.km.npz").details
     assert (details["tracks"], details["fraction"]) == (2, 0.3)
     assert len(read_labels(data, "train", "km")) == 7
 

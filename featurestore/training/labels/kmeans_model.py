@@ -24,7 +24,7 @@ _ROWS = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class KMeansModel:
     """Holds the centres of clusters of the frames of one layer.
 
     Attributes
@@ -37,9 +37,9 @@ class Fit:
 
     Examples
     --------
-    >>> from featurestore.training.labels import Fit
+    >>> from featurestore.training.labels import KMeansModel
     >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
-    >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+    >>> fit = KMeansModel(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
     >>> fit.layer, fit.centers.shape
     (7, (3, 3))
     """
@@ -67,9 +67,9 @@ class Fit:
 
         Examples
         --------
-        >>> from featurestore.training.labels import Fit
+        >>> from featurestore.training.labels import KMeansModel
         >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
-        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit = KMeansModel(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
         >>> fit.assign(np.array([[0.1, 0.9, 0], [1, 0, 0]], np.float32))
         array([1, 0])
         """
@@ -92,9 +92,9 @@ class Fit:
         Examples
         --------
         >>> from featurestore.errors import SpecMismatchError
-        >>> from featurestore.training.labels import Fit
+        >>> from featurestore.training.labels import KMeansModel
         >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
-        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit = KMeansModel(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
         >>> fit.check(FeatureSpec.for_arrays(layers=[4, 7], dim=3))  # has the layer
         >>> try:
         ...     fit.check(FeatureSpec.for_arrays(layers=[7], dim=5))
@@ -124,9 +124,9 @@ class Fit:
         Examples
         --------
         >>> from pathlib import Path
-        >>> from featurestore.training.labels import Fit
+        >>> from featurestore.training.labels import KMeansModel
         >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
-        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit = KMeansModel(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
         >>> fit.save(Path("fit.km.npz"))
         >>> np.load("fit.km.npz")["centers"].shape
         (3, 3)
@@ -139,9 +139,9 @@ class Fit:
 
         Examples
         --------
-        >>> from featurestore.training.labels import Fit
+        >>> from featurestore.training.labels import KMeansModel
         >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
-        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit = KMeansModel(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
         >>> fit.content()[:2]
         b'PK'
         """
@@ -151,7 +151,7 @@ class Fit:
         return content.getvalue()
 
     @classmethod
-    def load(cls, path: Path) -> Fit:
+    def load(cls, path: Path) -> KMeansModel:
         """Read what `save` wrote.
 
         Raises
@@ -162,11 +162,11 @@ class Fit:
         Examples
         --------
         >>> from pathlib import Path
-        >>> from featurestore.training.labels import Fit
+        >>> from featurestore.training.labels import KMeansModel
         >>> spec = FeatureSpec.for_arrays(layers=[7], dim=3)
-        >>> fit = Fit(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
+        >>> fit = KMeansModel(centers=np.eye(3, dtype=np.float32), spec=spec, details={})
         >>> fit.save(Path("fit.km.npz"))
-        >>> Fit.load(Path("fit.km.npz")).layer
+        >>> KMeansModel.load(Path("fit.km.npz")).layer
         7
         """
         try:
