@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from lies import CASES, LINKS
 from limited import outcomes, reading, writing
+from malformed_stores import CASES, LINKS
 from samples import features, write_store
 
 
@@ -35,7 +35,7 @@ def snapshot(folder: Path):
     }
 
 
-# Hundreds of lies: all of those that might lead outside, and of the others some, if there is little time.
+# There are hundreds: all of those that might lead outside, and of the others some, if there is little time.
 NAMES = [*CASES] if os.environ.get("HYPOTHESIS_PROFILE", "default") != "default" else [*LINKS, *[*CASES][::8]]
 
 

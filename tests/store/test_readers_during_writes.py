@@ -1,23 +1,23 @@
 """Readers see whole revisions, and no error, while others write; longer with FEATURESTORE_STRESS_SECONDS."""
 
+import concurrent_load as load
 import pytest
-import traffic
 
 from featurestore import FeatureStore
 
 
 @pytest.fixture
 def busy(path):
-    traffic.make(path)
+    load.make(path)
     return path
 
 
 @pytest.mark.slow
 def test_readers_see_whole_tracks_while_others_replace_add_and_pack(busy):
-    seen = traffic.run(
+    seen = load.run(
         busy,
-        [traffic.overwrite, traffic.append],
-        [traffic.read_anew, traffic.read_held, traffic.verify_meanwhile],
+        [load.overwrite, load.append],
+        [load.read_anew, load.read_held, load.verify_meanwhile],
     )
     for reader in seen:
         assert set(reader) == {"ok"}
@@ -26,10 +26,10 @@ def test_readers_see_whole_tracks_while_others_replace_add_and_pack(busy):
 
 @pytest.mark.slow
 def test_readers_see_whole_tracks_where_folders_cannot_be_exchanged(busy):
-    seen = traffic.run(
+    seen = load.run(
         busy,
-        [traffic.overwrite_by_renaming, traffic.append_by_renaming],
-        [traffic.read_anew, traffic.read_held, traffic.verify_meanwhile],
+        [load.overwrite_by_renaming, load.append_by_renaming],
+        [load.read_anew, load.read_held, load.verify_meanwhile],
     )
     for reader in seen:
         assert set(reader) == {"ok"}
@@ -39,13 +39,13 @@ def test_readers_see_whole_tracks_where_folders_cannot_be_exchanged(busy):
 @pytest.mark.slow
 def test_xarray_sees_the_whole_table_that_it_opened(busy):
     """Through any number of packs that add tracks, and one that replaces some."""
-    (seen,) = traffic.run(busy, [traffic.overwrite, traffic.append], [traffic.read_with_xarray])
+    (seen,) = load.run(busy, [load.overwrite, load.append], [load.read_with_xarray])
     assert set(seen) == {"ok"}
 
 
 @pytest.mark.slow
 def test_what_zarr_reads_is_whole_if_the_revision_is_the_same_before_and_after(busy):
     """Metadata and numbers are opened one after the other, so a track may be replaced in between."""
-    (seen,) = traffic.run(busy, [traffic.overwrite], [traffic.read_with_zarr])
+    (seen,) = load.run(busy, [load.overwrite], [load.read_with_zarr])
     assert seen["same revision before and after: whole"] > 0
     assert "same revision before and after: torn" not in seen

@@ -24,7 +24,7 @@ from .forking import Ended, in_child
 from .invariants import ViolationError, check, leftovers, require
 from .operations import OPERATIONS
 from .scenarios import Operation
-from .steps import Perform, Step, Visitor, watch
+from .steps import FaultAction, Perform, Step, watch
 
 
 @dataclass
@@ -104,13 +104,13 @@ def record(operation: Operation, folder: Path) -> tuple[list[State], list[str], 
         steps: list[str] = []
         sites: list[Sites] = []
 
-        def visitor(step: Step, perform: Perform) -> Any:
+        def fault_action(step: Step, perform: Perform) -> Any:
             steps.append(step.kind)
             sites.append(step.sites())
             return perform()
 
         with operation.conditions():
-            watch(visitor)
+            watch(fault_action)
             states = []
             for state in operation.run(copy):
                 states.append(state)
@@ -130,7 +130,7 @@ def record(operation: Operation, folder: Path) -> tuple[list[State], list[str], 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How an operation with a visitor ended: the states it came to, the error that it raised, what is new."""
+    """How an operation with a fault_action ended: the states it came to, the error that it raised, what is new."""
 
     ended: Ended
     states: int
@@ -139,12 +139,12 @@ class Attempt:
     left: list[str]
 
 
-def attempt(visitor: Visitor, operation: Operation, folder: Path) -> Attempt:
+def attempt(fault_action: FaultAction, operation: Operation, folder: Path) -> Attempt:
     def work(report: Callable[[object], None]) -> None:
         OPENED.clear()
         there = set(leftovers(folder))
         with operation.conditions():
-            watch(visitor)
+            watch(fault_action)
             raised, trace, locked = None, "", []
             try:
                 for _ in operation.run(folder):
@@ -177,13 +177,13 @@ def _locked(folder: Path) -> Iterator[str]:
 def explore(
     name: str,
     plain: bool,
-    visitors: Callable[[int, str], Iterator[tuple[str, Visitor]]],
+    fault_actions: Callable[[int, str], Iterator[tuple[str, FaultAction]]],
     judge: Judge,
     meanwhile: Callable[[Path], None] = lambda _: None,
     *,
     sample: bool = False,
 ) -> Findings:
-    """Do an operation again and again, each time with another visitor; after each, all that must hold does.
+    """Do an operation again and again, each time with another fault_action; after each, all that must hold does.
 
     Parameters
     ----------
@@ -198,12 +198,12 @@ def explore(
             if sample and lines in sites[: number - 1]:
                 continue
             findings.steps.append(kind)
-            for what, visitor in visitors(number, kind):
+            for what, fault_action in fault_actions(number, kind):
                 findings.points += 1
                 with copy_of(folder) as copy:
                     with operation.conditions():
                         held = _held(copy)
-                    done = attempt(visitor, operation, copy)
+                    done = attempt(fault_action, operation, copy)
                     try:
                         judge(done, len(states), kind)
                         findings.sites |= lines

@@ -16,11 +16,11 @@ from featurestore.store.store import FeatureStore
 from . import power
 from .conditions import STORE, State, away, track, writer
 from .exploring import Attempt, Findings, around, copy_of, explore, prepared, record, told
+from .fault_actions import NEEDS_ROOM, Fail, FailFrom, Interrupt, Kill, Pause
 from .forking import Child, in_child
 from .invariants import around_any, check, observe, progress, require, same, sound
 from .scenarios import Operation
-from .steps import WRITES, Visitor, watch
-from .visitors import NEEDS_ROOM, Fail, FailFrom, Interrupt, Kill, Pause
+from .steps import WRITES, FaultAction, watch
 
 
 def kill(
@@ -47,7 +47,7 @@ def kill(
             with away(years=years, host=host), writer(folder):
                 pass
 
-    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+    def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
         for moment in moments:
             if moment != "torn" or kind in WRITES:
                 yield f"killed {moment}", Kill(number, moment)
@@ -55,25 +55,25 @@ def kill(
     def judge(done: Attempt, states: int, kind: str) -> None:
         require(done.ended.signal == signal.SIGKILL, f"was not killed: {done}")
 
-    return explore(name, plain, visitors, judge, meanwhile, sample=sample)
+    return explore(name, plain, fault_actions, judge, meanwhile, sample=sample)
 
 
 def fail(name: str, *, plain: bool = False) -> Findings:
     """Let each step of an operation fail with an input/output error."""
 
-    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+    def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
         yield "EIO at", Fail(number)
 
-    return explore(name, plain, visitors, _failed)
+    return explore(name, plain, fault_actions, _failed)
 
 
 def read_only(name: str, *, plain: bool = False) -> Findings:
     """Let all steps of an operation fail from each one on, as on a file system that became read-only."""
 
-    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+    def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
         yield "read-only from", FailFrom(number, errno.EROFS)
 
-    return explore(name, plain, visitors, _failed)
+    return explore(name, plain, fault_actions, _failed)
 
 
 def _failed(done: Attempt, states: int, kind: str) -> None:
@@ -84,7 +84,7 @@ def _failed(done: Attempt, states: int, kind: str) -> None:
 def fill_up(name: str, *, plain: bool = False) -> Findings:
     """Let the disk be full from each step of an operation on."""
 
-    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+    def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
         yield "full from", FailFrom(number, errno.ENOSPC, NEEDS_ROOM)
 
     def judge(done: Attempt, states: int, kind: str) -> None:
@@ -92,7 +92,7 @@ def fill_up(name: str, *, plain: bool = False) -> Findings:
         staged = [name for name in done.left if name.startswith("staging")]
         require(not staged or _while_opening(done), f"staging is not swept: {staged}")
 
-    return explore(name, plain, visitors, judge)
+    return explore(name, plain, fault_actions, judge)
 
 
 def _refused_or_done(done: Attempt, states: int) -> None:
@@ -107,7 +107,7 @@ def _refused_or_done(done: Attempt, states: int) -> None:
 def interrupt(name: str, *, plain: bool = False) -> Findings:
     """Interrupt an operation by Ctrl-C at every step; what is staged is gone once the writer is closed."""
 
-    def visitors(number: int, kind: str) -> Iterator[tuple[str, Visitor]]:
+    def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
         for moment in ("before", "after"):
             yield f"Ctrl-C {moment}", Interrupt(number, moment)
 
@@ -117,7 +117,7 @@ def interrupt(name: str, *, plain: bool = False) -> Findings:
         left = [name for name in done.left if not name.startswith("trash")]
         require(not left or _while_opening(done), f"left after closing: {left}")
 
-    return explore(name, plain, visitors, judge)
+    return explore(name, plain, fault_actions, judge)
 
 
 def pause(name: str, *, plain: bool = False, years: int = 0, host: str | None = None) -> Findings:

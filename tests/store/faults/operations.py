@@ -50,14 +50,14 @@ def interrupted(run: Run, prepare: Callable[[Path], None], at: Callable[[Step], 
     def prepare_and_kill(folder: Path) -> None:
         prepare(folder)
 
-        def visitor(step: Step, perform: Perform) -> Any:
+        def fault_action(step: Step, perform: Perform) -> Any:
             result = perform()
             if at(step):
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 
         def work(_: Callable[[object], None]) -> None:
-            watch(visitor)
+            watch(fault_action)
             list(run(folder))
 
         ended = in_child(work)
@@ -73,12 +73,12 @@ def into(step: Step, *parts: str) -> bool:
     return Path(os.fsdecode(step.args[1])).parent.parts[-len(parts) :] == parts
 
 
-def _littered(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
+def _with_stale_dirs(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
     """Dead writers' staging, half-emptied trash, and an entry of the journal that says nothing."""
     begin = putting("subject", track("subject", 1), {})
     killed = interrupted(begin, prepare, lambda step: step.kind == "fsync")
 
-    def prepare_and_litter(folder: Path) -> None:
+    def prepare_with_stale_dirs(folder: Path) -> None:
         killed(folder)
         paths = StorePaths(folder / STORE)
         for where in (paths.trash / "0123", paths.journal / "later", paths.journal / "nobody" / "raw"):
@@ -88,7 +88,7 @@ def _littered(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
         (paths.trash / "0123" / "below" / "deeper").mkdir(parents=True)
         (paths.staging / f"{socket.gethostname()}.1.0123").mkdir()
 
-    return prepare_and_litter
+    return prepare_with_stale_dirs
 
 
 def _without_hidden(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -216,8 +216,8 @@ def _operations() -> Iterator[Operation]:
     prepare, before = store_with(track("subject"))
     killed = interrupted(removing("subject", before), prepare, lambda step: into(step, "journal"))
     yield Operation("recover a removal", killed, before, opening(fewer))
-    yield Operation("sweep", _littered(prepare), before, opening(before))
-    yield Operation("sweep, too deep", _littered(prepare), before, opening(before), too_deep)
+    yield Operation("sweep", _with_stale_dirs(prepare), before, opening(before))
+    yield Operation("sweep, too deep", _with_stale_dirs(prepare), before, opening(before), too_deep)
 
     broken = _with_damage(prepare, "segments", "subject", "c.0.0.0")
     unread = {**before, "subject": None}

@@ -1,4 +1,4 @@
-"""Every change that a process makes on disk, step by step, for a visitor that watches it or ends it.
+"""Every change that a process makes on disk, step by step, for a fault_action that watches it or ends it.
 
 Steps are system calls: `watch` puts itself before the functions of `os` that change a disk and before those of
 the C library that exchange two folders or ask for room. A change on any other way (a file opened for writing by
@@ -77,7 +77,7 @@ class Step:
 
 
 Perform = Callable[[], Any]
-Visitor = Callable[[Step, Perform], Any]
+FaultAction = Callable[[Step, Perform], Any]
 
 
 class _Inside(threading.local):
@@ -86,8 +86,8 @@ class _Inside(threading.local):
     depth = 0
 
 
-def watch(visitor: Visitor) -> None:
-    """From now on and for good, `visitor(step, perform)` stands in for every change this process makes.
+def watch(fault_action: FaultAction) -> None:
+    """From now on and for good, `fault_action(step, perform)` stands in for every change this process makes.
 
     Threads take their steps one at a time.
     """
@@ -105,7 +105,7 @@ def watch(visitor: Visitor) -> None:
         if inside.depth:
             return performed()
         with turn:
-            return visitor(step, performed)
+            return fault_action(step, performed)
 
     def wrapped(kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def function(*args: Any, **options: Any) -> Any:
@@ -150,7 +150,7 @@ def watch(visitor: Visitor) -> None:
 class _Library:
     """The C library, with what changes the disk as a step."""
 
-    def __init__(self, library: ctypes.CDLL, visit: Visitor) -> None:
+    def __init__(self, library: ctypes.CDLL, visit: FaultAction) -> None:
         self._library = library
         self._visit = visit
 

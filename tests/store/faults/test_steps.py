@@ -13,11 +13,11 @@ import pytest
 from featurestore.store import filesystem
 
 from . import source
+from .fault_actions import NEEDS_ROOM, FailFrom, Kill
 from .forking import in_child
 from .operations import OPERATIONS
 from .steps import STORE, WRITES, Step, watch
 from .tracing import NotPermittedError, changing_calls
-from .visitors import NEEDS_ROOM, FailFrom, Kill
 
 
 @pytest.mark.parametrize("module", source.modules())
@@ -96,11 +96,11 @@ def test_steps_are_seen_once_each_with_their_place_in_the_source(tmp_path):
     tmp_path.chmod(0o755)  # as the umask makes files: their permissions need no step
 
     def work(report):
-        def visitor(step: Step, perform):
+        def fault_action(step: Step, perform):
             report((step.kind, {name for name, _ in step.sites()}))
             return perform()
 
-        watch(visitor)
+        watch(fault_action)
         filesystem.write_file(tmp_path / "file", b"content")
         filesystem.remove_tree(tmp_path)
 
@@ -150,12 +150,12 @@ def test_a_full_disk_refuses_every_write(kind, tmp_path):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_room_that_is_refused_is_told_as_the_kernel_tells_it(code, tmp_path):
     def work(report):
-        def visitor(step: Step, perform):
+        def fault_action(step: Step, perform):
             report(step.kind)
             raise OSError(code, os.strerror(code))
 
         fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-        watch(visitor)
+        watch(fault_action)
         filesystem.reserve(fd, 0, 4096)
         report((filesystem._libc().fallocate(fd, 1, 0, 1), ctypes.get_errno()))
 

@@ -2,7 +2,7 @@
 
 Every number of a track tells the track and the revision: raw, segments and aggregated are 100,000 times the
 number of the track plus the revision, so that anything torn or mixed shows. Run by itself
-(`python tests/store/traffic.py STORE`), it prints what each kind of reader saw.
+(`python tests/store/concurrent_load.py STORE`), it prints what each kind of reader saw.
 """
 
 from __future__ import annotations

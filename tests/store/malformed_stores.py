@@ -1,4 +1,4 @@
-"""Stores that lie: each case changes a store with the tracks a, b and c, beside a folder that is not its own."""
+"""Malformed stores: each case changes a store with the tracks a, b and c, beside a folder that is not its own."""
 
 import contextlib
 import json
@@ -366,7 +366,7 @@ TABLE = {
     },
     "the next layout": lambda path, outside: table(_next_layout)(path, outside),
     "a table with nothing of ours": table(setting("attributes", "featurestore", value=None)),
-    "an mtime token that lies": lambda path, outside: both(
+    "a false mtime token": lambda path, outside: both(
         ids("a", "a", "x"),
         table(setting("attributes", "aggregated_mtime", value=str((path / "aggregated").stat().st_mtime_ns))),
         table(setting("attributes", "aggregated_ctime", value=str((path / "aggregated").stat().st_ctime_ns))),
