@@ -13,11 +13,12 @@ from featurestore._lazy import lazy
 if TYPE_CHECKING:
     from featurestore._version import __version__
     from featurestore.audio import load_audio, segment_audio, validate_audio_file
+    from featurestore.facade import FeatureStore
     from featurestore.models import load_model
     from featurestore.pipeline import BuildReport, build
     from featurestore.pipeline.extractor import FeatureExtractor
     from featurestore.spec import FeatureSpec
-    from featurestore.store import FeatureStore, StoreWriter, VerifyReport
+    from featurestore.store import StoreWriter, VerifyReport
 
 __all__ = [
     "BuildReport",
@@ -41,7 +42,7 @@ __getattr__ = lazy(
         "BuildReport": "featurestore.pipeline",
         "FeatureExtractor": "featurestore.pipeline.extractor",
         "FeatureSpec": "featurestore.spec",
-        "FeatureStore": "featurestore.store",
+        "FeatureStore": "featurestore.facade",
         "StoreWriter": "featurestore.store",
         "VerifyReport": "featurestore.store",
         "__version__": "featurestore._version",

@@ -18,7 +18,7 @@ from featurestore.pipeline.plan import Job
 from featurestore.pipeline.processes import WorkerPool
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
-from featurestore.store import FeatureStore
+from featurestore.store import StoreReader
 from featurestore.store.creation import is_vacant
 from featurestore.store.paths import resolve_store_path
 from featurestore.windows import hop_samples, window_samples
@@ -243,12 +243,12 @@ def _check_defaults(settings: Mapping[str, Any]) -> None:
         )
 
 
-def open_existing(path: Path) -> FeatureStore | None:
+def open_existing(path: Path) -> StoreReader | None:
     """Open the store at a path; None if one is to be made there."""
-    return None if is_vacant(path) else FeatureStore(path)
+    return None if is_vacant(path) else StoreReader(path)
 
 
-def _recorded_revision(there: FeatureStore | None, model: str | Path | Encoder) -> str | None:
+def _recorded_revision(there: StoreReader | None, model: str | Path | Encoder) -> str | None:
     """Return the revision that a store was built with, if it was built with the model of this name."""
     if there is None or not isinstance(model, str | Path) or there.spec.model != str(model):
         return None

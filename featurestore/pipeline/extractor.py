@@ -14,16 +14,16 @@ import numpy.typing as npt
 from featurestore.audio import AudioFile, decode
 from featurestore.encode.batching import EncodedBatch
 from featurestore.encode.window_encoder import WindowEncoder
-from featurestore.errors import ExtractionError, FeatureStoreError, TrackLockedError
+from featurestore.errors import ExtractionError, FeatureStoreError, SettingError, TrackLockedError
 from featurestore.keywords import one_of, required
 from featurestore.pipeline.building import build, open_existing
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import LocalExecutor, run_job
+from featurestore.pipeline.job import LocalExecutor, check_settings, run_job
 from featurestore.pipeline.plan import Job
 from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.pooling import pool_segments
 from featurestore.spec import KINDS
-from featurestore.store import FeatureStore, StoreWriter
+from featurestore.store import StoreReader, StoreWriter
 from featurestore.store.paths import resolve_store_path
 
 Features = dict[str, npt.NDArray[np.float32]]
@@ -121,13 +121,13 @@ class FeatureExtractor(WindowEncoder):
             if there is not None:
                 job = replace(job, dtype=there.spec.dtype, codec=there.spec.codec)
             self._build(job, track, there, writer)
-            return _read(FeatureStore(at), track.track_id, kinds)
+            return _read(StoreReader(at), track.track_id, kinds)
         try:
             return _gather(self.encode(decode(path, self.model.sample_rate), raw=include_raw), kinds)
         except ExtractionError as error:  # an encoder knows windows, not files
             raise ExtractionError(f"{path}: {error}") from error
 
-    def _build(self, job: Job, track: AudioFile, there: FeatureStore | None, writer: StoreWriter | None) -> None:
+    def _build(self, job: Job, track: AudioFile, there: StoreReader | None, writer: StoreWriter | None) -> None:
         """Build a store of one track, and raise what is in the way."""
         found: list[TrackDone] = []
         executor, tally = LocalExecutor(job, self), Tally(on_done=found.append)
@@ -238,7 +238,7 @@ def _gather(batches: Iterable[EncodedBatch], kinds: tuple[str, ...]) -> Features
     return {kind: features[kind] for kind in kinds}
 
 
-def _read(store: FeatureStore, track_id: str, kinds: tuple[str, ...]) -> Features:
+def _read(store: StoreReader, track_id: str, kinds: tuple[str, ...]) -> Features:
     features = {"aggregated": np.asarray(store.aggregated(tracks=[track_id]), np.float32)[0]}
     if "raw" in kinds:
         features["raw"] = np.asarray(store.raw(track_id), np.float32)
@@ -255,3 +255,32 @@ def _joined(parts: list[npt.NDArray[np.float32]], length: int) -> npt.NDArray[np
         whole[length - len(part) : length] = part
         length -= len(part)
     return whole
+
+
+def extractor_of(store: StoreReader, *, device: str, **settings: Any) -> FeatureExtractor:
+    """The extractor whose features fit a store.
+
+    Raises
+    ------
+    SettingError
+        If no model made the store.
+    SpecMismatchError
+        If the model's features are others by now.
+    """
+    spec = store.spec
+    if spec.model is None:
+        raise SettingError(
+            f"{store.path} holds features that no model of this library made: compute others yourself"
+        )
+    extractor = FeatureExtractor(
+        model=spec.model,
+        revision=spec.revision,
+        device=device,
+        segment_duration=spec.segment_duration or 5.0,
+        overlap=0.5 if spec.overlap is None else spec.overlap,
+        layers=spec.layers,
+        precision=spec.precision,
+        **settings,
+    )
+    check_settings(store, extractor.spec(dtype=spec.dtype, codec=spec.codec))
+    return extractor

@@ -22,7 +22,7 @@ from featurestore.pipeline.plan import (
 )
 from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.spec import FeatureSpec
-from featurestore.store import FeatureStore, StoreWriter
+from featurestore.store import StoreReader, StoreWriter
 from featurestore.store.filesystem import translate_os_errors
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class LocalExecutor:
 def run_job(
     job: Job,
     tracks: Sequence[AudioFile],
-    there: FeatureStore | None,
+    there: StoreReader | None,
     executor: Executor,
     interrupts: Interrupts,
     tally: Tally,
@@ -128,7 +128,7 @@ def run_job(
         model=spec.model, revision=spec.revision, device=executor.device, fingerprint=spec.fingerprint
     )
     if there is not None:
-        _check_settings(there, spec)
+        check_settings(there, spec)
     tally.enter("checking")
     plans = plan_tracks(
         tracks,
@@ -196,7 +196,7 @@ def _count(job: Job, plans: Sequence[TrackPlan], spec: FeatureSpec, tally: Tally
     )
 
 
-def _check_settings(there: FeatureStore, spec: FeatureSpec) -> None:
+def check_settings(there: StoreReader, spec: FeatureSpec) -> None:
     if differences := there.spec.differences(spec):
         listed = "; ".join(f"`{name}` is {old!r}, not {new!r}" for name, (old, new) in differences.items())
         raise SpecMismatchError(

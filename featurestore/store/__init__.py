@@ -2,7 +2,7 @@
 
 from featurestore.store.format.metadata import estimate_bytes
 from featurestore.store.lazy_array import View
-from featurestore.store.store import FeatureStore
+from featurestore.store.store import StoreReader
 from featurestore.store.track_writer import TrackWriter
 from featurestore.store.verify import Problem, VerifyReport
 from featurestore.store.views import AggregatedView, RaggedView, TrackView
@@ -10,9 +10,9 @@ from featurestore.store.writer import StoreWriter
 
 __all__ = [
     "AggregatedView",
-    "FeatureStore",
     "Problem",
     "RaggedView",
+    "StoreReader",
     "StoreWriter",
     "TrackView",
     "TrackWriter",

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import MissingDependencyError
-from featurestore.spec import FeatureSpec
-from featurestore.store import filesystem
 from featurestore.store.selection import Layers, full_index
-from featurestore.store.table.index import TrackIndex
-from featurestore.store.track_reader import ReplacedError, TrackReader
+from featurestore.store.source import Source
+from featurestore.store.track_reader import ReplacedError
 
 if TYPE_CHECKING:
     import dask.array
@@ -27,27 +22,6 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 64 * 2**20
 """About as much as is read at once: by a task of dask, or for an iteration."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a view reads: the index and the tracks of a store, and its path as it was given, for errors."""
-
-    path: Path
-    index: TrackIndex
-    reader: TrackReader
-
-    @property
-    def spec(self) -> FeatureSpec:
-        """Of the store."""
-        return self.reader.spec
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Surround whatever is read: errors of the system name the store, and it must still be there."""
-        with filesystem.translate_os_errors(self.path):
-            self.reader.root.look()
-            yield
 
 
 class View(ABC):

@@ -1,4 +1,4 @@
-"""FeatureStore: reading a store."""
+"""StoreReader: reading a store."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import heapq
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from featurestore.errors import SettingError, StoreError, TrackNotFoundError
+from featurestore.errors import SettingError, StoreAccessError, StoreError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import filesystem
-from featurestore.store.commit.transaction import is_published
-from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import FORMAT_VERSION, read_root
-from featurestore.store.lazy_array import Source
-from featurestore.store.paths import StorePaths, resolve_store_path
+from featurestore.store.hdf5.layout import is_hdf5
+from featurestore.store.paths import resolve_store_path
 from featurestore.store.selection import resolve_layers
-from featurestore.store.table.index import Snapshot, TrackIndex
-from featurestore.store.track_reader import TrackReader
-from featurestore.store.verify import VerifyReport, verify
+from featurestore.store.source import FolderSource, Source
+from featurestore.store.verify import VerifyReport
 from featurestore.store.views import AggregatedView, RaggedView, TrackView
 from featurestore.store.writer import StoreWriter
 
@@ -31,13 +27,15 @@ _LOOKED_AT, _COMPARED = 50_000, 200
 """Ids that are looked at for one that is like an unknown one, and those of them that are compared by difflib."""
 
 
-class FeatureStore:
-    """Reads a feature store. It is cheap to make, can be pickled, is safe after a fork, and holds no file open.
+class StoreReader:
+    """Reads a feature store: `featurestore.FeatureStore` without its questions.
+
+    It is cheap to make, can be pickled, is safe after a fork, and holds no file open.
 
     Parameters
     ----------
     path : str or Path
-        Folder of the store.
+        Folder of the store, or a file of HDF5 that was exported from one.
     follow_links : bool
         Whether its files may be links, to anywhere: of a snapshot in the hub's cache, of DVC or git-annex. Such a
         store can be read only.
@@ -63,28 +61,23 @@ class FeatureStore:
 
     def __init__(self, path: str | Path, *, follow_links: bool = False) -> None:
         self.path = resolve_store_path(path)
-        self._paths = StorePaths.of(self.path, follow_links=follow_links)
-        with filesystem.translate_os_errors(self.path):
-            self._spec = read_root(self._paths.root, follow_links=follow_links)
-        self._reader = TrackReader(self._paths, self._spec)
-        self._index = TrackIndex(self._reader)
-        self._source = Source(self.path, self._index, self._reader)
+        self._source = open_source(self.path, follow_links=follow_links)
 
     def __repr__(self) -> str:
-        return f"<FeatureStore {str(self.path)!r}>"
+        return f"<{type(self).__name__} {str(self.path)!r}>"
 
     @property
     def spec(self) -> FeatureSpec:
         """Everything that identifies the store's features."""
-        return self._spec
+        return self._source.spec
 
     @property
     def track_ids(self) -> list[str]:
         """Ids of all tracks: in the order of the packed table, then the others by id."""
-        return list(self._snapshot().track_ids)
+        return list(self._source.track_ids())
 
     def __len__(self) -> int:
-        return len(self._snapshot().track_ids)
+        return len(self._source.track_ids())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.track_ids)
@@ -93,11 +86,9 @@ class FeatureStore:
         if not isinstance(track_id, str):
             return False
         try:
-            key = encode_key(track_id)
-        except SettingError:
+            return self._source.has(track_id)
+        except SettingError:  # no track can have this id
             return False
-        with self._source.reading():
-            return is_published(self._paths, key)
 
     def aggregated(
         self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None
@@ -131,8 +122,19 @@ class FeatureStore:
         >>> store.aggregated(layer=[3, 7], tracks=["rock/song", "folk/air"]).shape
         (2, 2, 768)
         """
-        layers = resolve_layers(layer, self._spec, self.path)
+        layers = resolve_layers(layer, self.spec, self.path)
         return AggregatedView(self._source, layers, self._choose(tracks), every=tracks is None)
+
+    @overload
+    def segments(self, track: str, layer: int | Sequence[int] | None = None) -> TrackView: ...
+
+    @overload
+    def segments(
+        self,
+        track: None = None,
+        layer: int | Sequence[int] | None = None,
+        tracks: Sequence[str] | None = None,
+    ) -> RaggedView: ...
 
     def segments(
         self,
@@ -175,7 +177,7 @@ class FeatureStore:
         """
         if track is not None:
             return self._view_of_track("segments", track, layer)
-        layers = resolve_layers(layer, self._spec, self.path)
+        layers = resolve_layers(layer, self.spec, self.path)
         return RaggedView(self._source, layers, self._choose(tracks), every=tracks is None)
 
     def raw(self, track: str, layer: int | Sequence[int] | None = None) -> TrackView:
@@ -219,9 +221,10 @@ class FeatureStore:
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         if track_id not in self:
             return False
-        with self._source.reading():
-            current = self._reader.current(encode_key(track_id))
-        return current is not None and set(kinds) <= set(current.attributes["kinds"])
+        try:
+            return set(kinds) <= set(self._source.attributes(track_id)["kinds"])
+        except TrackNotFoundError:  # removed just now
+            return False
 
     def provenance(self, track_id: str) -> dict[str, Any]:
         """Return what is known of a track: audio, decoder, revision, fingerprint, starts of windows, checksums.
@@ -237,11 +240,7 @@ class FeatureStore:
         [0.0, 2.5, 5.0, 7.0]
         """
         self._choose([track_id])
-        with self._source.reading():
-            current = self._reader.current(encode_key(track_id))
-        if current is None:
-            raise self._unknown(track_id)
-        return dict(current.attributes)
+        return dict(self._source.attributes(track_id))
 
     def info(self) -> dict[str, Any]:
         """Return a summary of the store: path, format, tracks, packed tracks, spec and fingerprint.
@@ -251,15 +250,13 @@ class FeatureStore:
         >>> FeatureStore("features.zarr").info()["tracks"]
         3
         """
-        snapshot = self._snapshot()
-        packed = 0 if snapshot.table is None else len(snapshot.table.rows.keys() - snapshot.stale_rows)
         return {
             "path": str(self.path),
             "format": FORMAT_VERSION,
-            "tracks": len(snapshot.track_ids),
-            "packed": packed,
-            "fingerprint": self._spec.fingerprint,
-            "spec": self._spec.to_dict(),
+            "tracks": len(self),
+            "packed": self._source.packed,
+            "fingerprint": self.spec.fingerprint,
+            "spec": self.spec.to_dict(),
         }
 
     def verify(self, deep: bool = False) -> VerifyReport:
@@ -270,8 +267,7 @@ class FeatureStore:
         >>> FeatureStore("features.zarr").verify(deep=True).ok
         True
         """
-        with filesystem.translate_os_errors(self.path):
-            return verify(self._reader, deep=deep)
+        return self._source.verify(deep=deep)
 
     def pack(self) -> None:
         """Bring the packed table up to date.
@@ -313,20 +309,33 @@ class FeatureStore:
         with self._writer() as writer:
             writer.remove(track_id)
 
+    def state(self) -> object:
+        """Return what is equal as long as nothing in the store changes; None where that cannot be told."""
+        return self._source.state()
+
+    def export_hdf5(
+        self, path: Path, tracks: Sequence[str], *, layers: Sequence[int], kinds: Sequence[str]
+    ) -> None:
+        """Write a file of HDF5; `featurestore.FeatureStore.export` says more."""
+        from featurestore.store.hdf5.export import export_hdf5
+
+        export_hdf5(self._source, path, tracks, layers=layers, kinds=kinds)
+
     def _writer(self) -> StoreWriter:
         """A writer of this very store, wherever the process is by now; NotAStoreError if it is gone."""
-        read_root(self._paths.root)
-        return StoreWriter(self._paths.root, spec=self._spec)
+        if not isinstance(self._source, FolderSource):
+            raise StoreAccessError(
+                f"{self.path} is one file, which never changes: change the store that it was exported from, and "
+                "export that again"
+            )
+        read_root(self._source.paths.root)
+        return StoreWriter(self._source.paths.root, spec=self.spec)
 
     # What views are made of.
 
-    def _snapshot(self) -> Snapshot:
-        with self._source.reading():
-            return self._index.snapshot()
-
     def _view_of_track(self, kind: str, track_id: str, layer: int | Sequence[int] | None) -> TrackView:
         self._choose([track_id])
-        layers = resolve_layers(layer, self._spec, self.path)
+        layers = resolve_layers(layer, self.spec, self.path)
         if not self.has(track_id, (kind,)):
             known = ", ".join(self.provenance(track_id)["kinds"])  # or no such track
             raise TrackNotFoundError(
@@ -337,14 +346,14 @@ class FeatureStore:
 
     def _choose(self, tracks: Sequence[str] | None) -> Sequence[str]:
         if tracks is None:
-            return self._snapshot().track_ids
+            return self._source.track_ids()
         if isinstance(tracks, str):
             raise SettingError(f"tracks is a sequence of track ids, not one: [{tracks!r}]")
         if not isinstance(tracks, Iterable):
             raise SettingError(f"tracks is a sequence of track ids or None, not {tracks!r:.100}")
         tracks = list(tracks)
         # Looking at each folder is cheaper than listing them all only for a few.
-        known: Container[str] = self if len(tracks) < 100 else set(self._snapshot().track_ids)
+        known: Container[str] = self if len(tracks) < 100 else set(self._source.track_ids())
         for track_id in tracks:
             if not isinstance(track_id, str) or track_id not in known:
                 raise self._unknown(track_id)
@@ -359,8 +368,17 @@ class FeatureStore:
             others = set(pairwise(other))
             return len(pairs & others) / (len(pairs) + len(others) + 1)
 
-        others = (other for other in self._snapshot().track_ids[:_LOOKED_AT] if other != track_id)
+        others = (other for other in self._source.track_ids()[:_LOOKED_AT] if other != track_id)
         close = difflib.get_close_matches(wanted, heapq.nlargest(_COMPARED, others, key=alike), n=3)
         hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
         message = f"the store {self.path} has no track {track_id!r:.200}{hint}"
         return TrackNotFoundError(message, close_matches=close)
+
+
+def open_source(path: Path, *, follow_links: bool = False) -> Source:
+    """The tracks at a path: a folder, or a file of HDF5."""
+    if is_hdf5(path) and not path.is_dir():
+        from featurestore.store.hdf5.source import Hdf5Source
+
+        return Hdf5Source(path)
+    return FolderSource(path, follow_links=follow_links)

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import TrackNotFoundError
-from featurestore.store.lazy_array import Source, View
+from featurestore.store.lazy_array import View
 from featurestore.store.selection import Layers
+from featurestore.store.source import Source
 from featurestore.store.track_reader import Described
 
 
@@ -46,8 +47,7 @@ class ManyTracksView(View):
         """Leave out tracks that are gone by now, if that is allowed; whether there were some."""
         if not self._may_leave_out:
             return False
-        with self._source.reading():
-            present = set(self._source.index.snapshot().track_ids)
+        present = set(self._source.track_ids())
         before = self._ids
         self._ids = [track_id for track_id in before if track_id in present]
         return len(self._ids) < len(before)
@@ -80,8 +80,7 @@ class AggregatedView(ManyTracksView):
         while True:
             ids = self._ids if rows is None else [self._ids[row] for row in rows]
             try:
-                with self._source.reading():
-                    return self._source.index.read(ids, positions)
+                return self._source.read_aggregated(ids, positions)
             except TrackNotFoundError:
                 if rows is not None or not self._leave_out_removed():
                     raise
@@ -107,8 +106,7 @@ class TrackView(View):
 
     @cached_property
     def _described(self) -> Described:
-        with self._source.reading():
-            return self._source.reader.describe(self._kind, self.track_id)
+        return self._source.describe(self._kind, self.track_id)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,10 +125,9 @@ class TrackView(View):
 
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
         told: Described | None = self.__dict__.get("_described")
-        with self._source.reading():
-            block, described = self._source.reader.read_segments(
-                self._kind, self.track_id, positions, rows=rows, shape=told and told[0]
-            )
+        block, described = self._source.read_segments(
+            self._kind, self.track_id, positions, rows=rows, shape=told and told[0]
+        )
         self.__dict__.setdefault("_described", described)
         return block
 
@@ -156,8 +153,7 @@ class RaggedView(ManyTracksView):
     def _described(self) -> list[Described]:
         while True:
             try:
-                with self._source.reading():
-                    found = [self._source.reader.describe("segments", track_id) for track_id in self._ids]
+                found = [self._source.describe("segments", track_id) for track_id in self._ids]
             except TrackNotFoundError:
                 if not self._leave_out_removed():
                     raise
@@ -209,34 +205,19 @@ class RaggedView(ManyTracksView):
         chosen, begins = np.unique(tracks[order], return_index=True)
         for track, where in zip(chosen.tolist(), np.split(order, begins[1:]), strict=False):
             shape = described[track][0]
-            with self._source.reading():
-                block, _ = self._source.reader.read_segments("segments", self._ids[track], positions, shape=shape)
+            block, _ = self._source.read_segments("segments", self._ids[track], positions, shape=shape)
             out[where] = block[wanted[where] - (ends[track] - shape[0])]
         return out
 
     def _read_all(self, positions: Sequence[int]) -> npt.NDArray[Any]:
         """Everything and its description, in one look at each track."""
-        read = self._source.reader.read_segments
-        found: dict[str, tuple[npt.NDArray[Any], Described]] = {}
         while True:
             try:
-                with self._source.reading():
-                    for track_id in self._ids:
-                        if track_id not in found:
-                            found[track_id] = read("segments", track_id, positions)
+                out, described = self._source.read_ragged(self._ids, positions)
                 break
             except TrackNotFoundError:
                 if not self._leave_out_removed():
                     raise
         self._may_leave_out = False
-        self.__dict__["_described"] = [found[track_id][1] for track_id in self._ids]
-        out = np.empty((int(sum(self._ends[-1:])), len(positions), self._source.spec.dim), self.dtype)
-        first = 0
-        last = {track_id: row for row, track_id in enumerate(self._ids)}
-        for row, track_id in enumerate(self._ids):
-            block = found[track_id][0]
-            out[first : first + len(block)] = block
-            first += len(block)
-            if last[track_id] == row:
-                del found[track_id]  # so that there is never twice as much
+        self.__dict__["_described"] = described
         return out

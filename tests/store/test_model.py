@@ -241,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.open().close()  # repairs
         store = FeatureStore(self.path)
         if change == "pack":
-            table = store._index.snapshot().table
+            table = store._source.index.snapshot().table
             found = [] if table is None else table.track_ids
             assert found in (self.packed, self.expected_order())
             self.packed = found
@@ -286,7 +286,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.keys() & set(self.packed))
     @rule(writer=writers, data=st.data())
     def repair_a_damaged_table(self, writer, data):
-        table = FeatureStore(self.path)._index.snapshot().table
+        table = FeatureStore(self.path)._source.index.snapshot().table
         # Nobody looks at rows of tracks that were removed.
         track_id = data.draw(st.sampled_from(sorted(self.model.keys() & set(self.packed))))
         name = chunk_name(table.encoding, table.rows[track_id] // table.rows_per_chunk, 0, 0)

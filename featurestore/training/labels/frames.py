@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import SettingError
-from featurestore.store import FeatureStore
+from featurestore.store import StoreReader
 from featurestore.store.views import TrackView
 
 _EPSILON = 1e-6
@@ -50,7 +50,7 @@ def stitch(starts: Sequence[float], frames: int, frame_rate: float) -> list[npt.
     ]
 
 
-def frame_rate_of(store: FeatureStore) -> float:
+def frame_rate_of(store: StoreReader) -> float:
     """Frames a second of a store.
 
     Raises
@@ -66,12 +66,12 @@ def frame_rate_of(store: FeatureStore) -> float:
     return store.spec.frame_rate
 
 
-def track_frames(store: FeatureStore, track_id: str, layer: int) -> Iterator[npt.NDArray[np.float32]]:
+def track_frames(store: StoreReader, track_id: str, layer: int) -> Iterator[npt.NDArray[np.float32]]:
     """Frames of one layer of a track in order, a window at a time.
 
     Parameters
     ----------
-    store : FeatureStore
+    store : StoreReader
         With raw features.
     track_id : str
         Of one track.
@@ -96,12 +96,12 @@ def track_frames(store: FeatureStore, track_id: str, layer: int) -> Iterator[npt
         yield np.asarray(view[segment], np.float32)[chosen]
 
 
-def count_frames(store: FeatureStore, track_id: str, layer: int) -> int:
+def count_frames(store: StoreReader, track_id: str, layer: int) -> int:
     """How many frames `track_frames` gives; no feature is read. Raises the same errors."""
     return sum(map(len, _stitched(store, store.raw(track_id, layer=layer))))
 
 
-def _stitched(store: FeatureStore, view: TrackView) -> list[npt.NDArray[np.int64]]:
+def _stitched(store: StoreReader, view: TrackView) -> list[npt.NDArray[np.int64]]:
     segments, frames, _ = view.shape
     starts = view.starts.tolist() or [0.0]
     if len(starts) != segments or any(b <= a for a, b in itertools.pairwise(starts)):

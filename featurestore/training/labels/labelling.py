@@ -18,7 +18,7 @@ from featurestore.atomic import replacing
 from featurestore.audio.lists import Listed, read_list
 from featurestore.audio.sources import listed_ids
 from featurestore.errors import SettingError, SourceError, TrackNotFoundError
-from featurestore.store import FeatureStore
+from featurestore.store import StoreReader
 from featurestore.training.labels.frames import count_frames, frame_rate_of, track_frames
 from featurestore.training.labels.kmeans import check_settings, fit_kmeans
 from featurestore.training.labels.kmeans_model import KMeansModel, of_layer
@@ -97,7 +97,7 @@ class _Line:
 
 
 def label_store(
-    store: str | os.PathLike[str] | FeatureStore,
+    store: str | os.PathLike[str] | StoreReader,
     out: str | os.PathLike[str],
     *,
     layer: int | None = None,
@@ -120,7 +120,7 @@ def label_store(
 
     Parameters
     ----------
-    store : path or FeatureStore
+    store : path or StoreReader
         With raw features of all files of the manifests.
     out : path
         Folder of the labels.
@@ -171,7 +171,7 @@ def label_store(
     >>> sorted(path.name for path in Path("labels").iterdir())
     ['dict.km.txt', 'fit.km.npz', 'train.km', 'valid.km']
     """
-    opened = store if isinstance(store, FeatureStore) else FeatureStore(os.fspath(store))
+    opened = store if isinstance(store, StoreReader) else StoreReader(os.fspath(store))
     out = Path(out)
     folder = out if manifest is None else Path(manifest)
     _check_name(name)
@@ -224,7 +224,7 @@ def _splits(folder: Path) -> list[str]:
     return [split for split in SPLITS if (folder / f"{split}.tsv").is_file()]
 
 
-def _lines(store: FeatureStore, path: Path, layer: int, dataset: str | None, id_from: str) -> list[_Line]:
+def _lines(store: StoreReader, path: Path, layer: int, dataset: str | None, id_from: str) -> list[_Line]:
     """Files of a manifest with their tracks, in its order; all are in the store, and as long as there."""
     files = read_list(path)
     ids = listed_ids(files, dataset=dataset, id_from=id_from)
@@ -255,7 +255,7 @@ def _chosen(track_ids: Sequence[str], fraction: float, seed: int) -> list[str]:
 
 
 def _fit(
-    store: FeatureStore, tracks: Sequence[str], layer: int, settings: dict[str, int], tell: Callable[[], None]
+    store: StoreReader, tracks: Sequence[str], layer: int, settings: dict[str, int], tell: Callable[[], None]
 ) -> KMeansModel:
     def read(number: int) -> Iterator[npt.NDArray[np.float32]]:
         """All frames; the tracks in another order in each pass."""
@@ -270,7 +270,7 @@ def _fit(
 
 
 def _write(
-    store: FeatureStore,
+    store: StoreReader,
     fit: KMeansModel,
     fit_path: Path,
     splits: dict[str, list[_Line]],

@@ -17,7 +17,7 @@ from unittest import mock
 
 from featurestore.store.commit.flock import lock_file, unlock
 from featurestore.store.paths import StorePaths
-from featurestore.store.store import FeatureStore
+from featurestore.store.store import StoreReader as FeatureStore
 
 from .conditions import OPENED, STORE, State, plain_file_system
 from .forking import Ended, in_child

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from featurestore.errors import StoreAccessError, TrackLockedError
-from featurestore.store.store import FeatureStore
+from featurestore.store.store import StoreReader as FeatureStore
 
 from . import power
 from .conditions import STORE, State, away, track, writer

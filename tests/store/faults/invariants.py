@@ -17,7 +17,7 @@ from featurestore.errors import CorruptTrackError, NotAStoreError, TrackNotFound
 from featurestore.spec import KINDS
 from featurestore.store.commit import transaction
 from featurestore.store.paths import StorePaths
-from featurestore.store.store import FeatureStore
+from featurestore.store.store import StoreReader as FeatureStore
 
 from .conditions import STORE, State, Track, writer
 from .scenarios import Operation

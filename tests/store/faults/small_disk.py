@@ -10,7 +10,7 @@ import numpy as np
 
 from featurestore.errors import StoreAccessError
 from featurestore.spec import FeatureSpec
-from featurestore.store.store import FeatureStore
+from featurestore.store.store import StoreReader as FeatureStore
 from featurestore.store.writer import StoreWriter
 
 from .conditions import STORE, State, small_tables, track, writer

@@ -1,0 +1,421 @@
+"""FeatureStore: reading a store, asking it, and giving its features to other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import SettingError
+from featurestore.spec import kinds_of_level
+from featurestore.store import StoreReader
+
+if TYPE_CHECKING:
+    from featurestore.analysis.labels import Joined
+    from featurestore.analysis.probe import ProbeReport
+    from featurestore.analysis.similarity import Match
+    from featurestore.analysis.torch_dataset import TrackDataset
+    from featurestore.analysis.tracks import TrackTable
+    from featurestore.pipeline.extractor import FeatureExtractor
+
+
+class FeatureStore(StoreReader):
+    """A feature store. It is cheap to open, can be pickled, is safe after a fork, and holds no file open.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the store, or a file of HDF5 that was exported from one.
+    follow_links : bool
+        Whether its files may be links, to anywhere: of a snapshot in the hub's cache, of DVC or git-annex. Such a
+        store can be read only.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is none.
+    StoreVersionError
+        If it was written by a newer release.
+
+    Examples
+    --------
+    >>> store = FeatureStore("features.zarr")
+    >>> store.track_ids
+    ['folk/air', 'jazz/blue', 'rock/song']
+    >>> view = store.aggregated(layer=7)
+    >>> view.shape, view.dims
+    ((3, 768), ('track', 'feature'))
+    >>> view.to_numpy().dtype
+    dtype('float32')
+    """
+
+    @cached_property
+    def _similarity(self) -> Any:
+        from featurestore.analysis.similarity import Similarity
+
+        return Similarity(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_similarity"}
+
+    @property
+    def tracks(self) -> TrackTable:
+        """What is known of each track: id, path, seconds, segments, sha256, kinds and warnings.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").tracks[2]["segments"]
+        4
+        """
+        from featurestore.analysis.tracks import track_table
+
+        return track_table(self)
+
+    def join(self, labels: Any, *, on: str = "track_id", missing: str = "error") -> Joined:
+        """Find the labels of the tracks.
+
+        Parameters
+        ----------
+        labels : path, DataFrame or mapping
+            A CSV file with a header; a DataFrame; a mapping of track ids to a value each, or to a mapping of names
+            to values.
+        on : str
+            The column with the track ids.
+        missing : str
+            What to do about a track without a label: ``error``, or ``drop`` it.
+
+        Returns
+        -------
+        Joined
+            Track ids and columns in one order.
+
+        Raises
+        ------
+        SettingError
+            If a track has no label and may not be dropped, a track has two, or the column is not there.
+
+        Examples
+        --------
+        >>> store = FeatureStore("features.zarr")
+        >>> joined = store.join({"rock/song": "rock", "jazz/blue": "jazz"}, missing="drop")
+        >>> joined.track_ids, joined.column("label").tolist()
+        (['jazz/blue', 'rock/song'], ['jazz', 'rock'])
+        >>> store.aggregated(layer=7, tracks=joined.track_ids).shape
+        (2, 768)
+        """
+        from featurestore.analysis.labels import join
+
+        return join(self.track_ids, labels, on=on, missing=missing)
+
+    def similar(
+        self,
+        query: str | tuple[str, float] | None = None,
+        *,
+        audio: str | Path | None = None,
+        layer: int | None = None,
+        k: int = 10,
+        level: str | None = None,
+        metric: str = "centred-cosine",
+    ) -> list[Match]:
+        """Find the tracks, or moments, that are most like one.
+
+        The comparison is exact: with every row of the store, a block at a time.
+
+        Parameters
+        ----------
+        query : str or tuple of str and float
+            A track id, or a track id and a time in it in seconds: the segment there.
+        audio : path, optional
+            A file of audio instead: its features are extracted first, as those of the store were.
+        layer : int, optional
+            The layer; needed where the store has several.
+        k : int
+            How many are wanted.
+        level : str, optional
+            What is compared: ``aggregated`` (tracks), or ``segments``, which is the default for a moment. Segments
+            that overlap with the query are left out.
+        metric : str
+            ``centred-cosine``: cosine without what all rows have in common; ``cosine``; or ``whitened``: every
+            direction counts alike.
+
+        Returns
+        -------
+        list of Match
+            Nearest first.
+
+        Raises
+        ------
+        SettingError
+            If the layer, the level or the metric does not exist.
+        TrackNotFoundError
+            If the store has no such track.
+
+        Examples
+        --------
+        >>> [match.track_id for match in FeatureStore("features.zarr").similar("rock/song", layer=7, k=1)]
+        ['jazz/blue']
+        """
+        if (query is None) == (audio is None):
+            raise SettingError("similar takes a track id, or a track id and seconds, or audio=: one of them")
+        chosen = self._one_layer(layer)
+        level = level or ("segments" if isinstance(query, tuple) else "aggregated")
+        if audio is None:
+            return self._similarity.of(query, chosen, k, level, metric)  # type: ignore[no-any-return]
+        features = self.extractor().extract_track_features(audio, include_raw=False, include_segments=False)
+        row = features["aggregated"][self.spec.layers.index(chosen)]
+        return self._similarity.of_vector(row, chosen, k, level, metric)  # type: ignore[no-any-return]
+
+    def _one_layer(self, layer: int | None) -> int:
+        if layer is None and len(self.spec.layers) > 1:
+            raise SettingError(f"`layer` is needed, one of {', '.join(map(str, self.spec.layers))}")
+        return self.spec.layers[0] if layer is None else layer
+
+    def extractor(self, *, device: str = "cpu", **settings: Any) -> FeatureExtractor:
+        """Make the extractor whose features fit the store: same model, layers, windows. Needs the extra `extract`.
+
+        Parameters
+        ----------
+        device : str
+            Where it calculates.
+        **settings
+            Other settings of `FeatureExtractor` that do not change features, as `batch_size`.
+
+        Raises
+        ------
+        SettingError
+            If no model made the store.
+        SpecMismatchError
+            If the model is another one by now.
+
+        Examples
+        --------
+        >>> _ = build("music", "mini.zarr", model="mini", layers=[4], feature_level="aggregated")
+        >>> extractor = FeatureStore("mini.zarr").extractor()
+        >>> extractor.extract_track_features("music/rock/song.wav")["aggregated"].shape
+        (1, 192)
+        """
+        from featurestore.pipeline.extractor import extractor_of
+
+        return extractor_of(self, device=device, **settings)
+
+    def probe(
+        self,
+        labels: Any,
+        label: str = "label",
+        *,
+        group: str | None = None,
+        no_groups: bool = False,
+        layers: Sequence[int] | None = None,
+        baseline: StoreReader | None = None,
+        on: str = "track_id",
+        missing: str = "drop",
+    ) -> ProbeReport:
+        """Tell which layer knows a label best: linear probes of each, cross-validated. Needs the extra `labels`.
+
+        Parameters
+        ----------
+        labels : path, DataFrame or mapping
+            As in `join`.
+        label : str
+            The column to predict: classes, or more than 20 different numbers.
+        group : str, optional
+            A column such as the artist: tracks of one group are never in the training and in the test at once.
+            Without it a probe tends to recognise artists and albums, and its scores are far too high.
+        no_groups : bool
+            To go without, which must be said.
+        layers : sequence of int, optional
+            By default all.
+        baseline : StoreReader, optional
+            Another store (of `logmel`, of another model) with the same tracks, whose layers are probed as well.
+        on, missing : str
+            As in `join`.
+
+        Raises
+        ------
+        SettingError
+            If neither a group is given nor `no_groups`, a column does not exist, or there are too few tracks.
+
+        Examples
+        --------
+        >>> with StoreWriter("clips.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=4)) as writer:
+        ...     for number in range(40):
+        ...         features = np.random.default_rng(number).normal(size=(2, 4))
+        ...         features[1] += number % 2
+        ...         writer.put(f"clip{number}", {"aggregated": features})
+        >>> labels = {f"clip{x}": {"genre": "rock" if x % 2 else "jazz", "artist": x // 4} for x in range(40)}
+        >>> FeatureStore("clips.zarr").probe(labels, "genre", group="artist").best
+        '1'
+        """
+        from featurestore.analysis.probe import probe_layers
+
+        if (group is None) != no_groups:
+            raise SettingError("probe needs `group`, the column of the artist or album, or `no_groups=True`")
+        joined = self.join(labels, on=on, missing=missing)
+        values, groups = joined.column(label), None if group is None else joined.column(group)
+        sources: list[tuple[str, StoreReader]] = [("", self)]
+        if baseline is not None:
+            sources.append((f"{baseline.path.name}:", baseline))
+        features = {
+            f"{prefix}{layer}": _Reading(store, layer, joined.track_ids)
+            for prefix, store in sources
+            for layer in (layers if layers is not None and store is self else store.spec.layers)
+        }
+        return probe_layers(features, values, label=label, groups=groups)
+
+    def to_torch_dataset(
+        self,
+        level: str = "aggregated",
+        layer: int | Sequence[int] | None = None,
+        labels: Any = None,
+        *,
+        label: str = "label",
+        on: str = "track_id",
+        missing: str = "error",
+    ) -> TrackDataset:
+        """Make a map-style dataset for a DataLoader of torch: an item is a track.
+
+        Parameters
+        ----------
+        level : str
+            ``aggregated``, ``segments`` or ``raw``; of the last two, tracks have different lengths:
+            `featurestore.analysis.collate_ragged` makes batches of them.
+        layer : int or sequence of int, optional
+            As in `aggregated`.
+        labels : path, DataFrame or mapping, optional
+            As in `join`.
+        label : str
+            The column of the labels.
+        on, missing : str
+            As in `join`.
+
+        Returns
+        -------
+        TrackDataset
+            With `split` for parts by tracks or groups.
+
+        Examples
+        --------
+        >>> from torch.utils.data import DataLoader
+        >>> from featurestore.analysis import collate_ragged
+        >>> dataset = FeatureStore("features.zarr").to_torch_dataset("segments", layer=7)
+        >>> batch = next(iter(DataLoader(dataset, batch_size=3, collate_fn=collate_ragged)))
+        >>> batch["features"].shape, batch["lengths"].tolist()
+        (torch.Size([3, 4, 768]), [4, 4, 4])
+        """
+        from featurestore.analysis.torch_dataset import TrackDataset
+
+        if labels is None:
+            return TrackDataset(self, level, layer, self.track_ids, None)
+        joined = self.join(labels, on=on, missing=missing)
+        return TrackDataset(self, level, layer, joined.track_ids, joined.column(label))
+
+    def copy_to(
+        self,
+        path: str | Path,
+        *,
+        tracks: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        level: str = "all",
+        dtype: str | None = None,
+    ) -> FeatureStore:
+        """Copy tracks into another store, new or of the same settings, with all that is known of them.
+
+        What is there already is not copied again: an interrupted copy goes on where it was.
+
+        Parameters
+        ----------
+        path : str or Path
+            The other store.
+        tracks : sequence of str, optional
+            By default all.
+        layers : sequence of int, optional
+            By default all.
+        level : str
+            The highest level that is copied: ``all``, ``segments`` or ``aggregated``.
+        dtype : str, optional
+            ``float16`` to store half the bytes.
+
+        Returns
+        -------
+        FeatureStore
+            The other store.
+
+        Raises
+        ------
+        TrackExistsError
+            If the other store has a track of this id with other features.
+
+        Examples
+        --------
+        >>> part = FeatureStore("features.zarr").copy_to("part.zarr", layers=[7], level="segments")
+        >>> part.spec.layers, len(part)
+        ((7,), 3)
+        """
+        from featurestore.sharing.copying import copied_spec, copy_tracks
+        from featurestore.store import StoreWriter
+
+        chosen = self.aggregated(layer=layers).layers
+        with StoreWriter(path, spec=copied_spec(self.spec, chosen, dtype)) as writer:
+            for _ in copy_tracks(self, writer, tracks=tracks, level=level):
+                pass
+            writer.pack()
+        return FeatureStore(path)
+
+    def export(
+        self,
+        path: str | Path,
+        to: str | None = None,
+        *,
+        level: str = "segments",
+        layers: Sequence[int] | None = None,
+        tracks: Sequence[str] | None = None,
+    ) -> Path:
+        """Write features for other tools, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, or for ``npy`` the folder. What is there is replaced.
+        to : str, optional
+            ``hdf5`` and ``netcdf`` (one file that MATLAB, R, xarray and `FeatureStore` read), ``parquet`` (a
+            column for each layer), ``csv``, or ``npy`` (a tree of arrays); by default what the suffix says.
+        level : str
+            The highest level that is written: ``all``, ``segments`` or ``aggregated``. Tables (csv, parquet) have
+            one: a row for each segment, or for each track.
+        layers : sequence of int, optional
+            By default all.
+        tracks : sequence of str, optional
+            By default all.
+
+        Raises
+        ------
+        SettingError
+            If the suffix says nothing, or the format cannot hold the level.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").export("features.h5", layers=[7]).name
+        'features.h5'
+        >>> FeatureStore("features.h5").aggregated(layer=7).shape
+        (3, 768)
+        """
+        from featurestore.sharing.export import export
+
+        kinds_of_level(level)  # there is such a level
+        chosen = self.aggregated(layer=layers, tracks=tracks)
+        export(self, Path(path), to, chosen.track_ids, level, chosen.layers)
+        return Path(path)
+
+
+class _Reading:
+    """Reads one layer of some tracks, when it is called."""
+
+    def __init__(self, store: StoreReader, layer: int, track_ids: Sequence[str]) -> None:
+        self.view = store.aggregated(layer=layer, tracks=track_ids)
+
+    def __call__(self) -> npt.NDArray[Any]:
+        return np.asarray(self.view)

@@ -1,0 +1,1 @@
+"""Features of a store for others: in another store, in one file, in the formats of other tools."""

@@ -1,0 +1,114 @@
+"""Copying tracks from one store to another, as they are or in part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurestore.errors import SettingError, TrackExistsError
+from featurestore.spec import DTYPES, FeatureSpec, kinds_of_level
+from featurestore.store.selection import resolve_layers
+
+if TYPE_CHECKING:
+    from featurestore.store import StoreReader, StoreWriter
+
+_BLOCK_BYTES = 64 * 2**20
+_OWN = ("track_id", "revision", "fingerprint", "kinds", "layers", "starts", "checksums")
+"""Attributes that a store writes anew."""
+
+
+def copied_spec(spec: FeatureSpec, layers: Sequence[int], dtype: str | None) -> FeatureSpec:
+    """The spec of a copy with these layers and numbers."""
+    if dtype not in (None, *DTYPES):
+        raise SettingError(f"`dtype` must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if dtype == "float32" != spec.dtype:
+        raise SettingError("numbers that were stored as float16 do not become float32 again: leave `dtype` out")
+    return replace(spec, layers=tuple(layers), dtype=dtype or spec.dtype)
+
+
+def copy_tracks(
+    source: StoreReader,
+    writer: StoreWriter,
+    *,
+    tracks: Sequence[str] | None = None,
+    level: str = "all",
+) -> Iterator[tuple[str, bool]]:
+    """Copy tracks into an open store, with all that is known of them.
+
+    Parameters
+    ----------
+    source : StoreReader
+        Where they are.
+    writer : StoreWriter
+        Where they go; its spec says which layers and numbers.
+    tracks : sequence of str, optional
+        Their ids; by default all.
+    level : str
+        The highest level that is copied: ``all``, ``segments`` or ``aggregated``.
+
+    Yields
+    ------
+    track_id : str
+        The track.
+    copied : bool
+        Whether it was copied; one that is there already, with equal features, is left as it is.
+
+    Raises
+    ------
+    TrackExistsError
+        If the other store has a track of this id with other features.
+    """
+    wanted = kinds_of_level(level)
+    layers = resolve_layers(list(writer.spec.layers), source.spec, source.path).numbers
+    for track_id in source.track_ids if tracks is None else tracks:
+        known = source.provenance(track_id)
+        there = writer.existing(track_id)
+        if there is None:
+            kinds = [kind for kind in known["kinds"] if kind in wanted]
+            _copy_track(source, writer, track_id, known, kinds, layers)
+        else:
+            _check_equal(source, writer, track_id, layers)
+        yield track_id, there is None
+
+
+def _copy_track(
+    source: StoreReader,
+    writer: StoreWriter,
+    track_id: str,
+    known: dict[str, Any],
+    kinds: Sequence[str],
+    layers: Sequence[int],
+) -> None:
+    attributes = {name: value for name, value in known.items() if name not in _OWN}
+    row = source.aggregated(layer=layers, tracks=[track_id]).to_numpy()[0]
+    with writer.track(track_id, kinds=kinds, attributes=attributes) as track:
+        if "segments" in kinds or "raw" in kinds:
+            raw = source.raw(track_id, layer=layers) if "raw" in kinds else None
+            pooled = source.segments(track_id, layer=layers) if "segments" in kinds else None
+            view = raw if raw is not None else pooled
+            assert view is not None
+            rows = max(1, _BLOCK_BYTES // max(1, view.nbytes // len(view)))
+            for first in range(0, len(view), rows):
+                part = slice(first, first + rows)
+                track.append(
+                    raw=None if raw is None else raw[part],
+                    segments=None if pooled is None else pooled[part],
+                    starts=view.starts[part].tolist() if len(view.starts) else None,
+                )
+        track.set_aggregated(row)
+
+
+def _check_equal(source: StoreReader, writer: StoreWriter, track_id: str, layers: Sequence[int]) -> None:
+    from featurestore.store import StoreReader
+
+    ours = source.aggregated(layer=layers, tracks=[track_id]).to_numpy().astype(writer.spec.dtype)
+    theirs = StoreReader(writer.path).aggregated(tracks=[track_id]).to_numpy()
+    if not np.array_equal(ours, theirs):
+        raise TrackExistsError(
+            f"{track_id!r:.200} is in {source.path} and in {Path(writer.path)}, with other features: remove it "
+            "from one of them, or leave it out"
+        )

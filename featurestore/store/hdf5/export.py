@@ -1,0 +1,189 @@
+"""Writing one file of HDF5 from a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.atomic import replacing
+from featurestore.errors import SettingError
+from featurestore.store.format.keys import encode_key
+from featurestore.store.hdf5.layout import FORMAT, ROWS, import_h5py
+from featurestore.store.source import Source
+
+_BLOCK_BYTES = 32 * 2**20
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable.%10d"
+
+
+def export_hdf5(
+    source: Source,
+    path: Path,
+    track_ids: Sequence[str],
+    *,
+    layers: Sequence[int],
+    kinds: Sequence[str],
+) -> None:
+    """Write the file, whole or not at all. Numbers are float32, as netCDF knows no float16.
+
+    Parameters
+    ----------
+    source : Source
+        The store.
+    path : Path
+        The file; what is there is replaced.
+    track_ids : sequence of str
+        The tracks, in order.
+    layers : sequence of int
+        The layers, by their numbers.
+    kinds : sequence of str
+        What is written of each track, as far as it has it.
+    """
+    h5py = import_h5py()
+    positions = [source.spec.layers.index(layer) for layer in layers]
+    spec = replace(source.spec, layers=tuple(layers), dtype="float32", codec="none")
+    with replacing(path) as (aside,), h5py.File(aside.name, "w", locking=False) as file:
+        file.attrs["Conventions"] = "CF-1.11"
+        file.attrs["featurestore_format"] = FORMAT
+        file.attrs["featurestore_spec"] = json.dumps(spec.to_dict())
+        file.attrs["featurestore_fingerprint"] = spec.fingerprint
+        _Writer(file, source, list(track_ids), positions, spec.layers).write(kinds)
+
+
+class _Writer:
+    def __init__(
+        self,
+        file: Any,
+        source: Source,
+        track_ids: list[str],
+        positions: list[int],
+        layers: Sequence[int],
+    ) -> None:
+        self.file, self.source, self.track_ids, self.positions = file, source, track_ids, positions
+        self.dtype = np.dtype(np.float32)
+        self.dim = source.spec.dim
+        self.scales: dict[str, Any] = {}
+        self._dimension("track", len(track_ids))
+        self._dimension("feature", self.dim)
+        self.scales["layer"] = file.create_dataset("layer", data=np.array(layers, np.int32))
+        self.scales["layer"].make_scale("layer")
+
+    def write(self, kinds: Sequence[str]) -> None:
+        described, attributes = [], []
+        for track_id in self.track_ids:
+            found = dict(self.source.attributes(track_id))
+            found.pop("checksums", None)
+            found["kinds"] = [kind for kind in found["kinds"] if kind in kinds]
+            rows, starts = 0, np.array(found["starts"], np.float64)
+            if "segments" in found["kinds"]:
+                (rows, *_), starts = self.source.describe("segments", track_id)
+                del found["starts"]
+            described.append((rows, starts if len(starts) == rows else np.full(rows, np.nan)))
+            attributes.append(json.dumps(found).encode())
+        self._texts("track_id", [track_id.encode() for track_id in self.track_ids])
+        self._texts("provenance", attributes)
+        sizes = np.array([rows for rows, _ in described], np.int64)
+        self._dimension("row", int(sizes.sum()))
+        self._variable("row_size", ("track",), data=sizes).attrs["sample_dimension"] = "row"
+        starts = np.concatenate([np.empty(0), *(starts for _, starts in described)])
+        self._variable("start", ("row",), data=starts).attrs["units"] = "s"
+        self._features("aggregated", ("track", "layer", "feature"), self._aggregated())
+        if "segments" in kinds:
+            self._features("segments", ("row", "layer", "feature"), self._segments(sizes))
+        if "raw" in kinds:
+            self._raw()
+
+    def _dimension(self, name: str, size: int) -> str:
+        """A dimension without labels, as netCDF keeps it."""
+        if name not in self.scales:
+            scale = self.file.create_dataset(name, (size,), ">f4")
+            scale.make_scale(_NO_VARIABLE % size)
+            self.scales[name] = scale
+        return name
+
+    def _variable(self, name: str, dims: Sequence[str], **storage: Any) -> Any:
+        made = self.file.create_dataset(name, **storage)
+        for axis, dim in zip(made.dims, dims, strict=True):
+            axis.attach_scale(self.scales[dim.rpartition("/")[2]])
+        return made
+
+    def _texts(self, name: str, values: list[bytes]) -> None:
+        """Text of equal length, which every reader of HDF5 understands."""
+        for track_id, value in zip(self.track_ids, values, strict=True):
+            if value.endswith(b"\0"):
+                raise SettingError(f"the track id {track_id!r} ends with NUL, which HDF5 drops: leave it out")
+        text = import_h5py().string_dtype("utf-8", max([1, *map(len, values)]))
+        data = np.array(values, text)
+        chunks = (max(1, min(len(values), 2**20 // text.itemsize)),) if values else None
+        made = self._variable(
+            name, ("track",), data=data, dtype=text, chunks=chunks, compression=chunks and "gzip"
+        )
+        made.attrs["_Encoding"] = "utf-8"
+
+    def _features(self, name: str, dims: tuple[str, ...], blocks: Iterator[npt.NDArray[Any]]) -> None:
+        """An array written in whole chunks, however its rows come."""
+        total = self.scales[dims[0]].shape[0]
+        shape = (total, len(self.positions), self.dim)
+        chunk = max(1, min(ROWS[name], total))
+        out = self._variable(
+            name,
+            dims,
+            shape=shape,
+            dtype=self.dtype,
+            chunks=(chunk, 1, self.dim) if total else None,
+            fletcher32=total > 0,
+        )
+        out.attrs["coordinates"] = {"track": "track_id", "row": "start"}[dims[0]]
+        least = max(1, _BLOCK_BYTES // (chunk * max(1, int(np.prod(shape[1:]))) * self.dtype.itemsize)) * chunk
+        waiting: list[npt.NDArray[Any]] = []
+        first = held = 0
+        for block in blocks:
+            waiting.append(block.astype(self.dtype, copy=False))
+            held += len(block)
+            if held >= least:
+                rows = np.concatenate(waiting)
+                whole = held - held % chunk
+                out[first : first + whole] = rows[:whole]
+                waiting, first, held = [rows[whole:]], first + whole, held - whole
+        if held:
+            out[first:] = np.concatenate(waiting)
+
+    def _aggregated(self) -> Iterator[npt.NDArray[Any]]:
+        rows = max(1, _BLOCK_BYTES // (len(self.positions) * self.dim * 4))
+        for first in range(0, len(self.track_ids), rows):
+            yield self.source.read_aggregated(self.track_ids[first : first + rows], self.positions)
+
+    def _segments(self, sizes: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[Any]]:
+        for track_id, rows in zip(self.track_ids, sizes.tolist(), strict=True):
+            if rows:
+                yield self.source.read_segments("segments", track_id, self.positions)[0]
+
+    def _raw(self) -> None:
+        for track_id in self.track_ids:
+            if "raw" not in self.source.attributes(track_id)["kinds"]:
+                continue
+            segments, _, frames, _ = self.source.describe("raw", track_id)[0]
+            dims = (
+                self._dimension(f"segment_{segments}", segments),
+                "layer",
+                self._dimension(f"frame_{frames}", frames),
+            )
+            out = self._variable(
+                f"raw/{encode_key(track_id)}",
+                (*dims, "feature"),
+                shape=(segments, len(self.positions), frames, self.dim),
+                dtype=self.dtype,
+                chunks=(1, 1, frames, self.dim),
+                fletcher32=True,
+            )
+            rows = max(1, _BLOCK_BYTES // (len(self.positions) * frames * self.dim * 4))
+            for first in range(0, segments, rows):
+                wanted = np.arange(first, min(segments, first + rows))
+                out[first : first + rows] = self.source.read_segments(
+                    "raw", track_id, self.positions, rows=wanted
+                )[0]

@@ -1,0 +1,219 @@
+"""Reading the features of one file of HDF5, as those of a store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import CorruptTrackError, NotAStoreError, TrackNotFoundError
+from featurestore.spec import FeatureSpec
+from featurestore.store.format.keys import encode_key
+from featurestore.store.hdf5.layout import dataset, opened, read_spec
+from featurestore.store.source import Source
+from featurestore.store.track_reader import Described, ReplacedError
+from featurestore.store.verify import Problem, VerifyReport
+
+
+@dataclass(frozen=True)
+class _Index:
+    track_ids: list[str]
+    rows: dict[str, int]
+    provenance: list[bytes]
+    ends: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.float64]
+
+
+class Hdf5Source(Source):
+    """What views read from a file; it holds no file open, and looks again when another was put in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with opened(path) as file:
+            self.spec: FeatureSpec = read_spec(file, path)
+        self._cached: tuple[tuple[int, ...], _Index] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hdf5Source, (self.path,)
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[Any, _Index]]:
+        with opened(self.path) as file:
+            status = self.path.stat()
+            signature = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            if self._cached is None or self._cached[0] != signature:
+                if read_spec(file, self.path) != self.spec:
+                    raise CorruptTrackError(f"{self.path} was replaced by features of another kind: open it again")
+                self._cached = signature, self._load(file)
+            yield file, self._cached[1]
+
+    def _load(self, file: Any) -> _Index:
+        found = dataset(file, "track_id", (None,), "S")
+        tracks = len(found)
+        ids = [value.decode() for value in found[:].tolist()]
+        provenance = dataset(file, "provenance", (tracks,), "S")[:].tolist()
+        sizes = dataset(file, "row_size", (tracks,), "i")[:]
+        starts = dataset(file, "start", (None,), "f")[:]
+        ends = np.cumsum(sizes, dtype=np.int64)
+        if (sizes < 0).any() or (int(ends[-1]) if tracks else 0) != len(starts):
+            raise ValueError("the rows of the tracks do not add up")
+        layers = dataset(file, "layer", (None,), "i")[:].tolist()
+        if tuple(layers) != self.spec.layers:
+            raise ValueError(f"its layers are {layers}, not those of its spec")
+        rows = {track_id: row for row, track_id in enumerate(ids)}
+        if len(rows) < tracks or "" in rows:
+            raise ValueError("a track id is there twice, or empty")
+        return _Index(ids, rows, provenance, ends, starts)
+
+    def _features(self, file: Any, name: str, shape: tuple[int | None, ...]) -> Any:
+        found = dataset(file, name, shape, "f")
+        if found.dtype != self.spec.dtype:
+            raise ValueError(f"{name} has numbers of {found.dtype}, not {self.spec.dtype}")
+        return found
+
+    def track_ids(self) -> Sequence[str]:
+        with self._reading() as (_, index):
+            return index.track_ids
+
+    def has(self, track_id: str) -> bool:
+        with self._reading() as (_, index):
+            return track_id in index.rows
+
+    def attributes(self, track_id: str) -> Mapping[str, Any]:
+        with self._reading() as (_, index):
+            return self._attributes(index, track_id)
+
+    def _attributes(self, index: _Index, track_id: str) -> dict[str, Any]:
+        row = self._row(index, track_id)
+        found = json.loads(index.provenance[row])
+        if not isinstance(found, dict) or not isinstance(found.get("kinds"), list):
+            raise ValueError(f"the provenance of {track_id!r:.200} is damaged")
+        found.setdefault("starts", self._starts(index, row).tolist())
+        return found
+
+    def _row(self, index: _Index, track_id: str) -> int:
+        if track_id not in index.rows:
+            raise TrackNotFoundError(f"{self.path} has no track {track_id!r:.200}")
+        return index.rows[track_id]
+
+    def _starts(self, index: _Index, row: int) -> npt.NDArray[np.float64]:
+        first = int(index.ends[row - 1]) if row else 0
+        starts = index.starts[first : int(index.ends[row])]
+        return starts[:0] if np.isnan(starts).any() else starts
+
+    @property
+    def packed(self) -> int:
+        return len(self.track_ids())
+
+    def state(self) -> object:
+        with self._reading():
+            return self._cached and self._cached[0]
+
+    def verify(self, *, deep: bool) -> VerifyReport:
+        began, problems, size, arrays = time.monotonic(), [], 0, 0
+        ids: Sequence[str] = []
+        try:
+            ids = self.track_ids()
+            kinds = [
+                ("aggregated", None),
+                *((k, x) for x in ids for k in self.attributes(x)["kinds"] if k != "aggregated"),
+            ]
+            for kind, track_id in kinds:
+                arrays += 1
+                if track_id is not None:
+                    self.describe(kind, track_id)
+                for position in range(len(self.spec.layers)) if deep else ():
+                    if track_id is None:
+                        size += self.read_aggregated(ids, [position]).nbytes
+                    else:
+                        size += self.read_segments(kind, track_id, [position])[0].nbytes
+        except (NotAStoreError, CorruptTrackError) as error:
+            problems.append(Problem("structure", "", None, str(error)))
+        return VerifyReport(
+            len(ids), arrays, size, len(ids), 0, 0, deep, time.monotonic() - began, tuple(problems)
+        )
+
+    def read_aggregated(self, track_ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
+        with self._reading() as (file, index):
+            rows = np.array([self._row(index, track_id) for track_id in track_ids], np.int64)
+            shape = (len(index.track_ids), len(self.spec.layers), self.spec.dim)
+            return _take(self._features(file, "aggregated", shape), rows, positions)
+
+    def describe(self, kind: str, track_id: str) -> Described:
+        with self._reading() as (file, index):
+            return self._describe(file, index, kind, track_id)
+
+    def _describe(self, file: Any, index: _Index, kind: str, track_id: str) -> Described:
+        row = self._row(index, track_id)
+        starts = self._starts(index, row)
+        if kind == "raw":
+            shape = (None, len(self.spec.layers), None, self.spec.dim)
+            return tuple(self._features(file, f"raw/{encode_key(track_id)}", shape).shape), starts
+        segments = int(index.ends[row]) - (int(index.ends[row - 1]) if row else 0)
+        return (segments, len(self.spec.layers), self.spec.dim), starts
+
+    def read_segments(
+        self,
+        kind: str,
+        track_id: str,
+        positions: Sequence[int],
+        *,
+        rows: npt.NDArray[np.int64] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> tuple[npt.NDArray[Any], Described]:
+        with self._reading() as (file, index):
+            described = self._describe(file, index, kind, track_id)
+            if shape not in (None, described[0]):
+                raise ReplacedError(
+                    f"{kind} of track {track_id!r:.200} was replaced: ask the store for a new view"
+                )
+            wanted = np.arange(described[0][0]) if rows is None else rows
+            if kind == "raw":
+                return _take(file[f"raw/{encode_key(track_id)}"], wanted, positions), described
+            row = self._row(index, track_id)
+            first = int(index.ends[row]) - described[0][0]
+            return _take(self._segments(file, index), wanted + first, positions), described
+
+    def _segments(self, file: Any, index: _Index) -> Any:
+        return self._features(file, "segments", (len(index.starts), len(self.spec.layers), self.spec.dim))
+
+    def read_ragged(
+        self, track_ids: Sequence[str], positions: Sequence[int]
+    ) -> tuple[npt.NDArray[Any], list[Described]]:
+        with self._reading() as (file, index):
+            described = [self._describe(file, index, "segments", track_id) for track_id in track_ids]
+            rows = [
+                np.arange(end - shape[0], end)
+                for track_id, (shape, _) in zip(track_ids, described, strict=True)
+                for end in [int(index.ends[index.rows[track_id]])]
+            ]
+            wanted = np.concatenate([np.empty(0, np.int64), *rows])
+            return _take(self._segments(file, index), wanted, positions), described
+
+
+def _take(data: Any, rows: npt.NDArray[np.int64], positions: Sequence[int]) -> npt.NDArray[Any]:
+    """Rows and layers of a dataset [row, layer, ...]: each chunk that has one of them is read once."""
+    out = np.empty((len(rows), len(positions), *data.shape[2:]), data.dtype)
+    if not len(rows):
+        return out
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    size = data.chunks[0] * max(1, 2**22 // (data.chunks[0] * data.dtype.itemsize * int(np.prod(data.shape[2:]))))
+    blocks = ascending // size
+    for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(blocks)) + 1):
+        first, last = int(ascending[part[0]]), int(ascending[part[-1]]) + 1
+        in_order = last - first == len(part) and bool((np.diff(order[part]) == 1).all())
+        for number, position in enumerate(positions):
+            if in_order:
+                place = int(order[part[0]])
+                data.read_direct(out, np.s_[first:last, position], np.s_[place : place + len(part), number])
+            else:
+                out[order[part], number] = data[first:last, position][ascending[part] - first]
+    return out

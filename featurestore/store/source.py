@@ -1,0 +1,192 @@
+"""What a view reads: the tracks of a store, whatever they are kept in."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import TrackNotFoundError
+from featurestore.spec import FeatureSpec
+from featurestore.store import filesystem
+from featurestore.store.commit.transaction import is_published
+from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import read_root
+from featurestore.store.paths import StorePaths
+from featurestore.store.table.index import TrackIndex
+from featurestore.store.track_reader import Described, TrackReader
+from featurestore.store.verify import VerifyReport, verify
+
+
+class Source(ABC):
+    """Tracks that can be read. It holds no file open and can be pickled.
+
+    Attributes
+    ----------
+    path : Path
+        Where they are, as it was given.
+    spec : FeatureSpec
+        Of what they are.
+    """
+
+    path: Path
+    spec: FeatureSpec
+
+    @abstractmethod
+    def track_ids(self) -> Sequence[str]:
+        """All tracks, in order."""
+
+    @abstractmethod
+    def has(self, track_id: str) -> bool:
+        """Whether there is such a track."""
+
+    @abstractmethod
+    def attributes(self, track_id: str) -> Mapping[str, Any]:
+        """What is known of a track; TrackNotFoundError if there is none."""
+
+    @abstractmethod
+    def read_aggregated(self, track_ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
+        """Layers (by position) of `aggregated` of some tracks: [track, layer, feature].
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            If a track is gone or damaged.
+        """
+
+    @abstractmethod
+    def describe(self, kind: str, track_id: str) -> Described:
+        """Shape and starts of one kind of a track."""
+
+    @abstractmethod
+    def read_segments(
+        self,
+        kind: str,
+        track_id: str,
+        positions: Sequence[int],
+        *,
+        rows: npt.NDArray[np.int64] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> tuple[npt.NDArray[Any], Described]:
+        """Layers (by position) of some or all segments of a track, and what `describe` says of them.
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            If the track is gone or damaged.
+        ReplacedError
+            If a shape is given, and there is another by now.
+        """
+
+    @property
+    @abstractmethod
+    def packed(self) -> int:
+        """How many tracks can be read together with others."""
+
+    @abstractmethod
+    def verify(self, *, deep: bool) -> VerifyReport:
+        """Check everything, with `deep` every byte against its checksum."""
+
+    def state(self) -> object:
+        """Equal as long as nothing changes; None where that cannot be told."""
+        return None
+
+    def read_ragged(
+        self, track_ids: Sequence[str], positions: Sequence[int]
+    ) -> tuple[npt.NDArray[Any], list[Described]]:
+        """All segments of some tracks, one after the other, and what `describe` says of each."""
+        found = {x: self.read_segments("segments", x, positions) for x in dict.fromkeys(track_ids)}
+        described = [found[track_id][1] for track_id in track_ids]
+        rows = sum(shape[0] for shape, _ in described)
+        out = np.empty((rows, len(positions), self.spec.dim), self.spec.dtype)
+        first = 0
+        last = {track_id: row for row, track_id in enumerate(track_ids)}
+        for row, track_id in enumerate(track_ids):
+            block = found[track_id][0]
+            out[first : first + len(block)] = block
+            first += len(block)
+            if last[track_id] == row:
+                del found[track_id]  # so that there is never twice as much
+        return out, described
+
+
+class FolderSource(Source):
+    """The tracks of a store that is a folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, as it was given.
+    follow_links : bool
+        Whether its files may be links.
+    """
+
+    def __init__(self, path: Path, *, follow_links: bool = False) -> None:
+        self.path = path
+        self.paths = StorePaths.of(path, follow_links=follow_links)
+        with filesystem.translate_os_errors(path):
+            self.spec = read_root(self.paths.root, follow_links=follow_links)
+        self.reader = TrackReader(self.paths, self.spec)
+        self.index = TrackIndex(self.reader)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Surround whatever is read: errors of the system name the store, and it must still be there."""
+        with filesystem.translate_os_errors(self.path):
+            self.reader.root.look()
+            yield
+
+    def track_ids(self) -> Sequence[str]:
+        with self.reading():
+            return self.index.snapshot().track_ids
+
+    def has(self, track_id: str) -> bool:
+        with self.reading():
+            return is_published(self.paths, encode_key(track_id))
+
+    @property
+    def packed(self) -> int:
+        """How many tracks have a row in the packed table that is up to date."""
+        with self.reading():
+            snapshot = self.index.snapshot()
+        return 0 if snapshot.table is None else len(snapshot.table.rows.keys() - snapshot.stale_rows)
+
+    def state(self) -> object:
+        with self.reading():
+            return self.index.snapshot().signature
+
+    def attributes(self, track_id: str) -> Mapping[str, Any]:
+        with self.reading():
+            current = self.reader.current(encode_key(track_id))
+        if current is None:
+            raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r:.200}")
+        return current.attributes
+
+    def read_aggregated(self, track_ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
+        with self.reading():
+            return self.index.read(track_ids, positions)
+
+    def describe(self, kind: str, track_id: str) -> Described:
+        with self.reading():
+            return self.reader.describe(kind, track_id)
+
+    def read_segments(
+        self,
+        kind: str,
+        track_id: str,
+        positions: Sequence[int],
+        *,
+        rows: npt.NDArray[np.int64] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> tuple[npt.NDArray[Any], Described]:
+        with self.reading():
+            return self.reader.read_segments(kind, track_id, positions, rows=rows, shape=shape)
+
+    def verify(self, *, deep: bool) -> VerifyReport:
+        with filesystem.translate_os_errors(self.path):
+            return verify(self.reader, deep=deep)
