@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from featurestore.models.encoder import Encoder
     from featurestore.models.mert import MertEncoder
     from featurestore.models.mert2 import Mert2Encoder
+    from featurestore.models.muq import MuqEncoder
 
-__all__ = ["Encoder", "Mert2Encoder", "MertEncoder", "check_encoder", "load_model", "save_random_checkpoint"]
+__all__ = [
+    "Encoder",
+    "Mert2Encoder",
+    "MertEncoder",
+    "MuqEncoder",
+    "check_encoder",
+    "load_model",
+    "save_random_checkpoint",
+]
 
 
 # Imported on first use: looking for a model on the hub must not cost the import of torch.
@@ -22,6 +31,7 @@ __getattr__ = lazy(
         "Encoder": "featurestore.models.encoder",
         "Mert2Encoder": "featurestore.models.mert2",
         "MertEncoder": "featurestore.models.mert",
+        "MuqEncoder": "featurestore.models.muq",
         "check_encoder": "featurestore.testing.encoders",
         "load_model": "featurestore.models.checkpoints.load",
         "save_random_checkpoint": "featurestore.testing.checkpoints",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ _NORMALIZE_EPS = 1e-7
 """Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""
 
 _LEAST_POWER, _LEAST_DEVIATION = 1e-10, 1e-5
-"""Of a mel band of MERT-v2: power and standard deviation below which neither falls."""
+"""Of a mel band of `StandardMel`: power and standard deviation below which neither falls."""
 
 # Far above any such network, as the bounds of config.json.
 _MOST_FFT, _MOST_SAMPLES = 1 << 14, 1 << 26
@@ -189,7 +190,7 @@ class LogMel(Frontend):
 
 
 class StandardMel(nn.Module):
-    """Standardised decibels of mel bands, as MERT-v2 hears them.
+    """Standardised decibels of mel bands, as MERT-v2, MuQ and MusicFM hear them.
 
     Window, filters and statistics are tensors of the checkpoint, as torchaudio's transforms keep them:
     ``spectrogram.window``, ``mel_scale.fb``, ``mel_mean`` and ``mel_std``.
@@ -215,6 +216,23 @@ class StandardMel(nn.Module):
         deviation = self.get_buffer("mel_std").clamp(min=_LEAST_DEVIATION)
         standard: Tensor = decibels.sub_(self.get_buffer("mel_mean")).div_(deviation)
         return standard
+
+
+def mel_tensors(*, bands: int, n_fft: int, sample_rate: int) -> dict[str, Tensor]:
+    """Window and filters of a `StandardMel` by name: those of torchaudio's MelSpectrogram, to the last bit.
+
+    Its arithmetic in float32 is repeated, as decibels of an almost empty band show its rounding.
+    """
+    top = 2595.0 * math.log10(1.0 + sample_rate / 2 / 700.0)
+    mels = torch.linspace(0.0, top, bands + 2, dtype=torch.float32)
+    corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float32)
+    slopes, widths = corners - frequencies[:, None], corners.diff()
+    falling, rising = slopes[:, 2:] / widths[1:], -slopes[:, :-2] / widths[:-1]
+    return {
+        "spectrogram.window": torch.hann_window(n_fft, dtype=torch.float32),
+        "mel_scale.fb": torch.minimum(falling, rising).clamp(min=0),
+    }
 
 
 class _Spectrogram(nn.Module):

@@ -166,6 +166,17 @@ def _refuse_other_networks(values: Mapping[str, Any], source: str) -> None:
         raise CheckpointError(f"{source}: feat_extract_norm {norm!r} is neither 'group' nor 'layer'")
 
 
+def check_conformer(*, width: int, heads: int, kernel: int, source: str) -> None:
+    """Raise CheckpointError unless heads have pairs, and the depthwise convolution a middle."""
+    if width % (2 * heads):
+        raise CheckpointError(
+            f"{source}: a width of {width} over num_attention_heads {heads} must be an even size of heads, as "
+            f"rotary positions turn pairs"
+        )
+    if not kernel % 2:
+        raise CheckpointError(f"{source}: conv_depthwise_kernel_size must be odd, not {kernel}")
+
+
 class Reader:
     """Values of a JSON object with their types and bounds checked."""
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from featurestore.errors import CheckpointError
-from featurestore.models.checkpoints.config import MOST_LAYERS, MOST_RATE, MOST_UNITS, Reader, sampling_rate_of
+from featurestore.models.checkpoints.config import (
+    MOST_LAYERS,
+    MOST_RATE,
+    MOST_UNITS,
+    Reader,
+    check_conformer,
+    sampling_rate_of,
+)
 
 MODEL_TYPE = "mert2"
 """Value of model_type that names this network."""
@@ -103,7 +110,7 @@ class Mert2Config:
         return config
 
     def _check_fit(self, source: str) -> None:
-        channels, depths, heads = self.subsampling_channels, self.subsampling_depths, self.num_attention_heads
+        channels, depths = self.subsampling_channels, self.subsampling_depths
         if not len(channels) == len(depths) == len(STRIDES):
             raise CheckpointError(
                 f"{source}: subsampling_channels and subsampling_depths must have {len(STRIDES)} numbers each"
@@ -115,17 +122,14 @@ class Mert2Config:
                 f"{source}: subsampling_channels {channels} must begin with num_mel_bins {self.num_mel_bins} and "
                 f"end with hidden_size {self.hidden_size}"
             )
-        if self.hidden_size % (2 * heads):
-            raise CheckpointError(
-                f"{source}: hidden_size {self.hidden_size} over num_attention_heads {heads} must be an even size "
-                f"of heads, as rotary positions turn pairs"
-            )
         if self.n_fft % 2:
             raise CheckpointError(f"{source}: n_fft must be even, not {self.n_fft}: spectra have a middle sample")
-        if not self.conv_depthwise_kernel_size % 2:
-            raise CheckpointError(
-                f"{source}: conv_depthwise_kernel_size must be odd, not {self.conv_depthwise_kernel_size}"
-            )
+        check_conformer(
+            width=self.hidden_size,
+            heads=self.num_attention_heads,
+            kernel=self.conv_depthwise_kernel_size,
+            source=source,
+        )
 
 
 def mert2_sample_rate(preprocessor: Mapping[str, Any], stated_rate: int | None, *, source: str) -> int:

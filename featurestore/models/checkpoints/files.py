@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import CheckpointError
+from featurestore.models.checkpoints.config_muq import MUSICFM, is_muq
 
 CONFIG = "config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 SAFETENSORS, SHARDS = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_SHARDS = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+TRAINED = ".pt"
+"""Suffix of what PyTorch Lightning saves: a pickle whose "state_dict" holds the tensors."""
+
+MUSICFM_FILES = tuple(
+    (f"{x}_stats.json", (f"pretrained_{x}.safetensors", f"pretrained_{x}.pt")) for x in ("msd", "fma")
+)
+"""Statistics and weights of MusicFM, the better first, as its authors say."""
 
 _NESTED = "feature_extractor"
 """Where the settings of PREPROCESSOR are in PROCESSOR, which is all that a processor of transformers 5 saves."""
@@ -41,6 +50,31 @@ def find_weights(folder: Path) -> list[Path]:
                 raise CheckpointError(f"{index} names {first_few(missing)}, which is not there")
             return [folder / name for name in names]
     raise CheckpointError(f"{folder} holds no weights: neither {SAFETENSORS} nor {PICKLE}")
+
+
+def is_musicfm(folder: Path) -> bool:
+    """Whether a folder holds files of MusicFM, which need no config.json, and none of another network."""
+    names = {x for stats, weights in MUSICFM_FILES for x in (stats, *weights)}
+    if not any((folder / name).is_file() for name in names):
+        return False
+    values = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    return values.get("model_type") in (None, MUSICFM) and not is_muq(values)
+
+
+def find_musicfm(folder: Path) -> tuple[Path, Path]:
+    """Statistics and weights of MusicFM, trained on the Million Song Dataset if they are there, or else on FMA.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no pair of them.
+    """
+    for stats, weights in MUSICFM_FILES:
+        for name in weights:
+            if (folder / stats).is_file() and (folder / name).is_file():
+                return folder / stats, folder / name
+    pairs = " nor ".join(f"{stats} with {weights[1]}" for stats, weights in MUSICFM_FILES)
+    raise CheckpointError(f"{folder} holds neither {pairs}: statistics and weights belong together")
 
 
 def shard_names(index: Path) -> list[str]:

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import CheckpointError, HubUnreachableError, MissingDependencyError, ModelError
+from featurestore.models.checkpoints.config_muq import is_muq
 from featurestore.models.checkpoints.files import (
     CONFIG,
+    MUSICFM_FILES,
     PICKLE,
     PICKLE_SHARDS,
     PREPROCESSOR,
     PROCESSOR,
     SAFETENSORS,
     SHARDS,
+    find_musicfm,
     find_weights,
+    is_musicfm,
+    read_json,
     read_preprocessor,
     shard_names,
 )
@@ -29,7 +34,10 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # In the order of preference of a local folder; nothing else is fetched, code least of all.
-_WANTED = ((CONFIG,), (PREPROCESSOR, PROCESSOR), (SAFETENSORS, SHARDS, PICKLE, PICKLE_SHARDS))
+_AUDIO = (PREPROCESSOR, PROCESSOR)
+_WEIGHTS = (SAFETENSORS, SHARDS, PICKLE, PICKLE_SHARDS)
+_WANTED = ((CONFIG,), _AUDIO, _WEIGHTS)
+_MUSICFM = tuple(((stats,), weights) for stats, weights in MUSICFM_FILES)
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -120,11 +128,17 @@ def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
 def _download(name: str, revision: str | None, present: set[str]) -> HubSnapshot:
     from huggingface_hub import hf_hub_download
 
-    if missing := [" or ".join(names) for names in _WANTED if present.isdisjoint(names)]:
-        raise ModelError(f"{name} on the hub is no checkpoint that can be read: it lacks {', '.join(missing)}")
-    config, *others = (next(x for x in names if x in present) for names in _WANTED)
+    pairs = (pair for pair in _MUSICFM if not any(map(present.isdisjoint, pair)))
+    wanted = next(pairs, _WANTED) if present.isdisjoint(_WEIGHTS) else _WANTED
+    missing = [names for names in wanted if present.isdisjoint(names)]
+    if missing == [_AUDIO] and is_muq(read_json(Path(hf_hub_download(name, CONFIG, revision=revision)))):
+        missing = []
+    if missing:
+        lacks = ", ".join(map(" or ".join, missing))
+        raise ModelError(f"{name} on the hub is no checkpoint that can be read: it lacks {lacks}")
+    first, *others = (next(x for x in names if x in present) for names in wanted if not present.isdisjoint(names))
     # By the name of the revision, so that the cache knows it offline; the rest by the commit that this gave.
-    folder = Path(hf_hub_download(name, config, revision=revision)).parent
+    folder = Path(hf_hub_download(name, first, revision=revision)).parent
     commit = folder.name
     for file in others:
         hf_hub_download(name, file, revision=commit)
@@ -138,16 +152,24 @@ def _cached(name: str, revision: str | None) -> HubSnapshot | None:
     """The model as the cache holds it, if it is complete there."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(name, CONFIG, revision=revision)
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
+    for first in (CONFIG, *(stats for stats, _ in MUSICFM_FILES)):
+        path = try_to_load_from_cache(name, first, revision=revision)
+        if isinstance(path, str) and _is_complete(folder := Path(path).parent):
+            return HubSnapshot(folder=folder, revision=folder.name)
+    return None
+
+
+def _is_complete(folder: Path) -> bool:
     try:
+        if is_musicfm(folder):
+            find_musicfm(folder)
+            return True
         find_weights(folder)
-        read_preprocessor(folder)
+        if not is_muq(read_json(folder / CONFIG)):
+            read_preprocessor(folder)
     except CheckpointError:
-        return None
-    return HubSnapshot(folder=folder, revision=folder.name)
+        return False
+    return True
 
 
 def _hint(name: str, revision: str | None, error: BaseException) -> str:
@@ -157,8 +179,9 @@ def _hint(name: str, revision: str | None, error: BaseException) -> str:
     at = f" at revision {revision}" if revision else ""
     return (
         f"the hub cannot be reached ({reason}), and {name}{at} is not in the local cache "
-        f"{constants.HF_HUB_CACHE}. Give a local folder that holds config.json, preprocessor_config.json and "
-        f"model.safetensors (or pytorch_model.bin): `model='/path/to/folder'`; or "
+        f"{constants.HF_HUB_CACHE}. Give a local folder that holds the files as the hub has them (most models: "
+        f"config.json, preprocessor_config.json, and model.safetensors or pytorch_model.bin): "
+        f"`model='/path/to/folder'`; or "
         "use what comes with the library and needs no hub: `model='mini'` (a small MERT) or `model='logmel'` "
         "(spectra)"
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models.checkpoints.config import MODEL_TYPES
 from featurestore.models.checkpoints.config_mert2 import MODEL_TYPE as MERT2
+from featurestore.models.checkpoints.config_muq import MUSICFM, is_muq
 from featurestore.models.checkpoints.families import FAMILIES
-from featurestore.models.checkpoints.files import CONFIG, read_json
+from featurestore.models.checkpoints.files import CONFIG, is_musicfm, read_json
 from featurestore.models.checkpoints.hub import fetch, is_hub_name
+from featurestore.models.checkpoints.muq import load_muq_checkpoint, load_musicfm_checkpoint
 from featurestore.models.checkpoints.native import load_checkpoint, load_mert2_checkpoint
 from featurestore.models.encoder import Encoder
 from featurestore.models.logmel import NAME as LOGMEL
@@ -38,9 +40,9 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     name_or_path : str or path
         A local folder in the hub's layout (config.json, preprocessor_config.json or processor_config.json,
         model.safetensors or pytorch_model.bin), ``mini``, ``logmel``, or a name of the hub such as
-        ``m-a-p/MERT-v1-95M``, ``m-a-p/MERT-v2-30s`` or ``facebook/hubert-base-ls960``: MERT, HuBERT,
-        wav2vec 2.0, WavLM, data2vec-audio or Whisper. A folder that exists comes first. Code in either is never
-        run.
+        ``m-a-p/MERT-v1-95M``, ``m-a-p/MERT-v2-30s`` or ``facebook/hubert-base-ls960``: MERT, MuQ, MusicFM,
+        HuBERT, wav2vec 2.0, WavLM, data2vec-audio or Whisper. A folder that exists comes first. Code in either
+        is never run.
     revision : str, optional
         Branch, tag or commit of a model of the hub, by default "main". The commit that it names is recorded
         as the model's `revision`. A model that comes with the library has one revision only.
@@ -105,10 +107,15 @@ def _load_built_in(name: str, revision: str | None) -> Encoder:
 
 
 def _load_folder(folder: Path, *, name: str, revision: str | None) -> Encoder:
-    """MERT and HuBERT as native networks; HuBERT that does not fit, and other families, with transformers."""
+    """MERT, MuQ, MusicFM and HuBERT as native networks; HuBERT that does not fit, and others, by transformers."""
     source = folder / CONFIG
-    kind = read_json(source).get("model_type")
-    supported = tuple(dict.fromkeys((*MODEL_TYPES, MERT2, *FAMILIES)))
+    values = {"model_type": MUSICFM} if is_musicfm(folder) else read_json(source)
+    kind = values.get("model_type")
+    if kind == MUSICFM:
+        return load_musicfm_checkpoint(folder, name=name, revision=revision)
+    if is_muq(values):
+        return load_muq_checkpoint(folder, name=name, revision=revision)
+    supported = tuple(dict.fromkeys((*MODEL_TYPES, MERT2, MUSICFM, *FAMILIES)))
     if kind not in supported:
         raise CheckpointError(
             f"{source}: model_type {kind!r} is not supported; supported are {', '.join(supported)}"

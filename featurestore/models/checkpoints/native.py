@@ -18,6 +18,7 @@ from featurestore.models.checkpoints.config_mert2 import Mert2Config, mert2_samp
 from featurestore.models.checkpoints.files import (
     CONFIG,
     SAFETENSORS,
+    TRAINED,
     find_weights,
     first_few,
     read_json,
@@ -77,7 +78,7 @@ def load_checkpoint(
         encoder = MertEncoder(
             config, sample_rate=sample_rate, do_normalize=do_normalize, name=name, revision=revision
         )
-    encoder.weights_sha256 = _fill(encoder, files, _fitting, source=str(path))
+    encoder.weights_sha256 = fill(encoder, files, _fitting, source=str(path))
     return encoder
 
 
@@ -104,11 +105,11 @@ def load_mert2_checkpoint(
             f"{path / CONFIG}: context_seconds {config.context_seconds:g} is less than the shortest window that "
             f"n_fft and hop_length allow ({encoder.min_samples} samples)"
         )
-    encoder.weights_sha256 = _fill(encoder.network, files, _fitting_mert2, source=str(path))
+    encoder.weights_sha256 = fill(encoder.network, files, _fitting_mert2, source=str(path))
     return encoder
 
 
-def _fill(
+def fill(
     network: nn.Module,
     files: list[Path],
     fitting: Callable[[Mapping[str, Tensor], Mapping[str, tuple[int, ...]], str], dict[str, Tensor]],
@@ -127,7 +128,7 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
     """Tensors of all files; together they hold no more bytes than the files."""
     state: dict[str, Tensor] = {}
     for path in files:
-        tensors = _read_pickle(path) if path.suffix == ".bin" else _read_safetensors(path)
+        tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
         if twice := sorted(state.keys() & tensors.keys()):
             raise CheckpointError(f"{path} repeats tensors of another shard: {first_few(twice)}")
         claimed = sum(x.numel() * x.element_size() for x in tensors.values())
@@ -158,16 +159,29 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a hostile pickle makes the unpickler raise
         reason = str(error).strip().split("\n", 1)[0]
+        hint = f"Use a checkpoint with {SAFETENSORS}"
+        if path.suffix == TRAINED:
+            hint = f"If you trust it, make {path.with_suffix('.safetensors').name} of it: {convert_command(path)}"
         raise CheckpointError(
-            f"{path} is damaged or unsafe, nothing of it was executed: {reason}. "
-            f"Use a checkpoint with {SAFETENSORS}"
+            f"{path} is damaged or unsafe, nothing of it was executed: {reason}. {hint}"
         ) from error
+    if path.suffix == TRAINED and isinstance(state, Mapping):
+        state = state.get("state_dict", state)
     if not isinstance(state, Mapping) or not all(
         isinstance(key, str) and isinstance(x, Tensor) and x.layout is torch.strided and x.device.type == "cpu"
         for key, x in state.items()
     ):
         raise CheckpointError(f"{path} holds something else than tensors by name")
     return dict(state)
+
+
+def convert_command(path: Path) -> str:
+    """The command that makes safetensors of a pickle, which may execute whatever it likes."""
+    safe = path.with_suffix(".safetensors")
+    return (
+        'python -c "import torch; from safetensors.torch import save_file; '
+        f"save_file(torch.load('{path}', weights_only=False)['state_dict'], '{safe}')\""
+    )
 
 
 def _is_compressed(path: Path) -> bool:
@@ -187,7 +201,7 @@ def _fitting(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]],
         wanted[direction] = wanted.pop(weight)
         wanted[magnitude] = (1, 1, wanted[direction][2])
     check_tensors(given, wanted, source=source)
-    given = _single(given)
+    given = single(given)
     if weight not in given:
         # Salimans and Kingma 2016, arXiv:1602.07868, with one magnitude for each tap.
         v, g = given.pop(direction), given.pop(magnitude)
@@ -200,14 +214,14 @@ def _fitting_mert2(
 ) -> dict[str, Tensor]:
     """Check names and shapes strictly, and that what makes the spectra is finite."""
     check_tensors(state, wanted, source=source)
-    given = _single(state)
+    given = single(state)
     for key, value in given.items():
         if key.startswith("feature_extractor.") and not torch.isfinite(value).all():
             raise CheckpointError(f"{source}: {key} holds NaN or infinity")
     return given
 
 
-def _single(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def single(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().float().contiguous() for key, value in state.items()}
 
 

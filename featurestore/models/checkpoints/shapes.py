@@ -94,3 +94,37 @@ MERT2_SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 """config.json of both variants of MERT-v2, and of a tiny network with the frames of both."""
+
+_MUQ = {"label_rate": 25, "features": ["melspec_2048"], "hop_length": 240, "n_mels": 128}
+_CONFORMER = {
+    "model_type": "wav2vec2-conformer",
+    "hidden_act": "swish",
+    "conv_depthwise_kernel_size": 31,
+    "position_embeddings_type": "rotary",
+    "rotary_embedding_base": 10_000,
+    "layer_norm_eps": 1e-5,
+}
+_MUQ_LARGE = {
+    **_MUQ,
+    "conv_dim": 512,
+    "encoder_dim": 1024,
+    "encoder_depth": 12,
+    "w2v2_config": {**_CONFORMER, "num_attention_heads": 16, "intermediate_size": 4096},
+}
+_MUQ_TINY = {
+    **_MUQ,
+    "conv_dim": 8,
+    "encoder_dim": 64,
+    "encoder_depth": 3,
+    "w2v2_config": {**_CONFORMER, "num_attention_heads": 4, "intermediate_size": 128},
+}
+MUQ_STATISTICS = {"melspec_2048_mean": 6.768444971712967, "melspec_2048_std": 18.417922652295623}
+"""Decibels of the music that MuQ was trained with."""
+
+MUQ_SHAPES: dict[str, dict[str, Any]] = {
+    "muq": {**_MUQ_LARGE, "stat": MUQ_STATISTICS},
+    "muq-tiny": {**_MUQ_TINY, "stat": MUQ_STATISTICS},
+    "musicfm": {**_MUQ_LARGE, "model_type": "musicfm"},
+    "musicfm-tiny": {**_MUQ_TINY, "model_type": "musicfm"},
+}
+"""config.json of MuQ-large and of MusicFM, and of tiny networks with the frames of both."""

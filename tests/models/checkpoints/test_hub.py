@@ -265,6 +265,36 @@ def test_a_model_without_weights(hub, ask):
     assert "lacks preprocessor_config.json or processor_config.json, model.safetensors" in answer["message"]
 
 
+@pytest.mark.slow
+def test_muq_has_nothing_to_say_of_its_audio(hub, ask, closed, golden):
+    hub.folder = golden / "muq"
+    online = ask(NAME, endpoint=hub.url)
+    assert files(online) == ["config.json", "model.safetensors"]
+    assert load_model(online["folder"]).layers == 3
+    assert ask(NAME, endpoint=closed)["folder"] == online["folder"]
+    os.unlink(os.path.join(online["folder"], "model.safetensors"))
+    assert ask(NAME, endpoint=closed)["error"] == "HubUnreachableError"
+
+
+@pytest.mark.slow
+def test_musicfm_is_statistics_and_weights(hub, ask, closed, golden, tmp_path):
+    hub.folder = tmp_path / "musicfm"
+    hub.folder.mkdir()
+    names = [name for data in ("fma", "msd") for name in (f"{data}_stats.json", f"pretrained_{data}.pt")]
+    for name in (*names, "README.md"):
+        (hub.folder / name).write_bytes(name.encode())
+    online = ask(NAME, endpoint=hub.url)
+    assert files(online) == ["msd_stats.json", "pretrained_msd.pt"]
+    assert ask(NAME, endpoint=closed)["folder"] == online["folder"]
+    (hub.folder / "msd_stats.json").unlink()
+    assert files(ask(NAME, "v1", endpoint=hub.url)) == ["fma_stats.json", "pretrained_fma.pt"]
+    os.unlink(os.path.join(online["folder"], "pretrained_msd.pt"))
+    assert ask(NAME, endpoint=closed)["error"] == "HubUnreachableError"
+    (hub.folder / "fma_stats.json").unlink()
+    answer = ask(NAME, endpoint=hub.url)
+    assert (answer["error"], "lacks config.json" in answer["message"]) == ("ModelError", True)
+
+
 def check_hint(answer, cache):
     assert answer["error"] == "HubUnreachableError"
     assert answer["seconds"] < 15
@@ -298,12 +328,13 @@ def test_a_cache_that_cannot_be_written(hub, ask, tmp_path):
     assert home in answer["message"]
 
 
-def test_load_model_passes_it_on(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["m-a-p/MERT-v1-95M", "OpenMuQ/MuQ-large-msd-iter", "minzwon/MusicFM"])
+def test_load_model_passes_it_on(monkeypatch, tmp_path, name):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     began = time.perf_counter()
-    with pytest.raises(HubUnreachableError, match=r"m-a-p/MERT-v1-95M .*`model='mini'` .*`model='logmel'`"):
-        load_model("m-a-p/MERT-v1-95M")
+    with pytest.raises(HubUnreachableError, match=rf"{name} .*`model='mini'` .*`model='logmel'`"):
+        load_model(name)
     assert time.perf_counter() - began < 5
