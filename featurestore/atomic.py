@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -39,6 +41,7 @@ def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
             for path in beside:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.append(opened.enter_context(path.open("xb")))
+                _lock(files[-1])
             yield tuple(files)
             for file in files:
                 file.flush()
@@ -54,3 +57,20 @@ def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
         for path in beside:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what killed writers of this file have left beside it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            if _lock(file):
+                left.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether nobody else writes the file, as far as the file system can tell."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

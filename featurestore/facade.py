@@ -355,11 +355,10 @@ class FeatureStore(StoreReader):
         >>> part.spec.layers, len(part)
         ((7,), 3)
         """
-        from featurestore.sharing.copying import copied_spec, copy_tracks
+        from featurestore.sharing.copying import common_spec, copy_tracks
         from featurestore.store import StoreWriter
 
-        chosen = self.aggregated(layer=layers).layers
-        with StoreWriter(path, spec=copied_spec(self.spec, chosen, dtype)) as writer:
+        with StoreWriter(path, spec=common_spec([self], layers, dtype)) as writer:
             for _ in copy_tracks(self, writer, tracks=tracks, level=level):
                 pass
             writer.pack()

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 import click
 
+from fs_extract.analysis import probe, similar
 from fs_extract.build import build
 from fs_extract.console import Console, Group, ReaderGoneError
 from fs_extract.doctor import doctor
+from fs_extract.sharing import copy, export
 from fs_extract.store import info, ls, pack, rm, verify
 from fs_extract.training.labels import labels, manifest
 from fs_extract.training.pretrain import pretrain
@@ -45,7 +47,22 @@ def fs_extract() -> None:
     """Music collections to MERT features in a Zarr store."""
 
 
-for _command in (build, info, ls, verify, pack, rm, manifest, labels, pretrain, doctor):
+for _command in (
+    build,
+    info,
+    ls,
+    verify,
+    pack,
+    rm,
+    export,
+    copy,
+    similar,
+    probe,
+    manifest,
+    labels,
+    pretrain,
+    doctor,
+):
     fs_extract.add_command(_command)
 
 

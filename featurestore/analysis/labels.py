@@ -32,6 +32,11 @@ class Joined:
         Tracks of the store that were left out.
     unknown : list of str
         Ids among the labels that the store does not have.
+
+    Examples
+    --------
+    >>> FeatureStore("features.zarr").join({"rock/song": 4.5}, missing="drop").without_label
+    ['folk/air', 'jazz/blue']
     """
 
     track_ids: list[str]
@@ -46,6 +51,12 @@ class Joined:
         ------
         SettingError
             If there is no such column.
+
+        Examples
+        --------
+        >>> joined = FeatureStore("features.zarr").join({"rock/song": {"bpm": 120}}, missing="drop")
+        >>> joined.column("bpm").tolist()
+        [120]
         """
         if name not in self.columns:
             close = difflib.get_close_matches(name, self.columns, n=1)
@@ -54,7 +65,14 @@ class Joined:
         return self.columns[name]
 
     def to_pandas(self) -> Any:
-        """Make a DataFrame with the track ids as index."""
+        """Make a DataFrame with the track ids as index; needs pandas.
+
+        Examples
+        --------
+        >>> joined = FeatureStore("features.zarr").join({"rock/song": {"bpm": 120}}, missing="drop")
+        >>> joined.to_pandas().index.tolist()
+        ['rock/song']
+        """
         import pandas
 
         return pandas.DataFrame(self.columns, index=pandas.Index(self.track_ids, name="track_id"))

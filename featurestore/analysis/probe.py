@@ -43,6 +43,14 @@ class ProbeReport:
         Mean score of the best layer where the labels are shuffled: far from chance, something leaks.
     tracks, classes, groups : int
         How many there were; no classes of numbers, and no groups if there are none.
+
+    Examples
+    --------
+    >>> from featurestore.analysis.probe import probe_layers
+    >>> x = np.random.default_rng(0).normal(size=(40, 4))
+    >>> report = probe_layers({"7": lambda: x}, (x[:, 0] > 0).astype(str), label="loud", groups=None)
+    >>> report.best, report.classes, report.chance
+    ('7', 2, 0.5)
     """
 
     label: str
@@ -56,8 +64,31 @@ class ProbeReport:
     classes: int
     groups: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values.
+
+        Examples
+        --------
+        >>> from featurestore.analysis.probe import probe_layers
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> report = probe_layers({"7": lambda: x}, (x[:, 0] > 0).astype(str), label="loud", groups=None)
+        >>> report.to_dict()["layers"][0]["layer"]
+        '7'
+        """
+        fields = {name: value for name, value in vars(self).items() if name != "scores"}
+        return {**fields, "layers": self.rows()}
+
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table: layer, mean, standard deviation over folds, and whether it ties with the best."""
+        """Return the table: layer, mean, standard deviation over folds, and whether it ties with the best.
+
+        Examples
+        --------
+        >>> from featurestore.analysis.probe import probe_layers
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> report = probe_layers({"7": lambda: x}, (x[:, 0] > 0).astype(str), label="loud", groups=None)
+        >>> report.rows()[0]["ties_with_best"]
+        True
+        """
         return [
             {
                 "layer": name,

@@ -27,6 +27,12 @@ class Match:
         From -1 to 1.
     start : float, optional
         Where the segment starts, seconds; None of a whole track, or where the store was not told.
+
+    Examples
+    --------
+    >>> match = FeatureStore("features.zarr").similar(("rock/song", 1.0), layer=7, k=1)[0]
+    >>> match.start is None
+    False
     """
 
     track_id: str

@@ -29,6 +29,12 @@ class TrackDataset:
         The tracks, in order.
     classes : list
         The classes, ascending; empty where labels are values.
+
+    Examples
+    --------
+    >>> dataset = FeatureStore("features.zarr").to_torch_dataset(layer=7)
+    >>> len(dataset), dataset[0]["track_id"], dataset[0]["features"].shape
+    (3, 'folk/air', torch.Size([768]))
     """
 
     def __init__(
@@ -104,6 +110,12 @@ class TrackDataset:
         ------
         SettingError
             If the shares are not 1 together, or groups are missing.
+
+        Examples
+        --------
+        >>> dataset = FeatureStore("features.zarr").to_torch_dataset(layer=7)
+        >>> [len(part) for part in dataset.split(0.66, 0.34)]
+        [2, 1]
         """
         if len(shares) < 2 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
             raise SettingError(
@@ -136,6 +148,13 @@ def collate_ragged(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     dict
         ``features`` [track, segment, ...], zeros behind the end of a track; ``lengths`` [track]; ``mask``
         [track, segment], true where there are features; ``track_id``; ``label`` [track] if there are labels.
+
+    Examples
+    --------
+    >>> from featurestore.analysis import collate_ragged
+    >>> dataset = FeatureStore("features.zarr").to_torch_dataset("segments", layer=7)
+    >>> collate_ragged([dataset[0], dataset[1]])["mask"].sum().item()
+    8
     """
     import torch
 

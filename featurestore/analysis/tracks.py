@@ -14,10 +14,22 @@ COLUMNS = ("track_id", "path", "seconds", "segments", "sha256", "kinds", "warnin
 
 
 class TrackTable(list[dict[str, Any]]):
-    """A row for each track: a mapping of the names in `COLUMNS` to values."""
+    """A row for each track: a mapping of the names in `COLUMNS` to values.
+
+    Examples
+    --------
+    >>> [row["segments"] for row in FeatureStore("features.zarr").tracks]
+    [4, 4, 4]
+    """
 
     def to_pandas(self) -> Any:
-        """Make a DataFrame with the track ids as index; needs pandas."""
+        """Make a DataFrame with the track ids as index; needs pandas.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").tracks.to_pandas().loc["rock/song", "segments"].item()
+        4
+        """
         try:
             import pandas
         except ImportError as error:

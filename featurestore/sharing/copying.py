@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import SettingError, TrackExistsError
+from featurestore.errors import SettingError, SpecMismatchError, TrackExistsError
 from featurestore.spec import DTYPES, FeatureSpec, kinds_of_level
 from featurestore.store.selection import resolve_layers
 
@@ -21,13 +21,34 @@ _OWN = ("track_id", "revision", "fingerprint", "kinds", "layers", "starts", "che
 """Attributes that a store writes anew."""
 
 
-def copied_spec(spec: FeatureSpec, layers: Sequence[int], dtype: str | None) -> FeatureSpec:
-    """The spec of a copy with these layers and numbers."""
+def common_spec(stores: Sequence[StoreReader], layers: Sequence[int] | None, dtype: str | None) -> FeatureSpec:
+    """The spec of a copy of all these stores, with some layers and other numbers.
+
+    Raises
+    ------
+    SettingError
+        If a store has no such layer, or its numbers do not become these.
+    SpecMismatchError
+        If the stores hold features of different settings.
+    """
     if dtype not in (None, *DTYPES):
         raise SettingError(f"`dtype` must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    if dtype == "float32" != spec.dtype:
-        raise SettingError("numbers that were stored as float16 do not become float32 again: leave `dtype` out")
-    return replace(spec, layers=tuple(layers), dtype=dtype or spec.dtype)
+    specs = []
+    for store in stores:
+        if dtype == "float32" != store.spec.dtype:
+            raise SettingError(f"float16 of {store.path} does not become float32 again: leave `dtype` out")
+        chosen = resolve_layers(layers, store.spec, store.path).numbers
+        specs.append(replace(store.spec, layers=tuple(sorted(chosen)), dtype=dtype or store.spec.dtype))
+        if differences := specs[0].differences(specs[-1]):
+            listed = "; ".join(
+                f"`{name}` is {ours!r} and {theirs!r}" for name, (ours, theirs) in differences.items()
+            )
+            raise SpecMismatchError(
+                f"{stores[0].path} and {store.path} hold features of different settings ({listed}): copy them to "
+                "two stores",
+                differences=differences,
+            )
+    return specs[0]
 
 
 def copy_tracks(

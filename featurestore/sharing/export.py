@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurestore.atomic import sweep_beside
 from featurestore.errors import SettingError
 from featurestore.sharing.files import export_csv, export_npy, export_parquet
 from featurestore.spec import kinds_of_level
@@ -40,4 +41,5 @@ def export(
         to = meant[0]
     if to not in FORMATS:
         raise SettingError(f"`to` must be one of {', '.join(FORMATS)}, not {to!r}")
+    sweep_beside(path)
     FORMATS[to][0](store, path, tracks, level, layers)

@@ -15,7 +15,8 @@ import featurestore
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from fs_extract.commands import fs_extract
 
-COMMANDS = ["build", "info", "ls", "verify", "pack", "rm", "manifest", "labels", "pretrain", "doctor"]
+COMMANDS = ["build", "info", "ls", "verify", "pack", "rm", "export", "copy", "similar", "probe"]
+COMMANDS += ["manifest", "labels", "pretrain", "doctor"]
 
 
 def test_help_names_every_command(run):

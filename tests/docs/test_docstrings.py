@@ -9,7 +9,8 @@ import pytest
 from examples import names, prepare
 from pages import working_in
 
-MODULES = ("featurestore", "featurestore.models", "featurestore.training.labels", "featurestore.training.pretrain")
+MODULES = ("featurestore", "featurestore.analysis", "featurestore.models")
+MODULES += ("featurestore.training.labels", "featurestore.training.pretrain")
 VIEWS = ("View", "AggregatedView", "TrackView", "RaggedView")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

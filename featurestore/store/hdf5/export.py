@@ -45,6 +45,7 @@ def export_hdf5(
         What is written of each track, as far as it has it.
     """
     h5py = import_h5py()
+    layers = sorted(layers)
     positions = [source.spec.layers.index(layer) for layer in layers]
     spec = replace(source.spec, layers=tuple(layers), dtype="float32", codec="none")
     with replacing(path) as (aside,), h5py.File(aside.name, "w", locking=False) as file:

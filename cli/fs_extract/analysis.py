@@ -1,0 +1,93 @@
+"""fs-extract similar and probe: questions to a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fs_extract.build import Layers
+from fs_extract.console import Command, Console, GivenPath, json_option, print_json, printable
+
+_METRICS = ("centred-cosine", "cosine", "whitened")
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.argument("query", required=False, metavar="[TRACK_ID]")
+@click.option("--audio", type=GivenPath(), help="A file of audio instead of a track.")
+@click.option("--at", type=float, metavar="SECONDS", help="A moment of the track: compare segments.")
+@click.option("--layer", type=click.IntRange(min=0), help="The layer; needed where the store has several.")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+@click.option("--level", type=click.Choice(["aggregated", "segments"]), help="What is compared.")
+@click.option("--metric", type=click.Choice(_METRICS), default="centred-cosine", show_default=True, help="How.")
+@json_option
+def similar(
+    store: Path,
+    query: str | None,
+    *,
+    audio: Path | None,
+    at: float | None,
+    layer: int | None,
+    k: int,
+    level: str | None,
+    metric: str,
+    as_json: bool,
+) -> int:
+    """List the tracks of STORE, or moments of them, that are most like a track or a file of audio."""
+    from featurestore import FeatureStore
+
+    if at is not None and query is None:
+        raise click.UsageError("--at is a moment of a track: name the track")
+    wanted = (query, at) if query is not None and at is not None else query
+    found = FeatureStore(store).similar(wanted, audio=audio, layer=layer, k=k, level=level, metric=metric)
+    if as_json:
+        print_json([{"track_id": x.track_id, "score": x.score, "start": x.start} for x in found])
+        return 0
+    for match in found:
+        where = "" if match.start is None else f"{match.start:9.2f} s  "
+        click.echo(f"{match.score:7.4f}  {where}{printable(match.track_id)}")
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.argument("labels", type=GivenPath())
+@click.option("--label", required=True, help="The column to predict.")
+@click.option("--group", help="A column such as the artist, whose tracks are never in training and test at once.")
+@click.option("--no-groups", is_flag=True, help="Go without; scores are too high where an artist has many tracks.")
+@click.option("--on", default="track_id", show_default=True, help="The column with the track ids.")
+@click.option("--layers", type=Layers(), help='Layers to probe, like "7" or "0-12".  [default: all]')
+@click.option("--baseline", type=GivenPath(), help="Another store with the same tracks, as of logmel.")
+@json_option
+@click.pass_obj
+def probe(
+    console: Console,
+    store: Path,
+    labels: Path,
+    *,
+    label: str,
+    group: str | None,
+    no_groups: bool,
+    on: str,
+    layers: tuple[int, ...] | None,
+    baseline: Path | None,
+    as_json: bool,
+) -> int:
+    """Tell which layer of STORE knows a label of the CSV file LABELS best, by linear probes."""
+    from featurestore import FeatureStore
+
+    report = FeatureStore(store).probe(
+        labels,
+        label,
+        group=group,
+        no_groups=no_groups,
+        layers=layers,
+        baseline=None if baseline is None else FeatureStore(baseline),
+        on=on,
+    )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        console.say(str(report))
+    return 0

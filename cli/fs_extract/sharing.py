@@ -1,0 +1,122 @@
+"""fs-extract export and copy: features for other tools and other stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featurestore.spec import DTYPES, FEATURE_LEVELS
+from fs_extract.build import Layers
+from fs_extract.console import Command, Console, GivenPath, counting_bar, json_option, print_json
+
+_FORMATS = ("hdf5", "netcdf", "parquet", "csv", "npy")
+
+_layers_option = click.option("--layers", type=Layers(), help='Layers, like "7", "4,7" or "0-12".  [default: all]')
+_tracks_option = click.option(
+    "--tracks", type=GivenPath(), help="A file of track ids, one a line.  [default: all]"
+)
+
+
+def _ids(tracks: Path | None) -> list[str] | None:
+    if tracks is None:
+        return None
+    try:
+        lines = tracks.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--tracks {tracks} cannot be read: {error}") from None
+    return [line for line in lines if line]
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.argument("out", type=GivenPath())
+@click.option("--to", type=click.Choice(_FORMATS), help="The format.  [default: what the suffix of OUT says]")
+@click.option(
+    "--level",
+    type=click.Choice(list(FEATURE_LEVELS)),
+    default="segments",
+    show_default=True,
+    help="Up to which level.",
+)
+@_layers_option
+@_tracks_option
+@json_option
+@click.pass_obj
+def export(
+    console: Console,
+    store: Path,
+    out: Path,
+    *,
+    to: str | None,
+    level: str,
+    layers: tuple[int, ...] | None,
+    tracks: Path | None,
+    as_json: bool,
+) -> int:
+    """Write features of STORE to OUT for other tools: MATLAB, R, pandas, numpy.
+
+    OUT is whole or as it was before. A file of HDF5 can be read as a store is.
+    """
+    from featurestore import FeatureStore
+
+    opened = FeatureStore(store)
+    ids = _ids(tracks)
+    opened.export(out, to, level=level, layers=layers, tracks=ids)
+    count = len(opened) if ids is None else len(ids)
+    if as_json:
+        print_json({"path": str(out), "tracks": count})
+    else:
+        console.say(f"{count} tracks are in {out}")
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("stores", type=GivenPath(), nargs=-1, required=True, metavar="STORE...")
+@click.argument("out", type=GivenPath())
+@click.option(
+    "--level", type=click.Choice(list(FEATURE_LEVELS)), default="all", show_default=True, help="Highest level."
+)
+@_layers_option
+@click.option("--dtype", type=click.Choice(DTYPES), help="float16 takes half the room.  [default: as it is]")
+@_tracks_option
+@json_option
+@click.pass_obj
+def copy(
+    console: Console,
+    stores: tuple[Path, ...],
+    out: Path,
+    *,
+    level: str,
+    layers: tuple[int, ...] | None,
+    dtype: str | None,
+    tracks: Path | None,
+    as_json: bool,
+) -> int:
+    """Copy tracks of one STORE, or of several, to the store OUT: some layers, half the size, merged.
+
+    What is there already stays; an interrupted copy goes on where it was. Two tracks of one name with different
+    features are an error.
+    """
+    from featurestore import FeatureStore, StoreWriter
+    from featurestore.sharing.copying import common_spec, copy_tracks
+
+    opened = [FeatureStore(store) for store in stores]
+    ids = _ids(tracks)
+    wanted = [[x for x in store if ids is None or x in set(ids)] for store in opened]
+    if ids is not None and (missing := set(ids).difference(*wanted)):
+        opened[0].aggregated(tracks=sorted(missing))  # raises, naming ids that are alike
+    total, done, copied = sum(map(len, wanted)), 0, 0
+    spec = common_spec(opened, layers, dtype)
+    with StoreWriter(out, spec=spec) as writer, counting_bar(console, "track") as show:
+        for store, some in zip(opened, wanted, strict=True):
+            for _, new in copy_tracks(store, writer, tracks=some, level=level):
+                done, copied = done + 1, copied + new
+                if show is not None:
+                    show(done, total)
+        writer.pack()
+    if as_json:
+        print_json({"path": str(out), "copied": copied, "there": done - copied})
+    else:
+        console.say(f"{copied} tracks were copied to {out}, {done - copied} were there")
+    return 0
