@@ -16,13 +16,6 @@ from featurestore.errors import AudioFormatError, MissingDependencyError
 
 _log = logging.getLogger("featurestore")
 
-_NAMES = """
-3gp 8svx aac ac3 aif aifc aiff amr ape au bwf caf dsf dts eac3 flac iff ircam m4a m4b mka mkv mov mp1 mp2 mp3 mp4
-mpc nist oga ogg opus rf64 sf snd sph spx svx tak tta voc w64 wav wave weba webm wma wv
-"""
-SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
-"""Suffixes of the files that are looked for in folders, lower case."""
-
 _DEMUXERS = (
     "aac,ac3,aiff,amr,ape,asf,au,caf,dsf,dts,eac3,flac,iff,ircam,matroska,mov,mp3,mpc,mpc8,nistsphere,ogg,tak,tta,"
     "voc,w64,wav,wv"
