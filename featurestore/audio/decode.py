@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio.ffmpeg import read_blocks, read_part
-from featurestore.audio.header import parse_header
-from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status, quoted
+from featurestore.audio.info import AudioInfo, check_duration, check_unchanged, quoted
 from featurestore.audio.levels import Levels
+from featurestore.audio.mpeg import before_tags, without_tags
+from featurestore.audio.opening import OpenFile, load_av, opened
 from featurestore.audio.resample import check_rate, resample_blocks
-from featurestore.errors import AudioContentError
+from featurestore.audio.timeline import HELD_BACK, Timeline
+from featurestore.errors import AudioContentError, AudioFormatError
 
 BLOCK_SECONDS = 5
 _BLOCK_SAMPLES = 1 << 20
@@ -22,6 +24,9 @@ _BLOCK_SAMPLES = 1 << 20
 
 _LOUDEST = 1e10
 """Samples beyond are no sound, not even integers as floats; from 1e19 on their squares overflow in a model."""
+
+_SEEKABLE = {"aiff", "au", "caf", "flac", "mp3", "ogg", "w64", "wav", "wv"}
+"""Formats in which a sample is found by its time, exactly."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -47,10 +52,9 @@ def read_header(path: str | os.PathLike[str]) -> AudioInfo:
     MissingDependencyError
         If the package that decodes it is not installed.
     """
-    info = read_checked_header(Path(path))
-    if info.frames is not None:
-        check_duration(info.path, info.frames, info.sample_rate)
-    return info
+    with opened(Path(path)) as file:
+        _check_stated_duration(file.info)
+        return file.info
 
 
 class Found:
@@ -110,9 +114,11 @@ def decode(
     SettingError
         If `target_sr` is no sample rate.
     """
-    check_rate(target_sr)
-    info = read_header(path) if info is None else info
-    yield from resample_blocks(mono_blocks(info, found or Found()), info.sample_rate, int(target_sr))
+    check_rate(target_sr, "target_sr")
+    with opened(Path(path)) as file:
+        if info is not None:
+            check_unchanged(info)
+        yield from resample_blocks(mono_blocks(file, found or Found()), file.info.sample_rate, int(target_sr))
 
 
 def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -135,10 +141,11 @@ def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
     AudioError, MissingDependencyError
         As `decode`; what is damaged behind the header is found only where the file is decoded.
     """
-    info = read_header(path)
-    if info.frames is not None and info.exact:
-        return info.frames, info.sample_rate
-    return sum(len(block) for block in mono_blocks(info, Found())), info.sample_rate
+    with opened(Path(path)) as file:
+        _check_stated_duration(file.info)
+        stated = file.info.frames if file.info.exact else None
+        samples = sum(map(len, mono_blocks(file, Found()))) if stated is None else stated
+        return samples, file.info.sample_rate
 
 
 def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples:
@@ -161,24 +168,35 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
     AudioError, MissingDependencyError
         As `decode`.
     """
-    info = read_header(path)
-    part = read_part(info, start, samples)
-    return _mean_of_channels(part)
+    parts, wanted, at = [np.zeros(0, np.float32)], samples, None
+    with opened(Path(path)) as file:
+        info, stream = file.info, file.stream
+        _check_stated_duration(info)
+        if info.format.split()[0] not in _SEEKABLE:
+            return parts[0]
+        unit, first = float(stream.time_base) * info.sample_rate, max(0, stream.start_time or 0)
+        try:
+            # From a little before, since decoders of lossy formats need some frames to get going.
+            file.container.seek(first + int(max(0, start - info.sample_rate // 4) / unit), stream=stream)
+            for frame in file.container.decode(stream):
+                at = round(((frame.pts or first) - first) * unit) if at is None else at
+                if at > start or not wanted:
+                    break
+                if (skipped := start - at) < frame.samples:
+                    parts.append(_mean_of_channels(_samples(frame)[:, skipped : skipped + wanted]))
+                    wanted -= len(parts[-1])
+                    start += len(parts[-1])
+                at += frame.samples
+        except load_av().FFmpegError as error:
+            raise AudioFormatError(f"{quoted(info.path)} cannot be read at {start:,} ({error.strerror})") from None
+    return np.concatenate(parts)
 
 
-def read_checked_header(path: Path) -> AudioInfo:
-    """What `read_header` tells, of files that are too short as well."""
-    status = file_status(path)
-    return check_header(parse_header(path, status))
-
-
-def mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
+def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
     """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
-    if info.frames is not None:
-        check_duration(info.path, info.frames, info.sample_rate)
-    check_unchanged(info)
-    block_frames = max(1, min(BLOCK_SECONDS * info.sample_rate, _BLOCK_SAMPLES // info.channels))
-    for block in read_blocks(info, block_frames, found.warnings.append):
+    info = file.info
+    _check_stated_duration(info)
+    for block in _blocks(file, found.warnings.append):
         mono = _mean_of_channels(block)
         with np.errstate(invalid="ignore"):
             is_sound = np.abs(mono) < _LOUDEST  # not so for NaN
@@ -193,6 +211,75 @@ def mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
     check_unchanged(info)
     check_duration(info.path, found.samples, info.sample_rate)
     found.warnings += found.levels.warnings()
+
+
+def _check_stated_duration(info: AudioInfo) -> None:
+    if info.frames is not None:
+        check_duration(info.path, info.frames, info.sample_rate)
+
+
+def _blocks(file: OpenFile, warn: Callable[[str], None]) -> Iterator[Samples]:
+    """All samples of a file in order, [channel, sample], held against what it states."""
+    info, new_fifo = file.info, load_av().AudioFifo
+    length = max(1, min(BLOCK_SECONDS * info.sample_rate, _BLOCK_SAMPLES // info.channels))
+    fifo, timeline = new_fifo(), Timeline(info, file.stream)
+    for frame in _frames(file, timeline):
+        skipped = timeline.add(frame)
+        frame.pts = None
+        try:
+            fifo.write(frame)
+        except ValueError:  # a recording with other channels was joined to the first
+            if fifo.samples:
+                yield _samples(fifo.read())
+            fifo = new_fifo()
+            fifo.write(frame)
+        if skipped:
+            fifo.read(skipped)
+        while fifo.samples >= length + HELD_BACK:
+            yield _samples(fifo.read(length))
+    if rest := fifo.samples - timeline.excess():
+        yield _samples(fifo.read(rest))
+    timeline.end(warn)
+    if file.sizes is not None and file.sizes.beyond:
+        warn(
+            f"{file.sizes.beyond:,} bytes of audio lie behind the end that its header states; they were decoded "
+            "as well"
+        )
+
+
+def _frames(file: OpenFile, timeline: Timeline) -> Iterator[Any]:
+    """The decoded frames."""
+    info, av = file.info, load_av()
+    end = before_tags(info.path) if file.container.format.name == "mp3" else info.size
+    try:
+        for packet in file.packets:
+            if packet.size and (packet.pos or 0) >= end:
+                continue
+            try:
+                yield from packet.decode()
+            except av.InvalidDataError:
+                if not (rest := without_tags(bytes(packet))):
+                    raise
+                yield from file.stream.codec_context.decode(av.Packet(rest))
+    except av.FFmpegError as error:
+        rate = info.sample_rate
+        stated = "" if info.frames is None else f" of the {info.frames / rate:.2f} s that its header states"
+        raise AudioFormatError(
+            f"{quoted(info.path)} is truncated or damaged after {timeline.done / rate:.2f} s{stated} "
+            f"({error.strerror}); get it again or repair it"
+        ) from None
+
+
+def _samples(frame: Any) -> Samples:
+    """Samples of a frame, [channel, sample], full scale being 1."""
+    data: npt.NDArray[Any] = frame.to_ndarray()
+    if not frame.format.is_planar:
+        data = data.reshape(-1, frame.layout.nb_channels).T
+    if data.dtype.kind == "f":
+        return data.astype(np.float32, copy=False)
+    if data.dtype == np.uint8:
+        return (data.astype(np.float32) - np.float32(128)) / np.float32(128)
+    return data.astype(np.float32) / np.float32(-float(np.iinfo(data.dtype).min))
 
 
 def _mean_of_channels(block: Samples) -> Samples:

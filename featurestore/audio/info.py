@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
-from featurestore.audio.impostors import HEAD_BYTES, what_it_is
 from featurestore.errors import AudioFormatError, AudioNotFoundError, AudioTooShortError
 from featurestore.spelling import spelling_hint
 
@@ -17,9 +19,6 @@ MIN_DURATION = 1.0
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
 """Hz; a rate outside is a damaged header, not music (1 Hz would turn one minute of samples into a month)."""
-
-_SAMPLES_PER_BYTE = 16_384
-"""More samples than any codec puts in a byte: silence in FLAC has about 6,600."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,65 +67,48 @@ def quoted(path: str | os.PathLike[str]) -> str:
 
 
 def file_status(path: Path) -> os.stat_result:
-    """Status of a regular file that can be opened and may be audio.
+    """Status of a regular file.
 
     Raises
     ------
     AudioNotFoundError
         If there is no file, or a directory, or a link that leads nowhere.
     AudioFormatError
-        If it is a FIFO, a socket or a device, may not be read, or begins as no audio does: it is empty, a page,
-        a pointer, text.
+        If it is a FIFO, a socket or a device, or lies in a folder that may not be read.
     """
     try:
         status = path.stat()
     except PermissionError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {_reason(error)}") from None
+        raise AudioFormatError(f"{quoted(path)} cannot be read: {error.strerror}") from None
     except (OSError, ValueError) as error:
         link = _dangling(path)
+        reason = getattr(error, "strerror", None) or error
         raise AudioNotFoundError(
-            f"{quoted(path)} is not there{link}: {_reason(error)}{'' if link else spelling_hint(path)}"
+            f"{quoted(path)} is not there{link}: {reason}{'' if link else spelling_hint(path)}"
         ) from None
     if stat.S_ISDIR(status.st_mode):
+        what = ", not an audio file"
         try:
             os.scandir(path).close()
         except OSError as error:
-            raise AudioNotFoundError(
-                f"{quoted(path)} is a directory that cannot be read: {_reason(error)}"
-            ) from None
-        raise AudioNotFoundError(f"{quoted(path)} is a directory, not an audio file")
+            what = f" that cannot be read: {error.strerror}"
+        raise AudioNotFoundError(f"{quoted(path)} is a directory{what}")
     if not stat.S_ISREG(status.st_mode):
         raise AudioFormatError(
             f"{quoted(path)} is a pipe, a socket or a device, not a file: save its audio to a file"
         )
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {_reason(error)}") from None
-    if (impostor := what_it_is(head)) is not None:
-        raise AudioFormatError(f"{quoted(path)} is {impostor}")
     return status
 
 
-def check_header(info: AudioInfo) -> AudioInfo:
-    """The info itself, if it can be that of audio.
-
-    Raises
-    ------
-    AudioFormatError
-        If the sample rate or the number of samples is impossible.
-    """
-    if not MIN_SAMPLE_RATE <= info.sample_rate <= MAX_SAMPLE_RATE:
-        raise AudioFormatError(
-            f"{quoted(info.path)} has a sample rate of {info.sample_rate} Hz, outside {MIN_SAMPLE_RATE:,} to "
-            f"{MAX_SAMPLE_RATE:,} Hz: its header is damaged, or it holds no sound"
-        )
-    if info.frames is not None and info.frames > info.size * _SAMPLES_PER_BYTE:
-        raise AudioFormatError(
-            f"{quoted(info.path)} claims {info.frames:,} samples in {info.size:,} bytes: its header is damaged"
-        )
-    return info
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, open for reading; errors as those of `file_status`."""
+    file_status(path)
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise AudioFormatError(f"{quoted(path)} cannot be read: {error.strerror}") from None
 
 
 def check_duration(path: Path, frames: int, sample_rate: int) -> None:
@@ -157,7 +139,3 @@ def _dangling(path: Path) -> str:
     if "annex/objects/" in target:
         return " (a link of git-annex to content that is not here: `git annex get` brings it)"
     return " (a link that leads nowhere)"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio.decode import Found, decode, mono_blocks, read_checked_header
-from featurestore.audio.info import file_status, quoted
-from featurestore.audio.resample import check_rate
-from featurestore.errors import AudioError, AudioFormatError, AudioNotFoundError, SettingError
+from featurestore.audio.decode import Found, decode, mono_blocks
+from featurestore.audio.info import open_file
+from featurestore.audio.opening import opened
+from featurestore.errors import AudioError, AudioNotFoundError, SettingError
 from featurestore.keywords import required
 from featurestore.windows import hop_samples, window_samples, window_starts
 
@@ -52,12 +52,7 @@ def load_audio(
     >>> samples.shape, samples.dtype
     ((192000,), dtype('float32'))
     """
-    path = required(path=path, audio_path=audio_path)
-    try:
-        check_rate(target_sr)
-    except SettingError as error:
-        raise SettingError(f"`target_sr`: {error}") from None
-    return np.concatenate(list(decode(path, target_sr)))
+    return np.concatenate(list(decode(required(path=path, audio_path=audio_path), target_sr)))
 
 
 def segment_audio(
@@ -141,30 +136,18 @@ def validate_audio_file(
     >>> validate_audio_file("music/none.wav")["file_exists"]
     False
     """
-    report: dict[str, Any] = {
-        "valid": False,
-        "file_exists": True,
-        "readable": False,
-        "sample_rate": None,
-        "duration": None,
-        "channels": None,
-        "errors": [],
-    }
-    path = required(path=path, audio_path=audio_path)
+    path = Path(required(path=path, audio_path=audio_path))
+    known: dict[str, Any] = {"sample_rate": None, "duration": None, "channels": None}
+    readable, errors, exists = False, [], True
     try:
-        info = read_checked_header(Path(path))
-        report |= {
-            "readable": True,
-            "sample_rate": info.sample_rate,
-            "duration": info.duration,
-            "channels": info.channels,
-        }
-        report["duration"] = sum(len(block) for block in mono_blocks(info, Found())) / info.sample_rate
-        report["valid"] = True
+        with opened(path) as file:
+            info, readable = file.info, True
+            known = {"sample_rate": info.sample_rate, "duration": info.duration, "channels": info.channels}
+            known["duration"] = sum(map(len, mono_blocks(file, Found()))) / info.sample_rate
     except AudioError as error:
-        report["file_exists"] = not isinstance(error, AudioNotFoundError)
-        report["errors"].append(str(error))
-    return report
+        exists = not isinstance(error, AudioNotFoundError)
+        errors = [str(error)]
+    return {"valid": not errors, "file_exists": exists, "readable": readable, **known, "errors": errors}
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -175,10 +158,5 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     AudioNotFoundError, AudioFormatError
         If there is no such file, or it cannot be read.
     """
-    path = Path(path)
-    file_status(path)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {error.strerror}") from None
+    with open_file(Path(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,13 +21,12 @@ def counts_frames(path: Path, size: int, first: int) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, first - _LONGEST_FRAME))
         before = file.read(min(first, _LONGEST_FRAME))
-    at = max(before.rfind(b"Xing"), before.rfind(b"Info"))
-    if at < 0 or len(before) < at + 16:
+    header = before[max(before.rfind(b"Xing"), before.rfind(b"Info"), 0) :][:16]
+    if header[:4] not in (b"Xing", b"Info") or len(header) < 16:
         return False
-    flags, frames, count = struct.unpack(">III", before[at + 4 : at + 16])
-    if not flags & 1 or size - first > frames * _LONGEST_FRAME / 2:
-        return False
-    return not flags & 2 or size - first - count < _BEHIND
+    flags, frames, count = struct.unpack(">III", header[4:])
+    fits = size - first <= frames * _LONGEST_FRAME / 2 and (not flags & 2 or size - first - count < _BEHIND)
+    return bool(flags & 1) and fits
 
 
 def before_tags(path: Path) -> int:
