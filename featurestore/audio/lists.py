@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -18,16 +19,13 @@ from featurestore.spelling import spelling_hint
 
 LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".csv", ".tsv")
 
-_OTHER_LISTS = (
-    *(".json", ".jsonl", ".ndjson", ".yaml", ".yml", ".toml", ".ini", ".xml", ".md", ".text"),
-    *(".lst", ".list", ".scp", ".pls", ".xspf", ".cue", ".wpl", ".asx", ".b4s", ".zpl"),
-    *(".tab", ".psv", ".xls", ".xlsx", ".ods", ".csv.gz", ".tsv.gz", ".txt.gz", ".json.gz", ".jsonl.gz"),
-    *(".parquet", ".feather", ".arrow", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".db", ".sqlite"),
-)
+_OTHER_LISTS = """
+.json .jsonl .ndjson .yaml .yml .toml .ini .xml .md .text .lst .list .scp .pls .xspf .cue .wpl .asx .b4s .zpl .tab
+.psv .xls .xlsx .ods .csv.gz .tsv.gz .txt.gz .json.gz .jsonl.gz .parquet .feather .arrow .pkl .pickle .npy .npz .h5
+.hdf5 .db .sqlite
+"""
 """Suffixes of lists and tables that others read: a source of this name is not one file of audio."""
 
-_BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _FILE = re.compile(r"file:(//(localhost)?(?=/)|(?=/[^/]))", re.IGNORECASE)
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|file:", re.IGNORECASE)
 
@@ -59,7 +57,7 @@ class Listed:
 
 def other_list(name: str) -> str | None:
     """The suffix of a list that is not understood, None for a name of anything else."""
-    return next((suffix for suffix in _OTHER_LISTS if name.lower().endswith(suffix)), None)
+    return next((suffix for suffix in _OTHER_LISTS.split() if name.lower().endswith(suffix)), None)
 
 
 def read_list(path: Path, *, root_is_there: bool = False) -> list[Listed]:
@@ -88,26 +86,24 @@ def read_list(path: Path, *, root_is_there: bool = False) -> list[Listed]:
         content = path.read_bytes()
     except OSError as error:
         raise SourceError(f"the list {quoted(path)} cannot be read: {error.strerror}") from None
-    if content.startswith(_UTF16):
-        raise SourceError(f"the list {quoted(path)} is UTF-16: save it as UTF-8")
-    # The bytes of names that are not UTF-8 must come back when the file is opened.
-    text = os.fsdecode(content.removeprefix(_BOM))
-    if "\0" in text and path.suffix.lower() != ".csv":  # whose ids may be anything
-        raise SourceError(f"the list {quoted(path)} is no text: it holds NUL bytes")
     suffix = path.suffix.lower()
-    if suffix == ".tsv":
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise SourceError(f"the list {quoted(path)} is UTF-16: save it as UTF-8")
+    if b"\0" in content and suffix != ".csv":  # whose ids may be anything
+        raise SourceError(f"the list {quoted(path)} is no text: it holds NUL bytes")
+    # The bytes of names that are not UTF-8 must come back when the file is opened.
+    text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
+    if suffix == ".csv":
+        listed = list(_read_table(path, text))
+    elif suffix == ".tsv":
         listed = list(_read_manifest(path, text, root_is_there=root_is_there))
+    elif suffix == ".txt":
+        listed = [_listed(path, number, path.parent, line) for number, line in _lines(text)]
     else:
-        read = {".txt": _read_lines, ".m3u": _read_playlist, ".m3u8": _read_playlist, ".csv": _read_table}
-        listed = list(read[suffix](path, text))
+        listed = list(_read_playlist(path, text))
     if not listed:
         raise SourceError(f"the list {quoted(path)} names no file")
     return listed
-
-
-def _read_lines(path: Path, text: str) -> Iterator[Listed]:
-    for number, line in _lines(text):
-        yield _listed(path, number, path.parent, line)
 
 
 def _read_playlist(path: Path, text: str) -> Iterator[Listed]:
@@ -136,19 +132,29 @@ def _as_on_disk(folder: Path, name: str) -> str:
     """The name of a playlist as the disk has it: players of Windows write its letters and slashes another way."""
     spellings = [name]
     if any("\udc80" <= letter <= "\udcff" for letter in name):  # no UTF-8
-        content = os.fsencode(name)
         try:
-            spellings.insert(0, content.decode("cp1252"))
+            spellings.insert(0, os.fsencode(name).decode("cp1252"))
         except UnicodeDecodeError:
-            spellings.insert(0, content.decode("latin-1"))
-    spellings += [spelling.replace("\\", "/") for spelling in spellings if "\\" in spelling]
+            spellings.insert(0, os.fsencode(name).decode("latin-1"))
+    spellings += [spelling.replace("\\", "/") for spelling in spellings]
     return next((x for x in spellings if os.path.lexists(folder / x)), spellings[0])
 
 
 def _read_table(path: Path, text: str) -> Iterator[Listed]:
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        _check_columns(path, rows.fieldnames or [])
+        columns = rows.fieldnames or []
+        for wanted in ("track_id", "path"):
+            alike = [column for column in columns if column.strip().lower() == wanted]
+            if len(alike) > 1:
+                raise SourceError(
+                    f"the list {quoted(path)} has {len(alike)} columns {wanted} ({', '.join(map(repr, alike))}): "
+                    "leave one of them, or give the others other names"
+                )
+        if not {"track_id", "path"} <= set(columns):
+            raise SourceError(
+                f"the list {quoted(path)} must begin with the header track_id,path, not {','.join(columns)!r}"
+            )
         for row in rows:
             if any(row.get(None) or []):
                 raise SourceError(
@@ -164,41 +170,22 @@ def _read_table(path: Path, text: str) -> Iterator[Listed]:
         ) from None
 
 
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError unless there is one column of ids and one of paths."""
-    for wanted in ("track_id", "path"):
-        alike = [column for column in columns if column.strip().lower() == wanted]
-        if len(alike) > 1:
-            raise SourceError(
-                f"the list {quoted(path)} has {len(alike)} columns {wanted} ({', '.join(map(repr, alike))}): "
-                "leave one of them, or give the others other names"
-            )
-    if not {"track_id", "path"} <= set(columns):
-        raise SourceError(
-            f"the list {quoted(path)} must begin with the header track_id,path, not {','.join(columns)!r}"
-        )
-
-
 def _read_manifest(path: Path, text: str, *, root_is_there: bool) -> Iterator[Listed]:
     lines = _lines(text)
     number, name = next(lines, (1, ""))
-    if not name:
-        raise SourceError(
-            f"the list {quoted(path)} names no file: it is empty, without even the root of a manifest"
-        )
     root = path.parent / name
     where = (
         f"line {number} of {quoted(path)} must be the root of the manifest, the folder below which its paths are"
     )
+    if not name:
+        raise SourceError(f"the list {quoted(path)} names no file: it is empty, without even a root")
     if "\t" in name:
-        raise SourceError(
-            f"{where}, and is {name!r}: put a line with the folder before it ('/' if paths are absolute)"
-        )
+        raise SourceError(f"{where}, and is {name!r}: put a line with it before ('/' if paths are absolute)")
     if root_is_there and not root.is_dir():
         raise SourceError(f"{where}, but {quoted(root)} is not a folder here{spelling_hint(root)}")
     for number, line in lines:
-        relative, tab, samples = line.rpartition("\t")
-        if not tab or not samples.strip().isdecimal():
+        relative, _, samples = line.rpartition("\t")
+        if not samples.strip().isdecimal():
             raise SourceError(
                 f"line {number} of {quoted(path)} is not that of a manifest: a relative path, a tab and a number "
                 "of samples, below a first line with the root"
