@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from featurestore.audio.info import quoted
-from featurestore.errors import AudioFormatError
+from featurestore.audio.info import format_error
 
 
 class _Layout(NamedTuple):
@@ -138,9 +137,9 @@ def _goes_on(path: Path, file: BinaryIO, size: int, end: int, layout: _Layout) -
     behind = end + -end % layout.aligned
     for name, at, length in _chunks(file, behind, layout) if layout.id_bytes else ():
         if name[:4] in _LAYOUTS or name[:4] in _AUDIO:
-            raise AudioFormatError(
-                f"{quoted(path)} holds another recording behind the first: split it, or join the two by a program "
-                "that decodes them"
+            raise format_error(
+                path,
+                "holds another recording behind the first: split it, or join them by a program that decodes them",
             )
         if at + length > size + 1 and name[:4] not in _BEHIND:
             return True  # samples that look like an id
@@ -178,10 +177,8 @@ def _check_blocks(path: Path, file: BinaryIO, size: int) -> None:
         if not head:
             break
         at += 4 + int.from_bytes(head[1:], "little")
-    raise AudioFormatError(
-        f"{quoted(path)} is truncated: {max(0, at - size):,} bytes of its last block are missing, and the one "
-        "behind it that ends the file; get it again from where it came from"
-    )
+    lost = f"{max(0, at - size):,} bytes of its last block are missing, and the one behind it that ends the file"
+    raise format_error(path, f"is truncated: {lost}; get it again from where it came from")
 
 
 def _read(file: BinaryIO, at: int, count: int) -> bytes:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio.info import AudioInfo, check_duration, check_unchanged, quoted
+from featurestore.audio.info import AudioInfo, check_duration, check_unchanged, format_error, quoted
 from featurestore.audio.levels import Levels
 from featurestore.audio.mpeg import before_tags, without_tags
 from featurestore.audio.opening import OpenFile, load_av, opened
 from featurestore.audio.resample import check_rate, resample_blocks
 from featurestore.audio.timeline import HELD_BACK, Timeline
-from featurestore.errors import AudioContentError, AudioFormatError
+from featurestore.errors import AudioContentError
 
 BLOCK_SECONDS = 5
 _BLOCK_SAMPLES = 1 << 20
@@ -188,7 +188,7 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
                     start += len(parts[-1])
                 at += frame.samples
         except load_av().FFmpegError as error:
-            raise AudioFormatError(f"{quoted(info.path)} cannot be read at {start:,} ({error.strerror})") from None
+            raise format_error(info.path, f"cannot be read at {start:,} ({error.strerror})") from None
     return np.concatenate(parts)
 
 
@@ -264,10 +264,8 @@ def _frames(file: OpenFile, timeline: Timeline) -> Iterator[Any]:
     except av.FFmpegError as error:
         rate = info.sample_rate
         stated = "" if info.frames is None else f" of the {info.frames / rate:.2f} s that its header states"
-        raise AudioFormatError(
-            f"{quoted(info.path)} is truncated or damaged after {timeline.done / rate:.2f} s{stated} "
-            f"({error.strerror}); get it again or repair it"
-        ) from None
+        where = f"after {timeline.done / rate:.2f} s{stated} ({error.strerror})"
+        raise format_error(info.path, f"is truncated or damaged {where}; get it again or repair it") from None
 
 
 def _samples(frame: Any) -> Samples:

@@ -66,6 +66,11 @@ def quoted(path: str | os.PathLike[str]) -> str:
     return repr(os.fspath(path))
 
 
+def format_error(path: Path, what: str) -> AudioFormatError:
+    """An error that names the file, and says what is wrong with it."""
+    return AudioFormatError(f"{quoted(path)} {what}")
+
+
 def file_status(path: Path) -> os.stat_result:
     """Status of a regular file.
 
@@ -79,7 +84,7 @@ def file_status(path: Path) -> os.stat_result:
     try:
         status = path.stat()
     except PermissionError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {error.strerror}") from None
+        raise format_error(path, f"cannot be read: {error.strerror}") from None
     except (OSError, ValueError) as error:
         link = _dangling(path)
         reason = getattr(error, "strerror", None) or error
@@ -94,9 +99,7 @@ def file_status(path: Path) -> os.stat_result:
             what = f" that cannot be read: {error.strerror}"
         raise AudioNotFoundError(f"{quoted(path)} is a directory{what}")
     if not stat.S_ISREG(status.st_mode):
-        raise AudioFormatError(
-            f"{quoted(path)} is a pipe, a socket or a device, not a file: save its audio to a file"
-        )
+        raise format_error(path, "is a pipe, a socket or a device, not a file: save its audio to a file")
     return status
 
 
@@ -108,7 +111,7 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {error.strerror}") from None
+        raise format_error(path, f"cannot be read: {error.strerror}") from None
 
 
 def check_duration(path: Path, frames: int, sample_rate: int) -> None:
@@ -125,9 +128,7 @@ def check_unchanged(info: AudioInfo) -> None:
     """Raise AudioFormatError if the file is no longer the one of which `info` tells."""
     status = file_status(info.path)
     if (status.st_size, status.st_mtime_ns) != (info.size, info.mtime_ns):
-        raise AudioFormatError(
-            f"{quoted(info.path)} changed while it was read: run again when nothing writes to it"
-        )
+        raise format_error(info.path, "changed while it was read: run again when nothing writes to it")
 
 
 def _dangling(path: Path) -> str:

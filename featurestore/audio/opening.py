@@ -14,9 +14,9 @@ from typing import Any
 
 from featurestore.audio.containers import Patched, Sizes, read_sizes
 from featurestore.audio.impostors import HEAD_BYTES, what_it_is
-from featurestore.audio.info import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioInfo, open_file, quoted
+from featurestore.audio.info import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioInfo, format_error, open_file
 from featurestore.audio.mpeg import counts_frames
-from featurestore.errors import AudioFormatError, MissingDependencyError
+from featurestore.errors import MissingDependencyError
 
 LOST = 0.1
 """Seconds of audio that a file may lack, with a warning: about a frame of any codec."""
@@ -86,7 +86,7 @@ def opened(path: Path) -> Iterator[OpenFile]:
     with open_file(path) as file:
         status = os.fstat(file.fileno())
         if (impostor := what_it_is(file.read(HEAD_BYTES))) is not None:
-            raise AudioFormatError(f"{quoted(path)} is {impostor}")
+            raise format_error(path, f"is {impostor}")
         sizes = read_sizes(path, file)
     options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
     if sizes is not None:
@@ -98,15 +98,14 @@ def opened(path: Path) -> Iterator[OpenFile]:
         try:
             container = stack.enter_context(av.open(source, options=options, metadata_errors="ignore"))
             if (stream := container.streams.best("audio")) is None:
-                raise AudioFormatError(
-                    f"{quoted(path)} is in no format that is read: it holds no audio that decodes"
-                )
+                raise format_error(path, "is in no format that is read: it holds no audio that decodes")
             packets = container.demux(stream)
             first = next(packets)  # an empty one is the end
         except av.FFmpegError as error:
-            raise AudioFormatError(
-                f"{quoted(path)} is in no format that is read, or its header is damaged or was never finished "
-                f"({error.strerror}): get it again, or convert it to .flac or .wav"
+            raise format_error(
+                path,
+                "is in no format that is read, or its header is damaged or was never finished "
+                f"({error.strerror}): get it again, or convert it to .flac or .wav",
             ) from None
         rate, codec = stream.rate, stream.codec_context.name
         if len(container.streams.audio) > 1:
@@ -114,26 +113,23 @@ def opened(path: Path) -> Iterator[OpenFile]:
                 "%s has %d streams of audio: number %d is read", path, len(container.streams.audio), stream.index
             )
         if not rate or not stream.channels:
-            raise AudioFormatError(
-                f"{quoted(path)} does not state its sample rate or channels: convert it to .flac or .wav"
-            )
+            raise format_error(path, "does not state its sample rate or channels: convert it to .flac or .wav")
         if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-            raise AudioFormatError(
-                f"{quoted(path)} has a sample rate of {rate} Hz, outside {MIN_SAMPLE_RATE:,} to "
-                f"{MAX_SAMPLE_RATE:,} Hz: its header is damaged, or it holds no sound"
+            allowed = f"{MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,} Hz"
+            raise format_error(
+                path,
+                f"has a sample rate of {rate} Hz, outside {allowed}: its header is damaged, or it holds no sound",
             )
         if codec in ("pcm_f24le", "pcm_f16le"):  # what Cool Edit 96 meant by it
-            raise AudioFormatError(
-                f"{quoted(path)} holds samples of an unknown kind ({codec}): convert it to .flac"
-            )
+            raise format_error(path, f"holds samples of an unknown kind ({codec}): convert it to .flac")
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
         if container.format.name == "caf" and codec == "alac":  # FFmpeg 8.1 shortens the last packet twice
             stream.codec_context.options |= {"flags2": "skip_manual"}
         frames, seconds, exact = _length(path, status.st_size, sizes, container, stream, first)
         if frames is not None and frames > status.st_size * _SAMPLES_PER_BYTE:
-            raise AudioFormatError(
-                f"{quoted(path)} claims {frames:,} samples in {status.st_size:,} bytes: its header is damaged"
+            raise format_error(
+                path, f"claims {frames:,} samples in {status.st_size:,} bytes: its header is damaged"
             )
         info = AudioInfo(
             path=path,
@@ -169,9 +165,10 @@ def _length(
     if sizes is not None and first.duration:
         per_second = first.size / float(first.duration * stream.time_base)
         if sizes.stated - sizes.held > LOST * per_second:
-            raise AudioFormatError(
-                f"{quoted(path)} is truncated: it holds {sizes.held / per_second:.2f} s of audio, {sizes.held:,} "
-                f"of the {sizes.stated:,} bytes that its header states; get it again from where it came from"
+            raise format_error(
+                path,
+                f"is truncated: it holds {sizes.held / per_second:.2f} s of audio, {sizes.held:,} of the "
+                f"{sizes.stated:,} bytes that its header states; get it again from where it came from",
             )
         if not stream.codec_context.name.startswith("pcm_"):
             return None, seconds, False

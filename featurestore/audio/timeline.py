@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from featurestore.audio.info import AudioInfo, quoted
+from featurestore.audio.info import AudioInfo, format_error
 from featurestore.audio.opening import LOST
 from featurestore.errors import AudioFormatError
 
@@ -49,9 +49,10 @@ class Timeline:
     def add(self, frame: Any) -> int:
         """Take the next frame; how many of its first samples are no part of the recording."""
         if frame.sample_rate != self._rate:
-            raise AudioFormatError(
-                f"{quoted(self._info.path)} changes its rate after {self.done / self._rate:.2f} s, from "
-                f"{self._rate:,} to {frame.sample_rate:,} Hz: split it, or convert it to one rate"
+            raise format_error(
+                self._info.path,
+                f"changes its rate after {self.done / self._rate:.2f} s, from {self._rate:,} to "
+                f"{frame.sample_rate:,} Hz: split it, or convert it to one rate",
             )
         skipped = 0
         if frame.pts is not None:
@@ -89,9 +90,7 @@ class Timeline:
         lacking = (info.frames or self.done) - self.done
         found = f"{self.done / rate:.2f} s were decoded of the {(info.frames or 0) / rate:.2f} s that it states"
         if lacking > (LOST if info.exact else max(LOST, longest)) * rate:
-            raise AudioFormatError(
-                f"{quoted(info.path)} is truncated or damaged: {found}; get it again or repair it"
-            )
+            raise format_error(info.path, f"is truncated or damaged: {found}; get it again or repair it")
         if lacking > (0 if info.exact else 2 * self._longest) or -lacking > max(LOST, 2 * longest) * rate:
             warn(f"{found} ({abs(lacking):,} samples {'fewer' if lacking > 0 else 'more'})")
 
@@ -105,16 +104,13 @@ class Timeline:
         behind = len(page) - 27 - segments - sum(page[27 : 27 + segments])
         time = int.from_bytes(page[6:14], "little", signed=True) * self._unit - (self._start or 0.0)
         if page[:4] != b"OggS" or not 0 <= behind <= _BEHIND or time - self.done / self._rate > LOST:
-            raise AudioFormatError(
-                f"{quoted(self._info.path)} is truncated or damaged at its end, after "
-                f"{self.done / self._rate:.2f} s: get it again"
-            )
+            what = f"is truncated or damaged at its end, after {self.done / self._rate:.2f} s: get it again"
+            raise format_error(self._info.path, what)
         if not page[5] & 4:
             warn("its last page is not marked as the end: if it was cut there, the rest is missing")
 
     def _gap(self) -> AudioFormatError:
         at = self.done / self._rate - self._late * self._longest / self._rate
-        return AudioFormatError(
-            f"{quoted(self._info.path)} is damaged: {self._missing:.2f} s of audio are missing about "
-            f"{max(0.0, at):.1f} s from its start; get it again or repair it"
-        )
+        where = f"about {max(0.0, at):.1f} s from its start"
+        what = f"is damaged: {self._missing:.2f} s of audio are missing {where}; get it again or repair it"
+        return format_error(self._info.path, what)
