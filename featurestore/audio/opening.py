@@ -97,7 +97,8 @@ def opened(path: Path) -> Iterator[OpenFile]:
             source = stack.enter_context(Patched(path, sizes.patches))
         try:
             container = stack.enter_context(av.open(source, options=options, metadata_errors="ignore"))
-            if (stream := container.streams.best("audio")) is None:
+            stream = container.streams.best("audio")
+            if stream is None or stream.codec_context is None:
                 raise format_error(path, "is in no format that is read: it holds no audio that decodes")
             packets = container.demux(stream)
             first = next(packets)  # an empty one is the end
@@ -112,7 +113,7 @@ def opened(path: Path) -> Iterator[OpenFile]:
             _log.info(
                 "%s has %d streams of audio: number %d is read", path, len(container.streams.audio), stream.index
             )
-        if not rate or not stream.channels:
+        if not rate or not stream.channels or stream.format is None:
             raise format_error(path, "does not state its sample rate or channels: convert it to .flac or .wav")
         if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
             allowed = f"{MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,} Hz"

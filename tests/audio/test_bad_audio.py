@@ -215,6 +215,7 @@ def test_damage_in_the_middle_is_found(write):
         (22, struct.pack("<H", 0)),
         (24, struct.pack("<I", 2**32 - 1)),  # rate
         (24, struct.pack("<I", 0)),
+        (20, struct.pack("<H", 0x1234)),  # a codec that nobody knows
         (40, struct.pack("<I", 3 * 10**9)),  # bytes of audio
         (16, struct.pack("<I", 2**32 - 1)),  # bytes of the format chunk
     ],
