@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,11 @@ def read_header(path: str | os.PathLike[str]) -> AudioInfo:
         If the package that decodes it is not installed.
     """
     with opened(Path(path)) as file:
-        _check_stated_duration(file.info)
+        check_duration(file.info, file.info.frames)
         return file.info
 
 
+@dataclass
 class Found:
     """What decoding has found out about a file; complete at its end.
 
@@ -70,9 +72,8 @@ class Found:
         What the user should know of a file that was read all the same.
     """
 
-    def __init__(self) -> None:
-        self.levels = Levels()
-        self.warnings: list[str] = []
+    levels: Levels = field(default_factory=Levels)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -142,7 +143,7 @@ def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
         As `decode`; what is damaged behind the header is found only where the file is decoded.
     """
     with opened(Path(path)) as file:
-        _check_stated_duration(file.info)
+        check_duration(file.info, file.info.frames)
         stated = file.info.frames if file.info.exact else None
         samples = sum(map(len, mono_blocks(file, Found()))) if stated is None else stated
         return samples, file.info.sample_rate
@@ -171,7 +172,7 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
     parts, wanted, at = [np.zeros(0, np.float32)], samples, None
     with opened(Path(path)) as file:
         info, stream = file.info, file.stream
-        _check_stated_duration(info)
+        check_duration(info, info.frames)
         if info.format.split()[0] not in _SEEKABLE:
             return parts[0]
         unit, first = float(stream.time_base) * info.sample_rate, max(0, stream.start_time or 0)
@@ -195,7 +196,7 @@ def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples
 def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
     """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
     info = file.info
-    _check_stated_duration(info)
+    check_duration(info, info.frames)
     for block in _blocks(file, found.warnings.append):
         mono = _mean_of_channels(block)
         with np.errstate(invalid="ignore"):
@@ -209,13 +210,8 @@ def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
         found.levels.add(mono, block)
         yield mono
     check_unchanged(info)
-    check_duration(info.path, found.samples, info.sample_rate)
+    check_duration(info, found.samples)
     found.warnings += found.levels.warnings()
-
-
-def _check_stated_duration(info: AudioInfo) -> None:
-    if info.frames is not None:
-        check_duration(info.path, info.frames, info.sample_rate)
 
 
 def _blocks(file: OpenFile, warn: Callable[[str], None]) -> Iterator[Samples]:

@@ -39,23 +39,10 @@ def search(
 ) -> Iterator[str]:
     """Paths of the audio files that a pattern matches, or that lie below a directory that it matches.
 
-    Parameters
-    ----------
-    root : str
-        The directory in which to search; nothing is found where there is none.
-    parts : sequence of str
-        Parts of the pattern: names, or names with ``*``, ``?`` and ``[...]``, which do not match a leading dot, or
-        ``**`` for directories to any depth, none included. Case counts. Without parts, all is found.
-    is_audio : callable of str to bool
-        Whether a file of this name is audio.
-    spelled : callable of str to str
-        How names and parts are written before they are compared.
-
-    Yields
-    ------
-    str
-        Relative to the root, each once, in an order that depends on the names only; directories that cannot be
-        read are among them.
+    They are relative to the root, each comes once, in an order that depends on the names only, and directories
+    that cannot be read are among them. The parts of a pattern, of which there may be none, are names, names with
+    ``*``, ``?`` and ``[...]``, which do not match a leading dot, or ``**`` for directories to any depth. Names and
+    parts are compared as `spelled` writes them.
 
     Raises
     ------

@@ -114,13 +114,14 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
         raise format_error(path, f"cannot be read: {error.strerror}") from None
 
 
-def check_duration(path: Path, frames: int, sample_rate: int) -> None:
-    """Raise AudioTooShortError if so many samples are shorter than `MIN_DURATION`."""
-    if frames < MIN_DURATION * sample_rate:
-        seconds = math.floor(frames / sample_rate * 1e6) / 1e6  # never rounded up to what would be enough
+def check_duration(info: AudioInfo, frames: int | None) -> None:
+    """Raise AudioTooShortError if so many samples of a file are shorter than `MIN_DURATION`."""
+    rate = info.sample_rate
+    if frames is not None and frames < MIN_DURATION * rate:
+        seconds = math.floor(frames / rate * 1e6) / 1e6  # never rounded up to what would be enough
         raise AudioTooShortError(
-            f"{quoted(path)} has {seconds:.6f} s of audio ({frames:,} samples at {sample_rate:,} Hz); at least "
-            f"{MIN_DURATION} s ({math.ceil(MIN_DURATION * sample_rate):,} samples) are needed"
+            f"{quoted(info.path)} has {seconds:.6f} s of audio ({frames:,} samples at {rate:,} Hz); at least "
+            f"{MIN_DURATION} s ({math.ceil(MIN_DURATION * rate):,} samples) are needed"
         )
 
 

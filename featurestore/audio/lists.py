@@ -32,20 +32,9 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://|file:", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Listed:
-    """A file of a list.
+    """A file of a list: its path there, normalised and without a leading slash, and where it is.
 
-    Attributes
-    ----------
-    relative : str
-        Its path as in the list, normalised, without the slash of an absolute one.
-    path : str
-        Where it is.
-    track_id : str or None
-        The id that the list gives it.
-    line : int
-        Where in the list it stands, from 1.
-    samples : int or None
-        Its length at its own rate, as a manifest says it.
+    A table gives an id, a manifest the samples at the file's own rate; lines count from 1.
     """
 
     relative: str
@@ -61,19 +50,10 @@ def other_list(name: str) -> str | None:
 
 
 def read_list(path: Path, *, root_is_there: bool = False) -> list[Listed]:
-    """Files that a list names.
+    """Files that a list names, in its order; its suffix tells its kind.
 
-    Parameters
-    ----------
-    path : Path
-        The list, of UTF-8 or of names in any bytes; its suffix tells its kind.
-    root_is_there : bool
-        Whether the root of a manifest has to be a folder of this machine.
-
-    Returns
-    -------
-    list of Listed
-        In the order of the list; the files need not be there.
+    They need not be there, but with `root_is_there` the root of a manifest has to be a folder of this machine. A
+    list is UTF-8, or its names are any bytes.
 
     Raises
     ------
