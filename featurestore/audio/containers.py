@@ -70,10 +70,7 @@ class Sizes:
 def read_sizes(path: Path, file: BinaryIO) -> Sizes | None:
     """Sizes of the audio in a container of uncompressed sound; None for any other file.
 
-    Raises
-    ------
-    AudioFormatError
-        If another recording follows the first, or a VOC file ends within a block.
+    AudioFormatError is raised if another recording follows the first, or a VOC file ends within a block.
     """
     size = os.fstat(file.fileno()).st_size
     magic = _read(file, 0, 12)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.audio.info import AudioInfo, check_duration, check_unchanged, format_error, quoted
-from featurestore.audio.levels import Levels
-from featurestore.audio.mpeg import before_tags, without_tags
 from featurestore.audio.opening import OpenFile, load_av, opened
 from featurestore.audio.resample import check_rate, resample_blocks
 from featurestore.audio.timeline import HELD_BACK, Timeline
@@ -26,8 +26,15 @@ _BLOCK_SAMPLES = 1 << 20
 _LOUDEST = 1e10
 """Samples beyond are no sound, not even integers as floats; from 1e19 on their squares overflow in a model."""
 
-_SEEKABLE = {"aiff", "au", "caf", "flac", "mp3", "ogg", "w64", "wav", "wv"}
-"""Formats in which a sample is found by its time, exactly."""
+_FULL_SCALE = 0.9999
+"""Magnitude from which a sample counts as clipped: the largest of 16 bits is 0.99997."""
+
+_MOST_CLIPPED = 0.01
+_SILENCE = 1e-5
+"""Root mean square, -100 dB of full scale, below which a track is silent; that of 16 bits of noise is 9e-6."""
+
+_CANCELLED = 1e-3
+"""Power of a mono mix, relative to that of its channels, below which they cancel each other out."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -56,6 +63,47 @@ def read_header(path: str | os.PathLike[str]) -> AudioInfo:
     with opened(Path(path)) as file:
         check_duration(file.info, file.info.frames)
         return file.info
+
+
+class Levels:
+    """Levels of a mono signal, gathered block by block; `samples` is how many there were so far."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._peak = self._power = self._channels_power = 0.0
+        self._clipped = 0
+
+    def add(self, mono: Samples, channels: Samples) -> None:
+        """Take the next block, finite samples of shape (samples,) that are the mean of (channels, samples)."""
+        power = float(np.dot(mono, mono))
+        self.samples += len(mono)
+        self._power += power
+        if len(channels) > 1:
+            power = sum(float(np.dot(x, x)) for x in channels) / len(channels)
+        self._channels_power += power
+        peak = float(max(mono.max(initial=0), -mono.min(initial=0)))
+        if peak >= _FULL_SCALE:
+            self._clipped += int(np.count_nonzero(np.abs(mono) >= _FULL_SCALE))
+        self._peak = max(self._peak, peak)
+
+    def to_dict(self) -> dict[str, float]:
+        """The levels as they are stored with a track: ``rms``, ``peak``, and ``clipped``, a share of samples."""
+        samples = max(1, self.samples)
+        return {"rms": math.sqrt(self._power / samples), "peak": self._peak, "clipped": self._clipped / samples}
+
+    def warnings(self) -> list[str]:
+        """What is wrong with a track of these levels, a sentence each."""
+        found, levels = [], self.to_dict()
+        cancelled = self._power < _CANCELLED * self._channels_power
+        if cancelled and math.sqrt(self._channels_power / max(1, self.samples)) >= _SILENCE:
+            found.append(
+                "its channels cancel each other out: their mean, of which features are made, is all but silent"
+            )
+        elif levels["rms"] < _SILENCE:
+            found.append(f"it is silent (root mean square {levels['rms']:.1e})")
+        if levels["clipped"] > _MOST_CLIPPED:
+            found.append(f"{100 * levels['clipped']:.1f} % of its samples are clipped")
+        return found
 
 
 @dataclass
@@ -122,83 +170,12 @@ def decode(
         yield from resample_blocks(mono_blocks(file, found or Found()), file.info.sample_rate, int(target_sr))
 
 
-def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """How long a file is, exactly.
-
-    Parameters
-    ----------
-    path : path-like
-        The file. It is decoded, unless its format states the number of samples in its header as a fact.
-
-    Returns
-    -------
-    samples : int
-        Per channel, at the file's own rate: as many as `decode` gives at that rate.
-    sample_rate : int
-        Hz.
-
-    Raises
-    ------
-    AudioError, MissingDependencyError
-        As `decode`; what is damaged behind the header is found only where the file is decoded.
-    """
-    with opened(Path(path)) as file:
-        check_duration(file.info, file.info.frames)
-        stated = file.info.frames if file.info.exact else None
-        samples = sum(map(len, mono_blocks(file, Found()))) if stated is None else stated
-        return samples, file.info.sample_rate
-
-
-def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples:
-    """Some mono samples of a file at its own rate, without decoding those before.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    start, samples : int
-        First sample, and how many.
-
-    Returns
-    -------
-    ndarray of float32, shape (samples,)
-        Fewer at the end of the file; none in formats in which a sample cannot be found by its time.
-
-    Raises
-    ------
-    AudioError, MissingDependencyError
-        As `decode`.
-    """
-    parts, wanted, at = [np.zeros(0, np.float32)], samples, None
-    with opened(Path(path)) as file:
-        info, stream = file.info, file.stream
-        check_duration(info, info.frames)
-        if info.format.split()[0] not in _SEEKABLE:
-            return parts[0]
-        unit, first = float(stream.time_base) * info.sample_rate, max(0, stream.start_time or 0)
-        try:
-            # From a little before, since decoders of lossy formats need some frames to get going.
-            file.container.seek(first + int(max(0, start - info.sample_rate // 4) / unit), stream=stream)
-            for frame in file.container.decode(stream):
-                at = round(((frame.pts or first) - first) * unit) if at is None else at
-                if at > start or not wanted:
-                    break
-                if (skipped := start - at) < frame.samples:
-                    parts.append(_mean_of_channels(_samples(frame)[:, skipped : skipped + wanted]))
-                    wanted -= len(parts[-1])
-                    start += len(parts[-1])
-                at += frame.samples
-        except load_av().FFmpegError as error:
-            raise format_error(info.path, f"cannot be read at {start:,} ({error.strerror})") from None
-    return np.concatenate(parts)
-
-
 def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
     """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
     info = file.info
     check_duration(info, info.frames)
     for block in _blocks(file, found.warnings.append):
-        mono = _mean_of_channels(block)
+        mono = mean_of_channels(block)
         with np.errstate(invalid="ignore"):
             is_sound = np.abs(mono) < _LOUDEST  # not so for NaN
         if not is_sound.all():
@@ -226,27 +203,26 @@ def _blocks(file: OpenFile, warn: Callable[[str], None]) -> Iterator[Samples]:
             fifo.write(frame)
         except ValueError:  # a recording with other channels was joined to the first
             if fifo.samples:
-                yield _samples(fifo.read())
+                yield samples_of(fifo.read())
             fifo = new_fifo()
             fifo.write(frame)
         if skipped:
             fifo.read(skipped)
         while fifo.samples >= length + HELD_BACK:
-            yield _samples(fifo.read(length))
+            yield samples_of(fifo.read(length))
     if rest := fifo.samples - timeline.excess():
-        yield _samples(fifo.read(rest))
+        yield samples_of(fifo.read(rest))
     timeline.end(warn)
-    if file.sizes is not None and file.sizes.beyond:
+    if file.beyond:
         warn(
-            f"{file.sizes.beyond:,} bytes of audio lie behind the end that its header states; they were decoded "
-            "as well"
+            f"{file.beyond:,} bytes of audio lie behind the end that its header states; they were decoded as well"
         )
 
 
 def _frames(file: OpenFile, timeline: Timeline) -> Iterator[Any]:
     """The decoded frames."""
     info, av = file.info, load_av()
-    end = before_tags(info.path) if file.container.format.name == "mp3" else info.size
+    end = _before_tags(info.path) if info.format.startswith("mp3 ") else info.size
     try:
         for packet in file.packets:
             if packet.size and (packet.pos or 0) >= end:
@@ -254,7 +230,7 @@ def _frames(file: OpenFile, timeline: Timeline) -> Iterator[Any]:
             try:
                 yield from packet.decode()
             except av.InvalidDataError:
-                if not (rest := without_tags(bytes(packet))):
+                if not (rest := _without_tags(bytes(packet))):
                     raise
                 yield from file.stream.codec_context.decode(av.Packet(rest))
     except av.FFmpegError as error:
@@ -264,7 +240,36 @@ def _frames(file: OpenFile, timeline: Timeline) -> Iterator[Any]:
         raise format_error(info.path, f"is truncated or damaged {where}; get it again or repair it") from None
 
 
-def _samples(frame: Any) -> Samples:
+def _before_tags(path: Path) -> int:
+    """Bytes before the ID3v1, APE and Lyrics3 tags at the end of an MP3 file, which FFmpeg takes for frames."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while True:
+            start = max(0, end - 160)
+            file.seek(start)
+            tail = file.read(end - start)
+            if tail[-128:-125] == b"TAG":
+                end -= 128
+            elif tail[-32:-24] == b"APETAGEX":
+                size, _, flags = struct.unpack("<III", tail[-20:-8])
+                # A size has the footer in it; of an impossible one only the footer is left out.
+                end -= size + (32 if flags >> 31 else 0) if 32 <= size <= end else 32
+            elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+                end -= int(tail[-15:-9]) + 15
+            else:
+                return max(end, 0)
+
+
+def _without_tags(data: bytes) -> bytes:
+    """What follows ID3v2 tags at the start of a packet, as where MP3 files were joined; else nothing."""
+    size = 0
+    while data[size : size + 3] == b"ID3":
+        sizes = zip(data[size + 6 : size + 10], (21, 14, 7, 0), strict=False)
+        size += 10 + sum((byte & 0x7F) << shift for byte, shift in sizes)
+    return data[size:] if size else b""
+
+
+def samples_of(frame: Any) -> Samples:
     """Samples of a frame, [channel, sample], full scale being 1."""
     data: npt.NDArray[Any] = frame.to_ndarray()
     if not frame.format.is_planar:
@@ -276,7 +281,7 @@ def _samples(frame: Any) -> Samples:
     return data.astype(np.float32) / np.float32(-float(np.iinfo(data.dtype).min))
 
 
-def _mean_of_channels(block: Samples) -> Samples:
+def mean_of_channels(block: Samples) -> Samples:
     """Mean of [channel, sample]."""
     if len(block) == 1:
         return np.ascontiguousarray(block[0])

@@ -44,10 +44,7 @@ def search(
     ``*``, ``?`` and ``[...]``, which do not match a leading dot, or ``**`` for directories to any depth. Names and
     parts are compared as `spelled` writes them.
 
-    Raises
-    ------
-    SourceError
-        If the root cannot be read, or links lead around in it in more ways than anyone would list.
+    SourceError is raised if the root cannot be read, or links lead around in more ways than anyone would list.
     """
     visits: Counter[tuple[int, int]] = Counter()
     waiting = [("", _begun({0}, parts), frozenset[tuple[int, int]]())]

@@ -74,12 +74,8 @@ def format_error(path: Path, what: str) -> AudioFormatError:
 def file_status(path: Path) -> os.stat_result:
     """Status of a regular file.
 
-    Raises
-    ------
-    AudioNotFoundError
-        If there is no file, or a directory, or a link that leads nowhere.
-    AudioFormatError
-        If it is a FIFO, a socket or a device, or lies in a folder that may not be read.
+    AudioNotFoundError is raised if there is none, or it is a directory or a link that leads nowhere,
+    AudioFormatError if it is a FIFO, a socket or a device, or lies in a folder that may not be read.
     """
     try:
         status = path.stat()

@@ -53,12 +53,8 @@ def read_list(path: Path, *, root_is_there: bool = False) -> list[Listed]:
     """Files that a list names, in its order; its suffix tells its kind.
 
     They need not be there, but with `root_is_there` the root of a manifest has to be a folder of this machine. A
-    list is UTF-8, or its names are any bytes.
-
-    Raises
-    ------
-    SourceError
-        If the list cannot be read, names no file, or has a mistake; the message tells the line.
+    list is UTF-8, or its names are any bytes. SourceError is raised if it cannot be read, names no file, or has a
+    mistake; the message tells the line.
     """
     try:
         if not path.is_file():

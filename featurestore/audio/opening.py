@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from featurestore.audio.containers import Patched, Sizes, read_sizes
 from featurestore.audio.impostors import HEAD_BYTES, what_it_is
 from featurestore.audio.info import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioInfo, format_error, open_file
-from featurestore.audio.mpeg import counts_frames
 from featurestore.errors import MissingDependencyError
 
 LOST = 0.1
@@ -36,29 +35,27 @@ _STATED = {"asf", "dsf", "matroska", "mov", "mpc", "mpc8", "nistsphere", "tak"}
 _SAMPLES_PER_BYTE = 16_384
 """More samples than any codec puts in a byte: silence in FLAC has about 6,600."""
 
+_LONGEST_FRAME = 2_881
+"""Bytes of a frame of MPEG audio."""
+
+_BEHIND_MP3 = 4_096
+"""Bytes that may follow those that a file counts."""
+
 _log = logging.getLogger("featurestore")
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenFile:
-    """An audio file that is open: its header, and FFmpeg's container, best stream of audio, and packets of it."""
+class OpenFile(NamedTuple):
+    """An open audio file: its header, FFmpeg's best stream and its packets, and bytes behind its stated end."""
 
     info: AudioInfo
-    sizes: Sizes | None
-    container: Any
     stream: Any
     packets: Iterator[Any]
+    beyond: int
 
 
 @cache
 def load_av() -> Any:
-    """The module `av`, which does not write to stderr.
-
-    Raises
-    ------
-    MissingDependencyError
-        If it does not import.
-    """
+    """The module `av`, which does not write to stderr; MissingDependencyError if it does not import."""
     try:
         import av
         import av.logging
@@ -73,15 +70,7 @@ def load_av() -> Any:
 
 @contextmanager
 def opened(path: Path) -> Iterator[OpenFile]:
-    """Open a file.
-
-    Raises
-    ------
-    AudioNotFoundError, AudioFormatError
-        If it is not there, is no audio that FFmpeg reads, has an impossible header, or holds less than it states.
-    MissingDependencyError
-        If PyAV does not import.
-    """
+    """Open a file that is there, is audio that FFmpeg reads, has a possible header, and holds what it states."""
     av = load_av()
     with open_file(path) as file:
         status = os.fstat(file.fileno())
@@ -108,7 +97,7 @@ def opened(path: Path) -> Iterator[OpenFile]:
                 "is in no format that is read, or its header is damaged or was never finished "
                 f"({error.strerror}): get it again, or convert it to .flac or .wav",
             ) from None
-        rate, codec = stream.rate, stream.codec_context.name
+        name, codec, rate = container.format.name.split(",")[0], stream.codec_context.name, stream.rate
         if len(container.streams.audio) > 1:
             _log.info(
                 "%s has %d streams of audio: number %d is read", path, len(container.streams.audio), stream.index
@@ -125,16 +114,16 @@ def opened(path: Path) -> Iterator[OpenFile]:
             raise format_error(path, f"holds samples of an unknown kind ({codec}): convert it to .flac")
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
-        if container.format.name == "caf" and codec == "alac":  # FFmpeg 8.1 shortens the last packet twice
+        if name == "caf" and codec == "alac":  # FFmpeg 8.1 shortens the last packet twice
             stream.codec_context.options |= {"flags2": "skip_manual"}
-        frames, seconds, exact = _length(path, status.st_size, sizes, container, stream, first)
+        frames, seconds, exact = _length(path, name, status.st_size, sizes, stream, first)
         if frames is not None and frames > status.st_size * _SAMPLES_PER_BYTE:
             raise format_error(
                 path, f"claims {frames:,} samples in {status.st_size:,} bytes: its header is damaged"
             )
         info = AudioInfo(
             path=path,
-            format=f"{container.format.name.split(',')[0]} {codec}",
+            format=f"{name} {codec}",
             sample_rate=rate,
             channels=stream.channels,
             frames=frames,
@@ -144,20 +133,14 @@ def opened(path: Path) -> Iterator[OpenFile]:
             mtime_ns=status.st_mtime_ns,
             decoder=f"PyAV {av.__version__} (FFmpeg {av.ffmpeg_version_info})",
         )
-        yield OpenFile(
-            info=info,
-            sizes=sizes,
-            container=container,
-            stream=stream,
-            packets=itertools.chain([first], packets),
-        )
+        yield OpenFile(info, stream, itertools.chain([first], packets), 0 if sizes is None else sizes.beyond)
 
 
 def _length(
-    path: Path, size: int, sizes: Sizes | None, container: Any, stream: Any, first: Any
+    path: Path, name: str, size: int, sizes: Sizes | None, stream: Any, first: Any
 ) -> tuple[int | None, float | None, bool]:
     """Stated samples, their seconds or a guess, and whether the number is exact."""
-    name, rate = container.format.name.split(",")[0], stream.rate
+    container, rate = stream.container, stream.rate
     seconds = float(stream.duration * stream.time_base) if stream.duration else None
     if seconds is None and container.duration and not any(s.type == "video" for s in container.streams):
         seconds = container.duration / 1e6
@@ -181,5 +164,21 @@ def _length(
     if name in _EXACT:  # of joined files the count is that of the first
         exact = frames * stream.channels * stream.format.bytes > 0.9 * (size - first.pos)
         return frames if exact else None, seconds, exact
-    counted = name in _STATED or (name == "mp3" and counts_frames(path, size, first.pos))
+    counted = name in _STATED or (name == "mp3" and _counts_frames(path, size, first.pos))
     return frames if counted else None, seconds, False
+
+
+def _counts_frames(path: Path, size: int, first: int) -> bool:
+    """Whether a Xing or Info header before the first frame counts the frames of this file, not of a part of it.
+
+    Bit 0 of its flags tells that it has the number of frames, bit 1 that of bytes, which follows.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, first - _LONGEST_FRAME))
+        before = file.read(min(first, _LONGEST_FRAME))
+    header = before[max(before.rfind(b"Xing"), before.rfind(b"Info"), 0) :][:16]
+    if header[:4] not in (b"Xing", b"Info") or len(header) < 16:
+        return False
+    flags, frames, count = struct.unpack(">III", header[4:])
+    fits = size - first <= frames * _LONGEST_FRAME / 2 and (not flags & 2 or size - first - count < _BEHIND_MP3)
+    return bool(flags & 1) and fits

@@ -100,13 +100,7 @@ def discover(
 
 
 def listed_ids(files: Sequence[Listed], *, id_from: str = "path", dataset: str | None = None) -> list[str]:
-    """The ids that `discover` gives the files of a list, in their order, wherever the files are.
-
-    Raises
-    ------
-    SourceError, SettingError
-        As `discover`.
-    """
+    """The ids that `discover` gives the files of a list, in their order, wherever the files are; errors as its."""
     return [file.track_id for file in _with_ids(files, id_from, dataset)]
 
 
