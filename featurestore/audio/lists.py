@@ -95,10 +95,8 @@ def _read_playlist(path: Path, text: str) -> Iterator[Listed]:
         if file := _FILE.match(line):
             name = os.fsdecode(unquote_to_bytes(os.fsencode(line[file.end() :].rstrip())))
         elif _URL.match(line):
-            raise SourceError(
-                f"line {number} of {quoted(path)} is an address, {line!r}, and no file of this machine: download "
-                "it, and list the file"
-            )
+            what = f"is an address, {line!r}, and no file of this machine: download it, and list the file"
+            raise _mistake(path, number, what)
         else:
             name = _as_on_disk(path.parent, line)
         yield _listed(path, number, path.parent, name)
@@ -133,40 +131,39 @@ def _read_table(path: Path, text: str) -> Iterator[Listed]:
             )
         for row in rows:
             if any(row.get(None) or []):
-                raise SourceError(
-                    f"line {rows.line_num} of {quoted(path)} has more fields than the header: put a path or id "
-                    "that holds a comma in double quotes"
-                )
+                what = "has more fields than the header: put a path or id that holds a comma in double quotes"
+                raise _mistake(path, rows.line_num, what)
             if not row["track_id"]:
-                raise SourceError(f"line {rows.line_num} of {quoted(path)} has no track_id")
+                raise _mistake(path, rows.line_num, "has no track_id")
             yield _listed(path, rows.line_num, path.parent, row["path"] or "", row["track_id"])
     except csv.Error as error:
-        raise SourceError(
-            f"line {rows.reader.line_num} of {quoted(path)} is not comma-separated text: {error}"
-        ) from None
+        raise _mistake(path, rows.reader.line_num, f"is not comma-separated text: {error}") from None
 
 
 def _read_manifest(path: Path, text: str, *, root_is_there: bool) -> Iterator[Listed]:
     lines = _lines(text)
     number, name = next(lines, (1, ""))
     root = path.parent / name
-    where = (
-        f"line {number} of {quoted(path)} must be the root of the manifest, the folder below which its paths are"
-    )
+    what = "must be the root of the manifest, the folder below which its paths are"
     if not name:
         raise SourceError(f"the list {quoted(path)} names no file: it is empty, without even a root")
     if "\t" in name:
-        raise SourceError(f"{where}, and is {name!r}: put a line with it before ('/' if paths are absolute)")
+        what += f", and is {name!r}: put a line with it before ('/' if paths are absolute)"
+        raise _mistake(path, number, what)
     if root_is_there and not root.is_dir():
-        raise SourceError(f"{where}, but {quoted(root)} is not a folder here{spelling_hint(root)}")
+        what += f", but {quoted(root)} is not a folder here{spelling_hint(root)}"
+        raise _mistake(path, number, what)
     for number, line in lines:
         relative, _, samples = line.rpartition("\t")
         if not samples.strip().isdecimal():
-            raise SourceError(
-                f"line {number} of {quoted(path)} is not that of a manifest: a relative path, a tab and a number "
-                "of samples, below a first line with the root"
-            )
+            what = "is not that of a manifest: a relative path, a tab and a number of samples, below the root"
+            raise _mistake(path, number, what)
         yield replace(_listed(path, number, root, relative), samples=int(samples))
+
+
+def _mistake(path: Path, number: int, what: str) -> SourceError:
+    """An error that names the list and the line."""
+    return SourceError(f"line {number} of {quoted(path)} {what}")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -179,5 +176,5 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _listed(path: Path, number: int, root: Path, name: str, track_id: str | None = None) -> Listed:
     relative = posixpath.normpath(name.replace(os.sep, "/")).lstrip("/") if name else ""
     if relative in ("", "."):
-        raise SourceError(f"line {number} of {quoted(path)} names no file: {name!r}")
+        raise _mistake(path, number, f"names no file: {name!r}")
     return Listed(relative, os.path.join(root, name), track_id, number)

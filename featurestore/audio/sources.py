@@ -164,12 +164,13 @@ def _with_ids(files: Sequence[Listed], id_from: str, dataset: str | None) -> lis
     found = []
     for file in files:
         name = posixpath.splitext(file.relative.replace(os.sep, "/"))[0]
-        own = (
-            file.track_id if file.track_id is not None else posixpath.basename(name) if id_from == "stem" else name
-        )
+        if file.track_id is not None:
+            name = file.track_id
+        elif id_from == "stem":
+            name = posixpath.basename(name)
         # Bytes that are not UTF-8 are written as \xff.
-        own = os.fsencode(own).decode("utf-8", "backslashreplace")
-        found.append(AudioFile(prefix + own, Path(file.path)))
+        track_id = prefix + os.fsencode(name).decode("utf-8", "backslashreplace")
+        found.append(AudioFile(track_id, Path(file.path)))
     _check_unique(found, id_from)
     return found
 

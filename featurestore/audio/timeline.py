@@ -23,7 +23,6 @@ _SETTLED = 16
 _LONGEST_PAGE, _BEHIND = 65_307, 4_096
 """Bytes of a page of Ogg, and those that may follow the last one."""
 
-
 HELD_BACK = 1 << 14
 """Samples, two of the longest blocks of Vorbis, that wait for the end: the last page tells how many count."""
 
