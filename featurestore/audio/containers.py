@@ -179,7 +179,8 @@ def _check_blocks(path: Path, file: BinaryIO, size: int) -> None:
 
 
 def _read(file: BinaryIO, at: int, count: int) -> bytes:
-    file.seek(max(0, at))
+    """Bytes from a position, which a damaged size may put anywhere."""
+    file.seek(min(max(0, at), os.fstat(file.fileno()).st_size))
     return file.read(count)
 
 

@@ -103,7 +103,8 @@ def opened(path: Path) -> Iterator[OpenFile]:
                 "%s has %d streams of audio: number %d is read", path, len(container.streams.audio), stream.index
             )
         if not rate or not stream.channels or stream.format is None:
-            raise format_error(path, "does not state its sample rate or channels: convert it to .flac or .wav")
+            what = "does not tell its sample rate, its channels or what its samples are"
+            raise format_error(path, f"{what}: get it again, or convert it to .flac or .wav")
         if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
             allowed = f"{MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,} Hz"
             raise format_error(

@@ -235,6 +235,19 @@ def test_wav_headers_that_lie_take_no_memory(write, position, claim):
     assert peak < 50e6
 
 
+@pytest.mark.parametrize("claim", [2**63 - 1, 2**62, 2**40])
+@pytest.mark.parametrize(
+    ("name", "chunk", "code"), [("x.w64", b"fmt \xf3\xac\xd3\x11", "<q"), ("x.caf", b"free", ">q")]
+)
+def test_chunks_longer_than_any_file_are_errors(write, name, chunk, code, claim):
+    path = write(name, rate=24_000, seconds=2, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    at = data.find(chunk) + (16 if name == "x.w64" else 4)
+    data[at : at + 8] = struct.pack(code, claim)
+    path.write_bytes(data)
+    fails(path, AudioFormatError, "in no format that is read", at_header=True)
+
+
 @pytest.mark.parametrize("claimed", [2**36 - 1, 100 * 24_000])
 def test_flac_headers_that_lie_take_no_memory(write, claimed):
     import tracemalloc
