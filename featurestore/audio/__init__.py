@@ -4,9 +4,16 @@ Nothing here knows a model or a store. PyAV, torch and torchaudio are imported b
 that use them.
 """
 
-from featurestore.audio.decode import Found, count_samples, decode, load_part, read_header
+from featurestore.audio.decode import Found, decode, read_header
 from featurestore.audio.info import MIN_DURATION, AudioInfo
-from featurestore.audio.load import file_sha256, load_audio, segment_audio, validate_audio_file
+from featurestore.audio.load import (
+    count_samples,
+    file_sha256,
+    load_audio,
+    load_part,
+    segment_audio,
+    validate_audio_file,
+)
 from featurestore.audio.resample import RESAMPLER
 from featurestore.audio.sources import AudioFile, discover
 

@@ -1,8 +1,8 @@
 """The sizes that headers of uncompressed sound state, held against the file.
 
 FFmpeg believes a header, or takes what is left of a cut file for the whole. So chunks are walked first: of RIFF,
-RF64 and BW64 (EBU Tech 3306), Sony Wave64, AIFF, IFF 8SVX, CAF, AU and VOC. A size that was never filled in, or
-that is too small, is replaced by the true one on the way to FFmpeg.
+RF64 and BW64 (EBU Tech 3306), Sony Wave64, AIFF, IFF 8SVX, CAF, AU and VOC. Where a size was never filled in, or
+is too small, FFmpeg is shown that of the file, and reads to its end.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from featurestore.audio.info import quoted
-from featurestore.errors import AudioFormatError
+from featurestore.audio.info import format_error
 
 
 class _Layout(NamedTuple):
-    """How chunks lie: where the first is, bytes of an id, the format of a size, and what they are aligned to."""
+    """How chunks lie.
 
+    The size of the whole and the first chunk, by position; bytes of an id; the format of a size; the alignment.
+    """
+
+    whole: int
     first: int
     id_bytes: int
     size: str
@@ -29,43 +32,33 @@ class _Layout(NamedTuple):
 
 
 _LAYOUTS = {
-    b"RIFF": _Layout(12, 4, "<I", 2),
-    b"RF64": _Layout(12, 4, "<I", 2),
-    b"BW64": _Layout(12, 4, "<I", 2),
-    b"RIFX": _Layout(12, 4, ">I", 2),
-    b"FORM": _Layout(12, 4, ">I", 2),
-    b"riff": _Layout(40, 16, "<q", 8),
-    b"caff": _Layout(8, 4, ">q", 1),
-    b".snd": _Layout(8, 0, ">I", 1),
+    b"RIFF": _Layout(4, 12, 4, "<I", 2),
+    b"RF64": _Layout(4, 12, 4, "<I", 2),
+    b"BW64": _Layout(4, 12, 4, "<I", 2),
+    b"RIFX": _Layout(4, 12, 4, ">I", 2),
+    b"FORM": _Layout(4, 12, 4, ">I", 2),
+    b"riff": _Layout(16, 40, 16, "<q", 8),
+    b"caff": _Layout(0, 8, 4, ">q", 1),
+    b".snd": _Layout(8, 0, 0, ">I", 1),
 }
 _AUDIO = (b"data", b"SSND", b"BODY")
-_KNOWN = (
+_BEHIND = (
     b"LIST id3  ID3  bext iXML axml fact cue  smpl PEAK JUNK PAD  FLLR inst acid DISP NAME AUTH ANNO COMT MARK"
 )
 """Ids of chunks that follow the audio: they are believed even where the file ends within them."""
 
-_UNCOMPRESSED = (b"none", b"sowt", b"twos", b"in24", b"in32", b"fl32", b"fl64", b"raw ", b"alaw", b"ulaw")
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 _JUNK = 512
 """Bytes behind the audio that may be anything, such as a line break."""
 
-_MOST_CHUNKS, _MOST_BLOCKS = 10_000, 1_000_000
+_MOST_CHUNKS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much audio a file has.
+    """Bytes of audio that a header states (or all, if it is unfinished or states too little), and that are there.
 
-    Attributes
-    ----------
-    stated : int
-        Bytes of audio by the header, or all that there are if it was never finished or states too little.
-    held : int
-        Bytes of it that are there.
-    patches : dict of int to bytes
-        What has to stand where in the header, for all of it to be decoded.
-    beyond : int
-        Bytes that lie behind the end which the header states, and are audio.
+    `patches` is what has to stand where for FFmpeg to read all of it; `beyond` is what lies behind the stated end.
     """
 
     stated: int
@@ -74,78 +67,50 @@ class Sizes:
     beyond: int = 0
 
 
-def read_sizes(path: Path) -> Sizes | None:
+def read_sizes(path: Path, file: BinaryIO) -> Sizes | None:
     """Sizes of the audio in a container of uncompressed sound; None for any other file.
 
-    Raises
-    ------
-    AudioFormatError
-        If another recording follows the first, or a VOC file ends within a block.
+    AudioFormatError is raised if another recording follows the first, or a VOC file ends within a block.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        magic = _read(file, 0, 12)
-        if magic == b"Creative Voi":
-            _check_blocks(path, file, size)
-        if (layout := _LAYOUTS.get(magic[:4])) is None or len(magic) < 12:
-            return None
-        fields: dict[int, tuple[str, int, int]] = {}  # position: format, bytes of a unit, what is added
-        patches: dict[int, bytes] = {}
-        wide, frames = 0, None
-        if magic[:4] == b".snd":
-            at, stated = struct.unpack(">II", magic[4:])
-            return _sizes(path, file, size, at, stated, layout, {8: (">I", 1, 0)}, patches)
-        for name, at, stated in _chunks(file, layout.first, layout):
-            if name == b"ds64":
-                wide = at + 8
-            elif name == b"fmt ":
-                patches |= _container_bits(_read(file, at, 40), at, layout.size[0])
-            elif name == b"COMM" and len(common := _read(file, at, 22)) >= 8:
-                channels, frames, bits = struct.unpack(">HIH", common[:8])
-                kind = common[18:].lower() if magic[8:] == b"AIFC" else b"none"
-                if kind in _UNCOMPRESSED:
-                    fields[at + 2] = (">I", max(1, channels * (1 if b"law" in kind else -(-bits // 8))), 0)
-            elif name[:4] in _AUDIO:
-                start, more = at, 0
-                if name == b"SSND":
-                    start += 8 + struct.unpack(">I", _read(file, at, 4).ljust(4, b"\0"))[0]
-                    fields[4] = (">I", 1, at)
-                elif magic[:4] == b"caff":
-                    start += 4
-                elif magic[:4] == b"riff":
-                    fields[16], more = ("<q", 1, at), 24
-                fields[at - struct.calcsize(layout.size)] = (layout.size, 1, more + start - at)
-                stated -= start - at
-                if wide and stated == 0xFFFFFFFF:
-                    stated = struct.unpack("<q", _read(file, wide, 8))[0]
-                    fields[wide] = ("<q", 1, 0)
-                if name == b"SSND" and frames == 0:
-                    stated = 0  # AIFF states its length in samples as well
-                return _sizes(path, file, size, start, stated, layout, fields, patches)
-    return None
-
-
-def _sizes(
-    path: Path,
-    file: BinaryIO,
-    size: int,
-    start: int,
-    stated: int,
-    layout: _Layout,
-    fields: dict[int, tuple[str, int, int]],
-    patches: dict[int, bytes],
-) -> Sizes:
+    size = os.fstat(file.fileno()).st_size
+    magic = _read(file, 0, 12)
+    if magic == b"Creative Voi":
+        _check_blocks(path, file, size)
+    if (layout := _LAYOUTS.get(magic[:4])) is None or len(magic) < 12:
+        return None
+    fields = {layout.whole: layout.size} if layout.whole else {}
+    patches: dict[int, bytes] = {}
+    start, stated, wide = 0, 0, 0
+    if magic[:4] == b".snd":
+        start, stated = struct.unpack(">II", magic[4:])
+    for name, at, length in _chunks(file, layout.first, layout) if layout.first else ():
+        if name == b"ds64":
+            wide = at + 8
+        elif name == b"fmt ":
+            patches = _container_bits(_read(file, at, 40), at)
+        elif name == b"COMM":
+            fields[at + 2] = ">I"  # samples; FFmpeg asks only that there are some
+        elif name[:4] in _AUDIO:
+            fields[at - struct.calcsize(layout.size)] = layout.size
+            start, stated = at, length
+            if wide and stated == 0xFFFFFFFF:
+                stated = struct.unpack("<q", _read(file, wide, 8))[0]
+                fields[wide] = "<q"
+            if name == b"SSND":
+                start += 8 + int.from_bytes(_read(file, at, 4), "big")
+            elif magic[:4] == b"caff":
+                start += 4
+            stated -= start - at
+            break
+    if not start:
+        return None
     held = size - start
     unfinished = held > 0 and (stated <= 0 or (stated > held and _is_placeholder(stated)))
-    beyond = 0
-    if not unfinished:
-        if stated >= held or not _goes_on(path, file, size, start + stated, layout):
-            return Sizes(stated=stated, held=min(stated, held), patches=patches)
-        beyond = held - stated
-    for at, (code, unit, more) in fields.items():
-        most = (1 << 8 * struct.calcsize(code) - (code[1] == "q")) - 1
-        patches[at] = struct.pack(code, min(held // unit + more, most))
-    return Sizes(stated=held, held=held, patches=patches, beyond=beyond)
+    if not unfinished and (stated >= held or not _goes_on(path, file, size, start + stated, layout)):
+        return Sizes(stated=stated, held=min(stated, held), patches=patches)
+    for at, code in fields.items():
+        patches[at] = struct.pack(code, size if code[1] == "q" else min(size, 0xFFFFFFFF))
+    return Sizes(stated=held, held=held, patches=patches, beyond=0 if unfinished else held - stated)
 
 
 def _is_placeholder(stated: int) -> bool:
@@ -153,29 +118,29 @@ def _is_placeholder(stated: int) -> bool:
     return stated >= 1 << 60 or any(abs(stated - x) <= 1 << 16 for x in (0x7F000000, 1 << 31, 1 << 32))
 
 
-def _container_bits(fmt: bytes, at: int, order: str) -> dict[int, bytes]:
-    """All bits that a sample takes, for a WAVE_FORMAT_EXTENSIBLE that states those that are used."""
-    if len(fmt) < 40 or struct.unpack_from(order + "H", fmt)[0] != 0xFFFE or fmt[24:26] not in (b"\1\0", b"\0\1"):
+def _container_bits(form: bytes, at: int) -> dict[int, bytes]:
+    """All bits that a sample takes, for a WAVE_FORMAT_EXTENSIBLE of integers that states those that are used."""
+    if len(form) < 40 or form[:2] != b"\xfe\xff" or form[24:26] != b"\1\0":
         return {}
-    channels, block, bits = (struct.unpack_from(order + "H", fmt, i)[0] for i in (2, 12, 14))
+    channels, block, bits = (struct.unpack_from("<H", form, i)[0] for i in (2, 12, 14))
     whole = 8 * block // max(1, channels)
     if whole == bits or whole not in (8, 16, 24, 32):
         return {}
-    return dict.fromkeys((at + 14, at + 18), struct.pack(order + "H", whole))
+    return dict.fromkeys((at + 14, at + 18), struct.pack("<H", whole))
 
 
 def _goes_on(path: Path, file: BinaryIO, size: int, end: int, layout: _Layout) -> bool:
     """Whether what follows the stated end is audio, and not tags or other chunks."""
     behind = end + -end % layout.aligned
-    for name, at, stated in _chunks(file, behind, layout) if layout.id_bytes else ():
+    for name, at, length in _chunks(file, behind, layout) if layout.id_bytes else ():
         if name[:4] in _LAYOUTS or name[:4] in _AUDIO:
-            raise AudioFormatError(
-                f"{quoted(path)} holds another recording behind the first: split it, or join the two by a program "
-                "that decodes them"
+            raise format_error(
+                path,
+                "holds another recording behind the first: split it, or join them by a program that decodes them",
             )
-        if at + stated > size + 1 and name[:4] not in _KNOWN:
+        if at + length > size + 1 and name[:4] not in _BEHIND:
             return True  # samples that look like an id
-        behind = at + stated + -(at + stated) % layout.aligned
+        behind = at + length + -(at + length) % layout.aligned
     return size - behind > _JUNK and not _read(file, behind, 12).startswith(_TAGS)
 
 
@@ -201,20 +166,21 @@ def _is_id(head: bytes) -> bool:
 
 def _check_blocks(path: Path, file: BinaryIO, size: int) -> None:
     """Refuse a VOC file without its last block, which is a byte of 0."""
-    at, head = int.from_bytes(_read(file, 20, 2), "little"), b""
-    for _ in range(_MOST_BLOCKS):
-        if not (head := _read(file, at, 4)) or not head[0]:
+    at = int.from_bytes(_read(file, 20, 2), "little")
+    for _ in range(_MOST_CHUNKS):
+        head = _read(file, at, 4)
+        if head[:1] == b"\0":
+            return
+        if not head:
             break
         at += 4 + int.from_bytes(head[1:], "little")
-    if not head or head[0]:
-        raise AudioFormatError(
-            f"{quoted(path)} is truncated: {max(0, at - size):,} bytes of its last block are missing, and the one "
-            "behind it that ends the file; get it again from where it came from"
-        )
+    lost = f"{max(0, at - size):,} bytes of its last block are missing, and the one behind it that ends the file"
+    raise format_error(path, f"is truncated: {lost}; get it again from where it came from")
 
 
 def _read(file: BinaryIO, at: int, count: int) -> bytes:
-    file.seek(max(0, at))
+    """Bytes from a position, which a damaged size may put anywhere."""
+    file.seek(min(max(0, at), os.fstat(file.fileno()).st_size))
     return file.read(count)
 
 
@@ -229,8 +195,7 @@ class Patched(io.FileIO):
         at = self.tell()
         data = bytearray(super().read(count) or b"")
         for position, new in self._patches.items():
-            first = position - at
-            start, end = max(first, 0), min(first + len(new), len(data))
-            if start < end:
-                data[start:end] = new[start - first : end - first]
+            for i, byte in enumerate(new, position - at):
+                if 0 <= i < len(data):
+                    data[i] = byte
         return bytes(data)

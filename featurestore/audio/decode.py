@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio.ffmpeg import read_blocks, read_part
-from featurestore.audio.header import parse_header
-from featurestore.audio.info import AudioInfo, check_duration, check_header, check_unchanged, file_status, quoted
-from featurestore.audio.levels import Levels
+from featurestore.audio.info import AudioInfo, check_duration, check_unchanged, format_error, quoted
+from featurestore.audio.opening import OpenFile, load_av, opened
 from featurestore.audio.resample import check_rate, resample_blocks
+from featurestore.audio.timeline import HELD_BACK, Timeline
 from featurestore.errors import AudioContentError
 
 BLOCK_SECONDS = 5
@@ -22,6 +25,16 @@ _BLOCK_SAMPLES = 1 << 20
 
 _LOUDEST = 1e10
 """Samples beyond are no sound, not even integers as floats; from 1e19 on their squares overflow in a model."""
+
+_FULL_SCALE = 0.9999
+"""Magnitude from which a sample counts as clipped: the largest of 16 bits is 0.99997."""
+
+_MOST_CLIPPED = 0.01
+_SILENCE = 1e-5
+"""Root mean square, -100 dB of full scale, below which a track is silent; that of 16 bits of noise is 9e-6."""
+
+_CANCELLED = 1e-3
+"""Power of a mono mix, relative to that of its channels, below which they cancel each other out."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -47,12 +60,53 @@ def read_header(path: str | os.PathLike[str]) -> AudioInfo:
     MissingDependencyError
         If the package that decodes it is not installed.
     """
-    info = read_checked_header(Path(path))
-    if info.frames is not None:
-        check_duration(info.path, info.frames, info.sample_rate)
-    return info
+    with opened(Path(path)) as file:
+        check_duration(file.info, file.info.frames)
+        return file.info
 
 
+class Levels:
+    """Levels of a mono signal, gathered block by block; `samples` is how many there were so far."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._peak = self._power = self._channels_power = 0.0
+        self._clipped = 0
+
+    def add(self, mono: Samples, channels: Samples) -> None:
+        """Take the next block, finite samples of shape (samples,) that are the mean of (channels, samples)."""
+        power = float(np.dot(mono, mono))
+        self.samples += len(mono)
+        self._power += power
+        if len(channels) > 1:
+            power = sum(float(np.dot(x, x)) for x in channels) / len(channels)
+        self._channels_power += power
+        peak = float(max(mono.max(initial=0), -mono.min(initial=0)))
+        if peak >= _FULL_SCALE:
+            self._clipped += int(np.count_nonzero(np.abs(mono) >= _FULL_SCALE))
+        self._peak = max(self._peak, peak)
+
+    def to_dict(self) -> dict[str, float]:
+        """The levels as they are stored with a track: ``rms``, ``peak``, and ``clipped``, a share of samples."""
+        samples = max(1, self.samples)
+        return {"rms": math.sqrt(self._power / samples), "peak": self._peak, "clipped": self._clipped / samples}
+
+    def warnings(self) -> list[str]:
+        """What is wrong with a track of these levels, a sentence each."""
+        found, levels = [], self.to_dict()
+        cancelled = self._power < _CANCELLED * self._channels_power
+        if cancelled and math.sqrt(self._channels_power / max(1, self.samples)) >= _SILENCE:
+            found.append(
+                "its channels cancel each other out: their mean, of which features are made, is all but silent"
+            )
+        elif levels["rms"] < _SILENCE:
+            found.append(f"it is silent (root mean square {levels['rms']:.1e})")
+        if levels["clipped"] > _MOST_CLIPPED:
+            found.append(f"{100 * levels['clipped']:.1f} % of its samples are clipped")
+        return found
+
+
+@dataclass
 class Found:
     """What decoding has found out about a file; complete at its end.
 
@@ -66,9 +120,8 @@ class Found:
         What the user should know of a file that was read all the same.
     """
 
-    def __init__(self) -> None:
-        self.levels = Levels()
-        self.warnings: list[str] = []
+    levels: Levels = field(default_factory=Levels)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -110,76 +163,19 @@ def decode(
     SettingError
         If `target_sr` is no sample rate.
     """
-    check_rate(target_sr)
-    info = read_header(path) if info is None else info
-    yield from resample_blocks(mono_blocks(info, found or Found()), info.sample_rate, int(target_sr))
+    check_rate(target_sr, "target_sr")
+    with opened(Path(path)) as file:
+        if info is not None:
+            check_unchanged(info)
+        yield from resample_blocks(mono_blocks(file, found or Found()), file.info.sample_rate, int(target_sr))
 
 
-def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """How long a file is, exactly.
-
-    Parameters
-    ----------
-    path : path-like
-        The file. It is decoded, unless its format states the number of samples in its header as a fact.
-
-    Returns
-    -------
-    samples : int
-        Per channel, at the file's own rate: as many as `decode` gives at that rate.
-    sample_rate : int
-        Hz.
-
-    Raises
-    ------
-    AudioError, MissingDependencyError
-        As `decode`; what is damaged behind the header is found only where the file is decoded.
-    """
-    info = read_header(path)
-    if info.frames is not None and info.exact:
-        return info.frames, info.sample_rate
-    return sum(len(block) for block in mono_blocks(info, Found())), info.sample_rate
-
-
-def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples:
-    """Some mono samples of a file at its own rate, without decoding those before.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    start, samples : int
-        First sample, and how many.
-
-    Returns
-    -------
-    ndarray of float32, shape (samples,)
-        Fewer at the end of the file; none in formats in which a sample cannot be found by its time.
-
-    Raises
-    ------
-    AudioError, MissingDependencyError
-        As `decode`.
-    """
-    info = read_header(path)
-    part = read_part(info, start, samples)
-    return _mean_of_channels(part)
-
-
-def read_checked_header(path: Path) -> AudioInfo:
-    """What `read_header` tells, of files that are too short as well."""
-    status = file_status(path)
-    return check_header(parse_header(path, status))
-
-
-def mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
+def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
     """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
-    if info.frames is not None:
-        check_duration(info.path, info.frames, info.sample_rate)
-    check_unchanged(info)
-    block_frames = max(1, min(BLOCK_SECONDS * info.sample_rate, _BLOCK_SAMPLES // info.channels))
-    for block in read_blocks(info, block_frames, found.warnings.append):
-        mono = _mean_of_channels(block)
+    info = file.info
+    check_duration(info, info.frames)
+    for block in _blocks(file, found.warnings.append):
+        mono = mean_of_channels(block)
         with np.errstate(invalid="ignore"):
             is_sound = np.abs(mono) < _LOUDEST  # not so for NaN
         if not is_sound.all():
@@ -191,11 +187,101 @@ def mono_blocks(info: AudioInfo, found: Found) -> Iterator[Samples]:
         found.levels.add(mono, block)
         yield mono
     check_unchanged(info)
-    check_duration(info.path, found.samples, info.sample_rate)
+    check_duration(info, found.samples)
     found.warnings += found.levels.warnings()
 
 
-def _mean_of_channels(block: Samples) -> Samples:
+def _blocks(file: OpenFile, warn: Callable[[str], None]) -> Iterator[Samples]:
+    """All samples of a file in order, [channel, sample], held against what it states."""
+    info, new_fifo = file.info, load_av().AudioFifo
+    length = max(1, min(BLOCK_SECONDS * info.sample_rate, _BLOCK_SAMPLES // info.channels))
+    fifo, timeline = new_fifo(), Timeline(info, file.stream)
+    for frame in _frames(file, timeline):
+        skipped = timeline.add(frame)
+        frame.pts = None
+        try:
+            fifo.write(frame)
+        except ValueError:  # a recording with other channels was joined to the first
+            if fifo.samples:
+                yield samples_of(fifo.read())
+            fifo = new_fifo()
+            fifo.write(frame)
+        if skipped:
+            fifo.read(skipped)
+        while fifo.samples >= length + HELD_BACK:
+            yield samples_of(fifo.read(length))
+    if rest := fifo.samples - timeline.excess():
+        yield samples_of(fifo.read(rest))
+    timeline.end(warn)
+    if file.beyond:
+        warn(
+            f"{file.beyond:,} bytes of audio lie behind the end that its header states; they were decoded as well"
+        )
+
+
+def _frames(file: OpenFile, timeline: Timeline) -> Iterator[Any]:
+    """The decoded frames."""
+    info, av = file.info, load_av()
+    end = _before_tags(info.path) if info.format.startswith("mp3 ") else info.size
+    try:
+        for packet in file.packets:
+            if packet.size and (packet.pos or 0) >= end:
+                continue
+            try:
+                yield from packet.decode()
+            except av.InvalidDataError:
+                if not (rest := _without_tags(bytes(packet))):
+                    raise
+                yield from file.stream.codec_context.decode(av.Packet(rest))
+    except av.FFmpegError as error:
+        rate = info.sample_rate
+        stated = "" if info.frames is None else f" of the {info.frames / rate:.2f} s that its header states"
+        where = f"after {timeline.done / rate:.2f} s{stated} ({error.strerror})"
+        raise format_error(info.path, f"is truncated or damaged {where}; get it again or repair it") from None
+
+
+def _before_tags(path: Path) -> int:
+    """Bytes before the ID3v1, APE and Lyrics3 tags at the end of an MP3 file, which FFmpeg takes for frames."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while True:
+            start = max(0, end - 160)
+            file.seek(start)
+            tail = file.read(end - start)
+            if tail[-128:-125] == b"TAG":
+                end -= 128
+            elif tail[-32:-24] == b"APETAGEX":
+                size, _, flags = struct.unpack("<III", tail[-20:-8])
+                # A size has the footer in it; of an impossible one only the footer is left out.
+                end -= size + (32 if flags >> 31 else 0) if 32 <= size <= end else 32
+            elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+                end -= int(tail[-15:-9]) + 15
+            else:
+                return max(end, 0)
+
+
+def _without_tags(data: bytes) -> bytes:
+    """What follows ID3v2 tags at the start of a packet, as where MP3 files were joined; else nothing."""
+    size = 0
+    while data[size : size + 3] == b"ID3":
+        sizes = zip(data[size + 6 : size + 10], (21, 14, 7, 0), strict=False)
+        size += 10 + sum((byte & 0x7F) << shift for byte, shift in sizes)
+    return data[size:] if size else b""
+
+
+def samples_of(frame: Any) -> Samples:
+    """Samples of a frame, [channel, sample], full scale being 1."""
+    data: npt.NDArray[Any] = frame.to_ndarray()
+    if not frame.format.is_planar:
+        data = data.reshape(-1, frame.layout.nb_channels).T
+    if data.dtype.kind == "f":
+        return data.astype(np.float32, copy=False)
+    if data.dtype == np.uint8:
+        return (data.astype(np.float32) - np.float32(128)) / np.float32(128)
+    return data.astype(np.float32) / np.float32(-float(np.iinfo(data.dtype).min))
+
+
+def mean_of_channels(block: Samples) -> Samples:
     """Mean of [channel, sample]."""
     if len(block) == 1:
         return np.ascontiguousarray(block[0])

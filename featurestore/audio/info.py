@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
-from featurestore.audio.impostors import HEAD_BYTES, what_it_is
 from featurestore.errors import AudioFormatError, AudioNotFoundError, AudioTooShortError
 from featurestore.spelling import spelling_hint
 
@@ -17,9 +19,6 @@ MIN_DURATION = 1.0
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
 """Hz; a rate outside is a damaged header, not music (1 Hz would turn one minute of samples into a month)."""
-
-_SAMPLES_PER_BYTE = 16_384
-"""More samples than any codec puts in a byte: silence in FLAC has about 6,600."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,75 +66,58 @@ def quoted(path: str | os.PathLike[str]) -> str:
     return repr(os.fspath(path))
 
 
-def file_status(path: Path) -> os.stat_result:
-    """Status of a regular file that can be opened and may be audio.
+def format_error(path: Path, what: str) -> AudioFormatError:
+    """An error that names the file, and says what is wrong with it."""
+    return AudioFormatError(f"{quoted(path)} {what}")
 
-    Raises
-    ------
-    AudioNotFoundError
-        If there is no file, or a directory, or a link that leads nowhere.
-    AudioFormatError
-        If it is a FIFO, a socket or a device, may not be read, or begins as no audio does: it is empty, a page,
-        a pointer, text.
+
+def file_status(path: Path) -> os.stat_result:
+    """Status of a regular file.
+
+    AudioNotFoundError is raised if there is none, or it is a directory or a link that leads nowhere,
+    AudioFormatError if it is a FIFO, a socket or a device, or lies in a folder that may not be read.
     """
     try:
         status = path.stat()
     except PermissionError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {_reason(error)}") from None
+        raise format_error(path, f"cannot be read: {error.strerror}") from None
     except (OSError, ValueError) as error:
         link = _dangling(path)
+        reason = getattr(error, "strerror", None) or error
         raise AudioNotFoundError(
-            f"{quoted(path)} is not there{link}: {_reason(error)}{'' if link else spelling_hint(path)}"
+            f"{quoted(path)} is not there{link}: {reason}{'' if link else spelling_hint(path)}"
         ) from None
     if stat.S_ISDIR(status.st_mode):
+        what = ", not an audio file"
         try:
             os.scandir(path).close()
         except OSError as error:
-            raise AudioNotFoundError(
-                f"{quoted(path)} is a directory that cannot be read: {_reason(error)}"
-            ) from None
-        raise AudioNotFoundError(f"{quoted(path)} is a directory, not an audio file")
+            what = f" that cannot be read: {error.strerror}"
+        raise AudioNotFoundError(f"{quoted(path)} is a directory{what}")
     if not stat.S_ISREG(status.st_mode):
-        raise AudioFormatError(
-            f"{quoted(path)} is a pipe, a socket or a device, not a file: save its audio to a file"
-        )
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {_reason(error)}") from None
-    if (impostor := what_it_is(head)) is not None:
-        raise AudioFormatError(f"{quoted(path)} is {impostor}")
+        raise format_error(path, "is a pipe, a socket or a device, not a file: save its audio to a file")
     return status
 
 
-def check_header(info: AudioInfo) -> AudioInfo:
-    """The info itself, if it can be that of audio.
-
-    Raises
-    ------
-    AudioFormatError
-        If the sample rate or the number of samples is impossible.
-    """
-    if not MIN_SAMPLE_RATE <= info.sample_rate <= MAX_SAMPLE_RATE:
-        raise AudioFormatError(
-            f"{quoted(info.path)} has a sample rate of {info.sample_rate} Hz, outside {MIN_SAMPLE_RATE:,} to "
-            f"{MAX_SAMPLE_RATE:,} Hz: its header is damaged, or it holds no sound"
-        )
-    if info.frames is not None and info.frames > info.size * _SAMPLES_PER_BYTE:
-        raise AudioFormatError(
-            f"{quoted(info.path)} claims {info.frames:,} samples in {info.size:,} bytes: its header is damaged"
-        )
-    return info
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, open for reading; errors as those of `file_status`."""
+    file_status(path)
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise format_error(path, f"cannot be read: {error.strerror}") from None
 
 
-def check_duration(path: Path, frames: int, sample_rate: int) -> None:
-    """Raise AudioTooShortError if so many samples are shorter than `MIN_DURATION`."""
-    if frames < MIN_DURATION * sample_rate:
-        seconds = math.floor(frames / sample_rate * 1e6) / 1e6  # never rounded up to what would be enough
+def check_duration(info: AudioInfo, frames: int | None) -> None:
+    """Raise AudioTooShortError if so many samples of a file are shorter than `MIN_DURATION`."""
+    rate = info.sample_rate
+    if frames is not None and frames < MIN_DURATION * rate:
+        seconds = math.floor(frames / rate * 1e6) / 1e6  # never rounded up to what would be enough
         raise AudioTooShortError(
-            f"{quoted(path)} has {seconds:.6f} s of audio ({frames:,} samples at {sample_rate:,} Hz); at least "
-            f"{MIN_DURATION} s ({math.ceil(MIN_DURATION * sample_rate):,} samples) are needed"
+            f"{quoted(info.path)} has {seconds:.6f} s of audio ({frames:,} samples at {rate:,} Hz); at least "
+            f"{MIN_DURATION} s ({math.ceil(MIN_DURATION * rate):,} samples) are needed"
         )
 
 
@@ -143,9 +125,7 @@ def check_unchanged(info: AudioInfo) -> None:
     """Raise AudioFormatError if the file is no longer the one of which `info` tells."""
     status = file_status(info.path)
     if (status.st_size, status.st_mtime_ns) != (info.size, info.mtime_ns):
-        raise AudioFormatError(
-            f"{quoted(info.path)} changed while it was read: run again when nothing writes to it"
-        )
+        raise format_error(info.path, "changed while it was read: run again when nothing writes to it")
 
 
 def _dangling(path: Path) -> str:
@@ -157,7 +137,3 @@ def _dangling(path: Path) -> str:
     if "annex/objects/" in target:
         return " (a link of git-annex to content that is not here: `git annex get` brings it)"
     return " (a link that leads nowhere)"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

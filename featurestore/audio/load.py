@@ -1,4 +1,4 @@
-"""Whole files and signals: loading, windows, and whether a file can be used."""
+"""Whole files, parts of them, and signals: loading, windows, and whether a file can be used."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio.decode import Found, decode, mono_blocks, read_checked_header
-from featurestore.audio.info import file_status, quoted
-from featurestore.audio.resample import check_rate
-from featurestore.errors import AudioError, AudioFormatError, AudioNotFoundError, SettingError
+from featurestore.audio.decode import Found, Samples, decode, mean_of_channels, mono_blocks, samples_of
+from featurestore.audio.info import check_duration, format_error, open_file
+from featurestore.audio.opening import load_av, opened
+from featurestore.errors import AudioError, AudioNotFoundError, SettingError
 from featurestore.keywords import required
 from featurestore.windows import hop_samples, window_samples, window_starts
 
-Samples = npt.NDArray[np.float32]
+_SEEKABLE = {"aiff", "au", "caf", "flac", "mp3", "ogg", "w64", "wav", "wv"}
+"""Formats in which a sample is found by its time, exactly."""
 
 
 def load_audio(
@@ -52,12 +53,78 @@ def load_audio(
     >>> samples.shape, samples.dtype
     ((192000,), dtype('float32'))
     """
-    path = required(path=path, audio_path=audio_path)
-    try:
-        check_rate(target_sr)
-    except SettingError as error:
-        raise SettingError(f"`target_sr`: {error}") from None
-    return np.concatenate(list(decode(path, target_sr)))
+    return np.concatenate(list(decode(required(path=path, audio_path=audio_path), target_sr)))
+
+
+def count_samples(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """How long a file is, exactly.
+
+    Parameters
+    ----------
+    path : path-like
+        The file. It is decoded, unless its format states the number of samples in its header as a fact.
+
+    Returns
+    -------
+    samples : int
+        Per channel, at the file's own rate: as many as `decode` gives at that rate.
+    sample_rate : int
+        Hz.
+
+    Raises
+    ------
+    AudioError, MissingDependencyError
+        As `decode`; what is damaged behind the header is found only where the file is decoded.
+    """
+    with opened(Path(path)) as file:
+        check_duration(file.info, file.info.frames)
+        stated = file.info.frames if file.info.exact else None
+        samples = sum(map(len, mono_blocks(file, Found()))) if stated is None else stated
+        return samples, file.info.sample_rate
+
+
+def load_part(path: str | os.PathLike[str], start: int, samples: int) -> Samples:
+    """Some mono samples of a file at its own rate, without decoding those before.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    start, samples : int
+        First sample, and how many.
+
+    Returns
+    -------
+    ndarray of float32, shape (samples,)
+        Fewer at the end of the file; none in formats in which a sample cannot be found by its time.
+
+    Raises
+    ------
+    AudioError, MissingDependencyError
+        As `decode`.
+    """
+    parts, wanted, at = [np.zeros(0, np.float32)], samples, None
+    with opened(Path(path)) as file:
+        info, stream = file.info, file.stream
+        check_duration(info, info.frames)
+        if info.format.split()[0] not in _SEEKABLE:
+            return parts[0]
+        unit, first = float(stream.time_base) * info.sample_rate, max(0, stream.start_time or 0)
+        try:
+            # From a little before, since decoders of lossy formats need some frames to get going.
+            stream.container.seek(first + int(max(0, start - info.sample_rate // 4) / unit), stream=stream)
+            for frame in stream.container.decode(stream):
+                at = round(((frame.pts or first) - first) * unit) if at is None else at
+                if at > start or not wanted:
+                    break
+                if (skipped := start - at) < frame.samples:
+                    parts.append(mean_of_channels(samples_of(frame)[:, skipped : skipped + wanted]))
+                    wanted -= len(parts[-1])
+                    start += len(parts[-1])
+                at += frame.samples
+        except load_av().FFmpegError as error:
+            raise format_error(info.path, f"cannot be read at {start:,} ({error.strerror})") from None
+    return np.concatenate(parts)
 
 
 def segment_audio(
@@ -141,30 +208,18 @@ def validate_audio_file(
     >>> validate_audio_file("music/none.wav")["file_exists"]
     False
     """
-    report: dict[str, Any] = {
-        "valid": False,
-        "file_exists": True,
-        "readable": False,
-        "sample_rate": None,
-        "duration": None,
-        "channels": None,
-        "errors": [],
-    }
-    path = required(path=path, audio_path=audio_path)
+    path = Path(required(path=path, audio_path=audio_path))
+    known: dict[str, Any] = {"sample_rate": None, "duration": None, "channels": None}
+    readable, errors, exists = False, [], True
     try:
-        info = read_checked_header(Path(path))
-        report |= {
-            "readable": True,
-            "sample_rate": info.sample_rate,
-            "duration": info.duration,
-            "channels": info.channels,
-        }
-        report["duration"] = sum(len(block) for block in mono_blocks(info, Found())) / info.sample_rate
-        report["valid"] = True
+        with opened(path) as file:
+            info, readable = file.info, True
+            known = {"sample_rate": info.sample_rate, "duration": info.duration, "channels": info.channels}
+            known["duration"] = sum(map(len, mono_blocks(file, Found()))) / info.sample_rate
     except AudioError as error:
-        report["file_exists"] = not isinstance(error, AudioNotFoundError)
-        report["errors"].append(str(error))
-    return report
+        exists = not isinstance(error, AudioNotFoundError)
+        errors = [str(error)]
+    return {"valid": not errors, "file_exists": exists, "readable": readable, **known, "errors": errors}
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -175,10 +230,5 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     AudioNotFoundError, AudioFormatError
         If there is no such file, or it cannot be read.
     """
-    path = Path(path)
-    file_status(path)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AudioFormatError(f"{quoted(path)} cannot be read: {error.strerror}") from None
+    with open_file(Path(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

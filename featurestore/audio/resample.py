@@ -36,12 +36,12 @@ _IMPORT_LOCK = threading.Lock()
 Samples = npt.NDArray[np.float32]
 
 
-def check_rate(sample_rate: int) -> None:
-    """Raise SettingError if audio cannot be brought to this rate (Hz)."""
+def check_rate(sample_rate: int, name: str) -> None:
+    """Raise SettingError, which names the setting, if audio cannot be brought to this rate (Hz)."""
     if not isinstance(sample_rate, int | np.integer) or not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
         raise SettingError(
-            f"the sample rate must be a whole number from {MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,} Hz, "
-            f"not {sample_rate!r}"
+            f"`{name}`: the sample rate must be a whole number from {MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,} "
+            f"Hz, not {sample_rate!r}"
         )
 
 
@@ -65,8 +65,8 @@ def resample_blocks(blocks: Iterable[Samples], orig_rate: int, new_rate: int) ->
     MissingDependencyError
         If torchaudio does not import.
     """
-    check_rate(orig_rate)
-    check_rate(new_rate)
+    check_rate(orig_rate, "orig_rate")
+    check_rate(new_rate, "new_rate")
     if orig_rate == new_rate:
         yield from blocks
         return

@@ -5,25 +5,26 @@ from __future__ import annotations
 import itertools
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 from featurestore.addresses import local_path
-from featurestore.audio.globbing import has_wildcard, match_glob, split_glob, walk
+from featurestore.audio.globbing import has_wildcard, search, split_glob
 from featurestore.audio.info import quoted
 from featurestore.audio.lists import LIST_SUFFIXES, Listed, other_list, read_list
-from featurestore.audio.opening import SUFFIXES
 from featurestore.errors import SettingError, SourceError
 from featurestore.spelling import describe_spelling, letters, other_spelling, spelling_hint
 
-_COLLISIONS_SHOWN = 3
+_NAMES = """
+3gp 8svx aac ac3 aif aifc aiff amr ape au bwf caf dsf dts eac3 flac iff ircam m4a m4b mka mkv mov mp1 mp2 mp3 mp4
+mpc nist oga ogg opus rf64 sf snd sph spx svx tak tta voc w64 wav wave weba webm wma wv
+"""
+SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
+"""Suffixes of the files that are looked for in folders, lower case."""
 
-_A_LIST = (
-    "give a .txt with a path per line, a playlist (.m3u, .m3u8), a .csv with columns track_id and path, or a "
-    "manifest of fairseq (.tsv)"
-)
+_COLLISIONS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,6 @@ class AudioFile:
 
     track_id: str
     path: Path
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A file, its path relative to what the source names, and the id that a list gives it."""
-
-    relative: str
-    path: str
-    own_id: str | None = None
 
 
 def discover(
@@ -100,100 +92,61 @@ def discover(
             f"`file_pattern` must match names of files, such as *.wav, and not be {file_pattern!r}; "
             "give a pattern of paths as the source"
         )
-    prefix = _checked_prefix(id_from, dataset)
     try:
         path = local_path(source)
     except ValueError as error:
         raise SourceError(f"the source {os.fspath(source)} is {error}") from None
-    named = _named(path, file_pattern)
-    files = [AudioFile(prefix + _track_id(x, id_from), Path(x.path)) for x in named]
-    files.sort(key=lambda file: (file.track_id, os.fspath(file.path)))
-    _check_unique(files, id_from)
-    return files
+    return sorted(_with_ids(_named(path, file_pattern), id_from, dataset), key=lambda file: file.track_id)
 
 
 def listed_ids(files: Sequence[Listed], *, id_from: str = "path", dataset: str | None = None) -> list[str]:
-    """The ids that `discover` gives the files of a list, in their order, wherever the files are.
-
-    Raises
-    ------
-    SourceError, SettingError
-        As `discover`.
-    """
-    prefix = _checked_prefix(id_from, dataset)
-    ids = [prefix + _track_id(_Named(x.relative, x.path, x.track_id), id_from) for x in files]
-    found = [AudioFile(track_id, Path(x.path)) for track_id, x in zip(ids, files, strict=True)]
-    _check_unique(sorted(found, key=lambda file: file.track_id), id_from)
-    return ids
+    """The ids that `discover` gives the files of a list, in their order, wherever the files are; errors as its."""
+    return [file.track_id for file in _with_ids(files, id_from, dataset)]
 
 
-def _checked_prefix(id_from: str, dataset: str | None) -> str:
-    """What is put before every id."""
-    if id_from not in ("path", "stem"):
-        raise SettingError(f'`id_from` must be "path" or "stem", not {id_from!r}')
-    if dataset is not None and not (isinstance(dataset, str) and dataset.strip("/")):
-        raise SettingError(f"`dataset` must be a name, not {dataset!r}")
-    return "" if dataset is None else dataset.strip("/") + "/"
-
-
-def _named(source: str, file_pattern: str | None) -> list[_Named]:
+def _named(source: str, file_pattern: str | None) -> list[Listed]:
     """The files that a source names, in no particular order; at least one."""
-    searched = False
+
+    def matches(name: str) -> bool:
+        return file_pattern is None or fnmatch(letters(name).lower(), letters(file_pattern).lower())
 
     def is_audio(name: str) -> bool:
-        return _matches(name, file_pattern) and _has_audio_suffix(name)
+        return matches(name) and _has_audio_suffix(name)
 
-    if os.path.isdir(source):
-        searched = True
-        named = [_Named(x, os.path.join(source, x)) for x in walk(source, is_audio)]
-    elif os.path.lexists(source):
-        if os.path.splitext(source)[1].lower() in LIST_SUFFIXES:
-            named = [_Named(x.relative, x.path, x.track_id) for x in read_list(Path(source), root_is_there=True)]
-        elif (suffix := other_list(os.path.basename(source))) is not None and os.path.isfile(source):
-            raise SourceError(
-                f"the source {source!r} is no audio file, and no list of {suffix} is read: {_A_LIST}"
-            )
-        else:
-            named = [_Named(os.path.basename(source), source)]
-    elif has_wildcard(source):
-        searched = True
-        prefix, parts = split_glob(source)
-        named = [_Named(x, os.path.join(prefix, x)) for x in match_glob(prefix, parts, is_audio)]
-    else:
+    matching = f" whose name matches {file_pattern!r}" if file_pattern is not None else ""
+    if (is_folder := os.path.isdir(source)) or (not os.path.lexists(source) and has_wildcard(source)):
+        root, parts = (source, []) if is_folder else split_glob(source)
+        if found := [Listed(x, os.path.join(root, x)) for x in search(root, parts, is_audio)]:
+            return found
+        raise SourceError(
+            f"the source {source!r} holds no audio file{matching}; looked for {', '.join(sorted(SUFFIXES))}"
+            + _spelled_otherwise(source, root, parts)
+        )
+    if not os.path.lexists(source):
         raise SourceError(
             f"the source {source!r} is not there{spelling_hint(source)}: give a directory, an audio file, a "
             f"pattern such as 'music/*.wav', or a list ({', '.join(LIST_SUFFIXES)})"
         )
-    if not searched:
-        named = [x for x in named if _matches(os.path.basename(x.relative), file_pattern)]
-    if not named:
-        raise SourceError(_nothing_found(source, file_pattern, searched=searched))
-    return named
+    found = [Listed(os.path.basename(source), source)]
+    if os.path.splitext(source)[1].lower() in LIST_SUFFIXES:
+        found = read_list(Path(source), root_is_there=True)
+    elif (suffix := other_list(os.path.basename(source))) is not None and os.path.isfile(source):
+        raise SourceError(
+            f"the source {source!r} is no audio file, and no list of {suffix} is read: give a .txt with a path "
+            "per line, a playlist (.m3u, .m3u8), a .csv with columns track_id and path, or a manifest of fairseq "
+            "(.tsv)"
+        )
+    if found := [x for x in found if matches(os.path.basename(x.relative))]:
+        return found
+    raise SourceError(f"the source {source!r} names no file{matching}")
 
 
-def _matches(name: str, file_pattern: str | None) -> bool:
-    return file_pattern is None or fnmatch(letters(name).lower(), letters(file_pattern).lower())
-
-
-def _nothing_found(source: str, file_pattern: str | None, *, searched: bool) -> str:
-    matching = f" whose name matches {file_pattern!r}" if file_pattern is not None else ""
-    if not searched:
-        return f"the source {source!r} names no file{matching}"
-    other = "" if os.path.exists(source) else _spelled_otherwise(source)
-    suffixes = ", ".join(sorted(SUFFIXES))
-    return f"the source {source!r} holds no audio file{matching}; looked for {suffixes}{other}"
-
-
-def _spelled_otherwise(pattern: str) -> str:
+def _spelled_otherwise(pattern: str, root: str, parts: list[str]) -> str:
     """What a message adds if a pattern would match but for the normalisation of its letters."""
-    if pattern.isascii():
+    folder = root if os.path.isdir(root) else other_spelling(root)
+    if pattern.isascii() or folder is None:
         return ""
-    prefix, parts = split_glob(pattern)
-    folder = prefix if os.path.isdir(prefix) else other_spelling(prefix)
-    if folder is None:
-        return ""
-    found = match_glob(folder, parts, _has_audio_suffix, any_spelling=True)
-    first = next(found, None)
+    first = next(search(folder, parts, _has_audio_suffix, letters), None)
     return "" if first is None else describe_spelling(pattern, os.path.join(folder, first))
 
 
@@ -201,21 +154,30 @@ def _has_audio_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _track_id(named: _Named, id_from: str) -> str:
-    if named.own_id is not None:
-        return _unicode(named.own_id)
-    without_suffix = posixpath.splitext(named.relative.replace(os.sep, "/"))[0]
-    return _unicode(posixpath.basename(without_suffix) if id_from == "stem" else without_suffix)
-
-
-def _unicode(name: str) -> str:
-    r"""The name with every byte that is not UTF-8 written as ``\xff``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _with_ids(files: Sequence[Listed], id_from: str, dataset: str | None) -> list[AudioFile]:
+    """The files with the id of each, in their order."""
+    if id_from not in ("path", "stem"):
+        raise SettingError(f'`id_from` must be "path" or "stem", not {id_from!r}')
+    if dataset is not None and not (isinstance(dataset, str) and dataset.strip("/")):
+        raise SettingError(f"`dataset` must be a name, not {dataset!r}")
+    prefix = "" if dataset is None else dataset.strip("/") + "/"
+    found = []
+    for file in files:
+        name = posixpath.splitext(file.relative.replace(os.sep, "/"))[0]
+        if file.track_id is not None:
+            name = file.track_id
+        elif id_from == "stem":
+            name = posixpath.basename(name)
+        # Bytes that are not UTF-8 are written as \xff.
+        track_id = prefix + os.fsencode(name).decode("utf-8", "backslashreplace")
+        found.append(AudioFile(track_id, Path(file.path)))
+    _check_unique(found, id_from)
+    return found
 
 
 def _check_unique(files: list[AudioFile], id_from: str) -> None:
-    """Raise SourceError if two of the files, sorted by id, share one."""
-    pairs = list(_collisions(files))
+    files = sorted(files, key=lambda file: (file.track_id, os.fspath(file.path)))
+    pairs = [(a, b) for a, b in itertools.pairwise(files) if a.track_id == b.track_id]
     if not pairs:
         return
     lines = [
@@ -231,9 +193,3 @@ def _check_unique(files: list[AudioFile], id_from: str) -> None:
         + f"\n{hint}choose files by name (`file_pattern='*.wav'`), or give a .csv list with columns track_id "
         "and path"
     )
-
-
-def _collisions(files: list[AudioFile]) -> Iterator[tuple[AudioFile, AudioFile]]:
-    for a, b in itertools.pairwise(files):
-        if a.track_id == b.track_id:
-            yield a, b

@@ -215,6 +215,7 @@ def test_damage_in_the_middle_is_found(write):
         (22, struct.pack("<H", 0)),
         (24, struct.pack("<I", 2**32 - 1)),  # rate
         (24, struct.pack("<I", 0)),
+        (20, struct.pack("<H", 0x1234)),  # a codec that nobody knows
         (40, struct.pack("<I", 3 * 10**9)),  # bytes of audio
         (16, struct.pack("<I", 2**32 - 1)),  # bytes of the format chunk
     ],
@@ -232,6 +233,19 @@ def test_wav_headers_that_lie_take_no_memory(write, position, claim):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50e6
+
+
+@pytest.mark.parametrize("claim", [2**63 - 1, 2**62, 2**40])
+@pytest.mark.parametrize(
+    ("name", "chunk", "code"), [("x.w64", b"fmt \xf3\xac\xd3\x11", "<q"), ("x.caf", b"free", ">q")]
+)
+def test_chunks_longer_than_any_file_are_errors(write, name, chunk, code, claim):
+    path = write(name, rate=24_000, seconds=2, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    at = data.find(chunk) + (16 if name == "x.w64" else 4)
+    data[at : at + 8] = struct.pack(code, claim)
+    path.write_bytes(data)
+    fails(path, AudioFormatError, "in no format that is read", at_header=True)
 
 
 @pytest.mark.parametrize("claimed", [2**36 - 1, 100 * 24_000])
