@@ -14,12 +14,14 @@ from featurestore.audio import discover
 from featurestore.errors import MissingDependencyError, SettingError
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Executor, LocalExecutor, run_job
+from featurestore.pipeline.one_file import build_file
 from featurestore.pipeline.plan import Job
 from featurestore.pipeline.processes import WorkerPool
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import StoreReader
 from featurestore.store.creation import is_vacant
+from featurestore.store.hdf5.layout import is_hdf5
 from featurestore.store.paths import resolve_store_path
 from featurestore.windows import hop_samples, window_samples
 
@@ -70,7 +72,8 @@ def build(
     source : path-like
         Folder, file, glob, or list of files, as in `featurestore.audio.discover`.
     store : path-like
-        The store; made if it does not exist.
+        The store; made if it does not exist. If it ends in ``.h5`` or ``.hdf5``: one file of HDF5, which is put in
+        its place when the build has ended.
     model : str, Path or Encoder
         Name on the hub, local folder, or a loaded model.
     revision : str, optional
@@ -150,8 +153,12 @@ def build(
     >>> report.processed, report.cached
     (0, 3)
     """
+    given = dict(locals())
+    at = resolve_store_path(store)
+    if is_hdf5(at) and not at.is_dir() and not dry_run:
+        return build_file(at, build, given)
     job = Job(
-        store=resolve_store_path(store),
+        store=at,
         kinds=kinds_of_level(feature_level),
         workers=workers,
         dtype=dtype,

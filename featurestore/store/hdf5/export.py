@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from featurestore.atomic import replacing
 from featurestore.errors import SettingError
+from featurestore.spec import FeatureSpec
 from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.layout import FORMAT, ROWS, import_h5py
 from featurestore.store.source import Source
@@ -53,7 +54,7 @@ def export_hdf5(
         file.attrs["featurestore_format"] = FORMAT
         file.attrs["featurestore_spec"] = json.dumps(spec.to_dict())
         file.attrs["featurestore_fingerprint"] = spec.fingerprint
-        _Writer(file, source, list(track_ids), positions, spec.layers).write(kinds)
+        _Writer(file, source, list(track_ids), positions, spec).write(kinds)
 
 
 class _Writer:
@@ -63,15 +64,15 @@ class _Writer:
         source: Source,
         track_ids: list[str],
         positions: list[int],
-        layers: Sequence[int],
+        spec: FeatureSpec,
     ) -> None:
         self.file, self.source, self.track_ids, self.positions = file, source, track_ids, positions
-        self.dtype = np.dtype(np.float32)
+        self.dtype, self.fingerprint = np.dtype(spec.dtype), spec.fingerprint
         self.dim = source.spec.dim
         self.scales: dict[str, Any] = {}
         self._dimension("track", len(track_ids))
         self._dimension("feature", self.dim)
-        self.scales["layer"] = file.create_dataset("layer", data=np.array(layers, np.int32))
+        self.scales["layer"] = file.create_dataset("layer", data=np.array(spec.layers, np.int32))
         self.scales["layer"].make_scale("layer")
 
     def write(self, kinds: Sequence[str]) -> None:
@@ -79,6 +80,7 @@ class _Writer:
         for track_id in self.track_ids:
             found = dict(self.source.attributes(track_id))
             found.pop("checksums", None)
+            found["fingerprint"] = self.fingerprint
             found["kinds"] = [kind for kind in found["kinds"] if kind in kinds]
             rows, starts = 0, np.array(found["starts"], np.float64)
             if "segments" in found["kinds"]:
