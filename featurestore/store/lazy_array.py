@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import MissingDependencyError
+from featurestore.errors import MissingDependencyError, SettingError
 from featurestore.store.selection import Layers, full_index
 from featurestore.store.source import Source
 from featurestore.store.track_reader import ReplacedError
 
 if TYPE_CHECKING:
     import dask.array
+    import pandas
     import torch
     import xarray
 
@@ -170,6 +171,42 @@ class View(ABC):
         """
         block = self._read(None, self._positions)
         return block[:, 0] if self._drop else block
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Read everything into a DataFrame: a row for each track or segment, a column for each value (pandas).
+
+        Several layers make columns of two levels, ``layer`` and ``feature``.
+
+        Raises
+        ------
+        SettingError
+            If the view has frames: reduce them first.
+        MissingDependencyError
+            If pandas is not installed.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").aggregated(layer=7).to_pandas().loc["rock/song"].shape
+        (768,)
+        >>> FeatureStore("features.zarr").segments(layer=7).to_pandas().groupby("track").mean().shape
+        (3, 768)
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependencyError("pandas is needed: pip install pandas") from error
+        if "frame" in self.dims:
+            raise SettingError("a table has no frames: take a mean of them first, or `segments`")
+        values = self.to_numpy().reshape(len(self), -1)
+        labels = {name: x for name, x in self.coords.items() if name not in self.dims[1:]}
+        index: pandas.Index | None = None
+        if labels:
+            index = pandas.MultiIndex.from_arrays(list(labels.values()), names=list(labels))
+            index = index if len(labels) > 1 else index.get_level_values(0)
+        columns = pandas.RangeIndex(self.shape[-1], name="feature")
+        if not self._drop:
+            columns = pandas.MultiIndex.from_product([self.layers, columns], names=["layer", "feature"])
+        return pandas.DataFrame(values, index=index, columns=columns)
 
     def to_xarray(self) -> xarray.DataArray:
         """Make a DataArray with coordinates, which reads when it is computed; needs the extra ``xarray``.

@@ -93,6 +93,17 @@ def test_the_table_of_tracks(store):
     assert store.tracks.to_pandas().loc["t4", "segments"] == 3
 
 
+def test_tables_of_features(store):
+    frame = store.aggregated(layer=1).to_pandas()
+    assert frame.index.tolist() == store.track_ids
+    np.testing.assert_array_equal(frame.to_numpy(), store.aggregated(layer=1)[:])
+    assert store.aggregated().to_pandas()[1].equals(frame)
+    rows = store.segments(layer=0).to_pandas()
+    assert rows.index.names == ["track", "start"]
+    np.testing.assert_array_equal(rows.loc["t2"].to_numpy(), store.segments("t2", layer=0)[:])
+    assert store.segments("t2", layer=0).to_pandas().index.tolist() == [0, 2.5, 5, 7.5]
+
+
 def labels(store):
     return {track_id: ["rock", "jazz"][int(track_id[1:]) % 2] for track_id in store.track_ids}
 
