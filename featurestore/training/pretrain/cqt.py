@@ -171,7 +171,7 @@ def _allocate(file: BinaryIO, size: int) -> None:
 
 
 def fill_together(
-    file: CqtFile, processes: Processes, stopping: Callable[[], bool], tell: Callable[[TrainingProgress], None]
+    file: CqtFile, processes: Processes, stopping: Callable[[], bool], notify: Callable[[TrainingProgress], None]
 ) -> None:
     """Compute what a file lacks, shared between the processes; all wait for each other."""
     if processes.first:
@@ -183,7 +183,7 @@ def fill_together(
     for number, index in enumerate(share):
         if stopping():
             break
-        tell(TrainingProgress(stage="targets", done=number, total=len(share)))
+        notify(TrainingProgress(stage="targets", done=number, total=len(share)))
         file.fill([index])
     processes.wait()
 

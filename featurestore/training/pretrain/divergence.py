@@ -11,9 +11,6 @@ from featurestore.training.pretrain.plan import Window
 
 _SHOWN_WINDOWS = 16
 
-LEAST_SCALE = 1e-4
-"""Of the loss in float16 (fairseq's min_loss_scale): some 30 updates in a row were skipped before."""
-
 
 def diverged(what: str, step: int, windows: Sequence[Window], corpus: Corpus, metrics: Metrics) -> TrainingError:
     """The error to raise, after all windows of the step were written into the metrics.

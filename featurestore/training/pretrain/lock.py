@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from featurestore.errors import SettingError
 from featurestore.training.pretrain.processes import Processes
 
@@ -36,8 +34,7 @@ def locked(out: Path, processes: Processes) -> Iterator[None]:
         except OSError as error:
             problem = f"{out} cannot be the folder of the output ({error.strerror or error}): give another one"
     try:
-        failed = torch.tensor([int(bool(problem))], device=processes.device)
-        if processes.sum(failed).item():
+        if processes.any(bool(problem)):
             raise SettingError(problem or f"{out} cannot be the folder of the output, as the first process says")
         yield
     finally:

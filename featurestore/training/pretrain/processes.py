@@ -43,6 +43,10 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any of the processes."""
+        return bool(self.sum(torch.tensor([int(flag)], device=self.device)).item())
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.count > 1:

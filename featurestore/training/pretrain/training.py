@@ -20,7 +20,7 @@ from featurestore.training.pretrain import checkpoints, resuming
 from featurestore.training.pretrain.batches import Batch, Reader, batches, fixed_batches
 from featurestore.training.pretrain.corpus import check_classes, codebook_classes, open_corpus
 from featurestore.training.pretrain.cqt import CqtFile, CqtTarget, fill_together
-from featurestore.training.pretrain.divergence import LEAST_SCALE, diverged
+from featurestore.training.pretrain.divergence import diverged
 from featurestore.training.pretrain.evaluation import evaluate
 from featurestore.training.pretrain.lock import locked
 from featurestore.training.pretrain.losses import Counts, losses, term_names
@@ -31,7 +31,7 @@ from featurestore.training.pretrain.processes import Processes, joined
 from featurestore.training.pretrain.recipe import Recipe
 from featurestore.training.pretrain.report import TrainingProgress, TrainingReport
 from featurestore.training.pretrain.stopping import Stop
-from featurestore.training.pretrain.updates import adamw, flat_gradients, learning_rate
+from featurestore.training.pretrain.updates import Updates
 
 logger = logging.getLogger("featurestore")
 
@@ -109,7 +109,7 @@ class _Training:
         probe: Probe | None,
     ) -> None:
         self.recipe, self.out, self.processes = recipe, out, processes
-        self._stop, self._tell, self._probe = stop, progress or (lambda _: None), probe
+        self._stop, self._notify, self._probe = stop, progress or (lambda _: None), probe
         self._begun = time.monotonic()
         torch.manual_seed(recipe.run.seed)
         begin = resuming.begin(recipe, out / CHECKPOINTS, processes.count)
@@ -132,13 +132,10 @@ class _Training:
         self.cqt: CqtTarget | None = None
         self.metrics = Metrics(out / METRICS if processes.first else None)
         learning = [x for x in (*self.encoder.parameters(), *self.heads.parameters()) if x.requires_grad]
-        self.flat = flat_gradients(learning)
-        self.optimizer = adamw(learning, recipe.optimizer)
-        self.trained = checkpoints.Trained(self.encoder, self.heads, self.optimizer)
+        self.updates = Updates(learning, recipe)
+        self.trained = checkpoints.Trained(self.encoder, self.heads, self.updates.optimizer)
         self._half = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(recipe.run.precision)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.run.precision == "float16")
         self.network: Any = torch.compile(self.encoder) if recipe.run.compile else self.encoder
-        self.norm = torch.zeros(())
         self.last_loss: float | None = None
         self.last_valid: dict[str, float] = {}
 
@@ -149,7 +146,7 @@ class _Training:
         total = self.recipe.run.steps
         reader, valid = self._targets()
         step = first
-        interrupted = self._stopping()
+        interrupted = self.processes.any(self._stop.asked)
         # A run that ended between a checkpoint and its evaluation owes it.
         if step and not evaluated and not interrupted and self._evaluates(step):
             self._evaluate(step, valid)
@@ -216,12 +213,12 @@ class _Training:
 
     def _step(self, step: int, parts: list[Batch], counts: Counts, names: list[str]) -> Tensor:
         """One update of the weights; returns the terms of the loss of this process's part."""
-        recipe, device = self.recipe, self.processes.device
+        recipe, device, gradients = self.recipe, self.processes.device, self.updates.gradients
         # Whatever is dropped depends on the step and the process alone, so that a resumed run drops the same.
         torch.manual_seed(
             int(np.random.SeedSequence((recipe.run.seed, step, self.processes.rank)).generate_state(1)[0])
         )
-        self.flat.zero_()
+        gradients.zero_()
         sums = torch.zeros(len(names), device=device)
         loss = torch.zeros((), device=device)
         with self.metrics.clock("model"):
@@ -231,31 +228,19 @@ class _Training:
                 with self._autocast():
                     states, penalty = self.network(wave, moved.mask, self.encoder.draw_layers())
                 total, terms = losses(states, penalty, moved, self.heads, recipe, counts, self.cqt)
-                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+                self.updates.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
                 loss += total.detach()
                 sums += torch.stack([total.detach() if x == "loss" else terms.get(x, loss * 0) for x in names])
-            self.flat[-1] = loss
+            gradients[-1] = loss
             if device.type == "cuda":
                 torch.cuda.synchronize()
         with self.metrics.clock("sum"):
-            self.processes.sum(self.flat)
-            if not math.isfinite(float(self.flat[-1])):
+            self.processes.sum(gradients)
+            if not math.isfinite(float(gradients[-1])):
                 raise self._diverged("loss", step)
         with self.metrics.clock("update"):
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.linalg.vector_norm(self.flat[:-1])
-            if not self.scaler.is_enabled() and not math.isfinite(float(norm)):
+            if not self.updates.apply(step):
                 raise self._diverged("gradient", step)
-            if recipe.optimizer.clip:
-                self.flat[:-1] *= torch.clamp(recipe.optimizer.clip / (norm + 1e-6), max=1)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(step, recipe.run.steps, recipe.optimizer)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            # The scaler halves its scale and skips the update wherever a gradient is no number.
-            if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
-                raise self._diverged("gradient", step)
-        self.norm = norm
         return sums
 
     def _agreed(self, parts: list[Batch]) -> tuple[bool, int]:
@@ -263,10 +248,6 @@ class _Training:
         values = torch.tensor([self._stop.asked, sum(len(x.masked) for x in parts)], dtype=torch.int64)
         stopping, masked = self.processes.sum(values.to(self.processes.device)).tolist()
         return bool(stopping), masked
-
-    def _stopping(self) -> bool:
-        values = torch.tensor([int(self._stop.asked)], device=self.processes.device)
-        return bool(self.processes.sum(values).item())
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.processes.device.type, dtype=self._half, enabled=self._half is not None)
@@ -284,13 +265,13 @@ class _Training:
                 "step": step,
                 "epoch": round(step * self.per_step / self.plan.per_epoch, 4),
                 **values,
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "gradient norm": float(self.norm),
+                "lr": self.updates.optimizer.param_groups[0]["lr"],
+                "gradient norm": float(self.updates.norm),
                 "windows per second": round(rate, 2),
                 "shares of time": shares,
             }
         )
-        self._tell(
+        self._notify(
             TrainingProgress(
                 stage="training",
                 done=step,
@@ -317,7 +298,7 @@ class _Training:
             scalars = {
                 "recipe": self.recipe.to_dict(),
                 "processes": self.processes.count,
-                "scaler": self.scaler.state_dict(),
+                "scaler": self.updates.scaler.state_dict(),
             }
             checkpoints.save(
                 self.out / CHECKPOINTS, step, self.trained, self.config, scalars, self.recipe.run.keep
@@ -335,11 +316,10 @@ class _Training:
             if changed and self.processes.first:
                 logger.warning("going on from %s with other settings: %s", checkpoint.name, ", ".join(changed))
             checkpoints.restore(checkpoint, self.trained)
-        if self.scaler.is_enabled() and scalars.get("scaler"):
-            self.scaler.load_state_dict(scalars["scaler"])
+        if self.updates.scaler.is_enabled() and scalars.get("scaler"):
+            self.updates.scaler.load_state_dict(scalars["scaler"])
         step = int(scalars["step"])
-        evaluated = torch.tensor([int(self.metrics.rewind(step))], device=self.processes.device)
-        return step, bool(self.processes.sum(evaluated).item())
+        return step, self.processes.any(self.metrics.rewind(step))
 
     def _targets(self) -> tuple[Reader, list[Batch]]:
         """Compute what is computed once; returns readers of it."""
@@ -351,7 +331,7 @@ class _Training:
             values = None
             if wanted and settings.compute == "once":
                 file = CqtFile(folder, corpus, settings)
-                fill_together(file, self.processes, lambda: self._stop.asked, self._tell)
+                fill_together(file, self.processes, lambda: self._stop.asked, self._notify)
                 values = file.values()
             readers.append(Reader(corpus, values))
         if wanted and settings.compute == "always":
