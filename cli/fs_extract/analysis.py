@@ -18,9 +18,9 @@ _METRICS = ("centred-cosine", "cosine", "whitened")
 @click.option("--audio", type=GivenPath(), help="A file of audio instead of a track.")
 @click.option("--at", type=float, metavar="SECONDS", help="A moment of the track: compare segments.")
 @click.option("--layer", type=click.IntRange(min=0), help="The layer; needed where the store has several.")
-@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+@click.option("-k", type=click.IntRange(min=1), default=10, help="How many.")
 @click.option("--level", type=click.Choice(["aggregated", "segments"]), help="What is compared.")
-@click.option("--metric", type=click.Choice(_METRICS), default="centred-cosine", show_default=True, help="How.")
+@click.option("--metric", type=click.Choice(_METRICS), default="centred-cosine", help="How.")
 @json_option
 def similar(
     store: Path,
@@ -56,7 +56,7 @@ def similar(
 @click.option("--label", required=True, help="The column to predict.")
 @click.option("--group", help="A column such as the artist, whose tracks are never in training and test at once.")
 @click.option("--no-groups", is_flag=True, help="Go without; scores are too high where an artist has many tracks.")
-@click.option("--on", default="track_id", show_default=True, help="The column with the track ids.")
+@click.option("--on", default="track_id", help="The column with the track ids.")
 @click.option("--layers", type=Layers(), help='Layers to probe, like "7" or "0-12".  [default: all]')
 @click.option("--baseline", type=GivenPath(), help="Another store with the same tracks, as of logmel.")
 @json_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,10 @@ from fs_extract.console import (
 )
 
 if TYPE_CHECKING:
-    from featurestore.pipeline import BuildReport
+    from featurestore.pipeline import BuildReport, Progress
 
-_SHOWN_FAILURES = 20
+_BAR = "{desc}: {n_fmt}/{total_fmt} tracks |{bar:20}| {elapsed}{postfix}"
+_BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
 
 
 class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -62,7 +64,6 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--model",
     default="m-a-p/MERT-v1-95M",
-    show_default=True,
     help="A local folder, mini, logmel, or a name on the hub.",
 )
 @click.option(
@@ -71,28 +72,24 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--device",
     default="cpu",
-    show_default=True,
     help="cpu, cuda, cuda:N, mps, several of them (cuda:0,cuda:1), or auto for all cards.",
 )
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
     default=1,
-    show_default=True,
     help="Processes for each device, which share the tracks, the cores and the memory.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
-    show_default=True,
     help="Threads of each process that decode ahead of the model.",
 )
 @click.option(
     "--feature-level",
     type=click.Choice(list(FEATURE_LEVELS)),
     default="all",
-    show_default=True,
     help="What is stored: every frame of every window too, windows and tracks, or tracks only.",
 )
 @click.option("--layers", type=Layers(), help='Hidden states to store, like "7", "4,7" or "0-12".  [default: all]')
@@ -101,26 +98,23 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     type=click.IntRange(min=1),
     help="Windows per pass of the model.  [default: 4 on cpu, 8 on mps, 16 on cuda]",
 )
-@click.option("--segment-duration", type=float, default=5.0, show_default=True, help="Seconds of a window.")
+@click.option("--segment-duration", type=float, default=5.0, help="Seconds of a window.")
 @click.option(
     "--overlap",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.5,
-    show_default=True,
     help="Share of a window that the next one repeats.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),
     default="float32",
-    show_default=True,
     help="Type of the stored numbers.",
 )
 @click.option(
     "--codec",
     type=click.Choice(CODECS),
     default="none",
-    show_default=True,
     help="Compress what is stored; bitround also rounds it to 10 bits of mantissa.",
 )
 @click.option("--force", is_flag=True, help="Extract again what is there.")
@@ -132,7 +126,6 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--id-from",
     type=click.Choice(["path", "stem"]),
     default="path",
-    show_default=True,
     help="What becomes the track id: the relative path without suffix, or the name of the file alone.",
 )
 @click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
@@ -167,7 +160,7 @@ def build(
     from featurestore.pipeline import build as build_store
 
     try:
-        with progress_bar(console) as progress:
+        with progress_bar(console, _BAR, _listener, desc="starting") as progress:
             report = build_store(
                 source,
                 store,
@@ -194,15 +187,30 @@ def _show(console: Console, report: BuildReport, *, as_json: bool) -> None:
         print_json(found)
     else:
         console.say(table(_plan(report) if report.dry_run else _summary(report)))
-    shown = () if console.quiet else report.warnings
-    for warning in shown[:_SHOWN_FAILURES]:
-        console.warning(str(warning))
-    if (more := len(shown) - _SHOWN_FAILURES) > 0:
-        console.warning(f"and {more} more warnings; --json lists all")
-    for failure in report.errors[:_SHOWN_FAILURES]:
-        console.error(str(failure))
-    if (more := len(report.errors) - _SHOWN_FAILURES) > 0:
-        console.error(f"and {more} more failed; --json lists all")
+    console.errors(() if console.quiet else report.warnings, "more warnings", "warning")
+    console.errors(report.errors, "more failed")
+
+
+def _listener(bar: Any) -> Callable[[Progress], None]:
+    shown: dict[str, Any] = {"at": 0.0, "stage": None}
+
+    def show(now: Progress) -> None:
+        bar.set_description_str(now.stage, refresh=False)
+        bar.total = now.total
+        bar.n = now.checked if now.stage == "checking" else now.done
+        parts = [f"{length(now.audio_seconds / 3600)} of audio"]
+        if now.x_real_time is not None:
+            parts.append(f"{now.x_real_time:.1f} x real time")
+        if now.eta is not None:
+            parts.append(f"{duration(now.eta)} to go")
+        if now.failed:
+            parts.append(f"{now.failed} failed")
+        bar.set_postfix_str(", ".join(parts) if now.stage == "extracting" else "", refresh=False)
+        if now.elapsed - shown["at"] >= _BETWEEN_DRAWINGS or now.stage != shown["stage"]:
+            shown.update(at=now.elapsed, stage=now.stage)
+            bar.refresh()
+
+    return show
 
 
 def _plan(report: BuildReport) -> dict[str, str]:

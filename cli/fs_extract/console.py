@@ -8,24 +8,22 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
 from featurestore.addresses import local_path
 from featurestore.errors import FeatureStoreError
 
-if TYPE_CHECKING:
-    from featurestore.pipeline import Progress
-
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 
-_BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
+_SHOWN = 20  # messages of one kind
 
 
 class GivenPath(click.Path):
@@ -54,18 +52,18 @@ class Console:
         1 tells what happens to each track, 2 more.
     quiet : bool
         Errors only.
-    progress : bool
-        Show a progress bar where there is a terminal.
+    no_progress : bool
+        No progress bar, even where there is a terminal.
     """
 
     verbose: int = 0
     quiet: bool = False
-    progress: bool = True
+    no_progress: bool = False
 
     @property
     def shows_progress(self) -> bool:
         """Whether a progress bar makes sense."""
-        return self.progress and not self.quiet and sys.stderr.isatty()
+        return not self.no_progress and not self.quiet and sys.stderr.isatty()
 
     def say(self, text: str = "") -> None:
         """Print a line of the result, unless quiet."""
@@ -78,10 +76,12 @@ class Console:
         text = "\n".join(map(printable, as_typed(message).split("\n")))
         click.echo(f"fs-extract: {kind}: {text}", err=True)
 
-    @classmethod
-    def warning(cls, message: str) -> None:
-        """Print a warning."""
-        cls.error(message, "warning")
+    def errors(self, messages: Sequence[object], more: str, kind: str = "error") -> None:
+        """Print the first errors, and how many `more` there are."""
+        for message in messages[:_SHOWN]:
+            self.error(str(message), kind)
+        if (left := len(messages) - _SHOWN) > 0:
+            self.error(f"and {left} {more}; --json lists all", kind)
 
     def start_logging(self, command: Command) -> None:
         """Send the library's log to stderr, with the names that a command has for settings."""
@@ -120,39 +120,28 @@ class _StderrHandler(logging.Handler):
             click.echo(text, err=True)
 
 
-def _set_verbose(ctx: click.Context, _: click.Parameter, value: int) -> None:
-    console = ctx.ensure_object(Console)
-    console.verbose = max(console.verbose, value)
-
-
-def _set_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    console = ctx.ensure_object(Console)
-    console.quiet = console.quiet or value
-
-
-def _set_progress(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    console = ctx.ensure_object(Console)
-    console.progress = console.progress and not value
+def _set(ctx: click.Context, option: click.Parameter, value: int) -> None:
+    """Set what an option says of the console; both the group and the command may have said it."""
+    console, name = ctx.ensure_object(Console), str(option.name)
+    setattr(console, name, max(getattr(console, name), value))
 
 
 def _console_options() -> list[click.Option]:
-    shown: dict[str, Any] = {"expose_value": False, "is_eager": True}
+    shown: dict[str, Any] = {"expose_value": False, "is_eager": True, "show_default": False, "callback": _set}
+    no_bar = "No progress bar; there is none anyway without a terminal."
     return [
-        click.Option(
-            ["-v", "--verbose"], count=True, callback=_set_verbose, help="Tell more; twice: even more.", **shown
-        ),
-        click.Option(["-q", "--quiet"], is_flag=True, callback=_set_quiet, help="Tell errors only.", **shown),
-        click.Option(
-            ["--no-progress"],
-            is_flag=True,
-            callback=_set_progress,
-            help="No progress bar; there is none anyway without a terminal.",
-            **shown,
-        ),
+        click.Option(["-v", "--verbose"], count=True, help="Tell more; twice: even more.", **shown),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Tell errors only.", **shown),
+        click.Option(["--no-progress"], is_flag=True, help=no_bar, **shown),
     ]
 
 
-_SETTINGS = {"auto_envvar_prefix": "FEATURESTORE", "help_option_names": ["-h", "--help"], "max_content_width": 110}
+_SETTINGS = {
+    "auto_envvar_prefix": "FEATURESTORE",
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 110,
+    "show_default": True,
+}
 
 
 class ReaderGoneError(Exception):
@@ -271,53 +260,29 @@ def length(hours: float) -> str:
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[Callable[[Progress], None] | None]:
-    """A progress bar on stderr, as the listener of a build; None where there should be none."""
+def progress_bar(
+    console: Console, layout: str, listener: Callable[[Any], Callable[P, None]], **settings: Any
+) -> Iterator[Callable[P, None] | None]:
+    """What `listener` makes of a bar on stderr with tqdm's format `layout`; None where there should be none."""
     if not console.shows_progress:
         yield None
         return
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0
-    layout = "{desc}: {n_fmt}/{total_fmt} tracks |{bar:20}| {elapsed}{postfix}"
-    with tqdm(
-        total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False, desc="starting"
-    ) as bar:
-        shown: dict[str, Any] = {"at": 0.0, "stage": None}
-
-        def show(now: Progress) -> None:
-            bar.set_description_str(now.stage, refresh=False)
-            bar.total = now.total
-            bar.n = now.checked if now.stage == "checking" else now.done
-            parts = [f"{length(now.audio_seconds / 3600)} of audio"]
-            if now.x_real_time is not None:
-                parts.append(f"{now.x_real_time:.1f} x real time")
-            if now.eta is not None:
-                parts.append(f"{duration(now.eta)} to go")
-            if now.failed:
-                parts.append(f"{now.failed} failed")
-            bar.set_postfix_str(", ".join(parts) if now.stage == "extracting" else "", refresh=False)
-            if now.elapsed - shown["at"] >= _BETWEEN_DRAWINGS or now.stage != shown["stage"]:
-                shown.update(at=now.elapsed, stage=now.stage)
-                bar.refresh()
-
-        yield show
+    with tqdm(total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False, **settings) as bar:
+        yield listener(bar)
 
 
-@contextmanager
-def counting_bar(console: Console, unit: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr for so many of so many; None where there should be none."""
-    if not console.shows_progress:
-        yield None
-        return
-    from tqdm import tqdm
+def counting_bar(console: Console, unit: str) -> AbstractContextManager[Callable[[int, int], None] | None]:
+    """A progress bar for so many of so many."""
 
-    tqdm.monitor_interval = 0
-    layout = f"{{n_fmt}}/{{total_fmt}} {unit} |{{bar:20}}| {{elapsed}}<{{remaining}}"
-    with tqdm(total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False) as bar:
-
+    def listener(bar: Any) -> Callable[[int, int], None]:
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        yield show
+        return show
+
+    layout = f"{{n_fmt}}/{{total_fmt}} {unit} |{{bar:20}}| {{elapsed}}<{{remaining}}"
+    return progress_bar(console, layout, listener)

@@ -36,7 +36,6 @@ def _ids(tracks: Path | None) -> list[str] | None:
     "--level",
     type=click.Choice(list(FEATURE_LEVELS)),
     default="segments",
-    show_default=True,
     help="Up to which level.",
 )
 @_layers_option
@@ -74,9 +73,7 @@ def export(
 @click.command(cls=Command)
 @click.argument("stores", type=GivenPath(), nargs=-1, required=True, metavar="STORE...")
 @click.argument("out", type=GivenPath())
-@click.option(
-    "--level", type=click.Choice(list(FEATURE_LEVELS)), default="all", show_default=True, help="Highest level."
-)
+@click.option("--level", type=click.Choice(list(FEATURE_LEVELS)), default="all", help="Highest level.")
 @_layers_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="float16 takes half the room.  [default: as it is]")
 @_tracks_option

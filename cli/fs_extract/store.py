@@ -20,7 +20,6 @@ from fs_extract.console import (
     table,
 )
 
-_SHOWN_PROBLEMS = 20
 _links_option = click.option(
     "--follow-links", is_flag=True, help="Read files that are links: of the hub's cache, DVC, git-annex."
 )
@@ -142,11 +141,8 @@ def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_li
         if moved:
             rows["put aside"] = f"{len(moved)} tracks, in {moved[0].parent}: build again to extract them"
         console.say(table(rows))
-    for problem in report.problems[:_SHOWN_PROBLEMS]:
-        about = "" if problem.track_id is None else f"track {problem.track_id!r}: "
-        console.error(f"{about}{problem.message}")
-    if (more := len(report.problems) - _SHOWN_PROBLEMS) > 0:
-        console.error(f"and {more} more; --json lists all")
+    about = ("" if x.track_id is None else f"track {x.track_id!r}: " for x in report.problems)
+    console.errors([f"{track}{x.message}" for track, x in zip(about, report.problems, strict=True)], "more")
     return 0 if report.ok else 1
 
 

@@ -19,7 +19,6 @@ from fs_extract.console import (
     table,
 )
 
-_SHOWN_FAILURES = 20
 _OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
 
 
@@ -30,10 +29,9 @@ _OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
     "--valid",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.1,
-    show_default=True,
     help="Share of the files that goes into valid.tsv.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the split.")
 @click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
 @click.option(
     "--relative-root", is_flag=True, help="Write the folder relative to OUT, so that both can be moved together."
@@ -57,10 +55,7 @@ def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **se
             "audio": f"{length(report.hours)}: {rates}",
         }
         console.say(table(rows | ({"left out": f"{len(report.errors)} files"} if report.errors else {})))
-    for path, message in report.errors[:_SHOWN_FAILURES]:
-        console.error(f"{path}: {message}")
-    if (more := len(report.errors) - _SHOWN_FAILURES) > 0:
-        console.error(f"and {more} more failed; --json lists all")
+    console.errors([f"{path}: {message}" for path, message in report.errors], "more failed")
     return 1 if report.errors else 0
 
 
@@ -71,37 +66,31 @@ def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **se
 @click.argument("store", type=GivenPath())
 @click.argument("out", type=GivenPath())
 @click.option("--layer", type=click.IntRange(min=0), help="Whose features are fitted. Not needed with --fit.")
-@click.option("--clusters", type=click.IntRange(min=1), default=500, show_default=True, help="How many labels.")
+@click.option("--clusters", type=click.IntRange(min=1), default=500, help="How many labels.")
 @click.option("--manifest", type=GivenPath(), help="Folder of train.tsv and valid.tsv.  [default: OUT]")
 @click.option(
     "--name",
     default="km",
-    show_default=True,
     help="Write train.NAME and so on, for labels of several teachers in one folder.",
 )
 @click.option("--fit", type=GivenPath(), help="Assign to the clusters of this fit, and fit nothing.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of everything that is drawn.")
 @click.option(
     "--fit-batch-size",
     type=click.IntRange(min=1),
     default=10_000,
-    show_default=True,
     help="Frames of a step of k-means.",
 )
 @click.option(
     "--fit-fraction",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
-    show_default=True,
     help="Share of the tracks of train.tsv that is fitted.",
 )
 @click.option(
     "--fit-passes",
     type=click.IntRange(min=1),
     default=5,
-    show_default=True,
     help="How often they are read.",
 )
 @click.option("--dataset", help="Prefix of the track ids, as the store was built with.")
@@ -109,7 +98,6 @@ def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **se
     "--id-from",
     type=click.Choice(["path", "stem"]),
     default="path",
-    show_default=True,
     help="What the track ids are, as the store was built with.",
 )
 @json_option

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from featurestore.errors import SettingError
-from fs_extract.console import Command, Console, GivenPath, duration, json_option, print_json, table
+from fs_extract.console import Command, Console, GivenPath, duration, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from featurestore.training.pretrain import TrainingProgress, TrainingReport
 
+_BAR = "{desc}: {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}{postfix}"
 _OPTIONS = {
     "data": "data.folder",
     "steps": "run.steps",
@@ -33,7 +33,7 @@ _OPTIONS = {
 @click.option("--data", help="Folder with train.tsv, valid.tsv and the labels.")
 @click.option("--out", type=GivenPath(), help="Folder of checkpoints, metrics and the model.")
 @click.option("--steps", type=click.IntRange(min=1), help="Updates of the weights, all in all.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, or auto.")
+@click.option("--device", default="cpu", help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows of one pass of one process.")
 @click.option("--start", help="Checkpoint to go on from: a folder or a name on the hub.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything that is drawn.")
@@ -86,7 +86,7 @@ def pretrain(
         raise click.UsageError("say with --data where the training data are")
     first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which speaks for all
     try:
-        with _progress(console if first else Console(quiet=True)) as progress:
+        with progress_bar(console if first else Console(quiet=True), _BAR, _listener) as progress:
             report = train(settings, out, device=device, progress=progress)
     except TrainingError as error:
         if first:
@@ -124,32 +124,18 @@ def _value(text: str) -> Any:
         return text
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[TrainingProgress], None] | None]:
-    if not console.shows_progress:
-        yield None
-        return
-    import sys
+def _listener(bar: Any) -> Callable[[TrainingProgress], None]:
+    def show(now: TrainingProgress) -> None:
+        if bar.desc != now.stage:
+            bar.reset()
+            bar.initial = now.done
+        bar.set_description_str(now.stage, refresh=False)
+        bar.total, bar.n = now.total, now.done
+        if now.loss is not None:
+            bar.set_postfix_str(f", loss {now.loss:.4f}, {now.windows_per_second:.1f} windows/s", refresh=False)
+        bar.refresh()
 
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0
-    layout = "{desc}: {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False) as bar:
-
-        def show(now: TrainingProgress) -> None:
-            if bar.desc != now.stage:
-                bar.reset()
-                bar.initial = now.done
-            bar.set_description_str(now.stage, refresh=False)
-            bar.total, bar.n = now.total, now.done
-            if now.loss is not None:
-                bar.set_postfix_str(
-                    f", loss {now.loss:.4f}, {now.windows_per_second:.1f} windows/s", refresh=False
-                )
-            bar.refresh()
-
-        yield show
+    return show
 
 
 def _summary(report: TrainingReport) -> dict[str, str]:
