@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,6 +16,7 @@ tracks = hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_sid
 
 
 @given(tracks)
+@pytest.mark.slow
 def test_means_of_exact_sums(segments):
     aggregated = pool_segments(segments)
     assert aggregated.dtype == np.float32

@@ -81,6 +81,7 @@ def test_no_audio_is_taken_for_anything_else(tmp_path, name, subtype):
 
 
 @given(head=st.binary(max_size=200))
+@pytest.mark.slow
 def test_any_bytes_are_something_or_unknown(head):
     what = what_it_is(head)
     assert what is None or what

@@ -3,6 +3,7 @@
 from itertools import groupby
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ def windows_of(tracks):
 
 
 @given(tracks=TRACKS, size=st.integers(1, 6))
+@pytest.mark.slow
 def test_every_window_once_in_the_order_of_its_track_and_one_length_a_group(tracks, size):
     groups = list(grouped(windows_of(tracks), lambda: size))
     assert all(1 <= len(group) <= size for group in groups)

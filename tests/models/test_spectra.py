@@ -81,6 +81,7 @@ def test_a_sine_has_its_amplitude_at_its_frequency(bin_, amplitude, phase):
     ("hop", "bins", "bins_per_octave", "lowest"),
     [(75, 100, 12, 27.5), (256, 40, 24, 110.0), (512, 36, 36, 5_000.0)],
 )
+@pytest.mark.slow
 def test_any_grid_of_frames_and_bins(hop, bins, bins_per_octave, lowest):
     signal = noise(20_000)
     transform = ConstantQ(hop=hop, bins=bins, bins_per_octave=bins_per_octave, lowest=lowest)

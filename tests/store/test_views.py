@@ -309,6 +309,7 @@ def test_a_view_is_a_data_frame(many, reads):
     assert reads == ["read"]
 
 
+@pytest.mark.slow
 def test_iterating_reads_many_rows_at_once(many, reads, monkeypatch):
     monkeypatch.setattr(lazy_array, "_CHUNK_BYTES", 50 * 3 * 4 * 4)
     assert np.array_equal(np.stack(list(many.aggregated())), many.aggregated())

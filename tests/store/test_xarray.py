@@ -37,6 +37,7 @@ def test_the_table_is_written_to_zarr_and_more_is_appended(dataset, tmp_path):
     assert xr.open_zarr(tmp_path / "copy.zarr", consolidated=False).sizes["track"] == 5
 
 
+@pytest.mark.slow
 def test_a_table_of_many_chunks_is_written_to_zarr(tmp_path):
     tracks = {f"{n:03}": {"aggregated": np.full((3, 4), n, "f4")} for n in range(300)}
     store = write_store(tmp_path / "store.zarr", tracks, pack=True)
@@ -47,6 +48,7 @@ def test_a_table_of_many_chunks_is_written_to_zarr(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
+@pytest.mark.slow
 def test_the_table_and_views_are_written_to_netcdf(store, dataset, tmp_path, engine):
     pytest.importorskip(engine)
     dataset.load().to_netcdf(tmp_path / "table.nc", engine=engine)

@@ -97,6 +97,7 @@ def test_a_mistake_is_wrong_usage(run, tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_a_failure(run, recipe, data, tmp_path):
     for path in data.glob("train*.wav"):
         wave, rate = soundfile.read(path, dtype="float32")

@@ -328,6 +328,7 @@ def test_a_cache_that_cannot_be_written(hub, ask, tmp_path):
     assert home in answer["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m-a-p/MERT-v1-95M", "OpenMuQ/MuQ-large-msd-iter", "minzwon/MusicFM"])
 def test_load_model_passes_it_on(monkeypatch, tmp_path, name):
     from huggingface_hub import constants

@@ -36,6 +36,7 @@ AWKWARD = [
 @example("x" * 200)
 @example("x" * 201)
 @example("é" * 34)
+@pytest.mark.slow
 def test_keys_can_be_turned_back(track_id):
     key = encode_key(track_id)
     assert re.fullmatch(r"[a-z0-9_=-]{1,200}", key)

@@ -134,6 +134,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(layout, "first_layout", lambda: 0)
 
 
+@pytest.mark.slow
 def test_full_chunks_are_shared_with_the_table_before(path, small_chunks):
     expected = {}
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
@@ -245,6 +246,7 @@ def test_a_dataset_that_is_held_while_tracks_are_added_keeps_answering(path, sma
 
 
 @pytest.mark.parametrize("lost", ["zarr.json", "track_id/c.0", None])
+@pytest.mark.slow
 def test_a_dataset_that_is_held_while_the_table_is_repaired_never_answers_wrong(path, lost):
     """The order of tracks is another one then."""
     expected = {}

@@ -33,6 +33,7 @@ def laid(track):
 
 
 @given(tracks)
+@pytest.mark.slow
 def test_there_are_as_many_frames_as_of_the_whole_track_or_one_fewer(track):
     starts, frames = laid(track)
     pieces = stitch(starts / RATE, frames, RATE / HOP)

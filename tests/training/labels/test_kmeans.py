@@ -56,6 +56,7 @@ def test_the_same_seed_gives_the_same_centres_and_another_one_others():
     assert not np.array_equal(again[0], again[2])
 
 
+@pytest.mark.slow
 def test_blocks_may_be_of_any_size():
     _, frames = blobs()
     whole, _ = fit_kmeans(in_blocks(frames, 10_000), clusters=7, batch_size=1_000, passes=1)

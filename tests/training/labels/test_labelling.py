@@ -133,6 +133,7 @@ def test_a_manifest_that_does_not_fit_the_store_is_refused_before_any_work(store
     refused(SourceError, r"line 4 of .*train\.tsv: the store .* labels for the 4\.17 s of ")
 
 
+@pytest.mark.slow
 def test_audio_of_any_rate_has_labels_at_the_rate_of_the_frames(tmp_path, clip, store_of):
     for number, rate in enumerate((16_000, 24_000, 44_100)):
         clip(tmp_path / "music" / f"{number}.wav", rate * 2, rate)
@@ -143,6 +144,7 @@ def test_audio_of_any_rate_has_labels_at_the_rate_of_the_frames(tmp_path, clip, 
     assert [len(x) for x in read] == [149] * 3
 
 
+@pytest.mark.slow
 def test_ids_are_those_of_the_build(tmp_path, music, store_of, spec):
     """`--dataset` and `--id-from` are settings of a build, so they are here, too."""
     write_manifests(music, tmp_path / "data", valid=0)

@@ -209,6 +209,7 @@ def test_what_is_dropped_is_dropped_in_training_only(shared_data, assert_states_
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.slow
 def test_no_grouped_convolution_of_a_step_is_in_half_on_a_cpu(
     shared_data, dtype, compiled, grouped_convolutions, monkeypatch
 ):
