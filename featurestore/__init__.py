@@ -39,18 +39,14 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "BuildReport": "featurestore.pipeline",
-        "FeatureExtractor": "featurestore.pipeline.extractor",
-        "FeatureSpec": "featurestore.spec",
-        "FeatureStore": "featurestore.facade",
-        "StoreWriter": "featurestore.store",
-        "VerifyReport": "featurestore.store",
-        "__version__": "featurestore._version",
-        "build": "featurestore.pipeline",
-        "load_audio": "featurestore.audio",
-        "load_model": "featurestore.models",
-        "segment_audio": "featurestore.audio",
-        "validate_audio_file": "featurestore.audio",
+        "featurestore._version": ["__version__"],
+        "featurestore.audio": ["load_audio", "segment_audio", "validate_audio_file"],
+        "featurestore.facade": ["FeatureStore"],
+        "featurestore.models": ["load_model"],
+        "featurestore.pipeline": ["BuildReport", "build"],
+        "featurestore.pipeline.extractor": ["FeatureExtractor"],
+        "featurestore.spec": ["FeatureSpec"],
+        "featurestore.store": ["StoreWriter", "VerifyReport"],
     },
 )
 

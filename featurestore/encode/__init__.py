@@ -18,9 +18,8 @@ __all__ = ["EncodedBatch", "WindowEncoder", "default_batch_size", "resolve_devic
 __getattr__ = lazy(
     __name__,
     {
-        "EncodedBatch": "featurestore.encode.batching",
-        "WindowEncoder": "featurestore.encode.window_encoder",
-        "default_batch_size": "featurestore.encode.device",
-        "resolve_device": "featurestore.encode.device",
+        "featurestore.encode.batching": ["EncodedBatch"],
+        "featurestore.encode.device": ["default_batch_size", "resolve_device"],
+        "featurestore.encode.window_encoder": ["WindowEncoder"],
     },
 )

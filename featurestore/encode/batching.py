@@ -135,11 +135,8 @@ class BatchEncoder:
 
         Raises
         ------
-        AudioTooShortError
-            If a window is too short for a single frame.
-        ExtractionError
-            If a single window does not fit into memory (any batch, without recovery), or if features are not
-            finite.
+        AudioTooShortError, ExtractionError
+            As what `encode_tracks` yields in the place of a batch.
         """
         of_one = (Window(None, start, samples) for start, samples in windows)
         with closing(self.encode_tracks(of_one, raw=raw)) as results:

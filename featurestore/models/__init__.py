@@ -28,12 +28,12 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "Encoder": "featurestore.models.encoder",
-        "Mert2Encoder": "featurestore.models.mert2",
-        "MertEncoder": "featurestore.models.mert",
-        "MuqEncoder": "featurestore.models.muq",
-        "check_encoder": "featurestore.testing.encoders",
-        "load_model": "featurestore.models.checkpoints.load",
-        "save_random_checkpoint": "featurestore.testing.checkpoints",
+        "featurestore.models.checkpoints.load": ["load_model"],
+        "featurestore.models.encoder": ["Encoder"],
+        "featurestore.models.mert": ["MertEncoder"],
+        "featurestore.models.mert2": ["Mert2Encoder"],
+        "featurestore.models.muq": ["MuqEncoder"],
+        "featurestore.testing.checkpoints": ["save_random_checkpoint"],
+        "featurestore.testing.encoders": ["check_encoder"],
     },
 )

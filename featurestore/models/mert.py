@@ -242,22 +242,10 @@ class MertEncoder(nn.Module):
 
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
-        """Yield hidden states 0 to `last`, one after the other as they are computed.
+        """Yield hidden states 0 to `last`, as `Encoder.states` says; windows do not influence each other.
 
         State 0 is the input of the first transformer layer, state i the output of layer i. The last one of a
         pre-LN network (330M) has passed the encoder's final layer norm.
-
-        Parameters
-        ----------
-        wave : Tensor of float32, shape (windows, samples)
-            Mono at `sample_rate`, as decoded; at least `min_samples` samples. Windows of a batch do not
-            influence each other.
-        last : int, optional
-            Last state that is wanted, by default `layers`; what lies beyond it is not computed.
-
-        Yields
-        ------
-        Tensor of float32, shape (windows, frames, dim)
 
         Raises
         ------

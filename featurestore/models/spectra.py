@@ -138,12 +138,8 @@ class ConstantQ(nn.Module):
 
         Parameters
         ----------
-        wave : Tensor of float32, shape (windows, samples)
-            Mono.
-        frames : int
-            How many.
-        first : int
-            Sample that is the middle of the first frame. What lies outside the window is silence.
+        wave, frames, first
+            As for `MelBands`.
 
         Returns
         -------

@@ -28,35 +28,18 @@ _LOOKED_AT, _COMPARED = 50_000, 200
 
 
 class StoreReader:
-    """Reads a feature store: `featurestore.FeatureStore` without its questions.
-
-    It is cheap to make, can be pickled, is safe after a fork, and holds no file open.
+    """Reads a feature store: `featurestore.FeatureStore`, which is made in the same way, without its questions.
 
     Parameters
     ----------
-    path : str or Path
-        Folder of the store, or a file of HDF5 that was exported from one.
-    follow_links : bool
-        Whether its files may be links, to anywhere: of a snapshot in the hub's cache, of DVC or git-annex. Such a
-        store can be read only.
-
-    Raises
-    ------
-    NotAStoreError
-        If there is none.
-    StoreVersionError
-        If it was written by a newer release.
+    path, follow_links
+        As for `featurestore.FeatureStore`, and so are the errors.
 
     Examples
     --------
-    >>> store = FeatureStore("features.zarr")
-    >>> store.track_ids
+    >>> from featurestore.store import StoreReader
+    >>> StoreReader("features.zarr").track_ids
     ['folk/air', 'jazz/blue', 'rock/song']
-    >>> view = store.aggregated(layer=7)
-    >>> view.shape, view.dims
-    ((3, 768), ('track', 'feature'))
-    >>> view.to_numpy().dtype
-    dtype('float32')
     """
 
     def __init__(self, path: str | Path, *, follow_links: bool = False) -> None:

@@ -296,15 +296,7 @@ class TrackReader:
         rows: npt.NDArray[np.int64] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> tuple[npt.NDArray[Any], Described]:
-        """Layers (by position) of some or all segments of a track, and what `describe` says of them.
-
-        Raises
-        ------
-        TrackNotFoundError, CorruptTrackError
-            As `open`.
-        ReplacedError
-            If a shape is given, and the array has another.
-        """
+        """Layers (by position) of some or all segments of a track, as `Source.read_segments` says."""
         return _again(partial(self._read_segments, kind, track_id, layers, rows, shape))
 
     def _read_segments(

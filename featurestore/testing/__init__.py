@@ -16,7 +16,7 @@ __all__ = ["check_encoder", "save_random_checkpoint"]
 __getattr__ = lazy(
     __name__,
     {
-        "check_encoder": "featurestore.testing.encoders",
-        "save_random_checkpoint": "featurestore.testing.checkpoints",
+        "featurestore.testing.checkpoints": ["save_random_checkpoint"],
+        "featurestore.testing.encoders": ["check_encoder"],
     },
 )

@@ -52,10 +52,8 @@ def load_checkpoint(
     folder : path
         Holds config.json, preprocessor_config.json (or processor_config.json) and model.safetensors, or else
         pytorch_model.bin, which is only read with ``weights_only=True``; or the shards of one with their index.
-    name : str, optional
-        Name of the model, by default the folder as given.
-    revision : str, optional
-        Commit of the hub's repository.
+    name, revision : str, optional
+        Name of the model, by default the folder as given, and commit of the hub's repository.
 
     Returns
     -------

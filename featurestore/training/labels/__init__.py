@@ -31,13 +31,10 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "KMeansModel": "featurestore.training.labels.kmeans_model",
-        "LabelReport": "featurestore.training.labels.labelling",
-        "ManifestReport": "featurestore.training.labels.manifests",
-        "fit_kmeans": "featurestore.training.labels.kmeans",
-        "label_store": "featurestore.training.labels.labelling",
-        "read_dictionary": "featurestore.training.labels.tokens",
-        "read_labels": "featurestore.training.labels.tokens",
-        "write_manifests": "featurestore.training.labels.manifests",
+        "featurestore.training.labels.kmeans": ["fit_kmeans"],
+        "featurestore.training.labels.kmeans_model": ["KMeansModel"],
+        "featurestore.training.labels.labelling": ["LabelReport", "label_store"],
+        "featurestore.training.labels.manifests": ["ManifestReport", "write_manifests"],
+        "featurestore.training.labels.tokens": ["read_dictionary", "read_labels"],
     },
 )

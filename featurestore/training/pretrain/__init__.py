@@ -18,11 +18,8 @@ __all__ = ["PRESETS", "Recipe", "TrainingProgress", "TrainingReport", "load_reci
 __getattr__ = lazy(
     __name__,
     {
-        "PRESETS": "featurestore.training.pretrain.recipe",
-        "Recipe": "featurestore.training.pretrain.recipe",
-        "TrainingProgress": "featurestore.training.pretrain.report",
-        "TrainingReport": "featurestore.training.pretrain.report",
-        "load_recipe": "featurestore.training.pretrain.recipe",
-        "pretrain": "featurestore.training.pretrain.training",
+        "featurestore.training.pretrain.recipe": ["PRESETS", "Recipe", "load_recipe"],
+        "featurestore.training.pretrain.report": ["TrainingProgress", "TrainingReport"],
+        "featurestore.training.pretrain.training": ["pretrain"],
     },
 )
