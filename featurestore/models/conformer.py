@@ -267,21 +267,10 @@ class ConformerEncoder(nn.Module):
 
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
-        """Yield hidden states 0 to `last`, one after the other as they are computed.
+        """Yield hidden states 0 to `last`, as `Encoder.states` says.
 
-        State 0 is the output of the subsampler, state i that of block i.
-
-        Parameters
-        ----------
-        wave : Tensor of float32, shape (windows, samples)
-            Mono at `sample_rate`, as decoded; at least `min_samples` samples. The network computes windows that
-            are longer than `context_seconds` as well, though it has never heard any; extraction refuses them.
-        last : int, optional
-            Last state that is wanted, by default `layers`; what lies beyond it is not computed.
-
-        Yields
-        ------
-        Tensor of float32, shape (windows, frames, dim)
+        State 0 is the output of the subsampler, state i that of block i. The network computes windows that are
+        longer than `context_seconds` as well, though it has never heard any; extraction refuses them.
 
         Raises
         ------

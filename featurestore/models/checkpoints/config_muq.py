@@ -30,12 +30,10 @@ class MuqConfig:
 
     Parameters
     ----------
-    encoder_dim, encoder_depth, num_attention_heads, intermediate_size : int
-        Conformer blocks.
-    conv_depthwise_kernel_size : int
-        Frames that the convolution of a block sees; odd.
-    rotary_embedding_base : float
-        Of the wavelengths of the rotary positions.
+    encoder_dim, encoder_depth : int
+        Width and number of the conformer blocks.
+    num_attention_heads, intermediate_size, conv_depthwise_kernel_size, rotary_embedding_base
+        As in `Mert2Config`.
     hidden_act : {"gelu", "silu", "swish"}
         Activation of the blocks.
     layer_norm_eps : float

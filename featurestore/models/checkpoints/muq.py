@@ -53,10 +53,8 @@ def load_muq_checkpoint(folder: Path, *, name: str, revision: str | None = None)
     ----------
     folder : path
         Holds them.
-    name : str
-        Of the model.
-    revision : str, optional
-        Commit of the hub's repository.
+    name, revision : str
+        Of the model; the revision is a commit of the hub's repository, or None.
 
     Returns
     -------
