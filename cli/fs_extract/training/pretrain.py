@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tomllib
 from collections.abc import Callable
@@ -154,14 +155,6 @@ def _summary(report: TrainingReport) -> dict[str, str]:
 def _values(report: TrainingReport) -> dict[str, Any]:
     from featurestore.training.pretrain.metrics import of_json
 
-    return {
-        "out": str(report.out),
-        "model": None if report.model is None else str(report.model),
-        "steps": report.steps,
-        "total": report.total,
-        "resumed_from": report.resumed_from,
-        "loss": report.loss,
-        "valid": of_json(report.valid),
-        "interrupted": report.interrupted,
-        "elapsed": report.elapsed,
-    }
+    model = None if report.model is None else str(report.model)
+    values: dict[str, Any] = of_json({**dataclasses.asdict(report), "out": str(report.out), "model": model})
+    return values

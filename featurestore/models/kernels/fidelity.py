@@ -36,9 +36,7 @@ class Fidelity:
 
 
 @torch.inference_mode()
-def fidelity(
-    fast: Encoder, exact: Encoder, waves: Tensor, last: int | None = None, *, autocast: torch.dtype | None = None
-) -> Fidelity:
+def fidelity(fast: Encoder, exact: Encoder, waves: Tensor, *, autocast: torch.dtype | None = None) -> Fidelity:
     """Measure it on waves at the encoder's rate.
 
     Parameters
@@ -49,8 +47,6 @@ def fidelity(
         The same in float32.
     waves : Tensor of float32, shape (windows, samples)
         Mono.
-    last : int, optional
-        The last state that is measured; all by default.
     autocast : torch.dtype, optional
         float16 or bfloat16, in which `fast` runs under autocast.
 
@@ -59,9 +55,9 @@ def fidelity(
     Fidelity
         NaN where one of both is not finite.
     """
-    wanted = list(exact.states(waves, last))
+    wanted = list(exact.states(waves))
     with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-        return compared(fast.states(waves, last), wanted)
+        return compared(fast.states(waves), wanted)
 
 
 def compared(states: Iterable[Tensor], exact: Iterable[Tensor]) -> Fidelity:

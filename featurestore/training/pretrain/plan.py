@@ -125,13 +125,11 @@ class Plan:
         return np.random.default_rng((self._seed, *purpose))
 
 
-def span_mask(
-    draw: np.random.Generator, frames: int, probability: float, span: int, at_least: int = 2
-) -> npt.NDArray[np.bool_]:
+def span_mask(draw: np.random.Generator, frames: int, probability: float, span: int) -> npt.NDArray[np.bool_]:
     """Mask spans of frames as HuBERT does: their starts are drawn without replacement, spans may overlap.
 
     As fairseq's compute_mask_indices with static lengths; the number of spans is ``probability * frames / span``,
-    rounded up or down at random.
+    rounded up or down at random, and at least 2 unless the probability is 0.
 
     Parameters
     ----------
@@ -143,8 +141,6 @@ def span_mask(
         Frames in all spans together, overlaps counted twice, over frames.
     span : int
         Frames.
-    at_least : int
-        Spans, unless the probability is 0.
 
     Returns
     -------
@@ -153,7 +149,7 @@ def span_mask(
     mask = np.zeros(frames, bool)
     if not probability:
         return mask
-    spans = max(at_least, int(probability * frames / span + draw.random()))
+    spans = max(2, int(probability * frames / span + draw.random()))
     # A short window has fewer places than spans are wanted: spans then reach beyond its end.
     places = frames - span if frames - span > spans else frames - spans - 1
     if places < 1:
