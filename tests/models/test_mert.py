@@ -142,6 +142,7 @@ def test_known_frames(golden):
 PEERS = list(itertools.product([False, True], ["group", "layer"], [False, True]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pre_norm", "norm", "bias"), PEERS)
 def test_every_shape_agrees_with_transformers(tmp_path, pre_norm, norm, bias, assert_states_close):
     from transformers import HubertConfig, HubertModel

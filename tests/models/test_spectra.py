@@ -56,6 +56,7 @@ def close(found, wanted, tolerance):
 
 
 @pytest.mark.parametrize(("first", "n_samples"), [(0, 30_000), (200, 30_000), (7, 5_000)])
+@pytest.mark.slow
 def test_the_constant_q_transform_is_its_definition(first, n_samples):
     signal = noise(n_samples)
     found = ConstantQ()(torch.from_numpy(signal)[None], 5, first)[0]

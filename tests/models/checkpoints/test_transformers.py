@@ -17,6 +17,8 @@ from featurestore.models import check_encoder, load_model
 from featurestore.models.checkpoints.transformers import TransformersEncoder, load_transformers_checkpoint
 from featurestore.models.kernels.half import to_half
 
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
 RATE = 16_000
 SAMPLES = {
     "hidden_size": 32,
@@ -135,7 +137,6 @@ def noise(samples, windows=2):
     return torch.from_numpy(np.random.default_rng(samples).normal(0, 0.1, (windows, samples)).astype(np.float32))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("samples", [800, 16_001])
 def test_states_are_those_of_a_plain_forward(case, samples, assert_states_close):
     name, encoder, network = case
@@ -146,7 +147,6 @@ def test_states_are_those_of_a_plain_forward(case, samples, assert_states_close)
     assert_states_close(found, wanted)
 
 
-@pytest.mark.slow
 def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
     name, encoder, _ = case
     wave = noise(16_001)
@@ -160,12 +160,10 @@ def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
     assert torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min() > 0.995
 
 
-@pytest.mark.slow
 def test_the_rules_of_an_encoder(case):
     check_encoder(case[1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", ["base_v1", "large_v1"])
 def test_the_native_encoder_keeps_them_too(golden, checkpoint):
     check_encoder(load_model(golden / checkpoint))
@@ -220,7 +218,6 @@ def test_a_spec_says_what_the_model_hears(case):
     assert encoder.context_seconds == (2.0 if "whisper" in name else 5.0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("name", ["wavlm", "whisper"])
 def test_the_callers_default_type_changes_nothing(saved, name, dtype):
@@ -297,7 +294,6 @@ def test_nothing_of_a_checkpoint_is_run(own, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.slow
 def test_loading_says_nothing(saved):
     folders = [str(saved(name)[0]) for name in ("wavlm", "whisper")]
     code = (
@@ -439,7 +435,6 @@ def test_whisper_hears_no_more_than_it_was_made_for(saved):
     assert FeatureExtractor(model=encoder, segment_duration=2.0).spec().frame_rate == 50.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wav2vec2", "whisper"])
 def test_a_store_of_one(saved, tmp_path, name, assert_states_close):
     import soundfile
