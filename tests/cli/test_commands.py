@@ -90,7 +90,9 @@ def test_every_option_can_come_from_the_environment(monkeypatch):
             name = "FEATURESTORE_" + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
             with monkeypatch.context() as environment:
                 environment.setenv(name, value)
-                arguments = ["x" for parameter in command.params if isinstance(parameter, click.Argument)]
+                needed = [x for x in command.params if x.required and x is not option]
+                arguments = [y for x in needed if isinstance(x, click.Option) for y in (x.opts[-1], "x")]
+                arguments += ["x" for x in command.params if isinstance(x, click.Argument)]
                 context = command.make_context(command.name, arguments)
                 source = context.get_parameter_source(option.name)
                 assert source is click.core.ParameterSource.ENVIRONMENT, (command.name, name)
