@@ -9,7 +9,7 @@ import pytest
 from examples import names, prepare
 from pages import working_in
 
-MODULES = ("featurestore", "featurestore.analysis", "featurestore.models")
+MODULES = ("featurestore", "featurestore.analysis", "featurestore.models", "featurestore.sharing")
 MODULES += ("featurestore.training.labels", "featurestore.training.pretrain")
 VIEWS = ("View", "AggregatedView", "TrackView", "RaggedView")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
