@@ -86,21 +86,36 @@ def load_transformers_checkpoint(
     settings = family.settings(values, source=str(path / CONFIG))
     preprocessor, source = read_preprocessor(path)
     files = find_weights(path)
-    network = _empty_network(family, settings, source=str(path / CONFIG))
+    network = empty_network(family, settings, source=str(path / CONFIG))
     state = _fitting(read_weights(files), network, family, source=str(path))
     network.load_state_dict(state, strict=True, assign=True)
+    return behind_frontend(
+        network,
+        values["model_type"],
+        preprocessor,
+        source=source,
+        name=os.fspath(folder) if name is None else name,
+        revision=revision,
+        weights_sha256=weights_sha256(files),
+    )
+
+
+def behind_frontend(
+    network: Any, kind: str, preprocessor: Mapping[str, Any], *, source: str, **identity: str | None
+) -> TransformersEncoder | ClapEncoder:
+    """The encoder of a network: with the front end that its model_type and its preprocessor_config.json ask for.
+
+    Raises
+    ------
+    CheckpointError
+        If a value of the preprocessor_config.json is missing or impossible; names it and `source`.
+    """
     with suppress_warnings("transformers"):
-        frontend = _frontend(values["model_type"], network.config, preprocessor, source=source)
+        frontend = _frontend(kind, network.config, preprocessor, source=source)
         _fill_positions(network)
-    settings = {
-        "frontend": frontend,
-        "name": os.fspath(folder) if name is None else name,
-        "revision": revision,
-        "weights_sha256": weights_sha256(files),
-    }
     if isinstance(frontend, ClapMel):
-        return ClapEncoder(network, **settings)
-    return TransformersEncoder(network, final_norm=family.final_norm, **settings)
+        return ClapEncoder(network, frontend=frontend, **identity)
+    return TransformersEncoder(network, final_norm=FAMILIES[kind].final_norm, frontend=frontend, **identity)
 
 
 def _fill_positions(network: nn.Module) -> None:
@@ -111,8 +126,16 @@ def _fill_positions(network: nn.Module) -> None:
         encoder.embed_positions = type(positions)(network.config)
 
 
-def _empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -> nn.Module:
-    """The network without weights: nothing is allocated before they have shown that they are of this size."""
+def empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -> nn.Module:
+    """The network without weights: nothing is allocated before they have shown that they are of this size.
+
+    Raises
+    ------
+    CheckpointError
+        If transformers makes no network of the settings.
+    MissingDependencyError
+        If transformers is not installed.
+    """
     with suppress_warnings("transformers"):
         try:
             module = importlib.import_module(f"transformers.models.{family.module}")
