@@ -101,6 +101,12 @@ class Family:
                 found[key] = read.fraction(key, 1e-5)
         if self.positions:
             found[_POSITIONS] = _positions(read, values, self.positions, source)
+        width, heads = found.get("hidden_size", 0), found.get("num_attention_heads", 1)
+        if width % (heads * (2 if found.get(_POSITIONS) == "rotary" else 1)):
+            raise CheckpointError(
+                f"{source}: hidden_size {width} over num_attention_heads {heads} is no whole size of heads, "
+                f"which is even where positions are rotary"
+            )
         if "conv_dim" in self.required:
             found |= _convolutions(read, values, source)
         if "masked_spec_embed" in self.ignored:
