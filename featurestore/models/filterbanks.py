@@ -204,14 +204,22 @@ class ClapMel(Frontend):
         padding: str,
         fusion: bool,
     ) -> None:
+        from transformers.audio_utils import mel_filter_bank
+
         super().__init__()
         self.sample_rate, self.context_seconds = sample_rate, max_samples / sample_rate
         self._n_fft, self._hop, self._max_samples = n_fft, hop, max_samples
         self._padding, self._copies = padding, 4 if fusion else 1
-        filters = _filters(
-            n_fft // 2 + 1, bands, lowest, highest, sample_rate, "htk" if fusion else "slaney", not fusion
+        filters = mel_filter_bank(
+            num_frequency_bins=n_fft // 2 + 1,
+            num_mel_filters=bands,
+            min_frequency=lowest,
+            max_frequency=highest,
+            sampling_rate=sample_rate,
+            norm=None if fusion else "slaney",
+            mel_scale="htk" if fusion else "slaney",
         )
-        self.register_buffer("_filters", filters, persistent=False)
+        self.register_buffer("_filters", torch.from_numpy(filters).double(), persistent=False)
         self.register_buffer("_window", torch.hann_window(n_fft, dtype=torch.float64), persistent=False)
 
     @classmethod
@@ -266,8 +274,8 @@ class ClapMel(Frontend):
         wave = wave.repeat(1, -(-self._max_samples // wave.shape[1]) if times is None else times)
         wave = F.pad(wave[:, : self._max_samples], (0, max(0, self._max_samples - wave.shape[1])))
         window = self.get_buffer("_window").to(wave.dtype)
-        power = torch.stft(wave, self._n_fft, self._hop, window=window, return_complex=True).abs().square()
-        bands = power.transpose(1, 2) @ self.get_buffer("_filters").to(wave.dtype)
+        spectra = torch.stft(wave, self._n_fft, self._hop, window=window, return_complex=True)
+        bands = _power(spectra).transpose(1, 2) @ self.get_buffer("_filters").to(wave.dtype)
         decibels = 10 * bands.clamp(min=_LEAST_POWER).log10()
         return decibels.float()[:, None].expand(-1, self._copies, -1, -1)
 
@@ -280,15 +288,14 @@ class _KaldiSpectra(nn.Module):
         self._scale = scale
         shape = torch.hann_window(_LENGTH, periodic=False, dtype=torch.float64)
         self.register_buffer("_window", shape**0.85 if window == "povey" else shape, persistent=False)
-        filters = _filters(_N_FFT // 2 + 1, bands, _LOWEST, sample_rate // 2, sample_rate, "kaldi", False)
-        self.register_buffer("_filters", filters, persistent=False)
+        self.register_buffer("_filters", _kaldi_filters(bands, sample_rate), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
         pieces = (_exact(wave) * self._scale).unfold(1, _LENGTH, _HOP)
         pieces = pieces - pieces.mean(dim=2, keepdim=True)
         before = torch.cat([pieces[..., :1], pieces[..., :-1]], dim=2)
         pieces = (pieces - _PREEMPHASIS * before) * self.get_buffer("_window").to(pieces.dtype)
-        power = torch.fft.rfft(pieces, _N_FFT).abs().square()
+        power = _power(torch.fft.rfft(pieces, _N_FFT))
         bands: Tensor = power @ self.get_buffer("_filters").to(power.dtype)
         return bands.clamp(min=_FLOOR).log().float()
 
@@ -297,28 +304,24 @@ def _spectra(n_samples: int) -> int:
     return (n_samples - _LENGTH) // _HOP + 1
 
 
+def _power(spectra: Tensor) -> Tensor:
+    return spectra.real.square() + spectra.imag.square()  # abs takes a root that is squared again
+
+
 def _exact(wave: Tensor) -> Tensor:
     """In float64, as the extractors compute: beside a loud tone float32 hides the bands that are nearly silent."""
     return wave if wave.device.type == "mps" else wave.double()  # which has none
 
 
-def _filters(
-    bins: int, bands: int, lowest: float, highest: float, sample_rate: int, scale: str, normalised: bool
-) -> Tensor:
-    """Triangles of transformers in float64, shape (bins, bands)."""
-    from transformers.audio_utils import mel_filter_bank
-
-    filters = mel_filter_bank(
-        num_frequency_bins=bins,
-        num_mel_filters=bands,
-        min_frequency=lowest,
-        max_frequency=highest,
-        sampling_rate=sample_rate,
-        norm="slaney" if normalised else None,
-        mel_scale=scale,
-        triangularize_in_mel_space=scale == "kaldi",
+def _kaldi_filters(bands: int, sample_rate: int) -> Tensor:
+    """Triangles on Kaldi's mel scale, straight in mel and not in Hz: float64, shape (bins, bands)."""
+    bins = torch.arange(_N_FFT // 2 + 1, dtype=torch.float64)[:, None] * sample_rate / _N_FFT
+    lowest, highest, mels = (
+        1127 * torch.log1p(x / 700) for x in (torch.tensor(_LOWEST, dtype=torch.float64), bins[-1, 0], bins)
     )
-    return torch.from_numpy(filters).double()
+    corners = torch.linspace(float(lowest), float(highest), bands + 2, dtype=torch.float64)
+    width = corners[1] - corners[0]
+    return (1 - (mels - corners[1:-1]).abs() / width).clamp(min=0)
 
 
 def _reader(preprocessor: Mapping[str, Any], kind: str, source: str) -> Reader:

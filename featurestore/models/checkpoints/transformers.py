@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from featurestore.errors import CheckpointError, MissingDependencyError
 from featurestore.models.checkpoints.config import audio_settings
@@ -100,6 +101,14 @@ def load_transformers_checkpoint(
     )
 
 
+class _LinspaceOnCpu(TorchFunctionMode):
+    """Keeps `torch.linspace` off the meta device: CLAP reads the numbers of one in transformers before 5."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **device, **{key: x for key, x in (kwargs or {}).items() if key not in device})
+
+
 def behind_frontend(
     network: Any, kind: str, preprocessor: Mapping[str, Any], *, source: str, **identity: str | None
 ) -> TransformersEncoder | ClapEncoder:
@@ -144,7 +153,7 @@ def empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -
                 f"{source} is of a network that needs transformers: pip install 'featurestore[extract]' ({error})"
             ) from error
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _LinspaceOnCpu():
                 network: nn.Module = getattr(module, family.network)(getattr(module, family.config)(**settings))
         except Exception as error:  # whatever impossible settings make transformers raise
             reason = " ".join(str(error).split())
