@@ -17,7 +17,8 @@ from featurestore.models.frontends import MOST_FFT, MOST_SAMPLES, NORMALIZE_EPS,
 _LENGTH, _HOP, _N_FFT, _LOWEST = 400, 160, 512, 20.0
 """Of Kaldi's filter banks at 16 kHz: window, distance and transform (samples), lowest frequency (Hz)."""
 
-_PREEMPHASIS, _FLOOR, _INT16 = 0.97, 1.192092955078125e-07, float(1 << 15)
+_PREEMPHASIS, _FLOOR, _INT16, _POVEY = 0.97, 1.192092955078125e-07, float(1 << 15), 0.85
+"""The last is the exponent of a Hann window that makes it Povey's."""
 
 _LEAST_POWER = 1e-10
 
@@ -45,7 +46,7 @@ class KaldiBanks(Frontend):
         self.sample_rate, self.context_seconds, self._stride = sample_rate, CONTEXT_SECONDS, stride
         # A variance needs two spectra.
         self.min_samples = _LENGTH + (max(stride, 2) - 1) * _HOP
-        self._banks = _KaldiSpectra(bands=bands, sample_rate=sample_rate, window="povey", scale=_INT16)
+        self._banks = _KaldiSpectra(bands=bands, sample_rate=sample_rate, exponent=_POVEY, scale=_INT16)
 
     @classmethod
     def from_dict(cls, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> Self:
@@ -116,7 +117,7 @@ class PatchBanks(Frontend):
         self.context_seconds = self._max_samples / sample_rate
         self._max_length, self._patch, self._stride = max_length, patch, stride
         self._mean, self._deviation = mean, deviation
-        self._banks = _KaldiSpectra(bands=bands, sample_rate=sample_rate, window="hann", scale=1.0)
+        self._banks = _KaldiSpectra(bands=bands, sample_rate=sample_rate, exponent=1.0, scale=1.0)
 
     @classmethod
     def from_dict(cls, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> Self:
@@ -219,8 +220,7 @@ class ClapMel(Frontend):
             norm=None if fusion else "slaney",
             mel_scale="htk" if fusion else "slaney",
         )
-        self.register_buffer("_filters", torch.from_numpy(filters).double(), persistent=False)
-        self.register_buffer("_window", torch.hann_window(n_fft, dtype=torch.float64), persistent=False)
+        self.register_buffer("_filters", torch.from_numpy(filters).float(), persistent=False)
 
     @classmethod
     def from_dict(cls, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> Self:
@@ -273,7 +273,7 @@ class ClapMel(Frontend):
         times = {"pad": 1, "repeatpad": self._max_samples // wave.shape[1]}.get(self._padding)
         wave = wave.repeat(1, -(-self._max_samples // wave.shape[1]) if times is None else times)
         wave = F.pad(wave[:, : self._max_samples], (0, max(0, self._max_samples - wave.shape[1])))
-        window = self.get_buffer("_window").to(wave.dtype)
+        window = torch.hann_window(self._n_fft, dtype=wave.dtype, device=wave.device)
         spectra = torch.stft(wave, self._n_fft, self._hop, window=window, return_complex=True)
         bands = _power(spectra).transpose(1, 2) @ self.get_buffer("_filters").to(wave.dtype)
         decibels = 10 * bands.clamp(min=_LEAST_POWER).log10()
@@ -283,18 +283,17 @@ class ClapMel(Frontend):
 class _KaldiSpectra(nn.Module):
     """Natural logarithms of mel bands in float32: shape (windows, spectra, bands), of samples [window, sample]."""
 
-    def __init__(self, *, bands: int, sample_rate: int, window: str, scale: float) -> None:
+    def __init__(self, *, bands: int, sample_rate: int, exponent: float, scale: float) -> None:
         super().__init__()
-        self._scale = scale
-        shape = torch.hann_window(_LENGTH, periodic=False, dtype=torch.float64)
-        self.register_buffer("_window", shape**0.85 if window == "povey" else shape, persistent=False)
-        self.register_buffer("_filters", _kaldi_filters(bands, sample_rate), persistent=False)
+        self._scale, self._exponent = scale, exponent
+        self.register_buffer("_filters", _kaldi_filters(bands, sample_rate).float(), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
         pieces = (_exact(wave) * self._scale).unfold(1, _LENGTH, _HOP)
         pieces = pieces - pieces.mean(dim=2, keepdim=True)
         before = torch.cat([pieces[..., :1], pieces[..., :-1]], dim=2)
-        pieces = (pieces - _PREEMPHASIS * before) * self.get_buffer("_window").to(pieces.dtype)
+        window = torch.hann_window(_LENGTH, periodic=False, dtype=pieces.dtype, device=pieces.device)
+        pieces = (pieces - _PREEMPHASIS * before) * window**self._exponent
         power = _power(torch.fft.rfft(pieces, _N_FFT))
         bands: Tensor = power @ self.get_buffer("_filters").to(power.dtype)
         return bands.clamp(min=_FLOOR).log().float()
