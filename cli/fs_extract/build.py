@@ -64,7 +64,7 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--model",
     default="m-a-p/MERT-v1-95M",
-    help="A local folder, mini, logmel, or a name on the hub.",
+    help="A local folder, mini, logmel, a name of an installed package, or a name on the hub.",
 )
 @click.option(
     "--revision", help="Commit or tag on the hub.  [default: the one that the store was built with, or the newest]"

@@ -28,7 +28,7 @@ CONTEXT_SECONDS = 5.0
 
 
 class Encoder(Protocol):
-    """A network from mono audio to a sequence of hidden states.
+    """A network from mono audio to a sequence of hidden states, all of one frame rate and one width.
 
     Anything with these attributes and methods can be given to `featurestore.FeatureExtractor` and to
     `featurestore.build`; `featurestore.models.check_encoder` finds out whether it keeps the rules.
@@ -164,7 +164,12 @@ def check_state(model: Encoder, number: int, state: Tensor, *, windows: int, n_s
     if found != wanted:
         axes = zip(("states", "frames", "dim"), found, wanted, strict=False)
         axis = next((rule for rule, one, other in axes if one != other), "states")
-        raise broken_rule(model, axis, f"state {number} of {n_samples} samples has shape {found}, not {wanted}")
+        raise broken_rule(
+            model,
+            axis,
+            f"state {number} of {n_samples} samples has shape {found}, not {wanted}: all states of an encoder "
+            f"have the frames that `frames` says and the width `dim`",
+        )
 
 
 def frame_rate(model: Encoder, n_samples: int) -> float | None:

@@ -13,14 +13,14 @@ from featurestore.errors import CheckpointError
 from featurestore.models.checkpoints.config import MOST_UNITS, Reader
 from featurestore.models.encoder import CONTEXT_SECONDS, check_longest
 
-_NORMALIZE_EPS = 1e-7
+NORMALIZE_EPS = 1e-7
 """Added to the variance of a window; from transformers' Wav2Vec2FeatureExtractor."""
 
 _LEAST_POWER, _LEAST_DEVIATION = 1e-10, 1e-5
 """Of a mel band of `StandardMel`: power and standard deviation below which neither falls."""
 
 # Far above any such network, as the bounds of config.json.
-_MOST_FFT, _MOST_SAMPLES = 1 << 14, 1 << 26
+MOST_FFT, MOST_SAMPLES = 1 << 14, 1 << 26
 
 
 class Frontend(nn.Module):
@@ -46,6 +46,10 @@ class Frontend(nn.Module):
     def frames(self, n_samples: int) -> int:
         """Frames of a window that belong to its samples."""
         raise NotImplementedError
+
+    def of_window(self, state: Tensor, frames: int) -> Tensor:
+        """The frames of a network's state that belong to a window, shape (windows, frames, dim)."""
+        return state[:, :frames]
 
 
 class Samples(Frontend):
@@ -84,7 +88,7 @@ class Samples(Frontend):
         if not self.do_normalize:
             return wave
         variance, mean = torch.var_mean(wave, dim=1, correction=0, keepdim=True)
-        return (wave - mean) / torch.sqrt(variance + _NORMALIZE_EPS)
+        return (wave - mean) / torch.sqrt(variance + NORMALIZE_EPS)
 
 
 class LogMel(Frontend):
@@ -132,15 +136,15 @@ class LogMel(Frontend):
         self.register_buffer("_window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
 
     @classmethod
-    def from_dict(cls, preprocessor: Mapping[str, Any], *, mels: int, positions: int, source: str) -> Self:
-        """Check the values of a preprocessor_config.json.
+    def from_dict(cls, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> Self:
+        """Check the values of a preprocessor_config.json against the configuration of the network.
 
         Parameters
         ----------
         preprocessor : mapping
             As parsed; absent keys have the defaults of WhisperFeatureExtractor.
-        mels, positions : int
-            Bands and frames that the network reads.
+        config : WhisperConfig
+            Says the bands and frames that the network reads.
         source : str
             Named in errors.
 
@@ -149,6 +153,7 @@ class LogMel(Frontend):
         CheckpointError
             If a value is impossible, or the network reads something else.
         """
+        mels, positions = config.num_mel_bins, config.max_source_positions
         read = Reader(preprocessor, source)
         kind = preprocessor.get("feature_extractor_type", "WhisperFeatureExtractor")
         if kind != "WhisperFeatureExtractor":
@@ -156,8 +161,8 @@ class LogMel(Frontend):
         if preprocessor.get("dither", 0) != 0:
             raise CheckpointError(f"{source}: dither adds noise, which no two runs would share; it must be 0")
         rate = read.integer("sampling_rate", 1_000_000, 16_000)
-        hop, n_fft = read.integer("hop_length", _MOST_FFT, 160), read.integer("n_fft", _MOST_FFT, 400)
-        seconds = read.integer("chunk_length", _MOST_SAMPLES // rate, 30)
+        hop, n_fft = read.integer("hop_length", MOST_FFT, 160), read.integer("n_fft", MOST_FFT, 400)
+        seconds = read.integer("chunk_length", MOST_SAMPLES // rate, 30)
         bands = read.integer("feature_size", MOST_UNITS, 80)
         spectra = seconds * rate // hop
         if (bands, spectra) != (mels, 2 * positions):

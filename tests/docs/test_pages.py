@@ -23,5 +23,6 @@ def test_every_block_of_a_page_runs(page, tmp_path, after_the_quick_start):
 @pytest.mark.parametrize("page", [QUICK_START, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_is_one_that_is_run_or_says_why_not(page):
     fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(fences[::2]) <= {"python", "bash"}
+    # What is included is a file of an example, which has tests of its own.
+    assert {x for x in fences[::2] if not x.startswith("{literalinclude} ../examples/")} <= {"python", "bash"}
     assert set(fences[1::2]) <= {""}

@@ -85,6 +85,28 @@ class Eager(Bands):
         return max(1, super().frames(n_samples))
 
 
+class Strided(Bands):
+    """Its second state has half the frames."""
+
+    def states(self, wave, last=None):
+        for number, state in enumerate(super().states(wave, last)):
+            yield state[:, :: number + 1]
+
+
+class Pooled(Bands):
+    """Its second state has one frame, which would fit beside any other by broadcasting."""
+
+    def states(self, wave, last=None):
+        for number, state in enumerate(super().states(wave, last)):
+            yield state.mean(dim=1, keepdim=True) if number else state
+
+
+class Widening(Bands):
+    def states(self, wave, last=None):
+        for number, state in enumerate(super().states(wave, last)):
+            yield state.repeat(1, 1, number + 1)
+
+
 class Whole(Bands):
     def states(self, wave, last=None):
         for state in super().states(wave, last):
@@ -119,6 +141,9 @@ BROKEN = {
     "`hidden_states`: it differs from the states": (Reversed, {}),
     "`frames`: state 0 of 8007 samples": (Rounded, {}),
     "`min_samples`: a window of 399 samples has 1 frames, not 0": (Eager, {}),
+    r"`frames`: state 1 of 5333 samples has shape \(2, 8, 201\), not \(2, 16, 201\): all states": (Strided, {}),
+    r"`frames`: state 1 of 5333 samples has shape \(2, 1, 201\)": (Pooled, {}),
+    r"`dim`: state 1 of 400 samples has shape \(2, 1, 402\), not \(2, 1, 201\): all states": (Widening, {}),
     "is torch.int64, not a Tensor of floating point": (Whole, {}),
     "`to`: it returns None": (Lost, {}),
     "`layers`: there are 2 states, not 3": (Bands, {"layers": 2}),
@@ -138,6 +163,13 @@ def test_a_broken_rule_is_named(message):
     encoder = type(kind.__name__, (kind,), attributes)()
     with pytest.raises(ModelError, match=f"breaks the rule of .*{message}"):
         check_encoder(encoder)
+
+
+@pytest.mark.parametrize("kind", [Strided, Pooled, Widening])
+def test_extraction_makes_nothing_fit_either(tmp_path, kind):
+    soundfile.write(tmp_path / "a.wav", np.zeros(32_000), 16_000)
+    with pytest.raises(ModelError, match=r"state 1 of 16000 samples .*: all states of an encoder have"):
+        FeatureExtractor(model=kind(), segment_duration=1.0).extract_track_features(tmp_path / "a.wav")
 
 
 def test_a_sound_one_passes_on_any_device_that_is_there():

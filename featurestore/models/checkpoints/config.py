@@ -181,18 +181,18 @@ class Reader:
     """Values of a JSON object with their types and bounds checked."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self._values, self._source = values, source
+        self._values, self.source = values, source
 
     def present(self, key: str, default: Any = None) -> Any:
         value = self._values.get(key, default)
         if value is None:
-            raise CheckpointError(f"{self._source} does not say {key}")
+            raise CheckpointError(f"{self.source} does not say {key}")
         return value
 
     def integer(self, key: str, most: int, default: int | None = None) -> int:
         value = self.present(key, default)
         if type(value) is not int or not 1 <= value <= most:
-            raise CheckpointError(f"{self._source}: {key} must be a whole number from 1 to {most}, not {value!r}")
+            raise CheckpointError(f"{self.source}: {key} must be a whole number from 1 to {most}, not {value!r}")
         return value
 
     def integers(self, key: str) -> tuple[int, ...]:
@@ -203,32 +203,32 @@ class Reader:
             or any(type(x) is not int or not 1 <= x <= MOST_UNITS for x in value)
         ):
             raise CheckpointError(
-                f"{self._source}: {key} must be a list of 1 to {MOST_CONVS} whole numbers from 1 to {MOST_UNITS}"
+                f"{self.source}: {key} must be a list of 1 to {MOST_CONVS} whole numbers from 1 to {MOST_UNITS}"
             )
         return tuple(value)
 
     def boolean(self, key: str, default: bool | None = None) -> bool:
         value = self.present(key, default)
         if type(value) is not bool:
-            raise CheckpointError(f"{self._source}: {key} must be true or false, not {value!r}")
+            raise CheckpointError(f"{self.source}: {key} must be true or false, not {value!r}")
         return value
 
     def fraction(self, key: str, default: float) -> float:
         value = self.present(key, default)
         if type(value) not in (int, float) or not 0 < value < 1:
-            raise CheckpointError(f"{self._source}: {key} must be above 0 and below 1, not {value!r}")
+            raise CheckpointError(f"{self.source}: {key} must be above 0 and below 1, not {value!r}")
         return float(value)
 
     def number(self, key: str, least: float, most: float, default: float | None = None) -> float:
         value = self.present(key, default)
         if type(value) not in (int, float) or not least <= value <= most:
             raise CheckpointError(
-                f"{self._source}: {key} must be a number from {least:g} to {most:g}, not {value!r}"
+                f"{self.source}: {key} must be a number from {least:g} to {most:g}, not {value!r}"
             )
         return float(value)
 
-    def choice(self, key: str, names: tuple[str, ...]) -> str:
-        value = self.present(key)
+    def choice(self, key: str, names: tuple[str, ...], default: str | None = None) -> str:
+        value = self.present(key, default)
         if value not in names:
-            raise CheckpointError(f"{self._source}: {key} must be one of {', '.join(names)}, not {value!r}")
+            raise CheckpointError(f"{self.source}: {key} must be one of {', '.join(names)}, not {value!r}")
         return str(value)

@@ -14,6 +14,10 @@ from featurestore.errors import CheckpointError
 from featurestore.models.checkpoints.config import MOST_CONVS, MOST_LAYERS, MOST_UNITS, Reader
 
 _ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish")
+_POSITIONS = "position_embeddings_type"
+_CLAP = "ClapAudioModelWithProjection"
+_MOST_BASE, _MOST_SPEC, _MOST_WINDOW = 10**9, 1 << 10, 16
+"""Base of rotary positions; sides of CLAP's image and of a window of its attention, which weights hardly show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +34,18 @@ class Family:
         What the names of its tensors begin with in checkpoints that hold more than this network.
     integers : dict of str to int
         Settings that are whole numbers from 1, and the most that they may be.
-    booleans, activations : tuple of str
+    booleans, activations, fractions : tuple of str
         Settings of these types.
+    positions : tuple of str
+        Values of position_embeddings_type that are supported, beside null; none without such a setting.
     required : tuple of str
         Settings that must be there, because the weights do not show them.
+    ignored : tuple of str
+        What the names of tensors begin with that no state needs.
+    renames : tuple of (str, str)
+        Parts of names of tensors in older checkpoints, and what the installed transformers may call them.
+    final_norm : bool or None
+        Whether the last state passes a norm; None if `do_stable_layer_norm` says it.
     """
 
     module: str
@@ -43,7 +55,12 @@ class Family:
     integers: Mapping[str, int]
     booleans: tuple[str, ...] = ()
     activations: tuple[str, ...] = ("hidden_act", "feat_extract_activation")
-    required: tuple[str, ...]
+    fractions: tuple[str, ...] = ("layer_norm_eps",)
+    positions: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ("masked_spec_embed", "adapter.", "intermediate_ffn.")
+    renames: tuple[tuple[str, str], ...] = ()
+    final_norm: bool | None = None
 
     def settings(self, values: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         """The settings of a config.json that shape the network; those that it lacks are left to transformers.
@@ -60,6 +77,8 @@ class Family:
         CheckpointError
             If a value is missing or impossible.
         """
+        if self.network == _CLAP:
+            values = _audio_part(values, source)
         read = Reader(values, source)
         for key in ("deepnorm", "feature_extractor_cqt"):
             # The weights would fit all the same, and give other numbers than the model's.
@@ -77,8 +96,24 @@ class Family:
         for key in self.activations:
             if values.get(key) is not None:
                 found[key] = read.choice(key, _ACTIVATIONS)
+        for key in self.fractions:
+            if values.get(key) is not None:
+                found[key] = read.fraction(key, 1e-5)
+        if self.positions:
+            found[_POSITIONS] = _positions(read, values, self.positions, source)
+        width, heads = found.get("hidden_size", 0), found.get("num_attention_heads", 1)
+        if width % (heads * (2 if found.get(_POSITIONS) == "rotary" else 1)):
+            raise CheckpointError(
+                f"{source}: hidden_size {width} over num_attention_heads {heads} is no whole size of heads, "
+                f"which is even where positions are rotary"
+            )
         if "conv_dim" in self.required:
             found |= _convolutions(read, values, source)
+        if "masked_spec_embed" in self.ignored:
+            # Masking is for training, and the adapter comes behind the last hidden state.
+            found |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "add_adapter": False}
+        if self.network == _CLAP:
+            found |= _stages(read, values, source)
         if found.get("max_bucket_distance", 800) <= found.get("num_buckets", 320) // 4:
             raise CheckpointError(f"{source}: max_bucket_distance must be above a quarter of num_buckets")
         return found
@@ -91,26 +126,68 @@ def _convolutions(read: Reader, values: Mapping[str, Any], source: str) -> dict[
         raise CheckpointError(f"{source}: conv_dim, conv_kernel and conv_stride disagree")
     if values.get("feat_extract_norm") is not None:
         found["feat_extract_norm"] = read.choice("feat_extract_norm", ("group", "layer"))
-    if values.get("layer_norm_eps") is not None:
-        found["layer_norm_eps"] = read.fraction("layer_norm_eps", 1e-5)
-    # Masking is for training, and the adapter comes behind the last hidden state.
-    return {**found, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "add_adapter": False}
+    return found
 
 
-_SAMPLES = {
+def _positions(read: Reader, values: Mapping[str, Any], names: tuple[str, ...], source: str) -> str | None:
+    """Kind of the positions, None if the network has none: weights do not show it."""
+    if _POSITIONS not in values:
+        raise CheckpointError(f"{source} does not say {_POSITIONS}")
+    return None if values[_POSITIONS] is None else read.choice(_POSITIONS, names)
+
+
+def _audio_part(values: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """Settings of CLAP's audio tower, which the projection's on top overrule as in transformers."""
+    audio = values.get("audio_config", values)
+    if not isinstance(audio, Mapping):
+        raise CheckpointError(f"{source}: audio_config must be an object, not {audio!r}")
+    return {**audio, **{key: values[key] for key in ("projection_dim", "projection_hidden_act") if key in values}}
+
+
+def _stages(read: Reader, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Settings of the stages of a Swin transformer, and what must fit between them."""
+    found: dict[str, Any] = {}
+    for key, default in (("depths", [2, 2, 6, 2]), ("num_attention_heads", [4, 8, 16, 32])):
+        found[key] = list(Reader({key: default, **values}, source).integers(key))
+    stride = values.get("patch_stride", [4, 4])
+    found["patch_stride"] = list(
+        Reader({"stride": stride if isinstance(stride, list) else [stride] * 2}, source).integers("stride")
+    )
+    stages = len(found["depths"])
+    if stages != len(found["num_attention_heads"]) or stages > 8 or sum(found["depths"]) > MOST_LAYERS:
+        raise CheckpointError(
+            f"{source}: depths and num_attention_heads must have a number for each of at most 8 stages, and "
+            f"{MOST_LAYERS} layers in all at most"
+        )
+    size, bands = read.integer("spec_size", _MOST_SPEC, 256), read.integer("num_mel_bins", _MOST_SPEC, 64)
+    if size % bands or any(size % (x << (stages - 1)) for x in found["patch_stride"]):
+        raise CheckpointError(
+            f"{source}: spec_size {size} is no multiple of num_mel_bins {bands} and of patch_stride "
+            f"{found['patch_stride']} in each of {stages} stages"
+        )
+    width = read.integer("patch_embeds_hidden_size", MOST_UNITS, 96) << (stages - 1)
+    if (hidden := read.integer("hidden_size", MOST_UNITS, 768)) != width:
+        raise CheckpointError(f"{source}: hidden_size {hidden} is not the width {width} of the last stage")
+    return {**found, "mlp_ratio": read.number("mlp_ratio", 0.01, 100, 4.0)}
+
+
+_TRANSFORMER = {
     "hidden_size": MOST_UNITS,
     "num_hidden_layers": MOST_LAYERS,
     "num_attention_heads": MOST_UNITS,
     "intermediate_size": MOST_UNITS,
+}
+_SAMPLES = {
+    **_TRANSFORMER,
     "num_conv_pos_embeddings": MOST_UNITS,
     "num_conv_pos_embedding_groups": MOST_UNITS,
 }
-_NEEDED = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-    *("conv_dim", "conv_kernel", "conv_stride"),
+_PATCHES = dict.fromkeys(
+    ("patch_size", "frequency_stride", "time_stride", "max_length", "num_mel_bins"), MOST_UNITS
 )
+_NEEDED = (*_TRANSFORMER, "conv_dim", "conv_kernel", "conv_stride")
 
-FAMILIES = {
+FAMILIES: dict[str, Family] = {
     "hubert": Family(
         module="hubert.modeling_hubert",
         config="HubertConfig",
@@ -162,7 +239,87 @@ FAMILIES = {
             "max_source_positions": MOST_UNITS,
         },
         activations=("activation_function",),
+        fractions=(),
         required=("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim"),
+        ignored=(),
+        final_norm=True,
+    ),
+    "wav2vec2-conformer": Family(
+        module="wav2vec2_conformer.modeling_wav2vec2_conformer",
+        config="Wav2Vec2ConformerConfig",
+        network="Wav2Vec2ConformerModel",
+        prefixes=("wav2vec2_conformer.",),
+        integers={**_SAMPLES, "conv_depthwise_kernel_size": MOST_UNITS, "rotary_embedding_base": _MOST_BASE},
+        booleans=("conv_bias",),
+        positions=("relative", "rotary"),
+        required=_NEEDED,
+        final_norm=True,
+    ),
+    "wav2vec2-bert": Family(
+        module="wav2vec2_bert.modeling_wav2vec2_bert",
+        config="Wav2Vec2BertConfig",
+        network="Wav2Vec2BertModel",
+        prefixes=("wav2vec2_bert.",),
+        integers={
+            **_TRANSFORMER,
+            "feature_projection_input_dim": MOST_UNITS,
+            "left_max_position_embeddings": MOST_UNITS,
+            "right_max_position_embeddings": MOST_UNITS,
+            "conv_depthwise_kernel_size": MOST_UNITS,
+            "rotary_embedding_base": _MOST_BASE,
+        },
+        activations=("hidden_act",),
+        positions=("relative_key", "relative", "rotary"),
+        required=(*_TRANSFORMER, "left_max_position_embeddings", "right_max_position_embeddings"),
+        final_norm=False,
+    ),
+    "unispeech-sat": Family(
+        module="unispeech_sat.modeling_unispeech_sat",
+        config="UniSpeechSatConfig",
+        network="UniSpeechSatModel",
+        prefixes=("unispeech_sat.",),
+        integers={**_SAMPLES, "adapter_attn_dim": MOST_UNITS},
+        booleans=("conv_bias", "do_stable_layer_norm"),
+        required=(*_NEEDED, "do_stable_layer_norm"),
+    ),
+    "audio-spectrogram-transformer": Family(
+        module="audio_spectrogram_transformer.modeling_audio_spectrogram_transformer",
+        config="ASTConfig",
+        network="ASTModel",
+        prefixes=("audio_spectrogram_transformer.",),
+        integers={**_TRANSFORMER, **_PATCHES},
+        booleans=("qkv_bias",),
+        activations=("hidden_act",),
+        required=(*_TRANSFORMER, *_PATCHES),
+        ignored=(),
+        renames=(
+            ("encoder.layer.", "layers."),
+            ("attention.attention.query.", "attention.q_proj."),
+            ("attention.attention.key.", "attention.k_proj."),
+            ("attention.attention.value.", "attention.v_proj."),
+            ("attention.output.dense.", "attention.o_proj."),
+            ("intermediate.dense.", "mlp.fc1."),
+            ("output.dense.", "mlp.fc2."),
+        ),
+        final_norm=True,
     ),
 }
+FAMILIES |= dict.fromkeys(
+    ("clap", "clap_audio_model"),
+    Family(
+        module="clap.modeling_clap",
+        config="ClapAudioConfig",
+        network=_CLAP,
+        prefixes=(),
+        integers={
+            **dict.fromkeys(("hidden_size", "patch_embeds_hidden_size", "projection_dim"), MOST_UNITS),
+            **dict.fromkeys(("patch_size", "aff_block_r"), MOST_UNITS),
+            **dict.fromkeys(("num_mel_bins", "spec_size"), _MOST_SPEC),
+            "window_size": _MOST_WINDOW,
+        },
+        booleans=("enable_fusion", "qkv_bias", "enable_patch_layer_norm"),
+        activations=("hidden_act", "projection_hidden_act"),
+        ignored=("text_model.", "text_projection.", "logit_scale"),
+    ),
+)
 """By model_type of config.json."""

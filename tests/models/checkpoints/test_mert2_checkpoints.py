@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from featurestore import FeatureExtractor
 from featurestore.errors import CheckpointError, SettingError
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.checkpoints.config_mert2 import Mert2Config
@@ -254,3 +255,11 @@ def test_the_callers_default_type_changes_nothing(folder, dtype):
     finally:
         torch.set_default_dtype(before)
     assert torch.equal(found, wanted)
+
+
+def test_the_last_of_24_blocks_is_state_24(tmp_path):
+    shape = {**MERT2_SHAPES["mert2-tiny"], "num_hidden_layers": 24}
+    model = load_model(save_random_checkpoint(tmp_path / "deep", shape=shape))
+    assert FeatureExtractor(model=model, layers=[24]).spec().layers == (24,)
+    with pytest.raises(SettingError, match=r"`layers` has 25, which does not exist; .* has layers 0 to 24"):
+        FeatureExtractor(model=model, layers=[25])

@@ -176,7 +176,7 @@ def test_weights_that_do_not_fit(muq, change, message):
         (None, {"label_rate": 0}, "label_rate"),
         (None, {"w2v2_config": "rope"}, "w2v2_config is not a JSON object"),
         (None, {"stat": ...}, "stat is not a JSON object"),
-        (None, {"model_type": "wav2vec2-conformer"}, "model_type 'wav2vec2-conformer'"),
+        (None, {"model_type": "speech_to_text"}, "model_type 'speech_to_text'"),
         ("w2v2_config", {"conv_depthwise_kernel_size": 30}, "conv_depthwise_kernel_size must be odd, not 30"),
         ("w2v2_config", {"conv_depthwise_kernel_size": 10**9 + 1}, "conv_depthwise_kernel_size"),
         ("w2v2_config", {"num_attention_heads": 48}, "even size of heads"),

@@ -10,12 +10,14 @@ import time
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from featurestore import FeatureExtractor
 from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model
-from featurestore.models.checkpoints.transformers import TransformersEncoder, load_transformers_checkpoint
+from featurestore.models.checkpoints.transformers import load_transformers_checkpoint
 from featurestore.models.kernels.half import to_half
+from featurestore.models.transformers_encoder import TransformersEncoder
 
 pytestmark = pytest.mark.slow  # transformers takes seconds to import
 
@@ -45,6 +47,23 @@ WHISPER = {
     **{f"{token}_token_id": 1 for token in ("pad", "bos", "eos", "decoder_start")},
 }
 PRE_NORM = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
+CONFORMER = {"conv_depthwise_kernel_size": 5, "position_embeddings_type": "relative"}
+BERT = {
+    **{key: SAMPLES[key] for key in list(SAMPLES)[:4]},
+    "feature_projection_input_dim": 40,
+    "conv_depthwise_kernel_size": 5,
+    "left_max_position_embeddings": 6,
+    "right_max_position_embeddings": 3,
+    "position_embeddings_type": "relative_key",
+}
+AST = {
+    **{key: SAMPLES[key] for key in list(SAMPLES)[:4]},
+    "patch_size": 8,
+    "frequency_stride": 5,
+    "time_stride": 4,
+    "max_length": 120,
+    "num_mel_bins": 20,
+}
 POSITIONS = {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
 # Name: class, configuration, settings, do_normalize.
 NETWORKS = {
@@ -58,15 +77,63 @@ NETWORKS = {
     "data2vec": ("Data2VecAudioModel", "Data2VecAudioConfig", POSITIONS, True),
     "whisper": ("WhisperModel", "WhisperConfig", {}, False),
     "whisper with a head": ("WhisperForConditionalGeneration", "WhisperConfig", {}, False),
+    "conformer": ("Wav2Vec2ConformerModel", "Wav2Vec2ConformerConfig", CONFORMER, True),
+    "conformer, rotary": (
+        *("Wav2Vec2ConformerForCTC", "Wav2Vec2ConformerConfig"),
+        {
+            **CONFORMER,
+            "position_embeddings_type": "rotary",
+            "feat_extract_norm": "layer",
+            "add_adapter": True,
+            "vocab_size": 9,
+        },
+        False,
+    ),
+    "conformer, no positions": (
+        *("Wav2Vec2ConformerForPreTraining", "Wav2Vec2ConformerConfig"),
+        {**CONFORMER, "position_embeddings_type": None},
+        True,
+    ),
+    "unispeech-sat": ("UniSpeechSatModel", "UniSpeechSatConfig", {}, True),
+    "unispeech-sat pre-LN": ("UniSpeechSatForCTC", "UniSpeechSatConfig", PRE_NORM, True),
+    "w2v-bert": ("Wav2Vec2BertModel", "Wav2Vec2BertConfig", {}, True),
+    "w2v-bert, rotary": (
+        *("Wav2Vec2BertForCTC", "Wav2Vec2BertConfig"),
+        {"position_embeddings_type": "rotary", "vocab_size": 9},
+        True,
+    ),
+    "w2v-bert, relative": (
+        "Wav2Vec2BertModel",
+        "Wav2Vec2BertConfig",
+        {"position_embeddings_type": "relative"},
+        True,
+    ),
+    "ast": ("ASTModel", "ASTConfig", {}, False),
+    "ast with a head": ("ASTForAudioClassification", "ASTConfig", {"qkv_bias": False}, False),
 }
+BASES = {"whisper": WHISPER, "w2v-bert": BERT, "ast": AST}
+FRAME_RATES = {"whisper": 50.0, "w2v-bert": 50.0, "ast": 25.0}
+CONTEXTS = {"whisper": 2.0, "ast": 1.2}
+
+
+class ExactFeatureExtractor(transformers.SeamlessM4TFeatureExtractor):
+    """Its means and variances are sums of float32 in their order, whose rounding is larger than any difference."""
+
+    def _extract_fbank_features(self, waveform):
+        return super()._extract_fbank_features(waveform).astype(np.float64)
+
+    def to_dict(self):
+        return {**super().to_dict(), "feature_extractor_type": "SeamlessM4TFeatureExtractor"}
+
+
+def family(name):
+    return name.split(" ")[0].rstrip(",")
 
 
 def save(folder, name, **options):
     """A checkpoint of random weights, as transformers writes it; gives the network."""
-    import transformers
-
     kind, config, settings, _ = NETWORKS[name]
-    base = WHISPER if "Whisper" in kind else SAMPLES
+    base = BASES.get(family(name), SAMPLES)
     torch.manual_seed(0)
     network = getattr(transformers, kind)(getattr(transformers, config)(**{**base, **settings})).eval()
     with torch.no_grad():
@@ -78,23 +145,38 @@ def save(folder, name, **options):
 
 
 def extractor(name):
-    import transformers
-
-    if "whisper" in name:
+    if family(name) == "whisper":
         return transformers.WhisperFeatureExtractor(feature_size=20, chunk_length=2)
+    if family(name) == "w2v-bert":
+        return ExactFeatureExtractor(feature_size=20, num_mel_bins=20, padding_value=1.0)
+    if family(name) == "ast":
+        return transformers.ASTFeatureExtractor(num_mel_bins=20, max_length=120, mean=-3.0, std=2.0)
     return transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=NETWORKS[name][3])
 
 
 def plain(network, name, wave):
     """All states by transformers alone, with its own preprocessing."""
     heard = extractor(name)([x.numpy() for x in wave], sampling_rate=RATE, return_tensors="pt")
-    whisper = "whisper" in name
-    inner = network.get_encoder() if whisper else getattr(network, network.base_model_prefix, network)
+    inner = network.get_encoder() if family(name) == "whisper" else network
+    inner = getattr(inner, network.base_model_prefix, inner)
+    if family(name) == "w2v-bert":
+        inner.intermediate_ffn = inner.adapter = None
+    if getattr(inner, "adapter", None) is not None:
+        inner.adapter = None
+    given = {key: x for key, x in heard.items() if family(name) == "w2v-bert" or key != "attention_mask"}
     with torch.no_grad():
-        output = inner(heard["input_features" if whisper else "input_values"], output_hidden_states=True)
+        output = inner(**given, output_hidden_states=True)
     # For pre-LN networks, transformers' last hidden state may lack the final layer norm.
     states = torch.stack([*output.hidden_states[:-1], output.last_hidden_state], dim=1)
-    return states[:, :, : -(-wave.shape[1] // 320)] if whisper else states
+    spectra = (wave.shape[1] - 400) // 160 + 1
+    if family(name) == "whisper":
+        return states[:, :, : -(-wave.shape[1] // 320)]
+    if family(name) == "w2v-bert":
+        return states[:, :, : spectra // 2]
+    if family(name) == "ast":
+        # 2 tokens, then 3 patches along frequency of 29 along time each.
+        return states[:, :, 2:].unflatten(2, (3, 29)).mean(dim=2)[:, :, : (spectra - 8) // 4 + 1]
+    return states
 
 
 def change_json(path, **changes):
@@ -137,9 +219,10 @@ def noise(samples, windows=2):
     return torch.from_numpy(np.random.default_rng(samples).normal(0, 0.1, (windows, samples)).astype(np.float32))
 
 
-@pytest.mark.parametrize("samples", [800, 16_001])
+@pytest.mark.parametrize("samples", [800, 16_001, 16_160])
 def test_states_are_those_of_a_plain_forward(case, samples, assert_states_close):
     name, encoder, network = case
+    samples = max(samples, encoder.min_samples)
     wave = noise(samples) * torch.tensor([[1.0], [0.01]])
     found = encoder.hidden_states(wave)
     wanted = plain(network, name, wave)
@@ -155,7 +238,7 @@ def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
         assert to_half(encoder, torch.bfloat16) is encoder  # its probe is close enough
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = encoder.hidden_states(wave).float()
-    assert ("whisper" in name) == (not seen)
+    assert (family(name) in ("whisper", "ast")) == (not seen)
     assert all(types == {torch.float32} for types in seen)
     assert torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min() > 0.995
 
@@ -173,7 +256,7 @@ def test_states_come_one_by_one_and_stop_early(case):
     _, encoder, _ = case
     computed = []
     for module in encoder.modules():
-        if "EncoderLayer" in type(module).__name__:
+        if type(module).__name__.endswith(("EncoderLayer", "EncoderLayerStableLayerNorm", "ASTLayer")):
             module.register_forward_hook(lambda *_: computed.append(1))
     for last in range(encoder.layers + 1):
         computed.clear()
@@ -213,9 +296,9 @@ def test_a_spec_says_what_the_model_hears(case):
     spec = FeatureExtractor(model=encoder, segment_duration=1.0, layers=[1, 3]).spec()
     assert (spec.layers, spec.dim, spec.sample_rate) == ((1, 3), 32, RATE)
     assert spec.do_normalize == NETWORKS[name][3]
-    assert spec.frame_rate == (50.0 if "whisper" in name else 100.0)
+    assert spec.frame_rate == FRAME_RATES.get(family(name), 100.0)
     assert len(spec.weights_sha256) == 64
-    assert encoder.context_seconds == (2.0 if "whisper" in name else 5.0)
+    assert encoder.context_seconds == CONTEXTS.get(family(name), 5.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
@@ -240,8 +323,6 @@ def test_weights_of_another_type_are_refused(saved):
 
 
 def test_only_hubert_that_the_native_network_cannot_hold_takes_transformers(saved, tmp_path, assert_states_close):
-    import transformers
-
     for name in ("hubert with a head", "hubert with batch norm"):
         assert isinstance(load_model(saved(name)[0]), TransformersEncoder)
     network = transformers.HubertModel(transformers.HubertConfig(**SAMPLES)).eval()
@@ -333,6 +414,24 @@ HOSTILE = [
     ("whisper", "encoder_layers", None),
     ("whisper", "encoder_attention_heads", 5),
     ("whisper", "max_source_positions", 10**9),
+    ("conformer", "conv_depthwise_kernel_size", 10**9),
+    ("conformer", "conv_depthwise_kernel_size", 4),
+    ("conformer", "position_embeddings_type", "sinusoidal"),
+    ("conformer", "position_embeddings_type", ...),
+    ("conformer, rotary", "rotary_embedding_base", 10**10),
+    ("conformer, rotary", "num_attention_heads", 5),
+    ("conformer, rotary", "num_attention_heads", 32),
+    ("ast", "num_attention_heads", 5),
+    ("w2v-bert", "feature_projection_input_dim", 10**9),
+    ("w2v-bert", "left_max_position_embeddings", ...),
+    ("w2v-bert", "layer_norm_eps", float("nan")),
+    ("w2v-bert", "num_attention_heads", 5),
+    ("unispeech-sat", "conv_dim", [10**9] * 3),
+    ("ast", "max_length", 10**9),
+    ("ast", "patch_size", [8, 8]),
+    ("ast", "time_stride", 0),
+    ("ast", "frequency_stride", ...),
+    ("ast", "layer_norm_eps", float("nan")),
     ("whisper", "model_type", "bert"),
     ("whisper", "model_type", ["whisper"]),
 ]
@@ -385,6 +484,18 @@ def test_a_tensor_that_is_missing_or_unexpected(own):
         ("whisper", {"hop_length": 0}, "hop_length"),
         ("whisper", {"chunk_length": 10**9}, "chunk_length"),
         ("whisper", {"dither": 0.1}, "dither"),
+        ("ast", {"mean": float("nan")}, "mean must be a number"),
+        ("ast", {"std": float("nan")}, "std must be a number"),
+        ("ast", {"std": 0.0}, "std must be a number"),
+        ("ast", {"num_mel_bins": 10**9}, "num_mel_bins"),
+        ("ast", {"max_length": 1024}, "20 bands and 1024 spectra are not the 20 and 120"),
+        ("ast", {"sampling_rate": 30}, "leaves no band above 20 Hz"),
+        ("ast", {"do_normalize": None}, "do_normalize"),
+        ("ast", {"feature_extractor_type": "Wav2Vec2FeatureExtractor"}, "only ASTFeatureExtractor is"),
+        ("w2v-bert", {"stride": 0}, "stride"),
+        ("w2v-bert", {"num_mel_bins": 80}, "is not the feature_projection_input_dim 40"),
+        ("w2v-bert", {"sampling_rate": float("nan")}, "sampling_rate"),
+        ("conformer", {"sampling_rate": 0}, "sampling_rate"),
     ],
 )
 def test_impossible_preprocessing(own, name, changes, message):

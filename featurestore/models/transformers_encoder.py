@@ -1,0 +1,226 @@
+"""Networks of transformers behind the `Encoder` protocol: state by state, or as one vector (CLAP)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featurestore.errors import CheckpointError
+from featurestore.models.encoder import check_float32, check_wave, checked_last
+from featurestore.models.frontends import Frontend
+from featurestore.models.kernels.convolutions import GroupedConv1d
+
+
+class _Reached(Exception):  # noqa: N818 (no error)
+    """Carries the call of the first transformer layer out of the network's own forward."""
+
+    def __init__(self, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.state, self.args_after, self.kwargs = state, args, kwargs
+
+
+class _Stop(nn.Module):
+    """Stands where the transformer layers were."""
+
+    def forward(self, state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise _Reached(state, args, kwargs)
+
+
+class _OfTransformers(nn.Module):
+    """A network of transformers behind a front end: what all encoders of this module have.
+
+    Parameters
+    ----------
+    network : Module
+        Of a class of `FAMILIES`, with its weights.
+    frontend : Module
+        From samples to the network's input.
+    name : str
+        Hub name or folder, as given.
+    revision : str, optional
+        Commit of the hub's repository.
+    weights_sha256 : str, optional
+        SHA-256 of the file of weights.
+    """
+
+    layers: int
+    dim: int
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        frontend: Frontend,
+        name: str = "",
+        revision: str | None = None,
+        weights_sha256: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.revision, self.weights_sha256 = name, revision, weights_sha256
+        self.sample_rate, self.do_normalize = frontend.sample_rate, frontend.do_normalize
+        self.min_samples, self.context_seconds = frontend.min_samples, frontend.context_seconds
+        self._frontend, self._network = frontend, network
+        self.eval().requires_grad_(False)
+
+    def frames(self, n_samples: int) -> int:
+        """Frames of a window of `n_samples` samples; 0 if it is shorter than `min_samples`.
+
+        Raises
+        ------
+        SettingError
+            If the model cannot hear so long a window.
+        """
+        return self._frontend.frames(n_samples)
+
+    def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
+        """As `featurestore.models.Encoder.states`."""
+        raise NotImplementedError
+
+    def hidden_states(self, wave: Tensor) -> Tensor:
+        """All hidden states.
+
+        Parameters
+        ----------
+        wave : Tensor of float32, shape (windows, samples)
+            As for `states`.
+
+        Returns
+        -------
+        Tensor of float32, shape (windows, layers + 1, frames, dim)
+        """
+        return torch.stack(list(self.states(wave)), dim=1)
+
+    forward = hidden_states
+
+    def _heard(self, wave: Tensor) -> Tensor:
+        # Always in full precision: in half, quiet audio that is not normalised would lose its bits here.
+        with torch.autocast(wave.device.type, enabled=False):
+            heard: Tensor = self._frontend(wave.float())
+            return heard
+
+
+class TransformersEncoder(_OfTransformers):
+    """An encoder of transformer layers of one width and rate; an `Encoder`.
+
+    The layers are taken out of the network and called one by one, with the arguments of the network's own first
+    call, so that each state can be used before the next one is computed. Its parameters are those of all encoders
+    of transformers (a network with its weights, a front end, what identifies them), and one more.
+
+    Parameters
+    ----------
+    final_norm : bool or None
+        Whether the last state passes the network's last norm; None if `do_stable_layer_norm` says it.
+    """
+
+    def __init__(self, network: nn.Module, *, final_norm: bool | None, **settings: Any) -> None:
+        super().__init__(network, **settings)
+        transformer: Any = getattr(network, "encoder", network)
+        config: Any = network.config
+        attribute = "layers" if hasattr(transformer, "layers") else "layer"
+        self._layers: nn.ModuleList = getattr(transformer, attribute)
+        setattr(transformer, attribute, nn.ModuleList([_Stop()]))
+        for module in self._layers.modules():
+            if type(module) is nn.Conv1d and module.groups > 1:
+                module.__class__ = GroupedConv1d  # which has the same attributes
+        self.layers, self.dim = len(self._layers), int(config.hidden_size)
+        # Networks whose layers normalise what they read, not what they write, end in a norm of their own.
+        if final_norm is None:
+            final_norm = getattr(config, "do_stable_layer_norm", False)
+        last_norm: Any = getattr(transformer, "layer_norm", getattr(network, "layernorm", None))
+        self._last_norm: nn.Module | None = last_norm if final_norm else None
+
+    @torch.no_grad()
+    def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
+        """Hidden states 0 to `last`, one after the other as they are computed.
+
+        State 0 is the input of the first transformer layer, state i the output of layer i. The last one has
+        passed the final layer norm where the network has one (pre-LN networks, Whisper).
+
+        Parameters
+        ----------
+        wave : Tensor of float32, shape (windows, samples)
+            Mono at `sample_rate`, as decoded; at least `min_samples` samples.
+        last : int, optional
+            Last state that is wanted, by default `layers`; what lies beyond it is not computed.
+
+        Yields
+        ------
+        Tensor of float32, shape (windows, frames, dim)
+
+        Raises
+        ------
+        ModelError
+            If the weights are not float32.
+        SettingError
+            If `wave` has another shape or length than the model can hear, or there is no state `last`.
+        """
+        check_float32(self, self.name)
+        last = checked_last(self, last)
+        check_wave(wave, self.min_samples)
+        frames = self.frames(wave.shape[1])
+        x, args, kwargs = self._first_call(wave)
+        yield self._frontend.of_window(x, frames)
+        for number, layer in enumerate(self._layers[:last], 1):
+            output = layer(x, *args, **kwargs)
+            x = output[0] if isinstance(output, tuple) else output
+            if kwargs.get("position_bias", x) is None:
+                kwargs["position_bias"] = output[1]  # WavLM's first layer makes it for all
+            if number == self.layers and self._last_norm is not None:
+                x = self._last_norm(x)
+            yield self._frontend.of_window(x, frames)
+
+    def _first_call(self, wave: Tensor) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+        """What the network gives to its first transformer layer."""
+        heard = self._heard(wave)
+        with torch.autocast(wave.device.type, enabled=False):
+            try:
+                self._network(heard)
+            except _Reached as call:
+                return call.state, call.args_after, call.kwargs
+        raise CheckpointError(f"{self.name} has no transformer layer")
+
+
+class ClapEncoder(_OfTransformers):
+    """CLAP's audio tower; an `Encoder` of one state, the projection, with one frame for each window.
+
+    The stages of its Swin transformer are no states: each has half the rate and twice the width of the one before.
+    """
+
+    def __init__(self, network: nn.Module, **settings: Any) -> None:
+        super().__init__(network, **settings)
+        config: Any = network.config
+        self.layers, self.dim = 0, int(config.projection_dim)
+
+    @torch.no_grad()
+    def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
+        """State 0, what is compared with texts, as it is before it is brought to a norm of 1.
+
+        Parameters
+        ----------
+        wave : Tensor of float32, shape (windows, samples)
+            Mono at `sample_rate`, as decoded.
+        last : int, optional
+            0, if given.
+
+        Yields
+        ------
+        Tensor of float32, shape (windows, 1, dim)
+
+        Raises
+        ------
+        ModelError
+            If the weights are not float32.
+        SettingError
+            If `wave` is longer than the model can hear, or another state is asked for.
+        """
+        check_float32(self, self.name)
+        checked_last(self, last)
+        check_wave(wave, self.min_samples)
+        self.frames(wave.shape[1])
+        heard = self._heard(wave)
+        # Only audio beyond the longest window would be heard in pieces that are fused.
+        longer = torch.zeros(len(wave), 1, dtype=torch.bool, device=wave.device)
+        yield self._network(input_features=heard, is_longer=longer).audio_embeds[:, None]
