@@ -5,7 +5,7 @@
 thread   CPU time of one thread for a window, and its share of what torch.mm reaches in the same round
 stages   where the engine spends it
 machine  wall time with all cores: batches dealt to workers, beside one forward pass on all cores
-start, build, memory   whole programs, see benchmarks/programs.py
+start, build, memory, song   whole programs, see benchmarks/programs.py
 
 Everything is measured in turns, round by round. CHECKPOINT is a folder, and is made of random weights of the shape
 of MERT-v1-95M if it does not exist. CPU time stays meaningful on a busy machine, wall time does not.
@@ -230,13 +230,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--parts", nargs="+", default=["thread", "stages", "machine"])
+    parser.add_argument("--shape", default="95m", help="of random weights, if CHECKPOINT does not exist")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--audio", type=Path)
     parser.add_argument("--minutes", nargs="+", type=float, default=[3, 9], help="of the files of part memory")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not arguments.checkpoint.is_dir():
-        save_random_checkpoint(arguments.checkpoint, shape="95m")
+        save_random_checkpoint(arguments.checkpoint, shape=arguments.shape)
     parts: dict[str, Callable[[Path, int], dict[str, float]]] = {
         "thread": thread,
         "stages": stages,
@@ -244,6 +245,7 @@ def main() -> None:
         "start": programs.start,
         "build": partial(programs.build, audio=arguments.audio),
         "memory": lambda folder, _: programs.memory(folder, arguments.minutes),
+        "song": lambda folder, _: programs.song(folder, arguments.minutes[-1]),
     }
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
     results, cores = {}, torch.get_num_threads()

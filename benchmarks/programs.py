@@ -3,6 +3,7 @@
 start    from nothing to the features of the first window, beside transformers' from_pretrained of the same weights
 build    wall time of `fs-extract build --feature-level segments`, and its CPU time outside the encoder
 memory   its peak memory for files of some lengths
+song     its peak memory at both levels for one window of minutes, for a checkpoint of --shape mert2-fs
 """
 
 from __future__ import annotations
@@ -179,6 +180,21 @@ def memory(folder: Path, minutes: list[float]) -> dict[str, float]:
         peaks[f"{length:g} minutes, MB"] = peak
         print(f"  {length:g} minutes: {peak:.0f} MB", flush=True)
     return peaks
+
+
+def song(folder: Path, minutes: float = 6) -> dict[str, float]:
+    """Peak resident memory of `fs-extract build` with one window of a whole track, MB; bars in bytes."""
+    weights = (folder / "model.safetensors").stat().st_size
+    bars, found = {"all": 3e9, "segments": 2 * weights + 1.5e9}, {}
+    for level, bar in bars.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            audio = Path(scratch, "audio.wav")
+            _write_noise(audio, int(60 * minutes))
+            command = [str(Path(sys.executable).with_name("fs-extract")), "build", str(audio), f"{scratch}/store"]
+            peak = _run([*command, "--model", str(folder), "--segment-duration", "full", "--feature-level", level])
+        found[f"{level}, MB"] = peak
+        found[f"{level}, bar, MB"] = bar / 2**20
+    return found
 
 
 def _run(command: list[str]) -> float:

@@ -116,8 +116,8 @@ class FeatureSpec:
         Whether each window is brought to zero mean and unit variance.
     frame_rate : float, optional
         Frames a second in raw.
-    segment_duration : float, optional
-        Length of a window, seconds.
+    segment_duration : float or "full", optional
+        Length of a window, seconds; "full" for windows as long as their track, or as the model allows.
     overlap : float, optional
         Share of a window that the next one repeats, in [0, 1).
     resampler : str, optional
@@ -150,7 +150,7 @@ class FeatureSpec:
     sample_rate: int | None = None
     do_normalize: bool | None = None
     frame_rate: float | None = None
-    segment_duration: float | None = None
+    segment_duration: float | str | None = None
     overlap: float | None = None
     resampler: str | None = None
     precision: str = "fp32"
@@ -193,7 +193,10 @@ class FeatureSpec:
             "do_normalize": (lambda value: isinstance(value, bool), "true or false"),
             "sample_rate": (lambda value: type(value) is int and _is_positive(value), "a whole number of Hz"),
             "frame_rate": (_is_positive, "a number of Hz"),
-            "segment_duration": (_is_positive, "a number of seconds"),
+            "segment_duration": (
+                lambda value: value == "full" or _is_positive(value),
+                "a number of seconds or full",
+            ),
             "overlap": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
             **dict.fromkeys(_MEASURED, (_are_measured, "a number for each layer")),
         }

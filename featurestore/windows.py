@@ -7,6 +7,7 @@ shorter than a window is one window of its own length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import Any
@@ -15,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import SettingError
+
+AUTO, FULL = "auto", "full"
+"""Windows of the length that a model was trained with; as long as their track, or as the model allows."""
 
 
 def _is_number(value: object) -> bool:
@@ -84,6 +88,41 @@ def hop_samples(window: int, overlap: float, *, name: str = "overlap") -> int:
     if not _is_number(overlap) or not 0 <= overlap < 1:
         raise SettingError(f"`{name}` must be at least 0 and below 1, not {overlap!r}")
     return max(1, round(window * (1 - overlap)))
+
+
+def check_windows(segment_duration: float | str, overlap: float | None) -> None:
+    """Raise SettingError if no model could have these windows; an overlap of None is its default."""
+    if isinstance(segment_duration, str) and segment_duration not in (AUTO, FULL):
+        raise SettingError(
+            f"`segment_duration` is a number of seconds, {AUTO} or {FULL}, not {segment_duration!r}"
+        )
+    window = 1.0 if isinstance(segment_duration, str) else segment_duration
+    hop_samples(window_samples(window, 1_000_000), 0.0 if overlap is None else overlap)
+
+
+def equal_windows(n_samples: int, longest: int, overlap: float) -> tuple[int, int]:
+    """Window and hop of the fewest equal windows that cover a track: the track itself if it is short enough.
+
+    Parameters
+    ----------
+    n_samples : int
+        Length of the track, samples.
+    longest : int
+        Longest window, samples.
+    overlap : float
+        Share of a window that the next one repeats, in [0, 1).
+
+    Returns
+    -------
+    window, hop : int
+        Samples, as for `window_starts`.
+    """
+    if n_samples <= longest:
+        return n_samples, n_samples
+    share = 1 - overlap
+    more = math.ceil((n_samples - longest) / (longest * share))
+    window = min(longest, math.ceil(n_samples / (1 + more * share)))
+    return window, -(-(n_samples - window) // more)
 
 
 def window_starts(n_samples: int, window: int, hop: int) -> npt.NDArray[np.int64]:

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import SettingError
-from featurestore.windows import hop_samples, sliding_windows, window_count, window_samples, window_starts
+from featurestore.windows import (
+    equal_windows,
+    hop_samples,
+    sliding_windows,
+    window_count,
+    window_samples,
+    window_starts,
+)
 
 
 @given(
@@ -27,6 +34,22 @@ def test_every_sample_is_covered_by_equal_windows_none_twice(n_samples, window, 
     assert (steps > 0).all()
     assert (steps <= length).all()
     assert (steps[:-1] == min(hop, window)).all()
+
+
+@given(
+    n_samples=st.integers(1, 10**8), longest=st.integers(1_000, 10**7), overlap=st.floats(0, 0.9) | st.just(0.0)
+)
+def test_equal_windows_are_the_fewest_that_cover_a_track(n_samples, longest, overlap):
+    window, hop = equal_windows(n_samples, longest, overlap)
+    count = window_count(n_samples, window, hop)
+    assert 1 <= hop <= window <= min(longest, n_samples)
+    assert n_samples <= window + (count - 1) * hop
+    if n_samples <= longest:
+        assert (window, count) == (n_samples, 1)
+    else:
+        assert count <= 1 + math.ceil((n_samples - longest) / (longest * (1 - overlap)))
+        # A hop that is rounded up takes less than a sample from the overlap.
+        assert window - hop > window * overlap - 1.001
 
 
 @given(window=st.integers(1, 10**7), overlap=st.floats(0, 1, exclude_max=True))

@@ -56,6 +56,21 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return tuple(sorted(found))
 
 
+class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A number of seconds, "auto" or "full"."""
+
+    name = "auto|seconds|full"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Seconds of a text, or the word."""
+        if value in ("auto", "full"):
+            return str(value)
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of seconds, nor auto or full", param, ctx)
+
+
 @click.command(
     cls=Command, settings={"mixed_precision": "--no-mixed-precision", "oom_recovery": "--disable-oom-recovery"}
 )
@@ -98,12 +113,17 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     type=click.IntRange(min=1),
     help="Windows per pass of the model.  [default: 4 on cpu, 8 on mps, 16 on cuda]",
 )
-@click.option("--segment-duration", type=float, default=5.0, help="Seconds of a window.")
+@click.option(
+    "--segment-duration",
+    type=SegmentDuration(),
+    default="auto",
+    help="Seconds of a window; full for whole tracks, or as much as the model hears; or auto, as the store was "
+    "built, or else the model was trained.",
+)
 @click.option(
     "--overlap",
     type=click.FloatRange(0, 1, max_open=True),
-    default=0.5,
-    help="Share of a window that the next one repeats.",
+    help="Share of a window that the next one repeats.  [default: 0.5; 0 for full and an auto of more than 5 s]",
 )
 @click.option(
     "--dtype",

@@ -82,6 +82,9 @@ class Similarity:
         segments = self._store.segments(track_id, layer=layer)
         starts = segments.starts
         window = self._store.spec.segment_duration or 0.0
+        if isinstance(window, str):  # full: equal windows, of which the last ends with the track
+            audio = self._store.provenance(track_id).get("audio") or {}
+            window = max(0.0, audio.get("duration", 0.0) - float(starts[-1])) if len(starts) else 0.0
         if not len(starts) or not starts[0] <= moment <= starts[-1] + window:
             known = f"{starts[0]:g} to {starts[-1] + window:g} s" if len(starts) else "no times"
             raise SettingError(f"the segments of {track_id!r:.200} have {known}, not {moment!r} s")

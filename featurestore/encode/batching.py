@@ -23,6 +23,9 @@ from featurestore.encode.transfer import Transfer, transfer_for
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
 from featurestore.models.encoder import Encoder, check_state
 
+STREAM_BYTES = 1 << 28
+"""Frames of a window beyond this are given out state by state where that is asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedBatch:
@@ -44,6 +47,19 @@ class EncodedBatch:
     end: float
     segments: npt.NDArray[np.float32]
     raw: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class EncodedState:
+    """One hidden state of a long window, ahead of the `EncodedBatch` of that window, which then has no raw.
+
+    Parameters
+    ----------
+    frames : ndarray of float32, shape (frames, dim)
+        The next of the layers that are wanted.
+    """
+
+    frames: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -143,11 +159,12 @@ class BatchEncoder:
             for _, result in results:
                 if isinstance(result, Exception):
                     raise result
-                yield result
+                if isinstance(result, EncodedBatch):
+                    yield result
 
     def encode_tracks(
-        self, windows: Iterable[Window[T] | None], *, raw: bool
-    ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
+        self, windows: Iterable[Window[T] | None], *, raw: bool, stream: bool = False
+    ) -> Generator[tuple[T, EncodedBatch | EncodedState | Exception], None, None]:
         """Compute the features of the windows of many tracks, in batches across their borders.
 
         Windows are drawn as they are needed. Batches have `batch_size` windows of one length; smaller ones come
@@ -160,27 +177,33 @@ class BatchEncoder:
             be more only after results have been given out.
         raw : bool
             Whether the frames are wanted, besides their means.
+        stream : bool
+            Give the frames of a window of more than `STREAM_BYTES` state by state, as they are computed.
 
         Yields
         ------
         owner : object
             The owner of the windows.
-        result : EncodedBatch or Exception
+        result : EncodedBatch, EncodedState or Exception
             Features of the owner's next windows, in order; or why they could not be had, which is no reason for
             other owners to fail.
         """
         stop = threading.Event()
         groups = grouped(windows, lambda: max(self._workers, self._size.now))
         dealt: deque[list[Window[T]]] = deque()
+        long: deque[Window[T]] = deque()  # until what was begun before them has been given out
         running: deque[tuple[list[Window[T]], Future[_Outcome]]] = deque()
         more, together = True, True
         try:
-            while more or running:
-                while more and len(running) < self._at_a_time and not any(map(_is_full, running)):
+            while more or running or long:
+                while more and not long and len(running) < self._at_a_time and not any(map(_is_full, running)):
                     if not dealt:
                         group = next(groups, _END)
                         more = group is not _END
                         if not isinstance(group, list):
+                            break
+                        if raw and stream and self._is_long(group[0]):
+                            long.extend(group)
                             break
                         together = not running and len(group) <= self._workers // 2
                         dealt.extend(self._shares(group, 1 if together else self._workers))
@@ -193,6 +216,8 @@ class BatchEncoder:
                     settled = self._settled(batch, future.result(), raw)
                     del future  # of an error, it would hold the memory of what failed
                     yield from settled
+                while long and not running:
+                    yield from self._streamed(long.popleft())
         finally:
             stop.set()
             for _, future in running:
@@ -254,36 +279,65 @@ class BatchEncoder:
 
     def _encode(self, windows: npt.NDArray[np.float32], raw: bool, stop: threading.Event | None) -> _Pending:
         """Encode windows [window, sample]. That nobody waits for it any more ends it at the next layer."""
-        model, transfer, slots = self._model, self._transfer, self._slots
+        transfer = self._transfer
+        pooled: list[Tensor] = []
+        frames: Tensor | None = None
+        for slot, state in enumerate(self._states(windows, stop)):
+            with torch.inference_mode(), arithmetic(self._device, self._half):
+                pooled.append(state.mean(dim=1))
+                if raw:
+                    if frames is None:
+                        frames = transfer.empty_on_host(len(state), len(self._slots), *state.shape[1:])
+                    transfer.receive(state, frames[:, slot])
+        with torch.inference_mode(), arithmetic(self._device, self._half):
+            means = torch.stack(pooled, dim=1)
+            segments = transfer.empty_on_host(*means.shape)
+            transfer.receive(means, segments)
+            return _Pending(segments, frames, transfer.mark())
+
+    def _states(self, windows: npt.NDArray[np.float32], stop: threading.Event | None) -> Iterator[Tensor]:
+        """Yield the wanted hidden states of windows [window, sample], each as it is computed."""
+        model, last = self._model, max(self._slots)
         if windows.shape[1] < model.min_samples:
             raise AudioTooShortError(
                 f"{windows.shape[1]} samples at {model.sample_rate} Hz are too short for "
                 f"{model.name}, which needs {model.min_samples}"
             )
-        pooled: list[Tensor] = []
-        frames: Tensor | None = None
-        last = max(slots)
-        with torch.inference_mode(), arithmetic(self._device, self._half):
-            wave = transfer.send(np.asarray(windows, np.float32))
-            for layer, state in enumerate(model.states(wave, last=last)):
-                if layer in slots:
+        states: Iterator[Tensor] | None = None
+        for layer in range(last + 1):
+            # Entered for each: what takes a state is not to be in this mode.
+            with torch.inference_mode(), arithmetic(self._device, self._half):
+                if states is None:
+                    states = iter(model.states(self._transfer.send(np.asarray(windows, np.float32)), last=last))
+                state = next(states, None)
+                if state is None:
+                    raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
+                if layer in self._slots:
                     check_state(model, layer, state, windows=len(windows), n_samples=windows.shape[1])
                     state = state.float()
-                    pooled.append(state.mean(dim=1))
-                    if raw:
-                        if frames is None:
-                            frames = transfer.empty_on_host(len(state), len(slots), *state.shape[1:])
-                        transfer.receive(state, frames[:, slots[layer]])
-                if layer == last:
-                    break
-                if stop is not None and stop.is_set():
-                    raise CancelledError
-            if len(pooled) != len(slots):
-                raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
-            means = torch.stack(pooled, dim=1)
-            segments = transfer.empty_on_host(*means.shape)
-            transfer.receive(means, segments)
-            return _Pending(segments, frames, transfer.mark())
+            if layer in self._slots:
+                yield state
+            del state
+            if layer < last and stop is not None and stop.is_set():
+                raise CancelledError
+
+    def _is_long(self, window: Window[T]) -> bool:
+        frames = self._model.frames(len(window.samples))
+        return 4 * frames * self._model.dim * len(self._slots) > STREAM_BYTES
+
+    def _streamed(self, window: Window[T]) -> Iterator[tuple[T, EncodedBatch | EncodedState | Exception]]:
+        """Encode one window, and give each state when it is computed: the next one is not until that is taken."""
+        pooled: list[npt.NDArray[np.float32]] = []
+        try:
+            for state in self._states(window.samples[None], None):
+                pooled.append(state.mean(dim=1).cpu().numpy())
+                yield window.owner, EncodedState(state[0].cpu().numpy())
+                del state
+        except Exception as error:
+            yield window.owner, self._no_room([window], str(error)) if is_out_of_memory(error) else error
+            return
+        means = torch.from_numpy(np.stack(pooled, axis=1))
+        yield from self._dealt_back([window], _Pending(means, None, lambda: None))
 
     def _dealt_back(
         self, batch: list[Window[T]], pending: _Pending

@@ -141,6 +141,17 @@ def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContex
     return contexts
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a device has free, or the host for the CPU; None if the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
 def forget_memory(device: torch.device) -> None:
     """Give back what torch keeps for later, in pieces of the wrong size perhaps."""
     if device.type == "cuda":

@@ -10,15 +10,36 @@ import numpy.typing as npt
 import torch
 
 from featurestore.encode.batch_size import T, Window
-from featurestore.encode.batching import BatchEncoder, EncodedBatch, is_out_of_memory
-from featurestore.encode.device import default_batch_size, resolve_device, resolve_precision
-from featurestore.errors import DeviceError, SettingError
+from featurestore.encode.batching import BatchEncoder, EncodedBatch, EncodedState, is_out_of_memory
+from featurestore.encode.device import default_batch_size, free_memory, resolve_device, resolve_precision
+from featurestore.errors import DeviceError, ExtractionError, SettingError
 from featurestore.models.checkpoints.load import load_model
-from featurestore.models.encoder import Encoder, frame_rate, require_encoder
+from featurestore.models.encoder import (
+    CONTEXT_SECONDS,
+    Encoder,
+    context_seconds,
+    frame_rate,
+    longest_window,
+    require_encoder,
+    window_bytes,
+)
 from featurestore.models.kernels.engine import CpuEngine, optimize_for_cpu
 from featurestore.models.kernels.half import HALF, to_half
 from featurestore.spec import FeatureSpec, check_count, is_whole
-from featurestore.windows import hop_samples, sliding_windows, window_samples
+from featurestore.windows import (
+    AUTO,
+    FULL,
+    check_windows,
+    equal_windows,
+    hop_samples,
+    sliding_windows,
+    window_count,
+    window_samples,
+    window_starts,
+)
+
+_LONG_SECONDS = 60
+"""Windows beyond this are encoded one at a time by default."""
 
 
 class WindowEncoder:
@@ -39,10 +60,12 @@ class WindowEncoder:
         Half precision on cuda, unless `precision` says something else; False is another way to say "fp32".
     oom_recovery : bool
         Halve a batch that does not fit into memory, down to 1, and try larger ones again later.
-    segment_duration : float
-        Length of a window, seconds.
-    overlap : float
-        Share of a window that the next one repeats, in [0, 1).
+    segment_duration : float, "auto" or "full"
+        Length of a window, seconds; "auto" is the length that the model was trained with. "full" is one window for
+        each track, of its own length, or where a model hears less at once, the fewest equal windows that cover it.
+    overlap : float, optional
+        Share of a window that the next one repeats, in [0, 1). By default 0.5 for windows of 5 s, as MERT v0 and
+        v1 want, and of a given length; 0 for "full" and for an "auto" of more than 5 s.
     layers : sequence of int, optional
         Hidden states to keep, by default all. Features have them in ascending order, and layers beyond the
         last one are not computed.
@@ -91,30 +114,38 @@ class WindowEncoder:
         batch_size: int | None = None,
         mixed_precision: bool = True,
         oom_recovery: bool = True,
-        segment_duration: float = 5.0,
-        overlap: float = 0.5,
+        segment_duration: float | str = AUTO,
+        overlap: float | None = None,
         layers: Sequence[int] | None = None,
         precision: str | None = None,
     ) -> None:
         # What costs nothing to refuse comes before the model is loaded.
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, mixed_precision=mixed_precision, device=self.device)
-        if batch_size is None:
-            batch_size = default_batch_size(self.device)
-        check_count("batch_size", batch_size)
-        hop_samples(window_samples(segment_duration, 1_000_000), overlap)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        check_windows(segment_duration, overlap)
         if isinstance(model, str | os.PathLike):
             model = load_model(model, revision=revision)
         elif revision is not None:
             raise SettingError(f"`revision` {revision!r} is for models of the hub, not for one that is loaded")
         require_encoder(model)
         self.layers = _checked_layers(layers, model)
-        self._segment_duration, self._overlap = float(segment_duration), float(overlap)
-        self._window = window_samples(segment_duration, model.sample_rate)
+        seconds = context_seconds(model)
+        if overlap is None:
+            overlap = _default_overlap(segment_duration, seconds)
+        self._segment_duration: float | str = FULL
+        if segment_duration != FULL:
+            self._segment_duration = seconds = seconds if segment_duration == AUTO else float(segment_duration)
+        self._overlap, self._longest = float(overlap), longest_window(model)
+        self._window = window_samples(seconds, model.sample_rate)
         self._hop = hop_samples(self._window, overlap)
+        is_long = segment_duration == FULL or seconds > _LONG_SECONDS
+        if batch_size is None:
+            batch_size = 1 if is_long else default_batch_size(self.device)
         if self._window < model.min_samples:
             raise SettingError(
-                f"`segment_duration` {segment_duration} s is {self._window} samples; {model.name} needs at "
+                f"`segment_duration` {seconds:g} s is {self._window} samples; {model.name} needs at "
                 f"least {model.min_samples} ({model.min_samples / model.sample_rate:.4f} s)"
             )
         self._frame_rate = frame_rate(model, self._window)
@@ -136,7 +167,8 @@ class WindowEncoder:
             layers=self.layers,
             half=half,
             oom_recovery=oom_recovery,
-            workers=torch.get_num_threads() if isinstance(network, CpuEngine) else 1,
+            # Long windows are encoded one by one, each with all cores: every one more at a time needs its memory.
+            workers=torch.get_num_threads() if isinstance(network, CpuEngine) and not is_long else 1,
         )
 
     @property
@@ -218,11 +250,49 @@ class WindowEncoder:
         >>> [(first, len(samples)) for first, samples in encoder.windows(blocks)]
         [(0, 120000), (60000, 120000), (80000, 120000)]
         """
-        return sliding_windows(blocks, self._window, self._hop)
+        if self._segment_duration != FULL:
+            yield from sliding_windows(blocks, self._window, self._hop)
+            return
+        samples = np.concatenate([np.zeros(0, np.float32), *blocks])
+        window, hop = self._bounds(len(samples))
+        for start in window_starts(len(samples), window, hop):
+            yield int(start), samples[start : start + window]
+
+    def planned(self, n_samples: int) -> tuple[int, int]:
+        """Windows of a track of `n_samples` samples, and the frames of all of them.
+
+        Raises
+        ------
+        ExtractionError
+            If a window is as long as the track, and would not fit into memory.
+
+        Examples
+        --------
+        >>> from featurestore.encode import WindowEncoder
+        >>> WindowEncoder(model="mini").planned(200_000)
+        (3, 1122)
+        """
+        window, hop = self._bounds(n_samples)
+        windows = window_count(n_samples, window, hop)
+        return windows, windows * self.model.frames(min(window, n_samples))
+
+    def _bounds(self, n_samples: int) -> tuple[int, int]:
+        """Window and hop for a track of this length."""
+        if self._segment_duration != FULL:
+            return self._window, self._hop
+        window, hop = equal_windows(n_samples, self._longest or n_samples, self._overlap)
+        needed, free = window_bytes(self.model, window), free_memory(self.device)
+        if free is not None and needed > free:
+            raise ExtractionError(
+                f"one window of {window / self.model.sample_rate:.0f} s needs about {needed / 1e9:.1f} GB of "
+                f"memory in {self.model.name}, and {self.device} has {free / 1e9:.1f} GB free: choose "
+                f"`segment_duration='auto'` or a number of seconds instead of 'full'"
+            )
+        return window, hop
 
     def encode_tracks(
-        self, windows: Iterable[Window[T] | None], *, raw: bool
-    ) -> Generator[tuple[T, EncodedBatch | Exception], None, None]:
+        self, windows: Iterable[Window[T] | None], *, raw: bool, stream: bool = False
+    ) -> Generator[tuple[T, EncodedBatch | EncodedState | Exception], None, None]:
         """Compute the features of the windows of many tracks, in batches across their borders.
 
         Windows and results are as for `BatchEncoder.encode_tracks`; `windows` gives those of a track.
@@ -238,7 +308,13 @@ class WindowEncoder:
         >>> [(track, start) for track, batch in found for start in batch.starts]
         [('a', 0.0), ('a', 0.5), ('b', 0.0)]
         """
-        return self._encoder.encode_tracks(windows, raw=raw)
+        return self._encoder.encode_tracks(windows, raw=raw, stream=stream)
+
+
+def _default_overlap(segment_duration: float | str, context: float) -> float:
+    """Half, as MERT v0 and v1 want it; long windows lose little at their edges and cost twice as much with it."""
+    is_long = segment_duration == FULL or (segment_duration == AUTO and context > CONTEXT_SECONDS)
+    return 0.0 if is_long else 0.5
 
 
 def _no_room(device: torch.device, model: Encoder, error: Exception) -> DeviceError:

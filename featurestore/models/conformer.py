@@ -5,18 +5,32 @@ Conformer: Gulati et al. 2020, arXiv:2005.08100; rotary positions: Su et al. 202
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.models.encoder import check_float32, check_longest, check_wave, checked_last
-from featurestore.models.kernels.convolutions import GroupedConv1d
+from featurestore.models.kernels.convolutions import GroupedConv1d, gelu_
+from featurestore.models.paging import page_out
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "swish": nn.SiLU}
+
+class GeluInPlace(nn.Module):
+    """The exact GELU, in the memory of what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu_(x)
+
+
+_SILU = partial(nn.SiLU, inplace=True)
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": GeluInPlace, "silu": _SILU, "swish": _SILU}
 """By their names in config.json."""
+
+_ROWS = 2048
+"""Frames of a window that are in a feed-forward at a time: inside, they are four times as wide."""
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines of the angles of rotary positions, each of float32, shape (frames, head size / 2)."""
@@ -81,8 +95,8 @@ class _FeedForward(nn.Module):
         self.w_2 = nn.Linear(shape.inner, shape.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.w_2(self.activation(self.w_1(x)))
-        return out
+        parts = [self.w_2(self.activation(self.w_1(part))) for part in torch.split(x, _ROWS, dim=1)]
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 class _Attention(nn.Module):
@@ -163,10 +177,10 @@ class Block(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
+        x = torch.add(x, self.ffn1(self.ffn1_layer_norm(x)), alpha=0.5)
         x = x + self.attn(self.attn_layer_norm(x), rotation)
         x = x + self.conv_module(x)
-        x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
+        x = torch.add(x, self.ffn2(self.ffn2_layer_norm(x)), alpha=0.5)
         out: Tensor = self.final_layer_norm(x)
         return out
 
@@ -295,11 +309,19 @@ class ConformerEncoder(nn.Module):
             x: Tensor = self.network.feature_extractor(wave.float())
         for stage in self.network.subsampling_module:
             x = stage(x)
+            self._used(stage, x)
         yield x
         rotation = self._rotation(x)
         for number, block in enumerate(self.network.layers[:last], 1):
             x = block(x, rotation)
+            self._used(block, x)
             yield x if number < self.layers else self.network.layer_norm(x)
+
+    @staticmethod
+    def _used(module: nn.Module, x: Tensor) -> None:
+        """Of windows of minutes, each module has work for seconds: longer than reading its weights again takes."""
+        if x.shape[1] > _ROWS:
+            page_out(module)
 
     def _rotation(self, x: Tensor) -> Rotation:
         """Of the positions of x [window, frame, feature]."""

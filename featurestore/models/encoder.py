@@ -150,6 +150,26 @@ def context_seconds(model: Encoder) -> float:
     return float(value)
 
 
+def longest_window(model: Encoder) -> int | None:
+    """Most samples that a model hears at once, its `max_samples`; None if there is no limit.
+
+    Raises
+    ------
+    ModelError
+        If it is no whole number of at least `min_samples`.
+    """
+    value: int | None = getattr(model, "max_samples", None)
+    if value is not None and (type(value) is not int or value < model.min_samples):
+        raise broken_rule(model, "max_samples", f"it is {value!r}, not a whole number from {model.min_samples}")
+    return value
+
+
+def window_bytes(model: Encoder, n_samples: int) -> int:
+    """Memory that a window takes in a model, about: spectra or convolutions, and what is inside a layer."""
+    # 64 bytes a sample: spectra, or pieces of convolutions; sixteen states: a feed-forward and an attention.
+    return 64 * n_samples + 4 * 16 * model.frames(n_samples) * model.dim
+
+
 def broken_rule(model: Encoder, rule: str, found: str) -> ModelError:
     """The error for an encoder that does not keep a rule: names both, and what was found."""
     return ModelError(f"{model.name or 'the encoder'} breaks the rule of `{rule}`: {found}")

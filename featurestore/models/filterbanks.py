@@ -99,6 +99,8 @@ class PatchBanks(Frontend):
         Hz.
     """
 
+    max_samples: int
+
     def __init__(
         self,
         *,
@@ -113,8 +115,8 @@ class PatchBanks(Frontend):
         super().__init__()
         # It standardises by fixed numbers, not each window by its own: that is what do_normalize means in a spec.
         self.sample_rate, self.do_normalize = sample_rate, False
-        self.min_samples, self._max_samples = _LENGTH + (patch - 1) * _HOP, max_length * _HOP
-        self.context_seconds = self._max_samples / sample_rate
+        self.min_samples, self.max_samples = _LENGTH + (patch - 1) * _HOP, max_length * _HOP
+        self.context_seconds = self.max_samples / sample_rate
         self._max_length, self._patch, self._stride = max_length, patch, stride
         self._mean, self._deviation = mean, deviation
         self._banks = _KaldiSpectra(bands=bands, sample_rate=sample_rate, exponent=1.0, scale=1.0)
@@ -149,7 +151,7 @@ class PatchBanks(Frontend):
         SettingError
             If the window is longer than the network hears.
         """
-        check_longest(n_samples, self._max_samples, self.sample_rate)
+        check_longest(n_samples, self.max_samples, self.sample_rate)
         return 0 if n_samples < self.min_samples else (_spectra(n_samples) - self._patch) // self._stride + 1
 
     def of_window(self, state: Tensor, frames: int) -> Tensor:
@@ -192,6 +194,8 @@ class ClapMel(Frontend):
     do_normalize = False
     min_samples = 1
 
+    max_samples: int
+
     def __init__(
         self,
         *,
@@ -209,7 +213,7 @@ class ClapMel(Frontend):
 
         super().__init__()
         self.sample_rate, self.context_seconds = sample_rate, max_samples / sample_rate
-        self._n_fft, self._hop, self._max_samples = n_fft, hop, max_samples
+        self._n_fft, self._hop, self.max_samples = n_fft, hop, max_samples
         self._padding, self._copies = padding, 4 if fusion else 1
         filters = mel_filter_bank(
             num_frequency_bins=n_fft // 2 + 1,
@@ -264,15 +268,15 @@ class ClapMel(Frontend):
         SettingError
             If the window is longer than the network hears.
         """
-        check_longest(n_samples, self._max_samples, self.sample_rate)
+        check_longest(n_samples, self.max_samples, self.sample_rate)
         return min(n_samples, 1)
 
     def forward(self, wave: Tensor) -> Tensor:
         """Decibels, shape (windows, 1 or 4, spectra, bands)."""
         wave = _exact(wave)
-        times = {"pad": 1, "repeatpad": self._max_samples // wave.shape[1]}.get(self._padding)
-        wave = wave.repeat(1, -(-self._max_samples // wave.shape[1]) if times is None else times)
-        wave = F.pad(wave[:, : self._max_samples], (0, max(0, self._max_samples - wave.shape[1])))
+        times = {"pad": 1, "repeatpad": self.max_samples // wave.shape[1]}.get(self._padding)
+        wave = wave.repeat(1, -(-self.max_samples // wave.shape[1]) if times is None else times)
+        wave = F.pad(wave[:, : self.max_samples], (0, max(0, self.max_samples - wave.shape[1])))
         window = torch.hann_window(self._n_fft, dtype=wave.dtype, device=wave.device)
         spectra = torch.stft(wave, self._n_fft, self._hop, window=window, return_complex=True)
         bands = _power(spectra).transpose(1, 2) @ self.get_buffer("_filters").to(wave.dtype)

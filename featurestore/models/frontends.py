@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -18,6 +18,9 @@ NORMALIZE_EPS = 1e-7
 
 _LEAST_POWER, _LEAST_DEVIATION = 1e-10, 1e-5
 """Of a mel band of `StandardMel`: power and standard deviation below which neither falls."""
+
+_SPECTRA = 4096
+"""Spectra of a window that are there at a time; those of minutes would take more memory than the network."""
 
 # Far above any such network, as the bounds of config.json.
 MOST_FFT, MOST_SAMPLES = 1 << 14, 1 << 26
@@ -36,12 +39,15 @@ class Frontend(nn.Module):
         Shortest window that gives a frame.
     context_seconds : float
         Length of the windows that the network was trained with.
+    max_samples : int or None
+        Longest window; None if there is no limit.
     """
 
     sample_rate: int
     do_normalize: bool
     min_samples: int
     context_seconds: float
+    max_samples: int | None = None
 
     def frames(self, n_samples: int) -> int:
         """Frames of a window that belong to its samples."""
@@ -113,6 +119,7 @@ class LogMel(Frontend):
 
     do_normalize = False
     min_samples = 1
+    max_samples: int
 
     def __init__(
         self, *, mels: int, n_fft: int, hop: int, max_samples: int, sample_rate: int, stride: int = 2
@@ -217,7 +224,8 @@ class StandardMel(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """Shape (windows, spectra, bands), of samples [window, sample]; there are ``samples // hop`` spectra."""
-        decibels = self.mel_scale(self.spectrogram(wave)).clamp_(min=_LEAST_POWER).log10_().mul_(10)
+        bands = [self.mel_scale(power) for power in self.spectrogram.pieces(wave, _SPECTRA)]
+        decibels = torch.cat(bands, dim=1).clamp_(min=_LEAST_POWER).log10_().mul_(10)
         deviation = self.get_buffer("mel_std").clamp(min=_LEAST_DEVIATION)
         standard: Tensor = decibels.sub_(self.get_buffer("mel_mean")).div_(deviation)
         return standard
@@ -246,12 +254,22 @@ class _Spectrogram(nn.Module):
         self._n_fft, self._hop = n_fft, hop
         self.register_buffer("window", torch.empty(win_length))
 
-    def forward(self, wave: Tensor) -> Tensor:
-        """Power, shape (windows, spectra, bins); the middle of spectrum t is sample hop * t."""
-        window = self.get_buffer("window")
-        spectra = torch.stft(wave, self._n_fft, self._hop, len(window), window=window, return_complex=True)
-        # The one behind the last whole hop is dropped, as in training.
-        return spectra[..., :-1].abs().square().transpose(1, 2)
+    def pieces(self, wave: Tensor, most: int) -> Iterator[Tensor]:
+        """Power in pieces of at most so many spectra, shape (windows, spectra, bins).
+
+        The middle of spectrum t is sample hop * t.
+        """
+        window, half = self.get_buffer("window"), self._n_fft // 2
+        # The spectrum behind the last whole hop is dropped, as in training.
+        count = wave.shape[1] // self._hop
+        wave = nn.functional.pad(wave[:, None], (half, half), mode="reflect")[:, 0]
+        for first in range(0, count, most):
+            last = min(first + most, count) - 1
+            part = wave[:, first * self._hop : last * self._hop + self._n_fft]
+            spectra = torch.stft(
+                part, self._n_fft, self._hop, len(window), window=window, center=False, return_complex=True
+            )
+            yield spectra.abs().square_().transpose(1, 2)
 
 
 class _MelScale(nn.Module):

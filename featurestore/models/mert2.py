@@ -16,6 +16,7 @@ from featurestore.models.conformer import (
     BlockShape,
     ConformerEncoder,
     ConformerNetwork,
+    GeluInPlace,
     Transpose,
     rotary_frequencies,
 )
@@ -38,7 +39,7 @@ class _GlobalResponseNorm(nn.Module):
         x = x.float()  # squares of a whole window outgrow half
         response = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         relative = response / (response.mean(dim=-1, keepdim=True) + _RESPONSE_EPS)
-        return torch.addcmul(self.bias, x, self.weight * relative + 1)
+        return x.mul_(self.weight * relative + 1).add_(self.bias)  # nobody else has it
 
 
 class _ConvNextLayer(nn.Module):
@@ -50,7 +51,7 @@ class _ConvNextLayer(nn.Module):
         self.pointwise_block = nn.Sequential(
             nn.LayerNorm(channels, eps=eps),
             nn.Linear(channels, 4 * channels),
-            nn.GELU(),
+            GeluInPlace(),
             _GlobalResponseNorm(4 * channels),
             nn.Linear(4 * channels, channels),
         )

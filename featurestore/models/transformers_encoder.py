@@ -62,6 +62,7 @@ class _OfTransformers(nn.Module):
         self.name, self.revision, self.weights_sha256 = name, revision, weights_sha256
         self.sample_rate, self.do_normalize = frontend.sample_rate, frontend.do_normalize
         self.min_samples, self.context_seconds = frontend.min_samples, frontend.context_seconds
+        self.max_samples = frontend.max_samples
         self._frontend, self._network = frontend, network
         self.eval().requires_grad_(False)
 

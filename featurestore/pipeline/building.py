@@ -23,7 +23,7 @@ from featurestore.store import StoreReader
 from featurestore.store.creation import is_vacant
 from featurestore.store.hdf5.layout import is_hdf5
 from featurestore.store.paths import resolve_store_path
-from featurestore.windows import hop_samples, window_samples
+from featurestore.windows import check_windows
 
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder
@@ -44,8 +44,8 @@ def build(
     workers: int = 1,
     layers: Sequence[int] | None = None,
     batch_size: int | None = None,
-    segment_duration: float = 5.0,
-    overlap: float = 0.5,
+    segment_duration: float | str = "auto",
+    overlap: float | None = None,
     dtype: str = "float32",
     codec: str = "none",
     force: bool = False,
@@ -92,10 +92,10 @@ def build(
         The hidden states to store; all by default.
     batch_size : int, optional
         Windows per pass of the model; by default chosen for the device.
-    segment_duration : float
-        Length of a window, seconds.
-    overlap : float
-        Share of a window that the next one repeats, in [0, 1).
+    segment_duration : float, "auto" or "full"
+        Windows, as in `featurestore.FeatureExtractor`; "auto" in a store of this model is what it was built with.
+    overlap : float, optional
+        Share of a window that the next one repeats, in [0, 1); by default as in `featurestore.FeatureExtractor`.
     dtype : {"float32", "float16"}
         Type of the stored numbers.
     codec : {"none", "zstd", "lz4", "bitround"}
@@ -182,7 +182,7 @@ def build(
     if extractor is None:
         if batch_size is not None:
             check_count("batch_size", batch_size)
-        hop_samples(window_samples(segment_duration, 1_000_000), overlap)
+        check_windows(segment_duration, overlap)
     else:
         _check_defaults({**settings, "device": device, "processes": processes})
     check_count("workers", workers)
@@ -203,7 +203,7 @@ def build(
             if extractor is not None:
                 run_job(job, tracks, there, LocalExecutor(job, extractor), interrupts, tally)
                 return tally.report()
-            settings["revision"] = revision or _recorded_revision(there, model)
+            settings.update(_recorded(there, settings))
             with _executor(job, device, processes, settings, interrupts, tally) as executor:
                 run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
@@ -255,11 +255,20 @@ def open_existing(path: Path) -> StoreReader | None:
     return None if is_vacant(path) else StoreReader(path)
 
 
-def _recorded_revision(there: StoreReader | None, model: str | Path | Encoder) -> str | None:
-    """Return the revision that a store was built with, if it was built with the model of this name."""
-    if there is None or not isinstance(model, str | Path) or there.spec.model != str(model):
-        return None
-    return there.spec.revision
+def _recorded(there: StoreReader | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a store of this model was built with, for settings that are not given."""
+    model = settings["model"]
+    found: dict[str, Any] = {}
+    name = str(model) if isinstance(model, str | Path) else getattr(model, "name", None)
+    if there is None or there.spec.model != name:
+        return {}
+    if settings["revision"] is None and isinstance(model, str | Path):
+        found["revision"] = there.spec.revision
+    if settings["segment_duration"] == "auto" and there.spec.segment_duration is not None:
+        found["segment_duration"] = there.spec.segment_duration
+        if settings["overlap"] is None:
+            found["overlap"] = there.spec.overlap
+    return found
 
 
 def _encoder_class() -> type[WindowEncoder]:

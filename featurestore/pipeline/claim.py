@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import MutableSequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from featurestore.pipeline.plan import TrackPlan
 from featurestore.pipeline.prefetch import TrackAudio
 from featurestore.store.track_writer import TrackWriter
 
 if TYPE_CHECKING:
-    from featurestore.encode import EncodedBatch
+    from featurestore.encode import EncodedBatch, EncodedState
 
 MOST_DEATHS = 2
 """Processes that may die with a track in flight before nobody takes it again: it may be what they die of."""
@@ -104,8 +104,12 @@ class TrackClaim:
         """Whether all windows are written."""
         return self.whole and self.drawn == self._written
 
-    def append(self, batch: EncodedBatch) -> None:
-        """Write the features of the next windows."""
+    def append(self, batch: EncodedBatch | EncodedState) -> None:
+        """Write the features of the next windows, or a state of the next one."""
+        if (frames := getattr(batch, "frames", None)) is not None:
+            self._writing.append_state(frames)
+            return
+        batch = cast("EncodedBatch", batch)
         self._writing.append(raw=batch.raw, segments=batch.segments, starts=batch.starts)
         self._written += len(batch.starts)
         self.seconds = batch.end

@@ -29,7 +29,7 @@ from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.store import StoreWriter
 
 if TYPE_CHECKING:
-    from featurestore.encode import EncodedBatch, WindowEncoder
+    from featurestore.encode import EncodedBatch, EncodedState, WindowEncoder
 
 PACK_EVERY = 256
 """Published tracks after which they are packed: one at a time would rewrite the tail of the table each time."""
@@ -142,7 +142,7 @@ class Extraction:
             try:
                 with (
                     closing(self._windows(plans)) as windows,
-                    closing(self._extractor.encode_tracks(windows, raw=raw)) as results,
+                    closing(self._extractor.encode_tracks(windows, raw=raw, stream=True)) as results,
                 ):
                     while (found := self._next(results)) is not None:
                         self._take(*found)
@@ -155,8 +155,8 @@ class Extraction:
                         stack.callback(self._release, claim, reason)
 
     def _next(
-        self, results: Iterator[tuple[TrackClaim, EncodedBatch | Exception]]
-    ) -> tuple[TrackClaim, EncodedBatch | Exception] | None:
+        self, results: Iterator[tuple[TrackClaim, EncodedBatch | EncodedState | Exception]]
+    ) -> tuple[TrackClaim, EncodedBatch | EncodedState | Exception] | None:
         """Return the next results; only meanwhile interrupts are allowed."""
         with self._interrupts.allowed():
             return next(results, None)
@@ -191,7 +191,7 @@ class Extraction:
                         claim.whole = True
                 except FeatureStoreError as error:
                     with self._interrupts.deferred():
-                        self._fail_open(claim, error)
+                        self._fail_open(claim, _named(claim.plan, error))
                 with self._interrupts.deferred():
                     self._publish_if_complete(claim)
 
@@ -239,7 +239,7 @@ class Extraction:
             self._release(claim, _LeftAlone())
         return None
 
-    def _take(self, claim: TrackClaim, result: EncodedBatch | Exception) -> None:
+    def _take(self, claim: TrackClaim, result: EncodedBatch | EncodedState | Exception) -> None:
         """Write features of a track, and publish it after its last ones."""
         self._tally.encoding_seconds += (now := time.monotonic()) - self._mark
         self._mark = now

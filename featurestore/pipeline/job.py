@@ -47,8 +47,8 @@ class Executor(Protocol):
     spec: FeatureSpec
     device: str
 
-    def frames(self, n_samples: int) -> int:
-        """Return the frames of a window, about."""
+    def planned(self, n_samples: int) -> tuple[int, int]:
+        """Return the windows of a track of so many samples, and the frames of all of them, about."""
         ...
 
     def run(
@@ -82,9 +82,9 @@ class LocalExecutor:
         self.spec = extractor.spec(dtype=job.dtype, codec=job.codec)
         self.device = str(extractor.device)
 
-    def frames(self, n_samples: int) -> int:
-        """Return the frames of a window."""
-        return self._extractor.model.frames(n_samples)
+    def planned(self, n_samples: int) -> tuple[int, int]:
+        """Return the windows of a track of so many samples, and the frames of all of them."""
+        return self._extractor.planned(n_samples)
 
     def run(
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
@@ -137,7 +137,7 @@ def run_job(
         existing=lambda track_id: (
             None if there is None or track_id not in there else published_attributes(there.provenance, track_id)
         ),
-        frames=executor.frames,
+        planned=executor.planned,
         notify=lambda done: _checked(tally, done),
     )
     _count(job, plans, spec, tally)

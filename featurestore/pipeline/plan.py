@@ -13,12 +13,11 @@ from typing import Any
 
 from featurestore.audio import AudioFile, file_sha256, read_header
 from featurestore.audio.info import file_status
-from featurestore.errors import FeatureStoreError, StoreAccessError
+from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessError
 from featurestore.pipeline.prefetch import threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
 from featurestore.store.filesystem import free_files
-from featurestore.windows import hop_samples, window_count, window_samples
 
 _log = logging.getLogger("featurestore")
 
@@ -154,7 +153,7 @@ def plan_tracks(
     *,
     requirements: Requirements,
     existing: Callable[[str], Mapping[str, Any] | None],
-    frames: Callable[[int], int],
+    planned: Callable[[int], tuple[int, int]],
     notify: Callable[[int], None],
 ) -> list[TrackPlan]:
     """Look at every track: does the store have it, and if not, how long is it?
@@ -167,8 +166,8 @@ def plan_tracks(
         What published features must be.
     existing : callable
         Gives the attributes of the published track of an id, or None. Called in threads.
-    frames : callable
-        Gives the frames that the model makes of a number of samples.
+    planned : callable
+        Gives the windows of a track of a number of samples, and the frames of all of them.
     notify : callable
         Called with the number of tracks looked at, after each.
 
@@ -182,7 +181,7 @@ def plan_tracks(
 
     def look_at(number: int) -> None:
         try:
-            ready.put((number, _plan_track(number, tracks[number], requirements, existing, frames)))
+            ready.put((number, _plan_track(number, tracks[number], requirements, existing, planned)))
         except BaseException as error:
             ready.put((number, error))
 
@@ -203,7 +202,7 @@ def _plan_track(
     track: AudioFile,
     requirements: Requirements,
     existing: Callable[[str], Mapping[str, Any] | None],
-    frames: Callable[[int], int],
+    planned: Callable[[int], tuple[int, int]],
 ) -> TrackPlan:
     published = existing(track.track_id)
     try:
@@ -216,9 +215,10 @@ def _plan_track(
     rate = requirements.spec.sample_rate
     if not info.duration or rate is None:
         return TrackPlan(number=number, track=track, replaces=replaces, guessed=True)
-    window = window_samples(requirements.spec.segment_duration or info.duration, rate)
-    samples = max(1, round(info.duration * rate))
-    segments = window_count(samples, window, hop_samples(window, requirements.spec.overlap or 0.0))
+    try:
+        segments, frames = planned(max(1, round(info.duration * rate)))
+    except ExtractionError as error:
+        return TrackPlan(number=number, track=track, error=ExtractionError(f"{track.path}: {error}"))
     return TrackPlan(
         number=number,
         track=track,
@@ -226,7 +226,7 @@ def _plan_track(
         seconds=info.duration,
         guessed=info.frames is None,
         segments=segments,
-        frames=segments * frames(min(window, samples)),
+        frames=frames,
     )
 
 

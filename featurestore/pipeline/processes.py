@@ -25,6 +25,7 @@ from featurestore.pipeline.report import Progress, Tally, TrackDone
 from featurestore.pipeline.worker import WorkerConfig, worker_main
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
+from featurestore.windows import hop_samples, window_count, window_samples
 
 _PATIENCE = 20.0
 """Seconds that processes have to end in after they were asked to."""
@@ -142,10 +143,15 @@ class WorkerPool:
             worker.process.kill()
             self._bury(worker)
 
-    def frames(self, n_samples: int) -> int:
-        """Return the frames of a window, or one more."""
-        rate, frame_rate = self.spec.sample_rate, self.spec.frame_rate
-        return 1 if rate is None or frame_rate is None else max(1, round(n_samples * frame_rate / rate))
+    def planned(self, n_samples: int) -> tuple[int, int]:
+        """Return the windows of a track, and the frames of all of them, or one more of each window."""
+        rate, frame_rate, seconds = self.spec.sample_rate, self.spec.frame_rate, self.spec.segment_duration
+        window, windows = n_samples, 1
+        if rate is not None and isinstance(seconds, int | float):
+            window = window_samples(seconds, rate)
+            windows = window_count(n_samples, window, hop_samples(window, self.spec.overlap or 0.0))
+        frames = 1 if rate is None or frame_rate is None else round(min(window, n_samples) * frame_rate / rate)
+        return windows, windows * max(1, frames)
 
     def run(
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally

@@ -63,6 +63,7 @@ class TrackWriter:
         self._dtype = np.dtype(spec.dtype).newbyteorder("<")
         self._frames = 0
         self._segments = 0
+        self._streamed = 0  # states of a segment that is not appended yet
         self._starts: list[float] = []
         self._pool = SegmentPool(len(spec.layers), spec.dim)
         self._aggregated: npt.NDArray[Any] | None = None
@@ -79,6 +80,33 @@ class TrackWriter:
         if self._rows is not None:
             self._rows.close()
 
+    def append_state(self, frames: npt.ArrayLike) -> None:
+        """Append the next layer of the next segment to raw, shape (frames, dim).
+
+        After its last layer, the segment is appended with `append` without raw.
+
+        Raises
+        ------
+        SettingError
+            If the shape does not fit, or raw is not stored.
+        ExtractionError
+            If a value is not finite, or too large for the stored type.
+        """
+        self._check_whole()
+        state = self._numbers(frames, "raw")
+        layers, dim = self._pool.shape
+        if "raw" not in self._kinds or self._streamed == layers:
+            raise SettingError(f"track {self._id!r} does not take another state of this segment")
+        if state.ndim != 2 or state.shape[1] != dim or self._frames not in (0, len(state)) or not len(state):
+            raise SettingError(
+                f"a state of {self._id!r} is [{self._frames or 'frames'}, {dim}], not {state.shape}"
+            )
+        self._whole = False
+        with filesystem.translate_os_errors(self._store):
+            self._append_raw(state[None, None])
+        self._streamed += 1
+        self._whole = True
+
     def append(
         self,
         *,
@@ -91,7 +119,7 @@ class TrackWriter:
         Parameters
         ----------
         raw : array_like, shape (segments, layers, frames, dim), optional
-            Required if raw is stored; the same number of frames in every call.
+            Required if raw is stored, unless `append_state` has got it; the same number of frames in every call.
         segments : array_like, shape (segments, layers, dim), optional
             Their mean over frames; derived from `raw` if not given.
         starts : sequence of float, optional
@@ -125,7 +153,9 @@ class TrackWriter:
             raise SettingError(f"segments of {self._id!r} must be [n, {layers}, {dim}], not {pooled.shape}")
         if block is not None and len(block) != len(pooled):
             raise SettingError(f"raw and segments of {self._id!r} differ: {len(block)} and {len(pooled)}")
-        if "raw" in self._kinds and block is None:
+        if self._streamed and (block is not None or len(pooled) != 1 or self._streamed != layers):
+            raise SettingError(f"track {self._id!r} has {self._streamed} of {layers} states of one segment")
+        if "raw" in self._kinds and block is None and not self._streamed:
             raise SettingError(f"append of {self._id!r} needs raw, which this track stores")
         seconds = [] if starts is None else [float(start) for start in starts]
         if not all(map(math.isfinite, seconds)) or len(seconds) not in (0, len(pooled)):
@@ -139,6 +169,7 @@ class TrackWriter:
         if self._aggregated is None:
             self._pool.add(pooled)
         self._segments += len(pooled)
+        self._streamed = 0
         self._starts += seconds
         self._whole = True
 
@@ -162,6 +193,8 @@ class TrackWriter:
     def finish(self) -> transaction.TransactionRecord:
         """Write what has waited for the end and the metadata; say what is to be done with the folder."""
         self._check_whole()
+        if self._streamed:
+            raise SettingError(f"the last segment of track {self._id!r} has states, but was not appended")
         if self._aggregated is None:
             if not self._segments:
                 raise SettingError(f"nothing was appended to track {self._id!r}")

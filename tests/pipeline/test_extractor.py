@@ -155,7 +155,6 @@ def test_silence_offsets_and_quiet_audio_stay_finite(extractor, gain, offset):
         ({"overlap": 1.0}, "overlap"),
         ({"segment_duration": 0}, "segment_duration"),
         ({"segment_duration": "5"}, "segment_duration"),
-        ({"overlap": None}, "overlap"),
         ({"segment_duration": 0.01}, "240 samples; .* needs at least 400"),
         ({"revision": "main"}, "revision"),
     ],

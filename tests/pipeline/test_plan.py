@@ -22,7 +22,7 @@ def planned(tracks, extractor, level_kinds):
         tracks,
         requirements=Requirements(spec=extractor.spec(), kinds=level_kinds),
         existing=lambda _: None,
-        frames=extractor.model.frames,
+        planned=extractor.planned,
         notify=lambda _: None,
     )
 

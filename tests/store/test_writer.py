@@ -39,6 +39,52 @@ def stream(writer, *batches, error=None):
             raise error
 
 
+def test_raw_may_come_state_by_state(writer):
+    arrays = features(1)
+    with writer.track("a") as track:
+        for raw, pooled in zip(arrays["raw"], arrays["segments"], strict=True):
+            for state in raw:
+                track.append_state(state)
+            track.append(segments=pooled[None])
+    read = read_all(writer_store(writer), "a")
+    assert np.array_equal(read["raw"], arrays["raw"])
+    assert np.array_equal(read["segments"], arrays["segments"])
+
+
+@pytest.mark.parametrize(
+    ("states", "shape", "message"),
+    [
+        (0, (5, 3), "a state of 'a' is"),
+        (0, (5,), "a state of 'a' is"),
+        (1, None, "has 1 of"),
+        (len(SPEC.layers), (5, SPEC.dim), "does not take another state"),
+    ],
+)
+def test_states_that_do_not_fit_are_refused(writer, states, shape, message):
+    def write():
+        with writer.track("a") as track:
+            for _ in range(states):
+                track.append_state(np.ones((5, SPEC.dim)))
+            if shape is None:
+                track.append(segments=np.ones((1, len(SPEC.layers), SPEC.dim)))
+            else:
+                track.append_state(np.ones(shape))
+
+    with pytest.raises(SettingError, match=message):
+        write()
+    assert not published(writer_store(writer).path)
+
+
+def test_states_without_their_segment_are_refused(writer):
+    def write():
+        with writer.track("a") as track:
+            track.append(raw=np.ones((1, len(SPEC.layers), 5, SPEC.dim)))
+            track.append_state(np.ones((5, SPEC.dim)))
+
+    with pytest.raises(SettingError, match="was not appended"):
+        write()
+
+
 @pytest.mark.parametrize(
     "kinds", [("raw",), ("segments",), ("raw", "segments"), ("raw", "segments", "aggregated")]
 )

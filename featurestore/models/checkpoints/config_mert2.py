@@ -16,6 +16,9 @@ from featurestore.models.checkpoints.config import (
     sampling_rate_of,
 )
 
+SAMPLE_RATE = 24_000
+"""Hz, where a checkpoint does not say."""
+
 MODEL_TYPE = "mert2"
 """Value of model_type that names this network."""
 

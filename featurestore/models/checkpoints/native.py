@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, MissingDependencyError
 from featurestore.models.checkpoints.config import MertConfig, audio_settings
-from featurestore.models.checkpoints.config_mert2 import Mert2Config, mert2_sample_rate
+from featurestore.models.checkpoints.config_mert2 import SAMPLE_RATE, Mert2Config, mert2_sample_rate
 from featurestore.models.checkpoints.files import (
     CONFIG,
+    PREPROCESSOR,
+    PROCESSOR,
     SAFETENSORS,
     TRAINED,
     find_weights,
@@ -93,7 +95,10 @@ def load_mert2_checkpoint(
     path = Path(folder)
     name = os.fspath(folder) if name is None else name
     config = Mert2Config.from_dict(read_json(path / CONFIG), source=str(path / CONFIG))
-    preprocessor, source = read_preprocessor(path)
+    if (path / PREPROCESSOR).exists() or (path / PROCESSOR).exists():
+        preprocessor, source = read_preprocessor(path)
+    else:  # the rate is known, and MERT-v2 hears audio as it is
+        preprocessor, source = {"sampling_rate": config.sampling_rate or SAMPLE_RATE}, str(path / CONFIG)
     sample_rate = mert2_sample_rate(preprocessor, config.sampling_rate, source=source)
     files = find_weights(path)
     with torch.device("meta"):

@@ -213,6 +213,13 @@ def test_the_rate_of_a_processor_is_enough(folder):
         load_model(folder)
 
 
+def test_no_processor_is_needed_as_the_rate_is_known(folder):
+    (folder / "preprocessor_config.json").unlink()
+    assert load_model(folder).sample_rate == 24_000
+    change_json(folder / "config.json", sampling_rate=...)
+    assert load_model(folder).sample_rate == 24_000
+
+
 def test_normalised_audio_is_refused(folder):
     change_json(folder / "preprocessor_config.json", do_normalize=True)
     with pytest.raises(CheckpointError, match="MERT-v2 does not hear normalised audio"):
