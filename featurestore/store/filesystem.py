@@ -306,6 +306,20 @@ def touch(path: Path) -> None:
         os.close(create_file(path))
 
 
+def append_to(path: Path, content: bytes) -> None:
+    """Write behind the end of a file, which is made if it is not there."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        touch(path)
+        fd = os.open(path, flags)
+    try:
+        write_all(fd, [content])
+    finally:
+        os.close(fd)
+
+
 def set_modified(path: Path, moment: int) -> None:
     """Set the time of change of a file or folder, nanoseconds."""
     os.utime(path, ns=(moment, moment))

@@ -84,6 +84,10 @@ class StorePaths:
         return self.hidden / "trash"
 
     @cached_property
+    def changes(self) -> Path:
+        return self.hidden / "changes"
+
+    @cached_property
     def packed(self) -> Path:
         return self.root / "packed"
 

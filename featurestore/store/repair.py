@@ -11,6 +11,7 @@ from pathlib import Path
 from featurestore.errors import TrackLockedError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem
+from featurestore.store.commit.changes import log_change
 from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.transaction import mark_stale
 from featurestore.store.format.metadata import (
@@ -65,6 +66,7 @@ def _put_aside(paths: StorePaths, key: str, moves: Mapping[Path, str]) -> Path:
         mark_stale(paths, key, durable=True)
     for source, target in moves.items():
         filesystem.rename(source, folder / target)
+    log_change(paths, key)
     for changed in dict.fromkeys([folder, *(source.parent for source in moves)]):
         filesystem.sync_dir(changed)
     return folder

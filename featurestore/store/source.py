@@ -19,7 +19,8 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import read_root
 from featurestore.store.paths import StorePaths
 from featurestore.store.table.index import TrackIndex
-from featurestore.store.track_reader import Described, TrackReader
+from featurestore.store.table.rows import UNKNOWN
+from featurestore.store.track_reader import Described, ReplacedError, TrackReader
 from featurestore.store.verify import VerifyReport, verify
 
 
@@ -95,6 +96,10 @@ class Source(ABC):
     def state(self) -> object:
         """Equal as long as nothing changes; None where that cannot be told."""
         return None
+
+    def count_segments(self, track_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """How many segments each of some tracks has."""
+        return np.array([self.describe("segments", x)[0][0] for x in track_ids], np.int64)
 
     def read_ragged(
         self, track_ids: Sequence[str], positions: Sequence[int]
@@ -185,7 +190,18 @@ class FolderSource(Source):
         shape: tuple[int, ...] | None = None,
     ) -> tuple[npt.NDArray[Any], Described]:
         with self.reading():
-            return self.reader.read_segments(kind, track_id, positions, rows=rows, shape=shape)
+            try:
+                return self.reader.read_segments(kind, track_id, positions, rows=rows, shape=shape)
+            except ReplacedError:
+                self.index.untold.add(track_id)
+                raise
+
+    def count_segments(self, track_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        with self.reading():
+            counts = self.index.segments(track_ids)
+            for row in np.flatnonzero(counts == UNKNOWN).tolist():
+                counts[row] = self.reader.describe("segments", track_ids[row])[0][0]
+            return counts
 
     def verify(self, *, deep: bool) -> VerifyReport:
         with filesystem.translate_os_errors(self.path):

@@ -128,9 +128,12 @@ class StoreMachine(RuleBasedStateMachine):
         durable=st.booleans(),
         number=st.integers(1, len(IDS)),
         pack=st.booleans(),
+        by_log=st.booleans(),
     )
-    def begin_with_some_tracks(self, spec, durable, number, pack):
+    def begin_with_some_tracks(self, spec, durable, number, pack, by_log):
         self.spec, self.durable = spec, durable
+        if by_log:  # as in a store of many tracks
+            self.patches.enter_context(mock.patch("featurestore.store.table.index._MANY_TRACKS", 0))
         self.writers = [self.open(), self.open()]
         self.readers = [FeatureStore(self.path)]
         for seed, track_id in enumerate(IDS[-number:]):

@@ -30,6 +30,7 @@ from typing import Any
 from featurestore.errors import TrackAccessError
 from featurestore.spec import KINDS
 from featurestore.store import fallbacks, filesystem
+from featurestore.store.commit.changes import log_change
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
 from featurestore.store.paths import StorePaths
 
@@ -163,6 +164,8 @@ def _add(paths: StorePaths, folder: Path, key: str, kinds: tuple[str, ...], *, d
         filesystem.sync_dir(paths.journal)
     for kind in kinds:
         filesystem.rename(folder / kind, paths.array(kind, key))
+        if kind == "aggregated":
+            log_change(paths, key)
         if durable:
             filesystem.sync_dir(paths.kind(kind))
 
@@ -225,11 +228,15 @@ def _carry_out(paths: StorePaths, key: str, record: TransactionRecord, *, durabl
     for kind in kinds:
         if not begun or revision_of(entry / kind) == record.revision:
             fallbacks.replace_dir(entry / kind, paths.array(kind, key), entry / (kind + BACKUP))
+        if kind == "aggregated":
+            log_change(paths, key)
         # Nothing follows, and what is superseded does not go, before this is sure to stay.
         if durable:
             filesystem.sync_dir(paths.kind(kind))
     for kind in dropped:
         fallbacks.set_aside(paths.array(kind, key), entry / (kind + BACKUP))
+        if kind == "aggregated":
+            log_change(paths, key)
         if durable:
             filesystem.sync_dir(paths.kind(kind))
     filesystem.unlink(entry / INTENT)

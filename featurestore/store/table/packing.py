@@ -35,9 +35,9 @@ from featurestore.store.table.coordinates import encode_ids, encode_layers
 from featurestore.store.table.layout import OWN, TOMBSTONE, chunk_name, encoding_of_name, table_documents
 from featurestore.store.table.mtime_token import MtimeToken, set_mtime_token
 from featurestore.store.table.previous import PreviousTable, layout_on_disk
-from featurestore.store.table.rows import ROW, ROWS, Rows, digest, encode_rows, times_of_change
+from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, Rows, digest, encode_rows, times_of_change
 from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
-from featurestore.store.track_reader import TrackReader
+from featurestore.store.track_reader import OpenArray, TrackReader
 
 _SPOOL_BYTES = 64 * 2**20
 _log = logging.getLogger("featurestore")
@@ -77,6 +77,7 @@ def pack(
                 finally:
                     filesystem.discard(job.folder, reader.paths.trash)
             job.clear_stale_markers(locks)
+            filesystem.unlink(reader.paths.changes)
     return held
 
 
@@ -130,6 +131,7 @@ class _Packing:
         self.damaged = damaged
         self.revisions: dict[str, str] = {}
         self.changed: dict[str, int] = {}
+        self.segments: dict[str, int] = {}
         self.ids: list[str] = []
         self.stale_markers: set[str] = set()
         self.stale: set[str] = set()
@@ -218,10 +220,11 @@ class _Packing:
         for row, track_id in enumerate(self.ids):
             key = encode_key(track_id)
             if key in self.revisions:
-                found[row] = digest(self.revisions[key]), self.changed[key]
+                found[row] = digest(self.revisions[key]), self.changed[key], self.segments[key]
             elif old is not None:
                 before = rows[track_id]
-                found[row] = old.table.described["revision"][before], old.changed[before]
+                found[row] = old.table.described[before]
+                found["changed"][row] = old.changed[before]
         return found
 
     def _write_chunks(self, new: Path, old: PreviousTable | None, rows: int, encoding: str) -> None:
@@ -303,11 +306,20 @@ class _Packing:
             (self.changed[key],) = times_of_change(self.paths, [key])  # before it is read
             with self.reader.open("aggregated", key, track_id) as array:
                 self.revisions[key] = array.revision
+                self.segments[key] = self._segments(track_id, array)
                 return self.reader.read(array, layers=range(len(self.spec.layers)))[None]
         except CorruptTrackError as error:
             _log.warning("%s: left out of the packed table", error)
             self.damaged.add(key)
             raise TrackNotFoundError(str(error)) from error
+
+    def _segments(self, track_id: str, array: OpenArray) -> int:
+        """How many segments a track has whose `aggregated` is open."""
+        if "segments" not in array.metadata.attributes["kinds"]:
+            return UNKNOWN
+        with contextlib.suppress(CorruptTrackError, TrackNotFoundError):  # whoever reads them will see
+            return len(array.starts) or self.reader.describe("segments", track_id)[0][0]
+        return UNKNOWN
 
     def clear_stale_markers(self, locks: TrackLocks) -> None:
         """Remove the stale markers of tracks whose row is, or whose absence from the table is, up to date."""
