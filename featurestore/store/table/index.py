@@ -6,8 +6,7 @@ import math
 import os
 import time
 from collections.abc import Container, Sequence, Set
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ from featurestore.store.paths import StorePaths
 from featurestore.store.table.mtime_token import MtimeToken
 from featurestore.store.table.packing import list_keys, track_ids_of
 from featurestore.store.table.rows import UNKNOWN
-from featurestore.store.table.table import PackedTable, TableChangedError, TrackList, is_padding
+from featurestore.store.table.snapshot import Listed, Snapshot, TrackList
+from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
 from featurestore.store.track_reader import TrackReader
 
 _ATTEMPTS = 20
@@ -39,71 +39,6 @@ _MOMENT = 0.0005
 """Seconds that a writer needs from a change to its line in the log."""
 _PAUSE, _SHARE = 10.0, 20
 """Seconds between two such listings, and how many times as long as the last one took at least."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A store at one moment.
-
-    Parameters
-    ----------
-    track_ids : sequence of str
-        All tracks: in the order of the packed table, then the others by id.
-    table : PackedTable, optional
-        The table, if there is one and it can be trusted.
-    stale_rows : frozenset of str
-        Tracks of the table whose row must not be used.
-    signature : tuple, optional
-        As long as the store has it, nothing of this changes.
-    until : float
-        When to look again all the same, on the monotonic clock, seconds.
-    """
-
-    track_ids: TrackList
-    table: PackedTable | None
-    stale_rows: frozenset[str]
-    signature: tuple[int, ...] | None
-    until: float = math.inf
-
-    def rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Row of each of some tracks in the table, -1 where it must be read from the track itself."""
-        if self.table is None:
-            return np.full(len(ids), -1, np.int64)
-        if isinstance(ids, TrackList) and ids.table is self.table:
-            return ids.rows(self.stale_rows)
-        numbers, stale_rows = self.table.rows, self.stale_rows
-        return np.array([-1 if t in stale_rows else numbers.get(t, -1) for t in ids], np.int64)
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Which tracks there were at one moment.
-
-    Parameters
-    ----------
-    table : PackedTable, optional
-        What they are compared with.
-    gone, more : frozenset of str
-        Tracks of the table that were not there, and tracks that were and are not in the table.
-    modified : int
-        When the folder had changed, nanoseconds.
-    log : Position
-        How far the log of changes went.
-    until : float
-        When to list them again, whatever the log says, on the monotonic clock, seconds.
-    """
-
-    table: PackedTable | None
-    gone: frozenset[str]
-    more: frozenset[str]
-    modified: int
-    log: Position
-    until: float
-
-    @cached_property
-    def track_ids(self) -> TrackList:
-        """All tracks in order."""
-        return TrackList(self.table, self.gone, sorted(self.more))
 
 
 class TrackIndex:

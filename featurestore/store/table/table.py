@@ -11,11 +11,11 @@ import contextlib
 import errno
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,65 +43,6 @@ from featurestore.store.table.rows import ROWS, Rows, decode_rows
 _MAX_BYTES = 2**29  # of the ids of ten million tracks
 _ATTEMPTS = 50
 _FEW_CHUNKS = 4  # are read by one thread
-
-
-class TrackList(Sequence[str]):
-    """Ids of all tracks: those of a table's rows, but for some, and then others. Decoded when they are asked for.
-
-    Parameters
-    ----------
-    table : PackedTable, optional
-        The table.
-    gone : frozenset of str
-        Tracks of the table that are left out.
-    more : sequence of str
-        Tracks that the table does not have.
-    """
-
-    def __init__(self, table: PackedTable | None, gone: frozenset[str], more: Sequence[str]) -> None:
-        self.table = table
-        self._gone = gone
-        self._more = more
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return list, (list(self),)
-
-    @cached_property
-    def _decoded(self) -> list[str]:
-        packed = [] if self.table is None else self.table.track_ids
-        if self._gone:
-            packed = [track_id for track_id in packed if track_id not in self._gone]
-        return packed + list(self._more) if self._more else packed
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether these are the tracks of the table."""
-        return self.table is not None and not self._gone and not self._more
-
-    def rows(self, unusable: Collection[str]) -> npt.NDArray[np.int64]:
-        """Row of each track in the table; -1 where it has none, or it is not to be used."""
-        rows = np.arange(0 if self.table is None else len(self.table.ids), dtype=np.int64)
-        if self.table is not None and (self._gone or unusable):
-            found, numbers = rows.copy(), self.table.rows
-            found[[numbers[track_id] for track_id in unusable]] = -1
-            rows = np.delete(found, [numbers[track_id] for track_id in self._gone])
-        return np.append(rows, np.full(len(self._more), -1))
-
-    def __len__(self) -> int:
-        packed = 0 if self.table is None else len(self.table.ids)
-        return packed - len(self._gone) + len(self._more)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._decoded)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        return self._decoded[index]
 
 
 class TableChangedError(Exception):
