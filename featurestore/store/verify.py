@@ -28,7 +28,7 @@ from featurestore.store.format.metadata import (
     shard_name,
     structure,
 )
-from featurestore.store.paths import StorePaths, invalid_paths
+from featurestore.store.paths import HIDDEN, StorePaths, invalid_paths
 from featurestore.store.table.checking import TableCheck
 from featurestore.store.track_reader import OpenArray, TrackReader
 
@@ -221,7 +221,11 @@ class _Check:
 
     def _structure(self) -> None:
         for folder in damaged_structure(self.paths, self.reader.spec):
-            self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
+            self._add(
+                "structure",
+                "",
+                f"{folder or 'the root'}: {METADATA} is damaged or missing: verify --repair writes it",
+            )
         for strange in invalid_paths(self.paths):
             where = strange.relative_to(self.paths.root)
             self._add("structure", "", f"{where} is a link or a file where a store has a folder: move it away")
@@ -307,6 +311,8 @@ def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:
     """Folders whose metadata, the same in every store of a spec, is not as it should be."""
     damaged = []
     for folder, expected in structure(spec).items():
+        if folder == HIDDEN and not os.path.lexists(paths.hidden):
+            continue  # copies may leave out what is hidden: a writer makes it again
         try:
             if not filesystem.is_dir(paths.root / folder):
                 raise NotADirectoryError
