@@ -105,7 +105,7 @@ def test_a_store_without_its_empty_folders_is_written_again(path):
 
 
 def test_a_copy_without_hidden_files_is_a_store(path, tmp_path):
-    """As `rsync --exclude ".*"` makes it. Its table may have rows that were superseded: it is not asked for them."""
+    """As `rsync --exclude ".*"` makes it. Rows of its table that were superseded are not asked for."""
     write_store(path, {**some("abcd"), "a": features(9)}, pack=True)
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
         writer.put("b", TRACKS["b"], overwrite=True)

@@ -34,7 +34,8 @@ SPECS = [
     for dtype in ("float32", "float16")
     if (dtype, codec) != ("float16", "bitround")
 ]
-MEMORY = Path("/dev/shm")  # where it does not take long to make sure that something is on the disk
+# Where it does not take long to make sure that something is on the disk.
+MEMORY = Path(os.environ.get("FEATURESTORE_FAULTS_ON", "/dev/shm"))
 
 tracks = st.sampled_from(IDS)
 writers = st.integers(0, 1)
