@@ -28,7 +28,6 @@ from featurestore.store.format.metadata import (
     root_document,
 )
 from featurestore.store.paths import StorePaths
-from featurestore.store.spool import RowSpool
 from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
 from featurestore.store.table.coordinates import encode_ids, encode_layers
@@ -39,7 +38,6 @@ from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, Rows, digest, enco
 from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
 from featurestore.store.track_reader import OpenArray, TrackReader
 
-_SPOOL_BYTES = 64 * 2**20
 _log = logging.getLogger("featurestore")
 
 
@@ -273,18 +271,17 @@ class _Packing:
         kept = {row for row, _ in moved}
         fresh = [row for row in range(len(ids)) if row not in kept]
         targets, sources = np.array(moved, np.int64).reshape(-1, 2).T
-        spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
+        values = np.empty((len(fresh), len(self.spec.layers), self.spec.dim), self.spec.dtype)
+        lost: TrackNotFoundError | None = None
+        for place, row in enumerate(fresh):
+            try:
+                values[place] = self._row(ids[row])
+            except TrackNotFoundError as error:  # all that are lost are found before beginning again
+                lost = error
+        if lost is not None:
+            raise lost
         root = filesystem.open_root(self.paths.root)
         try:
-            lost: TrackNotFoundError | None = None
-            for row in fresh:
-                try:
-                    spool.append(self._row(ids[row]))
-                except TrackNotFoundError as error:  # all that are lost are found before beginning again
-                    lost = error
-            if lost is not None:
-                raise lost
-            values = spool.rows() if fresh else None
             for layer in range(len(self.spec.layers)):
                 shape = rows, 1, self.spec.dim
                 chunk = np.full(shape, np.nan, np.dtype(self.spec.dtype).newbyteorder("<"))
@@ -293,12 +290,11 @@ class _Packing:
                     if is_padding(found).any():
                         raise CorruptTrackError("packed: rows are missing")
                     chunk[targets] = found
-                if values is not None:
+                if fresh:
                     chunk[fresh] = values[:, layer : layer + 1]
                 write_chunk(folder / chunk_name(encoding, number, layer, 0), chunk)
         finally:
             os.close(root)
-            spool.close()
 
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         key = encode_key(track_id)
@@ -307,7 +303,7 @@ class _Packing:
             with self.reader.open("aggregated", key, track_id) as array:
                 self.revisions[key] = array.revision
                 self.segments[key] = self._segments(track_id, array)
-                return self.reader.read(array, layers=range(len(self.spec.layers)))[None]
+                return self.reader.read(array, layers=range(len(self.spec.layers)))
         except CorruptTrackError as error:
             _log.warning("%s: left out of the packed table", error)
             self.damaged.add(key)

@@ -16,7 +16,7 @@ from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store import filesystem
 from featurestore.store.commit.locks import exclusive
-from featurestore.store.table import index, layout, packing
+from featurestore.store.table import index, layout
 from featurestore.store.table.layout import TOMBSTONE, chunk_name, chunk_rows, encoding_of
 from featurestore.store.table.table import PackedTable
 from featurestore.store.table.table import _document as read_document
@@ -312,12 +312,6 @@ def test_thousands_of_tracks_in_several_shards(tmp_path):
     assert np.array_equal(store.aggregated()[::-7], values[::-7])
     assert np.array_equal(table(path)[0], values)
     assert store.verify(deep=True).ok
-
-
-def test_rows_are_the_same_when_they_wait_in_a_file(path, monkeypatch):
-    monkeypatch.setattr(packing, "_SPOOL_BYTES", 100)
-    write_store(path, {str(n): aggregated(n) for n in range(20)}, pack=True)
-    assert_complete(path, {str(n): aggregated(n)["aggregated"] for n in range(20)})
 
 
 def damage_ids(path):
