@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from featurestore.errors import TrackNotFoundError
 from featurestore.spec import FeatureSpec
-from featurestore.store import filesystem
 from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import read_root
+from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.rows import UNKNOWN
@@ -134,7 +134,7 @@ class FolderSource(Source):
     def __init__(self, path: Path, *, follow_links: bool = False) -> None:
         self.path = path
         self.paths = StorePaths.of(path, follow_links=follow_links)
-        with filesystem.translate_os_errors(path):
+        with translate_os_errors(path):
             self.spec = read_root(self.paths.root, follow_links=follow_links)
         self.reader = TrackReader(self.paths, self.spec)
         self.index = TrackIndex(self.reader)
@@ -142,7 +142,7 @@ class FolderSource(Source):
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Surround whatever is read: errors of the system name the store, and it must still be there."""
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             self.reader.root.look()
             yield
 
@@ -204,5 +204,5 @@ class FolderSource(Source):
             return counts
 
     def verify(self, *, deep: bool) -> VerifyReport:
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             return verify(self.reader, deep=deep)

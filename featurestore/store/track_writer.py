@@ -29,6 +29,7 @@ from featurestore.store.format.metadata import (
     track_metadata,
 )
 from featurestore.store.format.shards import ShardWriter
+from featurestore.store.os_errors import translate_os_errors
 
 # Pooled segments of a track beyond this many bytes wait in a file instead of in memory.
 SPOOL_BYTES = 64 * 2**20
@@ -131,7 +132,7 @@ class TrackWriter:
         if not all(map(math.isfinite, seconds)) or len(seconds) not in (0, len(pooled)):
             raise SettingError(f"starts of {self._id!r} must be {len(pooled)} seconds, not {seconds}")
         self._whole = False
-        with filesystem.translate_os_errors(self._store):
+        with translate_os_errors(self._store):
             if "raw" in self._kinds and block is not None:
                 self._append_raw(block)
             if self._rows is not None:

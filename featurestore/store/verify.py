@@ -16,7 +16,7 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import DIMS, KINDS, FeatureSpec
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.commit import recovery, transaction
 from featurestore.store.format.keys import decode_key
 from featurestore.store.format.metadata import (
@@ -145,7 +145,7 @@ def stray_files(paths: StorePaths, kind: str, key: str) -> list[str]:
     """Names of what lies in the folder of an array and is not of it."""
     own = {METADATA, shard_name(len(DIMS[kind]))}
     folder = paths.array(kind, key)
-    if not filesystem.is_dir(folder):  # a link may lead anywhere
+    if not reading.is_dir(folder):  # a link may lead anywhere
         return []
     with contextlib.suppress(FileNotFoundError):
         return sorted(set(os.listdir(folder)) - own)
@@ -200,7 +200,7 @@ class _Check:
         for key, reason in recovery.failures(self.paths):
             self._add("unfinished", key, recovery.unfinished(key, reason))
         packed = 0
-        if filesystem.is_dir(self.paths.kind("aggregated")):
+        if reading.is_dir(self.paths.kind("aggregated")):
             table = TableCheck(self.reader, self.revisions, deep=self.deep)
             packed = table.run()
             self.bytes += table.bytes
@@ -246,7 +246,7 @@ class _Check:
 
     def _keys(self, kind: str) -> set[str]:
         folder = self.paths.kind(kind)
-        return set(os.listdir(folder)) - {METADATA} if filesystem.is_dir(folder) else set()
+        return set(os.listdir(folder)) - {METADATA} if reading.is_dir(folder) else set()
 
     def _entries(self, folder: Path) -> list[str]:
         try:
@@ -314,9 +314,9 @@ def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:
         if folder == HIDDEN and not os.path.lexists(paths.hidden):
             continue  # copies may leave out what is hidden: a writer makes it again
         try:
-            if not filesystem.is_dir(paths.root / folder):
+            if not reading.is_dir(paths.root / folder):
                 raise NotADirectoryError
-            content = filesystem.read_file(
+            content = reading.read_file(
                 paths.root / folder / METADATA, limit=MAX_METADATA_BYTES, follow_links=paths.follow_links
             )
             document = decode_document(content)

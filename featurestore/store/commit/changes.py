@@ -11,7 +11,7 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 from featurestore.store.paths import StorePaths
 
 _MAX_BYTES = 2**22  # a listing is quicker than to look at more
@@ -48,13 +48,13 @@ def changed_keys(paths: StorePaths, begin: Position, end: Position) -> set[str] 
     if begin.inode not in (0, end.inode) or not 0 < size <= _MAX_BYTES:
         return None
     try:
-        fd = filesystem.open_file(paths.changes)
+        fd = reading.open_file(paths.changes)
     except OSError:
         return None
     try:
         if os.fstat(fd).st_ino != end.inode:
             return None
-        lines = filesystem.read_exactly(fd, size, begin.size).decode(errors="replace")
+        lines = reading.read_exactly(fd, size, begin.size).decode(errors="replace")
     finally:
         os.close(fd)
     return set(lines.split("\n")) - {""}

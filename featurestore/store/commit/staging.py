@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from featurestore.errors import StoreError
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 from featurestore.store.commit.flock import is_seen_by_others, lock_file, unlock
 from featurestore.store.paths import StorePaths
 
@@ -110,7 +110,7 @@ def try_adopt(folder: Path) -> Iterator[bool]:
         with contextlib.suppress(OSError):  # what cannot be claimed now waits for the next writer
             own = folder.name.split(".")[0] == _host()
             # A link may lead anywhere.
-            if filesystem.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
+            if reading.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
                 # A writer between making the folder and locking it loses the lock to this one, and makes another.
                 fd = lock_file(folder / _OWNER)
                 if fd is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.commit.changes import Position, changed_keys, end_of_log
 from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import is_hashed
@@ -69,6 +69,8 @@ class TrackIndex:
         self._by_key: dict[str, str] = {}
         self._packed: tuple[PackedTable | None, frozenset[str]] = None, frozenset()
         self._listed: Listed | None = None
+        self._pause = _PAUSE
+        self._due = -math.inf  # when to list again, whatever the log says, on the monotonic clock
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TrackIndex, (self._reader,)
@@ -88,6 +90,8 @@ class TrackIndex:
             settled = signature is not None and self._is_settled(signature)
             modified = time.time_ns() if signature is None else signature[0]
             cached = self._cached = self._load(signature if settled else None, modified)
+        elif cached.until == math.inf:  # nothing has changed until now
+            self._due = time.monotonic() + self._pause
         return cached
 
     def _signature(self) -> tuple[int, ...] | None:
@@ -123,9 +127,10 @@ class TrackIndex:
             and not stale_markers
             and MtimeToken.of(self._paths.kind("aggregated")) == table.mtime_token
         ):
-            listed = Listed(table, frozenset(), frozenset(), modified, log, time.monotonic() + _PAUSE)
+            listed = Listed(table, frozenset(), frozenset(), modified, log)
+            self._due = time.monotonic() + self._pause
         elif (followed := self._follow(table, modified, log)) is not None:
-            listed, until = followed, followed.until
+            listed, until = followed, self._due
         else:
             listed = self._list(table, modified, log)
         self._listed = listed
@@ -136,7 +141,7 @@ class TrackIndex:
     def _follow(self, table: PackedTable | None, modified: int, log: Position) -> Listed | None:
         """What was listed with the changes since that writers logged; None if that does not tell it all."""
         before = self._listed
-        if before is None or before.table is not table or time.monotonic() >= before.until:
+        if before is None or before.table is not table or time.monotonic() >= self._due:
             return None
         keys = None if len(before.track_ids) < _MANY_TRACKS else changed_keys(self._paths, before.log, log)
         if keys == set() and modified != before.modified:  # its line may be about to be written
@@ -173,8 +178,9 @@ class TrackIndex:
         keys, had = list_keys(self._paths), self._packed[1]
         gone = frozenset(self._ids_of(had - keys).values())
         more = frozenset(self._ids_of(keys - had).values())
-        ended = time.monotonic()
-        return Listed(table, gone, more, modified, log, ended + max(_PAUSE, _SHARE * (ended - begun)))
+        self._pause = max(_PAUSE, _SHARE * (time.monotonic() - begun))
+        self._due = time.monotonic() + self._pause
+        return Listed(table, gone, more, modified, log)
 
     def _open_table(self) -> PackedTable | None:
         """The table as it is now."""
@@ -241,7 +247,7 @@ class TrackIndex:
     def _read_table(
         self, table: PackedTable, rows: npt.NDArray[np.int64], positions: Sequence[int]
     ) -> npt.NDArray[Any]:
-        root = filesystem.open_root(self._paths.root, follow_links=self._paths.follow_links)
+        root = reading.open_root(self._paths.root, follow_links=self._paths.follow_links)
         try:
             return table.read(root, rows, positions)
         finally:
@@ -275,7 +281,7 @@ class PackedIds:
 
 
 def _table(reader: TrackReader) -> PackedTable | None:
-    root = filesystem.open_root(reader.paths.root, follow_links=reader.paths.follow_links)
+    root = reading.open_root(reader.paths.root, follow_links=reader.paths.follow_links)
     try:
         return PackedTable.open(root, reader.spec)
     finally:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
-from featurestore.store import fallbacks, filesystem
+from featurestore.store import fallbacks, filesystem, reading
 from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.staging import StagingArea
 from featurestore.store.commit.transaction import BACKUP, is_backed_up
@@ -188,7 +188,7 @@ class _Packing:
             filesystem.sync_dir(self.paths.root)
 
     def _old(self) -> PreviousTable | None:
-        root = filesystem.open_root(self.paths.root)
+        root = reading.open_root(self.paths.root)
         try:
             opened = PackedTable.open(root, self.spec)
             if opened is None:
@@ -280,7 +280,7 @@ class _Packing:
                 lost = error
         if lost is not None:
             raise lost
-        root = filesystem.open_root(self.paths.root)
+        root = reading.open_root(self.paths.root)
         try:
             for layer in range(len(self.spec.layers)):
                 shape = rows, 1, self.spec.dim
@@ -331,7 +331,7 @@ class _Packing:
 
     def _upgrade_root(self) -> None:
         """Let releases that do not know the new table refuse the store, before it is in its place."""
-        document = decode_document(filesystem.read_file(self.paths.root / METADATA, limit=MAX_METADATA_BYTES))
+        document = decode_document(reading.read_file(self.paths.root / METADATA, limit=MAX_METADATA_BYTES))
         if document["attributes"]["featurestore"]["format"] == FORMAT_VERSION:
             return
         own = root_document(self.spec)["attributes"]["featurestore"]

@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.format.metadata import METADATA
 from featurestore.store.paths import StorePaths
 
@@ -51,7 +51,7 @@ def decode_rows(content: bytes, tracks: int, checksum: str) -> Rows:
 
 def times_of_change(paths: StorePaths, keys: Iterable[str]) -> npt.NDArray[np.int64]:
     """Look up when the metadata of each track last changed, nanoseconds; `UNKNOWN` where there is none."""
-    folder = filesystem.open_dir(paths.kind("aggregated"))
+    folder = reading.open_dir(paths.kind("aggregated"))
     try:
         return np.fromiter((_time_of_change(folder, key) for key in keys), np.int64)
     finally:

@@ -122,8 +122,6 @@ class Listed:
         When the folder had changed, nanoseconds.
     log : Position
         How far the log of changes went.
-    until : float
-        When to list them again, whatever the log says, on the monotonic clock, seconds.
     """
 
     table: PackedTable | None
@@ -131,7 +129,6 @@ class Listed:
     more: frozenset[str]
     modified: int
     log: Position
-    until: float
 
     @cached_property
     def track_ids(self) -> TrackList:
