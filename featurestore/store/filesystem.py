@@ -276,16 +276,19 @@ def remove_dir(path: Path) -> None:
 
 def discard(path: Path, trash: Path) -> None:
     """Remove a folder: out of sight in one step, then piece by piece."""
+    remove_tree(move_to_trash(path, trash))
+
+
+def move_to_trash(path: Path, trash: Path) -> Path:
+    """Move a folder out of sight, if it is there; gives where it is now."""
     aside = trash / uuid.uuid4().hex
     try:
         rename(path, aside)
-    except FileNotFoundError:
-        return
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
             raise
-        aside = path  # a full disk may have no room for a name
-    remove_tree(aside)
+        return path  # a full disk may have no room for a name
+    return aside
 
 
 def remove_tree(path: Path) -> None:

@@ -29,7 +29,7 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths, resolve_store_path
 from featurestore.store.repair import quarantine, restore_structure
-from featurestore.store.table.index import PackedIds
+from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.track_writer import TrackWriter
@@ -96,7 +96,7 @@ class StoreWriter:
                 self._end()
                 raise
         self._reader = TrackReader(self._paths, spec)
-        self._packed_ids = PackedIds(self._reader)
+        self._index = TrackIndex(self._reader)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -223,7 +223,7 @@ class StoreWriter:
                     with translate_os_errors(self.path):
                         record = writer.finish()
                 with translate_os_errors(self.path):
-                    has_row = self._packed_ids.have(track_id)
+                    has_row = self._index.has_row(track_id)
                     emptied = transaction.commit(
                         self._paths, folder, key, record, has_row=has_row, durable=self.durable
                     )

@@ -72,15 +72,16 @@ class StagingArea:
 
     def close(self, trash: Path | None = None) -> None:
         """Remove the folder with everything that is still in it, by way of the trash where there is one."""
+        gone = self.path
         try:
-            if trash is None:
-                filesystem.remove_tree(self.path)
-            else:
-                filesystem.discard(self.path, trash)
+            if trash is not None:
+                gone = filesystem.move_to_trash(gone, trash)
         finally:
             if self._owner is not None:
                 unlock(self._owner)
                 self._owner = None
+        # Only now: FUSE and NFS keep a file that is removed while it is open, and with it the folder.
+        filesystem.remove_tree(gone)
 
 
 def _host() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Container, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -194,6 +194,14 @@ class TrackIndex:
         self._by_key |= track_ids_of(self._reader, keys - self._by_key.keys())
         return {key: self._by_key[key] for key in keys & self._by_key.keys()}
 
+    def has_row(self, track_id: str) -> bool:
+        """Whether the packed table has a row of a track, which may be gone, as far as the table can be read."""
+        try:
+            table = self._open_table()
+        except CorruptTrackError:  # nobody reads from it
+            return False
+        return table is not None and track_id in table.rows
+
     def segments(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """How many segments each of some tracks has, as far as the table tells; `UNKNOWN` for the others."""
         snapshot = self.snapshot()
@@ -252,32 +260,6 @@ class TrackIndex:
             return table.read(root, rows, positions)
         finally:
             os.close(root)
-
-
-class PackedIds:
-    """Which tracks the packed table has rows of, whether they are there or not; looked up again when it changes.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    """
-
-    def __init__(self, reader: TrackReader) -> None:
-        self._reader = reader
-        self._seen: tuple[tuple[int, ...], Container[str]] = (), ()
-
-    def have(self, track_id: str) -> bool:
-        """Whether one is among them, as far as the table can be read."""
-        signature = _signature_of_table(self._reader.paths)
-        if signature != self._seen[0]:
-            try:
-                table = _table(self._reader)
-                rows: Container[str] = () if table is None else table.rows
-            except CorruptTrackError:  # nobody reads from it
-                rows = ()
-            self._seen = signature, rows
-        return track_id in self._seen[1]
 
 
 def _table(reader: TrackReader) -> PackedTable | None:
