@@ -49,12 +49,11 @@ def changed_keys(paths: StorePaths, begin: Position, end: Position) -> set[str] 
         return None
     try:
         fd = reading.open_file(paths.changes)
-    except OSError:
+        try:
+            same = os.fstat(fd).st_ino == end.inode
+            lines = reading.read_exactly(fd, size, begin.size).decode(errors="replace")
+        finally:
+            os.close(fd)
+    except OSError:  # removed meanwhile, or no file
         return None
-    try:
-        if os.fstat(fd).st_ino != end.inode:
-            return None
-        lines = reading.read_exactly(fd, size, begin.size).decode(errors="replace")
-    finally:
-        os.close(fd)
-    return set(lines.split("\n")) - {""}
+    return set(lines.split("\n")) - {""} if same else None

@@ -1,7 +1,9 @@
 """What a reader of many tracks sees while others change them: it follows a log instead of listing them again."""
 
+import os
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,9 +123,11 @@ def test_a_log_of_nonsense_does_no_harm(path, writer, listings, found):
     assert len(store) == 5
 
 
-def test_a_log_that_cannot_be_written_only_makes_readers_list(path, writer, listings):
-    (path / ".featurestore" / "changes").mkdir()
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda log: log.symlink_to("/dev/zero")])
+def test_a_log_that_is_no_file_only_makes_readers_list(path, writer, listings, make):
     store = FeatureStore(path)
+    assert len(store) == 4
+    make(path / ".featurestore" / "changes")
     writer.put("e", features(4))
     assert len(store) == 5
     writer.remove("e")
