@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Sequence, Set
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -163,11 +162,7 @@ class TrackIndex:
                 (gone.discard if there else gone.add)(track_id)
             else:
                 (more.add if there else more.discard)(track_id)
-        if gone == before.gone and more == before.more:
-            listed = replace(before, modified=modified, log=log)
-            listed.__dict__["track_ids"] = before.track_ids
-            return listed
-        return replace(before, gone=frozenset(gone), more=frozenset(more), modified=modified, log=log)
+        return Listed(table, frozenset(gone), frozenset(more), modified, log)
 
     def _list(self, table: PackedTable | None, modified: int, log: Position) -> Listed:
         begun = time.monotonic()
