@@ -13,7 +13,7 @@ ISAS = SSE41:sse4_1:default AVX2:avx2:avx2 AVX512_CORE:avx512bw:avx512 AVX512_CO
 MODEL_TESTS = tests/models tests/encode/test_threads.py tests/pipeline/test_extractor.py \
 	tests/training/pretrain/test_losses.py tests/training/pretrain/test_training.py
 
-.PHONY: demo test quick test-isa check lint docs clean
+.PHONY: demo test quick test-isa nightly check lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.demo
@@ -33,6 +33,11 @@ test-isa: $(VENV)/.dev
 		echo "$$1:"; \
 		ONEDNN_MAX_CPU_ISA=$$1 ATEN_CPU_CAPABILITY=$$3 $(BIN)/python -m pytest -q $(MODEL_TESTS) || exit 1; \
 	done
+
+# The store for a night: everything, and its hardest tests on other file systems (as root; HYPOTHESIS_PROFILE=default: in minutes).
+nightly: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-nightly} $(BIN)/python -m pytest tests/store
+	.ci/other-disks $(BIN)/python
 
 check: lint
 	$(BIN)/mypy

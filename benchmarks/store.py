@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +323,57 @@ def writers(folder: Path, repeats: int) -> Iterator[tuple[str, float, str]]:
     yield "  lock waits, % of their time", statistics.median(shares), "< 1"
 
 
+def _keep_writing(path: Path, spec: FeatureSpec, stop: Event) -> None:
+    """Add a track 50 times a second, and remove them all in the end."""
+    segments = np.ones((50, 2, 8), np.float32)
+    added = 0
+    with StoreWriter(path, spec=spec, durable=False) as writer:
+        while not stop.wait(0.02):
+            writer.put(f"live{added}", {"segments": segments})
+            added += 1
+        for number in range(added):
+            writer.remove(f"live{number}")
+
+
+def reading_while_writing(folder: Path, repeats: int) -> Iterator[tuple[str, float, str]]:
+    """Queries of small tracks, so that what grows with their number shows; of two numbers of them."""
+    spec = FeatureSpec.for_arrays(layers=2, dim=8)
+    path = folder / "busy.zarr"
+    for tracks in (1_200, 4_800):
+        with StoreWriter(path, spec=spec, durable=False) as writer:
+            for number in range(len(FeatureStore(path)), tracks):
+                writer.put(f"a/{number:06d}", {"segments": np.full((50, 2, 8), number, np.float32)})
+            writer.pack()
+        yield from _reading(FeatureStore(path), repeats)
+    shutil.rmtree(path)
+
+
+def _reading(store: FeatureStore, repeats: int) -> Iterator[tuple[str, float, str]]:
+    ids, rows = store.track_ids, store.segments(layer=1)
+    yield f"the first shape of the segments of {len(ids)} tracks, ms", 1e3 * timed(lambda: rows.shape), "<= 10"
+    numbers = iter(np.random.default_rng(0).integers(len(ids), size=10**6).tolist())
+    queries: dict[str, Callable[[], object]] = {
+        "len(store)": lambda: len(store),
+        "one row of aggregated": lambda: store.aggregated(tracks=[ids[next(numbers)]])[0],
+        "one segment": lambda: store.segments(ids[next(numbers)], layer=1)[3],
+        "aggregated of all": lambda: store.aggregated(layer=1)[...],
+    }
+    own, other = interleaved(20 * repeats, lambda: rows[50 * next(numbers) + 3], queries["one segment"])
+    yield f"segments()[i] of {len(ids)} tracks", ratio(own, other), "<= 2 of segments(t)[i]"
+    quiet = interleaved(20 * repeats, *queries.values())
+    context = multiprocessing.get_context("fork")
+    stop = context.Event()
+    job = context.Process(target=_keep_writing, args=(store.path, store.spec, stop))
+    job.start()
+    time.sleep(0.5)
+    busy = interleaved(20 * repeats, *queries.values())
+    stop.set()
+    job.join()
+    for name, own, other in zip(queries, busy, quiet, strict=True):
+        share = statistics.median(own) / statistics.median(other)
+        yield f"{name}, {len(ids)} tracks, while a writer is active", share, "<= 3 of the time without one"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
@@ -336,6 +388,7 @@ def main() -> None:
         "raw_read": raw_read,
         "publish": publish,
         "writers": writers,
+        "reading_while_writing": reading_while_writing,
     }
     for tracks in arguments.tracks:
         where = arguments.folder if arguments.keep else None

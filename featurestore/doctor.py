@@ -115,7 +115,7 @@ def _ask(address: str) -> Check:
 
 def folder(path: Path) -> Iterator[Check]:
     """What the file system of a folder can do, tried in a folder of its own that is removed afterwards."""
-    from featurestore.store.filesystem import free_files
+    from featurestore.store.reading import free_files
 
     while not path.is_dir():
         path = path.parent

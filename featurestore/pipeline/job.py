@@ -23,7 +23,7 @@ from featurestore.pipeline.plan import (
 from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreReader, StoreWriter
-from featurestore.store.filesystem import translate_os_errors
+from featurestore.store.os_errors import translate_os_errors
 
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder

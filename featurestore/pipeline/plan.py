@@ -17,7 +17,7 @@ from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessE
 from featurestore.pipeline.prefetch import threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
-from featurestore.store.filesystem import free_files
+from featurestore.store.reading import free_files
 
 _log = logging.getLogger("featurestore")
 

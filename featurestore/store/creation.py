@@ -9,7 +9,7 @@ from typing import Any
 
 from featurestore.errors import NotAStoreError, SpecMismatchError, StoreAccessError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 from featurestore.store.commit.locks import exclusive
 from featurestore.store.commit.staging import StagingArea
 from featurestore.store.format.metadata import (
@@ -83,9 +83,9 @@ def is_vacant(path: Path) -> bool:
 def _is_begun(root: Path) -> bool:
     """Whether a folder holds nothing but what a writer makes before the root's metadata, and no track."""
     names = set(os.listdir(root)) - {_OF_VOLUMES, HIDDEN}
-    if names - set(KINDS) or not all(filesystem.is_dir(root / name) for name in names):
+    if names - set(KINDS) or not all(reading.is_dir(root / name) for name in names):
         return False
-    if filesystem.is_dir(root / HIDDEN):
+    if reading.is_dir(root / HIDDEN):
         if set(os.listdir(root / HIDDEN)) - {METADATA, *HIDDEN_DIRS}:
             return False
     elif os.path.lexists(root / HIDDEN):

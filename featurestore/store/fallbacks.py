@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from featurestore.errors import StoreAccessError
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 from featurestore.store.format.metadata import METADATA
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS, errno.EBUSY, errno.EIO)
@@ -43,7 +43,7 @@ def replace_dir(source: Path, target: Path, backup: Path, *, keep: bool = True) 
     try:
         filesystem.rename(source, target)
     except OSError:
-        if filesystem.is_dir(backup) and not os.path.lexists(target):
+        if reading.is_dir(backup) and not os.path.lexists(target):
             filesystem.rename(backup, target)
         raise
 
@@ -53,7 +53,7 @@ def set_aside(folder: Path, backup: Path, *, keep: bool = True) -> None:
 
     A whole copy that is at `backup` already is used; what is not to be kept is not copied.
     """
-    if not filesystem.is_dir(backup):
+    if not reading.is_dir(backup):
         try:
             filesystem.rename(folder, backup)
             return
@@ -94,7 +94,7 @@ def check_movable(folder: Path, file: Path) -> None:
     OSError
         If it cannot: it is somebody else's, or on another disk.
     """
-    if not filesystem.is_dir(folder):
+    if not reading.is_dir(folder):
         return
     try:
         filesystem.rename(folder, file)

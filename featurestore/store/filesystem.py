@@ -11,174 +11,20 @@ import errno
 import fcntl
 import os
 import shutil
-import stat
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import FeatureStoreError, StoreAccessError
-from featurestore.spec import KINDS
-
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""How files of a store are opened: no link is followed, and a pipe does not wait."""
-
-OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""The same for folders."""
+from featurestore.store import reading
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _SYNC_FILE_RANGE_WRITE = 2
 _FALLOC_FL_KEEP_SIZE = 1
 _COPY_BYTES = 2**24
-_REASONS = {
-    errno.ENOSPC: "the disk is full: free some space and run again",
-    errno.EDQUOT: "your disk quota is used up: free some space and run again",
-    errno.EROFS: "the file system is mounted read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EIO: "the disk reports an input/output error",
-    errno.ENOTDIR: "part of the path is a file",
-    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
-}
-
-
-@contextlib.contextmanager
-def translate_os_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's error into a StoreAccessError that names the store and the way out."""
-    try:
-        yield
-    except FeatureStoreError:  # some are also OSErrors
-        raise
-    except OSError as error:
-        lost = [] if error.errno != errno.ENOENT else [kind for kind in KINDS if not is_dir(path / kind)]
-        if lost and is_dir(path):
-            reason = f"its folder {lost[0]} is missing: bring it back, or make an empty one by verify --repair"
-        else:
-            reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        if error.errno == errno.ENOSPC and _lacks_files(path):
-            reason = (
-                "the disk is full: it has room, but no names (inodes) for more files are left (df -i); " + _FILES
-            )
-        raise StoreAccessError(f"store {path}: {reason} ({error})") from error
-
-
-_FILES = "remove files that nobody needs, or use another disk, and run again"
-
-
-def _lacks_files(path: Path) -> bool:
-    """Whether a disk has room, and not one more file."""
-    try:
-        found, left = os.statvfs(path if path.exists() else path.parent), free_files(path)
-    except OSError:
-        return False
-    return left is not None and left < 8 and found.f_bavail * found.f_frsize > 2**20
-
-
-@contextlib.contextmanager
-def stale_is_missing() -> Iterator[None]:
-    """Take a file that another host has removed while it was open here (NFS) for one that is missing."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
-
-
-class FollowingFd(int):
-    """Descriptor of a folder below which files may be links."""
-
-
-def open_root(path: Path, *, follow_links: bool = False) -> int:
-    """Open the folder of a store, which may be a link; the caller closes the descriptor.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    follow_links : bool
-        Whether files that are opened by way of this descriptor may be links, to anywhere.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    return FollowingFd(fd) if follow_links else fd
-
-
-def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
-    """Open a folder without following a link; the caller closes the descriptor."""
-    with stale_is_missing():
-        fd = os.open(path, OPEN_DIR, dir_fd=dir_fd)
-    return FollowingFd(fd) if isinstance(dir_fd, FollowingFd) else fd
-
-
-def open_file(path: str | Path, *, dir_fd: int | None = None, follow_links: bool = False) -> int:
-    """Open a file for reading, not through a link unless that is wanted; the caller closes the descriptor."""
-    follow_links |= isinstance(dir_fd, FollowingFd)
-    with stale_is_missing():
-        return os.open(path, READ & ~os.O_NOFOLLOW if follow_links else READ, dir_fd=dir_fd)
-
-
-def is_dir(path: str | Path, *, dir_fd: int | None = None) -> bool:
-    """Whether there is a folder, and not a link to one."""
-    try:
-        with stale_is_missing():
-            return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def list_dirs(fd: int) -> set[str]:
-    """Names of the folders in an open folder, without links to some."""
-    with os.scandir(fd) as entries:
-        return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
-
-
-def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int, follow_links: bool = False) -> bytes:
-    """Content of a regular file of at most `limit` bytes; links are not followed unless that is wanted.
-
-    Raises
-    ------
-    ValueError
-        If it is larger, or not a regular file.
-    """
-    try:
-        fd = open_file(path, dir_fd=dir_fd, follow_links=follow_links)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise ValueError(f"{path} is a link") from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise ValueError(f"{path} is not a file of at most {limit} bytes")
-        return read_exactly(fd, status.st_size, 0)
-    finally:
-        os.close(fd)
-
-
-def read_exactly(fd: int, size: int, offset: int) -> bytes:
-    """`size` bytes from `offset`, fewer only at the end of the file."""
-    with stale_is_missing():
-        content = os.pread(fd, size, offset)
-        while len(content) < size and (more := os.pread(fd, size - len(content), offset + len(content))):
-            content += more
-        return content
-
-
-def read_into(fd: int, parts: Sequence[Any], offset: int) -> int:
-    """Read from `offset` into buffers; the number of bytes, less than they hold only at the end of the file."""
-    with stale_is_missing():
-        return os.preadv(fd, parts, offset)
-
-
-def free_files(path: Path) -> int | None:
-    """How many files and folders a file system has names (inodes) for; None where it has no such limit."""
-    while not path.exists():
-        path = path.parent
-    found = os.statvfs(path)
-    return found.f_favail if found.f_files else None
 
 
 def make_dir(path: Path) -> None:
@@ -278,7 +124,7 @@ def open_lock(path: Path) -> int:
             return create_file(path)
         return os.open(path, flags)
     except PermissionError:
-        return os.open(path, READ)
+        return os.open(path, reading.READ)
 
 
 def try_flock(fd: int) -> bool:
@@ -306,6 +152,20 @@ def touch(path: Path) -> None:
         os.close(create_file(path))
 
 
+def append_to(path: Path, content: bytes) -> None:
+    """Write behind the end of a file, which is made if it is not there."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        touch(path)
+        fd = os.open(path, flags)
+    try:
+        write_all(fd, [content])
+    finally:
+        os.close(fd)
+
+
 def set_modified(path: Path, moment: int) -> None:
     """Set the time of change of a file or folder, nanoseconds."""
     os.utime(path, ns=(moment, moment))
@@ -322,7 +182,7 @@ def sync_file(path: Path) -> None:
 
 def sync_dir(path: Path) -> None:
     """Make the entries of a folder durable."""
-    fd = open_dir(path)
+    fd = reading.open_dir(path)
     try:
         os.fsync(fd)
     except OSError as error:
@@ -359,7 +219,7 @@ def _start_writing(path: Path) -> None:
     """Let the system begin to write a file to disk, so that one fsync need not wait for what another begins."""
     if sys.platform != "linux":
         return
-    fd = os.open(path, READ)
+    fd = os.open(path, reading.READ)
     try:
         _libc().sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
     except AttributeError:
@@ -380,7 +240,7 @@ def link(source: Path, target: Path) -> None:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file to a new one."""
-    fd = os.open(source, READ)
+    fd = os.open(source, reading.READ)
     try:
         copy = create_file(target)
         try:
@@ -416,21 +276,24 @@ def remove_dir(path: Path) -> None:
 
 def discard(path: Path, trash: Path) -> None:
     """Remove a folder: out of sight in one step, then piece by piece."""
+    remove_tree(move_to_trash(path, trash))
+
+
+def move_to_trash(path: Path, trash: Path) -> Path:
+    """Move a folder out of sight, if it is there; gives where it is now."""
     aside = trash / uuid.uuid4().hex
     try:
         rename(path, aside)
-    except FileNotFoundError:
-        return
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
             raise
-        aside = path  # a full disk may have no room for a name
-    remove_tree(aside)
+        return path  # a full disk may have no room for a name
+    return aside
 
 
 def remove_tree(path: Path) -> None:
     """Remove a folder or file in which nobody is interested any more; others may be removing it too."""
-    if not is_dir(path):
+    if not reading.is_dir(path):
         with contextlib.suppress(OSError):
             unlink(path)
         return
@@ -447,9 +310,9 @@ def _flatten(path: Path) -> None:
     while pending:
         above = pending.pop()
         with contextlib.suppress(OSError):
-            fd = open_dir(above)
+            fd = reading.open_dir(above)
             try:
-                below = list_dirs(fd)
+                below = reading.list_dirs(fd)
             finally:
                 os.close(fd)
             for name in below:

@@ -11,7 +11,7 @@ from typing import Any
 from featurestore.addresses import local_path
 from featurestore.errors import NotAStoreError
 from featurestore.spec import KINDS
-from featurestore.store import filesystem
+from featurestore.store import reading
 
 HIDDEN = ".featurestore"
 HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
@@ -84,6 +84,10 @@ class StorePaths:
         return self.hidden / "trash"
 
     @cached_property
+    def changes(self) -> Path:
+        return self.hidden / "changes"
+
+    @cached_property
     def packed(self) -> Path:
         return self.root / "packed"
 
@@ -102,6 +106,6 @@ def missing_directories(paths: StorePaths) -> list[str]:
 def invalid_paths(paths: StorePaths) -> list[Path]:
     """What is a link or a file where a store has a folder: it might lead anywhere."""
     folders = [paths.hidden, paths.packed, *map(paths.kind, KINDS)]
-    if filesystem.is_dir(paths.hidden):
+    if reading.is_dir(paths.hidden):
         folders += [paths.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE)]
-    return [folder for folder in folders if os.path.lexists(folder) and not filesystem.is_dir(folder)]
+    return [folder for folder in folders if os.path.lexists(folder) and not reading.is_dir(folder)]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from featurestore.errors import TrackLockedError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
+from featurestore.store.commit.changes import log_change
 from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.transaction import mark_stale
 from featurestore.store.format.metadata import (
@@ -65,6 +66,7 @@ def _put_aside(paths: StorePaths, key: str, moves: Mapping[Path, str]) -> Path:
         mark_stale(paths, key, durable=True)
     for source, target in moves.items():
         filesystem.rename(source, folder / target)
+    log_change(paths, key)
     for changed in dict.fromkeys([folder, *(source.parent for source in moves)]):
         filesystem.sync_dir(changed)
     return folder
@@ -78,7 +80,7 @@ def restore_structure(paths: StorePaths, spec: FeatureSpec, staged: Path) -> Non
         if not os.path.lexists(place):
             filesystem.make_parents(place, durable=True)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = decode_document(filesystem.read_file(place / METADATA, limit=MAX_METADATA_BYTES))
+            found = decode_document(reading.read_file(place / METADATA, limit=MAX_METADATA_BYTES))
             # What others have added to the attributes is theirs.
             document["attributes"] = {**found["attributes"], **document["attributes"]}
         filesystem.write_file(staged / str(number), encode_document(document))

@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from featurestore.errors import TrackNotFoundError
 from featurestore.spec import FeatureSpec
-from featurestore.store import filesystem
 from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import read_root
+from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
 from featurestore.store.table.index import TrackIndex
-from featurestore.store.track_reader import Described, TrackReader
+from featurestore.store.table.rows import UNKNOWN
+from featurestore.store.track_reader import Described, ReplacedError, TrackReader
 from featurestore.store.verify import VerifyReport, verify
 
 
@@ -96,6 +97,10 @@ class Source(ABC):
         """Equal as long as nothing changes; None where that cannot be told."""
         return None
 
+    def count_segments(self, track_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """How many segments each of some tracks has."""
+        return np.array([self.describe("segments", x)[0][0] for x in track_ids], np.int64)
+
     def read_ragged(
         self, track_ids: Sequence[str], positions: Sequence[int]
     ) -> tuple[npt.NDArray[Any], list[Described]]:
@@ -129,7 +134,7 @@ class FolderSource(Source):
     def __init__(self, path: Path, *, follow_links: bool = False) -> None:
         self.path = path
         self.paths = StorePaths.of(path, follow_links=follow_links)
-        with filesystem.translate_os_errors(path):
+        with translate_os_errors(path):
             self.spec = read_root(self.paths.root, follow_links=follow_links)
         self.reader = TrackReader(self.paths, self.spec)
         self.index = TrackIndex(self.reader)
@@ -137,7 +142,7 @@ class FolderSource(Source):
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Surround whatever is read: errors of the system name the store, and it must still be there."""
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             self.reader.root.look()
             yield
 
@@ -185,8 +190,19 @@ class FolderSource(Source):
         shape: tuple[int, ...] | None = None,
     ) -> tuple[npt.NDArray[Any], Described]:
         with self.reading():
-            return self.reader.read_segments(kind, track_id, positions, rows=rows, shape=shape)
+            try:
+                return self.reader.read_segments(kind, track_id, positions, rows=rows, shape=shape)
+            except ReplacedError:
+                self.index.untold.add(track_id)
+                raise
+
+    def count_segments(self, track_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        with self.reading():
+            counts = self.index.segments(track_ids)
+            for row in np.flatnonzero(counts == UNKNOWN).tolist():
+                counts[row] = self.reader.describe("segments", track_ids[row])[0][0]
+            return counts
 
     def verify(self, *, deep: bool) -> VerifyReport:
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             return verify(self.reader, deep=deep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
-from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import filesystem
+from featurestore.spec import FeatureSpec
+from featurestore.store import reading
 from featurestore.store.commit.transaction import BACKUP
+from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -36,7 +36,7 @@ from featurestore.store.paths import HIDDEN, StorePaths
 
 # A reader between two steps of a swap looks again.
 _ATTEMPTS = 50
-_MANY = 64  # tracks
+_MANY = 2_000  # tracks
 _AGGREGATED_SHARD = shard_name(2)
 
 
@@ -97,10 +97,10 @@ class TrackReader:
 
     def _open_dir(self, *parts: str) -> int:
         """Open a folder of the store, following no link below the root."""
-        fd = filesystem.open_root(self.paths.root, follow_links=self.paths.follow_links)
+        fd = reading.open_root(self.paths.root, follow_links=self.paths.follow_links)
         for part in parts:
             try:
-                below = filesystem.open_dir(part, dir_fd=fd)
+                below = reading.open_dir(part, dir_fd=fd)
             finally:
                 os.close(fd)
             fd = below
@@ -108,7 +108,7 @@ class TrackReader:
 
     def _document(self, fd: int, name: str) -> dict[str, Any]:
         try:
-            return decode_document(filesystem.read_file(METADATA, dir_fd=fd, limit=MAX_METADATA_BYTES))
+            return decode_document(reading.read_file(METADATA, dir_fd=fd, limit=MAX_METADATA_BYTES))
         except ValueError as error:
             raise _corrupt(name, str(error)) from None
 
@@ -156,7 +156,7 @@ class TrackReader:
             # It may move from the journal to its place between two looks.
             if attempt and not os.path.lexists(self.paths.array("aggregated", key)):
                 return None
-        if filesystem.is_dir(self.paths.journal / key):  # it is being removed, file by file
+        if reading.is_dir(self.paths.journal / key):  # it is being removed, file by file
             return None
         raise _corrupt(f"aggregated/{key}", "no metadata")
 
@@ -209,7 +209,7 @@ class TrackReader:
                 metadata = self._checked(document, kind, key, name)
                 if revision is not None and metadata.attributes["revision"] != revision:
                     continue
-                data = filesystem.open_file(shard_name(len(metadata.shape)), dir_fd=fd)
+                data = reading.open_file(shard_name(len(metadata.shape)), dir_fd=fd)
             except FileNotFoundError:
                 continue  # being discarded, or damaged: the caller looks again
             except OSError as error:
@@ -241,17 +241,17 @@ class TrackReader:
         """
         out = np.empty((len(track_ids), len(layers), self.spec.dim), self.spec.dtype)
         size = self.spec.dim * out.itemsize + CRC_BYTES
-        paths = [layer * size for layer in layers]
+        offsets = [layer * size for layer in layers]
         crc = bytearray(CRC_BYTES)
         folder = self._open_dir("aggregated")
         try:
             # No link may be followed: to list the folders once is quicker than to open each of many.
             plain = self.spec.codec == "none" and sys.byteorder == "little"
-            folders = filesystem.list_dirs(folder) if plain and len(track_ids) >= _MANY else None
+            folders = reading.list_dirs(folder) if plain and len(track_ids) >= _MANY else None
             for block, track_id in zip(out, track_ids, strict=True):
                 key = encode_key(track_id)
-                real = plain and (filesystem.is_dir(key, dir_fd=folder) if folders is None else key in folders)
-                if not (real and self._read_row(folder, key, paths, block, crc)):
+                real = plain and (reading.is_dir(key, dir_fd=folder) if folders is None else key in folders)
+                if not (real and self._read_row(folder, key, offsets, block, crc)):
                     block[...] = _again(partial(self._read_aggregated, key, track_id, layers))
         finally:
             os.close(folder)
@@ -262,17 +262,17 @@ class TrackReader:
             return self.read(array, layers=layers)
 
     def _read_row(
-        self, folder: int, key: str, paths: Sequence[int], block: npt.NDArray[Any], crc: bytearray
+        self, folder: int, key: str, offsets: Sequence[int], block: npt.NDArray[Any], crc: bytearray
     ) -> bool:
         """Read from where uncompressed layers lie, without a look at the metadata; False if they do not."""
         size = block.shape[1] * block.itemsize + CRC_BYTES
         try:
-            fd = filesystem.open_file(f"{key}/{_AGGREGATED_SHARD}", dir_fd=folder)
+            fd = reading.open_file(f"{key}/{_AGGREGATED_SHARD}", dir_fd=folder)
             try:
                 if os.pread(fd, len(self._index) + 1, len(self.spec.layers) * size) != self._index:
                     return False
-                for row, place in zip(block, paths, strict=True):
-                    if os.preadv(fd, (row.data, crc), place) != size:
+                for row, offset in zip(block, offsets, strict=True):
+                    if os.preadv(fd, (row.data, crc), offset) != size:
                         return False
                     if google_crc32c.value(row) != int.from_bytes(crc, "little"):
                         return False
@@ -347,25 +347,6 @@ def _again(read: Callable[[], T]) -> T:
         except FileNotFoundError:
             continue
     return read()
-
-
-def check_attributes(metadata: ArrayMetadata, kind: str, key: str) -> None:
-    """Raise ValueError unless the attributes are those of a kind of the track with a key."""
-    attributes = metadata.attributes
-    for name in ("track_id", "revision", "fingerprint", "kinds", "starts"):
-        if name not in attributes:
-            raise ValueError(f"no {name} in the attributes")
-    track_id, kinds, starts = attributes["track_id"], attributes["kinds"], attributes["starts"]
-    if not isinstance(track_id, str) or encode_key(track_id) != key:
-        raise ValueError(f"it says that it is the track {track_id!r:.200}")
-    if not isinstance(attributes["revision"], str) or not isinstance(kinds, list) or kind not in kinds:
-        raise ValueError("impossible revision or kinds")
-    if "aggregated" not in kinds or kinds != [known for known in KINDS if known in kinds]:
-        raise ValueError(f"impossible kinds {kinds!r:.200}")
-    if not isinstance(starts, list) or not all(type(start) is float and math.isfinite(start) for start in starts):
-        raise ValueError("impossible starts")
-    if kind != "aggregated" and len(starts) not in (0, metadata.shape[0]):
-        raise ValueError(f"{len(starts)} starts for {metadata.shape[0]} segments")
 
 
 def _corrupt(name: str, what: str) -> CorruptTrackError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from featurestore.store.format.metadata import (
     track_metadata,
 )
 from featurestore.store.format.shards import ShardWriter
-from featurestore.store.spool import RowSpool
+from featurestore.store.os_errors import translate_os_errors
 
 # Pooled segments of a track beyond this many bytes wait in a file instead of in memory.
 SPOOL_BYTES = 64 * 2**20
@@ -102,7 +103,7 @@ class TrackWriter:
                 f"a state of {self._id!r} is [{self._frames or 'frames'}, {dim}], not {state.shape}"
             )
         self._whole = False
-        with filesystem.translate_os_errors(self._store):
+        with translate_os_errors(self._store):
             self._append_raw(state[None, None])
         self._streamed += 1
         self._whole = True
@@ -161,7 +162,7 @@ class TrackWriter:
         if not all(map(math.isfinite, seconds)) or len(seconds) not in (0, len(pooled)):
             raise SettingError(f"starts of {self._id!r} must be {len(pooled)} seconds, not {seconds}")
         self._whole = False
-        with filesystem.translate_os_errors(self._store):
+        with translate_os_errors(self._store):
             if "raw" in self._kinds and block is not None:
                 self._append_raw(block)
             if self._rows is not None:
@@ -296,3 +297,52 @@ class TrackWriter:
                 f"{MAX_METADATA_BYTES}: split the track, or keep the attributes elsewhere"
             )
         filesystem.write_file(self._folder / kind / METADATA, content)
+
+
+class RowSpool:
+    """Rows [row, layer, feature] that are read back by layer: in memory while few, in a file beyond.
+
+    Parameters
+    ----------
+    path : Path
+        The file to create if one is needed.
+    limit : int
+        Bytes that may wait in memory.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+        self._parts: list[npt.NDArray[Any]] = []
+        self._waiting = 0
+        self._fd = -1
+
+    def append(self, rows: npt.NDArray[Any]) -> None:
+        """Append rows, C-contiguous, of one shape and type."""
+        self._parts.append(rows)
+        self._waiting += rows.nbytes
+        if self._waiting > self._limit:
+            if self._fd < 0:
+                self._fd = filesystem.create_file(self._path)
+            filesystem.write_all(self._fd, self._parts)
+            self._parts = [rows[:0]]
+            self._waiting = 0
+
+    def columns(self) -> Iterator[npt.NDArray[Any]]:
+        """Array [row, 1, feature] of each layer, C-contiguous, when the last row has been appended."""
+        like = self._parts[0]
+        if self._fd < 0:  # few: one copy is quicker than many
+            yield from np.ascontiguousarray(np.concatenate(self._parts).swapaxes(0, 1))[:, :, None]
+            return
+        filesystem.write_all(self._fd, self._parts)
+        rows = np.memmap(self._path, like.dtype, "r").reshape(-1, *like.shape[1:])
+        for layer in range(rows.shape[1]):
+            yield np.ascontiguousarray(rows[:, layer : layer + 1])
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self._parts = []
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            filesystem.unlink(self._path)

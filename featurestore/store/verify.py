@@ -16,7 +16,7 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import DIMS, KINDS, FeatureSpec
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.commit import recovery, transaction
 from featurestore.store.format.keys import decode_key
 from featurestore.store.format.metadata import (
@@ -28,7 +28,7 @@ from featurestore.store.format.metadata import (
     shard_name,
     structure,
 )
-from featurestore.store.paths import StorePaths, invalid_paths
+from featurestore.store.paths import HIDDEN, StorePaths, invalid_paths
 from featurestore.store.table.checking import TableCheck
 from featurestore.store.track_reader import OpenArray, TrackReader
 
@@ -145,7 +145,7 @@ def stray_files(paths: StorePaths, kind: str, key: str) -> list[str]:
     """Names of what lies in the folder of an array and is not of it."""
     own = {METADATA, shard_name(len(DIMS[kind]))}
     folder = paths.array(kind, key)
-    if not filesystem.is_dir(folder):  # a link may lead anywhere
+    if not reading.is_dir(folder):  # a link may lead anywhere
         return []
     with contextlib.suppress(FileNotFoundError):
         return sorted(set(os.listdir(folder)) - own)
@@ -200,7 +200,7 @@ class _Check:
         for key, reason in recovery.failures(self.paths):
             self._add("unfinished", key, recovery.unfinished(key, reason))
         packed = 0
-        if filesystem.is_dir(self.paths.kind("aggregated")):
+        if reading.is_dir(self.paths.kind("aggregated")):
             table = TableCheck(self.reader, self.revisions, deep=self.deep)
             packed = table.run()
             self.bytes += table.bytes
@@ -221,7 +221,11 @@ class _Check:
 
     def _structure(self) -> None:
         for folder in damaged_structure(self.paths, self.reader.spec):
-            self._add("structure", "", f"{folder or 'the root'}: {METADATA} is damaged or missing")
+            self._add(
+                "structure",
+                "",
+                f"{folder or 'the root'}: {METADATA} is damaged or missing: verify --repair writes it",
+            )
         for strange in invalid_paths(self.paths):
             where = strange.relative_to(self.paths.root)
             self._add("structure", "", f"{where} is a link or a file where a store has a folder: move it away")
@@ -242,7 +246,7 @@ class _Check:
 
     def _keys(self, kind: str) -> set[str]:
         folder = self.paths.kind(kind)
-        return set(os.listdir(folder)) - {METADATA} if filesystem.is_dir(folder) else set()
+        return set(os.listdir(folder)) - {METADATA} if reading.is_dir(folder) else set()
 
     def _entries(self, folder: Path) -> list[str]:
         try:
@@ -307,10 +311,12 @@ def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:
     """Folders whose metadata, the same in every store of a spec, is not as it should be."""
     damaged = []
     for folder, expected in structure(spec).items():
+        if folder == HIDDEN and not os.path.lexists(paths.hidden):
+            continue  # copies may leave out what is hidden: a writer makes it again
         try:
-            if not filesystem.is_dir(paths.root / folder):
+            if not reading.is_dir(paths.root / folder):
                 raise NotADirectoryError
-            content = filesystem.read_file(
+            content = reading.read_file(
                 paths.root / folder / METADATA, limit=MAX_METADATA_BYTES, follow_links=paths.follow_links
             )
             document = decode_document(content)

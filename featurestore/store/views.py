@@ -150,40 +150,38 @@ class RaggedView(ManyTracksView):
         self.dims = ("row", "feature") if self._drop else ("row", "layer", "feature")
 
     @cached_property
-    def _described(self) -> list[Described]:
+    def _described(self) -> npt.NDArray[np.int64]:
+        """Number of segments of each track."""
         while True:
             try:
-                found = [self._source.describe("segments", track_id) for track_id in self._ids]
+                counts = self._source.count_segments(self._ids)
             except TrackNotFoundError:
                 if not self._leave_out_removed():
                     raise
             else:
                 self._may_leave_out = False
-                return found
+                return counts
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
         """Behind the last row of each track."""
-        return np.cumsum([shape[0] for shape, _ in self._described], dtype=np.int64)
+        return np.cumsum(self._described, dtype=np.int64)
 
     def _forget(self) -> None:
         super()._forget()
-        for name in ("_ends", "row_tracks"):
+        for name in ("_ends", "row_tracks", "row_starts"):
             self.__dict__.pop(name, None)
 
     @cached_property
     def row_tracks(self) -> npt.NDArray[Any]:
         """Track id of each row."""
-        counts = np.diff(self._ends, prepend=0)
-        return np.repeat(np.array(self.track_ids, dtype=object), counts)
+        return np.repeat(np.array(self.track_ids, dtype=object), self._described)
 
-    @property
+    @cached_property
     def row_starts(self) -> npt.NDArray[np.float64]:
         """Where each row's segment starts in its track, seconds; NaN where the store was not told."""
-        parts = [
-            starts if len(starts) == shape[0] else np.full(shape[0], np.nan) for shape, starts in self._described
-        ]
-        return np.concatenate(parts) if parts else np.empty(0)
+        counts = self._described
+        return _joined([self._source.describe("segments", track_id)[1] for track_id in self._ids], counts)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -197,14 +195,14 @@ class RaggedView(ManyTracksView):
     def _read(self, rows: npt.NDArray[np.int64] | None, positions: Sequence[int]) -> npt.NDArray[Any]:
         if rows is None and not self._is_described:
             return self._read_all(positions)
-        described, ends = self._described, self._ends
+        counts, ends = self._described, self._ends
         wanted = np.arange(self.shape[0], dtype=np.int64) if rows is None else rows
         out = np.empty((len(wanted), len(positions), self._source.spec.dim), self.dtype)
         tracks = np.searchsorted(ends, wanted, side="right")
         order = np.argsort(tracks, kind="stable")
         chosen, begins = np.unique(tracks[order], return_index=True)
         for track, where in zip(chosen.tolist(), np.split(order, begins[1:]), strict=False):
-            shape = described[track][0]
+            shape = int(counts[track]), len(self._source.spec.layers), self._source.spec.dim
             block, _ = self._source.read_segments("segments", self._ids[track], positions, shape=shape)
             out[where] = block[wanted[where] - (ends[track] - shape[0])]
         return out
@@ -219,5 +217,15 @@ class RaggedView(ManyTracksView):
                 if not self._leave_out_removed():
                     raise
         self._may_leave_out = False
-        self.__dict__["_described"] = described
+        counts = self.__dict__["_described"] = np.array([shape[0] for shape, _ in described], np.int64)
+        self.__dict__["row_starts"] = _joined([starts for _, starts in described], counts)
         return out
+
+
+def _joined(starts: Sequence[npt.NDArray[np.float64]], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Starts of the segments of many tracks; NaN for those of a track that tells another number of them."""
+    parts = [
+        own if len(own) == count else np.full(count, np.nan)
+        for own, count in zip(starts, counts.tolist(), strict=True)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0)

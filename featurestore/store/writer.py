@@ -26,9 +26,10 @@ from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.staging import StagingArea, clean_stale
 from featurestore.store.creation import create_or_check
 from featurestore.store.format.keys import encode_key
+from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths, resolve_store_path
 from featurestore.store.repair import quarantine, restore_structure
-from featurestore.store.table.index import PackedIds
+from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.track_writer import TrackWriter
@@ -78,7 +79,7 @@ class StoreWriter:
         self.overwrite = overwrite
         self.durable = durable
         self._paths = StorePaths.of(self.path)
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             create_or_check(self._paths, spec, self.path, durable=durable)
             self._locks = TrackLocks(self._paths.locks)
             self._told: set[str] = set()
@@ -95,7 +96,7 @@ class StoreWriter:
                 self._end()
                 raise
         self._reader = TrackReader(self._paths, spec)
-        self._packed_ids = PackedIds(self._reader)
+        self._index = TrackIndex(self._reader)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -114,7 +115,7 @@ class StoreWriter:
         >>> writer.put("a", {"aggregated": np.ones((2, 8))})
         >>> writer.close()
         """
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             try:
                 self._recover(sweeping=False)
             finally:
@@ -146,7 +147,7 @@ class StoreWriter:
         ...     writer.existing("a")["genre"], writer.existing("b")
         ('rock', None)
         """
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             found = self._reader.current(encode_key(track_id))
         return None if found is None else dict(found.attributes)
 
@@ -207,7 +208,7 @@ class StoreWriter:
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         replace = self.overwrite if overwrite is None else overwrite
         with contextlib.ExitStack() as stack:
-            with filesystem.translate_os_errors(self.path):
+            with translate_os_errors(self.path):
                 self._lock(stack, key, wait)
                 if not replace and self._paths.array("aggregated", key).exists():
                     raise TrackExistsError(
@@ -219,10 +220,10 @@ class StoreWriter:
                     track_id, folder, self.spec, chosen, dict(attributes or {}), store=self.path
                 ) as writer:
                     yield writer
-                    with filesystem.translate_os_errors(self.path):
+                    with translate_os_errors(self.path):
                         record = writer.finish()
-                with filesystem.translate_os_errors(self.path):
-                    has_row = self._packed_ids.have(track_id)
+                with translate_os_errors(self.path):
+                    has_row = self._index.has_row(track_id)
                     emptied = transaction.commit(
                         self._paths, folder, key, record, has_row=has_row, durable=self.durable
                     )
@@ -301,7 +302,7 @@ class StoreWriter:
         0
         """
         key = encode_key(track_id)
-        with filesystem.translate_os_errors(self.path), contextlib.ExitStack() as stack:
+        with translate_os_errors(self.path), contextlib.ExitStack() as stack:
             self._lock(stack, key, 60.0, removing=True)
             if not self._paths.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
@@ -333,7 +334,7 @@ class StoreWriter:
         >>> report.ok, moved
         (True, [])
         """
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             report = verify(self._reader, deep=deep)
             found = {problem.what for problem in report.problems}
             for key in {problem.key for problem in report.problems if problem.what == "unfinished"}:
@@ -368,7 +369,7 @@ class StoreWriter:
         ...     writer.pack(wait=10.0)
         True
         """
-        with filesystem.translate_os_errors(self.path):
+        with translate_os_errors(self.path):
             if self._heartbeat is not None:
                 self._heartbeat.check()
             return pack(self._reader, self._staging, self._locks, wait=wait, durable=self.durable)

@@ -104,6 +104,25 @@ def test_a_store_without_its_empty_folders_is_written_again(path):
     assert store.verify(deep=True).ok
 
 
+def test_a_copy_without_hidden_files_is_a_store(path, tmp_path):
+    """As `rsync --exclude ".*"` makes it. Rows of its table that were superseded are not asked for."""
+    write_store(path, {**some("abcd"), "a": features(9)}, pack=True)
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        writer.put("b", TRACKS["b"], overwrite=True)
+        writer.pack()
+        shutil.copytree(path, tmp_path / "sound.zarr", ignore=shutil.ignore_patterns(".*"))
+        writer.put("a", TRACKS["a"], overwrite=True)
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns(".*"))
+    assert FeatureStore(tmp_path / "sound.zarr").verify(deep=True).ok
+    assert_holds_all(copy)
+    (problem,) = FeatureStore(copy).verify().problems
+    assert problem.message.endswith("is of another revision than the track: pack again")
+    FeatureStore(copy).pack()
+    assert_holds_all(copy)
+    assert FeatureStore(copy).verify(deep=True).ok
+
+
 @pytest.mark.parametrize("name", ["locks", "staging", "journal", "stale", "trash"])
 def test_a_writer_makes_a_missing_folder_again(path, name):
     store = write_store(path, some("abc"), pack=True)
@@ -132,7 +151,9 @@ def test_a_missing_group_is_named_and_made_again_by_repair(path, kind):
     store = write_store(path, some("abc"), pack=True)
     shutil.rmtree(path / kind)
     problems = store.verify(deep=True).problems
-    assert f"{kind}: zarr.json is damaged or missing" in [p.message for p in problems if p.what == "structure"]
+    assert f"{kind}: zarr.json is damaged or missing: verify --repair writes it" in [
+        p.message for p in problems if p.what == "structure"
+    ]
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
         with pytest.raises(StoreAccessError, match=f"folder {kind} is missing.*verify --repair"):
             writer.put("d", TRACKS["d"])

@@ -14,13 +14,13 @@ from samples import SPEC, features, write_store
 
 from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError, SettingError
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.commit.transaction import INTENT, TransactionRecord
+from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.compression import compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata, check_track_metadata, decode_document, track_metadata
 from featurestore.store.format.shards import ShardReader
 from featurestore.store.table.coordinates import checked_ids, decode_ids, encode_ids, with_crc
-from featurestore.store.track_reader import check_attributes
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -169,7 +169,7 @@ def test_a_shard_is_read_right_or_refused(shard, data):
         lie = lie[: data.draw(st.integers(0, len(lie)))]
     file.write_bytes(lie)
     metadata = track_metadata("raw", raw.shape, SPEC, ATTRIBUTES)
-    fd = os.open(file, filesystem.READ)
+    fd = os.open(file, reading.READ)
     try:
         with ShardReader(fd, metadata, "the lie") as reader:
             found = reader.read(range(reader.chunks)).reshape(raw.shape)

@@ -34,7 +34,8 @@ SPECS = [
     for dtype in ("float32", "float16")
     if (dtype, codec) != ("float16", "bitround")
 ]
-MEMORY = Path("/dev/shm")  # where it does not take long to make sure that something is on the disk
+# Where it does not take long to make sure that something is on the disk.
+MEMORY = Path(os.environ.get("FEATURESTORE_FAULTS_ON", "/dev/shm"))
 
 tracks = st.sampled_from(IDS)
 writers = st.integers(0, 1)
@@ -128,9 +129,12 @@ class StoreMachine(RuleBasedStateMachine):
         durable=st.booleans(),
         number=st.integers(1, len(IDS)),
         pack=st.booleans(),
+        by_log=st.booleans(),
     )
-    def begin_with_some_tracks(self, spec, durable, number, pack):
+    def begin_with_some_tracks(self, spec, durable, number, pack, by_log):
         self.spec, self.durable = spec, durable
+        if by_log:  # as in a store of many tracks
+            self.patches.enter_context(mock.patch("featurestore.store.table.index._MANY_TRACKS", 0))
         self.writers = [self.open(), self.open()]
         self.readers = [FeatureStore(self.path)]
         for seed, track_id in enumerate(IDS[-number:]):

@@ -17,7 +17,7 @@ def test_readers_see_whole_tracks_while_others_replace_add_and_pack(busy):
     seen = load.run(
         busy,
         [load.overwrite, load.append],
-        [load.read_anew, load.read_held, load.verify_meanwhile],
+        [load.read_anew, load.read_held, load.read_held_of_many, load.verify_meanwhile],
     )
     for reader in seen:
         assert set(reader) == {"ok"}
@@ -29,7 +29,7 @@ def test_readers_see_whole_tracks_where_folders_cannot_be_exchanged(busy):
     seen = load.run(
         busy,
         [load.overwrite_by_renaming, load.append_by_renaming],
-        [load.read_anew, load.read_held, load.verify_meanwhile],
+        [load.read_anew, load.read_held, load.read_held_of_many, load.verify_meanwhile],
     )
     for reader in seen:
         assert set(reader) == {"ok"}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.store.spool import RowSpool
+from featurestore.store.track_writer import RowSpool
 
 
 @given(

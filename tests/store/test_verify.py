@@ -11,7 +11,7 @@ from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import NotAStoreError
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.paths import HIDDEN_DIRS
 
 LONG = "x" * 300
@@ -155,16 +155,16 @@ def test_repair_leaves_a_sound_store(store, damage):
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_track_that_the_file_system_refuses_is_named_and_left_alone(store, monkeypatch, code, deep):
-    opened = filesystem.open_dir
+    opened = reading.open_dir
 
     def refusing(path, **options):
         if path == "a":
             raise OSError(code, os.strerror(code), path)
         return opened(path, **options)
 
-    monkeypatch.setattr(filesystem, "open_dir", refusing)
+    monkeypatch.setattr(reading, "open_dir", refusing)
     with pytest.raises(OSError, match=os.strerror(code)):
-        filesystem.open_dir("a")
+        reading.open_dir("a")
     (problem,) = store.verify(deep=deep).problems
     assert (problem.what, problem.track_id) == ("unreadable", "a")
     assert os.strerror(code) in problem.message

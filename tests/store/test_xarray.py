@@ -123,3 +123,36 @@ def test_tables_of_two_stores_are_combined(store, dataset, tmp_path):
     )
     assert both.track_id.values.tolist() == ["a", "b/x", "c", "z"]
     assert np.array_equal(both.features[:3], dataset.features)
+
+
+def test_what_does_not_keep_to_the_chunks_is_written_to_zarr_too(store, dataset, tmp_path):
+    """As xarray has it for any Zarr store: `align_chunks` lets dask's chunks follow those of what was read."""
+    spec = store.spec
+    more = {f"m{n:03}": {"aggregated": np.full((3, 4), n, np.float32)} for n in range(300)}
+    other = xr.open_zarr(write_store(tmp_path / "other.zarr", more, spec=spec, pack=True).path / "packed")
+    segments = xr.open_zarr(store.path / "segments", consolidated=False)
+    first, second = (segments[key].rename("features") for key in ("b=2fx", "c"))
+    tracks = [array.rename({array.dims[0]: "segment"}) for array in (first, second)]
+    for number, combined in enumerate(
+        [
+            xr.concat([dataset, other], dim="track", data_vars="minimal"),
+            xr.concat([other, dataset], dim="track", data_vars="minimal").sortby("track_id"),
+            other.isel(track=slice(7, None, 3)),
+            segments,
+            xr.merge([segments[["a"]], segments[["c"]]]),
+            xr.concat(tracks, dim="segment").to_dataset(),
+        ]
+    ):
+        path = tmp_path / f"{number}.zarr"
+        for label in combined.coords.values():  # text in dask arrays is slow, and some releases warn of it
+            label.load()
+        combined.to_zarr(path, consolidated=False, align_chunks=True)
+        assert xr.open_zarr(path, consolidated=False).equals(combined)
+
+
+def test_views_of_two_tracks_are_written_to_zarr_as_one(store, tmp_path):
+    views = [store.segments(track_id).to_xarray() for track_id in ("b/x", "c")]
+    combined = xr.concat(views, dim="segment").chunk(segment=-1)  # dask's chunks were of 3 and 2 rows
+    combined.to_dataset().to_zarr(tmp_path / "both.zarr", consolidated=False)
+    found = xr.open_zarr(tmp_path / "both.zarr", consolidated=False).features
+    assert np.array_equal(found, np.concatenate([numbers("b/x"), numbers("c")]))

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 
 from featurestore.errors import StoreAccessError
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 
 NAME = "heartbeat"
 BEAT = 2.0  # seconds
@@ -151,7 +151,7 @@ def _refuse(path: Path, content: bytes) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return filesystem.read_file(path, limit=_MAX_BYTES)
+        return reading.read_file(path, limit=_MAX_BYTES)
     except (OSError, ValueError):
         return b""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 
 from featurestore.errors import TrackAccessError, TrackLockedError
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 from featurestore.store.commit.flock import lock_file, unlock
 
 STRIPES = 1024
@@ -124,7 +124,7 @@ def _locked(key: str, *, same_track: bool) -> TrackLockedError:
 
 def _read(path: Path) -> list[str]:
     try:
-        return os.fsdecode(filesystem.read_file(path, limit=_MAX_BYTES).split(b"\n")[0]).split()
+        return os.fsdecode(reading.read_file(path, limit=_MAX_BYTES).split(b"\n")[0]).split()
     except (OSError, ValueError):
         return []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from featurestore.errors import SettingError, TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.transaction import (
     FAILED,
@@ -47,7 +47,7 @@ def recover(paths: StorePaths, locks: TrackLocks, *, told: set[str]) -> set[str]
         Names of staging folders that are needed still: another writer has the lock of one of their tracks.
     """
     # What is decided waits, if there is no place for it, until the store is repaired.
-    whole = all(filesystem.is_dir(paths.kind(kind)) for kind in KINDS)
+    whole = all(reading.is_dir(paths.kind(kind)) for kind in KINDS)
     for name in sorted(os.listdir(paths.journal)) if whole else []:
         key = name.removesuffix(FAILED)
         if key != name and os.path.lexists(paths.journal / key):  # a note of what comes anyway
@@ -92,7 +92,7 @@ def placed_in_part(paths: StorePaths) -> Iterator[tuple[Path, str]]:
 
 def _placed(paths: StorePaths, folder: Path) -> tuple[str, list[str]]:
     """Key of the track whose `aggregated` waits in a staged folder, and its kinds that are in their place."""
-    if not filesystem.is_dir(folder / "aggregated"):
+    if not reading.is_dir(folder / "aggregated"):
         return "", []
     attributes = attributes_of(folder / "aggregated")
     try:
@@ -107,7 +107,7 @@ def _placed(paths: StorePaths, folder: Path) -> tuple[str, list[str]]:
 
 def _folders(path: Path) -> list[Path]:
     try:
-        return [below for below in path.iterdir() if filesystem.is_dir(below)]
+        return [below for below in path.iterdir() if reading.is_dir(below)]
     except (FileNotFoundError, PermissionError):
         return []
 
@@ -144,11 +144,11 @@ def finish(paths: StorePaths, key: str, *, durable: bool, back: bool) -> None:
 
 def failures(paths: StorePaths) -> Iterator[tuple[str, str]]:
     """Keys of the entries of the journal that could not be carried out, and why."""
-    for name in sorted(os.listdir(paths.journal)) if filesystem.is_dir(paths.journal) else []:
+    for name in sorted(os.listdir(paths.journal)) if reading.is_dir(paths.journal) else []:
         key = name.removesuffix(FAILED)
-        if key != name and filesystem.is_dir(paths.journal / key):
+        if key != name and reading.is_dir(paths.journal / key):
             with contextlib.suppress(OSError, ValueError):
-                reason = filesystem.read_file(paths.journal / name, limit=MAX_METADATA_BYTES)
+                reason = reading.read_file(paths.journal / name, limit=MAX_METADATA_BYTES)
                 yield key, reason.decode(errors="replace")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from featurestore.errors import StoreError
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 from featurestore.store.commit.flock import is_seen_by_others, lock_file, unlock
 from featurestore.store.paths import StorePaths
 
@@ -72,15 +72,16 @@ class StagingArea:
 
     def close(self, trash: Path | None = None) -> None:
         """Remove the folder with everything that is still in it, by way of the trash where there is one."""
+        gone = self.path
         try:
-            if trash is None:
-                filesystem.remove_tree(self.path)
-            else:
-                filesystem.discard(self.path, trash)
+            if trash is not None:
+                gone = filesystem.move_to_trash(gone, trash)
         finally:
             if self._owner is not None:
                 unlock(self._owner)
                 self._owner = None
+        # Only now: FUSE and NFS keep a file that is removed while it is open, and with it the folder.
+        filesystem.remove_tree(gone)
 
 
 def _host() -> str:
@@ -110,7 +111,7 @@ def try_adopt(folder: Path) -> Iterator[bool]:
         with contextlib.suppress(OSError):  # what cannot be claimed now waits for the next writer
             own = folder.name.split(".")[0] == _host()
             # A link may lead anywhere.
-            if filesystem.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
+            if reading.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
                 # A writer between making the folder and locking it loses the lock to this one, and makes another.
                 fd = lock_file(folder / _OWNER)
                 if fd is not None:

@@ -29,7 +29,8 @@ from typing import Any
 
 from featurestore.errors import TrackAccessError
 from featurestore.spec import KINDS
-from featurestore.store import fallbacks, filesystem
+from featurestore.store import fallbacks, filesystem, reading
+from featurestore.store.commit.changes import log_change
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
 from featurestore.store.paths import StorePaths
 
@@ -60,7 +61,7 @@ class TransactionRecord:
     def read(cls, folder: Path) -> TransactionRecord | None:
         """The record in a folder, None if there is no readable one."""
         try:
-            values = json.loads(filesystem.read_file(folder / INTENT, limit=MAX_METADATA_BYTES))
+            values = json.loads(reading.read_file(folder / INTENT, limit=MAX_METADATA_BYTES))
             return cls(tuple(kind for kind in KINDS if kind in values["kinds"]), str(values["revision"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -163,6 +164,8 @@ def _add(paths: StorePaths, folder: Path, key: str, kinds: tuple[str, ...], *, d
         filesystem.sync_dir(paths.journal)
     for kind in kinds:
         filesystem.rename(folder / kind, paths.array(kind, key))
+        if kind == "aggregated":
+            log_change(paths, key)
         if durable:
             filesystem.sync_dir(paths.kind(kind))
 
@@ -177,7 +180,7 @@ def roll_forward(paths: StorePaths, key: str, *, durable: bool) -> None:
     """
     entry, note = paths.journal / key, paths.journal / (key + FAILED)
     try:
-        record = TransactionRecord.read(entry) if filesystem.is_dir(entry) else None
+        record = TransactionRecord.read(entry) if reading.is_dir(entry) else None
         if record is not None:
             _carry_out(paths, key, record, durable=durable, begun=True)
         else:  # no change of ours, or one that was finished: nothing of it is needed
@@ -205,7 +208,7 @@ def revoke(paths: StorePaths, key: str) -> bool:
         return False
     waiting = all(revision_of(entry / kind) == record.revision for kind in record.kinds)
     # What is superseded may be there as a copy: what matters is whether it is also where it was.
-    moved = [kind for kind in KINDS if filesystem.is_dir(entry / (kind + BACKUP))]
+    moved = [kind for kind in KINDS if reading.is_dir(entry / (kind + BACKUP))]
     whole = all(
         revision_of(paths.array(kind, key)) == revision_of(entry / (kind + BACKUP)) is not None for kind in moved
     )
@@ -225,11 +228,15 @@ def _carry_out(paths: StorePaths, key: str, record: TransactionRecord, *, durabl
     for kind in kinds:
         if not begun or revision_of(entry / kind) == record.revision:
             fallbacks.replace_dir(entry / kind, paths.array(kind, key), entry / (kind + BACKUP))
+        if kind == "aggregated":
+            log_change(paths, key)
         # Nothing follows, and what is superseded does not go, before this is sure to stay.
         if durable:
             filesystem.sync_dir(paths.kind(kind))
     for kind in dropped:
         fallbacks.set_aside(paths.array(kind, key), entry / (kind + BACKUP))
+        if kind == "aggregated":
+            log_change(paths, key)
         if durable:
             filesystem.sync_dir(paths.kind(kind))
     filesystem.unlink(entry / INTENT)
@@ -253,7 +260,7 @@ def is_backed_up(paths: StorePaths, key: str) -> bool:
 def is_published(paths: StorePaths, key: str) -> bool:
     """Whether there is such a track."""
     # It may come to its place between two looks.
-    return any(filesystem.is_dir(paths.array("aggregated", key)) or is_backed_up(paths, key) for _ in range(2))
+    return any(reading.is_dir(paths.array("aggregated", key)) or is_backed_up(paths, key) for _ in range(2))
 
 
 def revision_of(array: Path) -> str | None:
@@ -265,7 +272,7 @@ def revision_of(array: Path) -> str | None:
 def attributes_of(array: Path) -> dict[str, Any]:
     """Attributes of the array in a folder, none if they cannot be read."""
     try:
-        document = decode_document(filesystem.read_file(array / METADATA, limit=MAX_METADATA_BYTES))
+        document = decode_document(reading.read_file(array / METADATA, limit=MAX_METADATA_BYTES))
         return dict(document["attributes"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}

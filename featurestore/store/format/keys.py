@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from featurestore.errors import SettingError
 
@@ -18,6 +19,7 @@ _UNSAFE = re.compile(rb"[^a-z0-9_-]")
 _ESCAPED = re.compile(rb"=([0-9a-f]{2})")
 _PLAIN = re.compile(r"[a-z0-9_-]+\Z")
 _HASHED = re.compile(r"=h[0-9a-f]{64}\Z")
+_END = b"\xff"  # is in no UTF-8
 # Names that Windows keeps for devices.
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z")
 
@@ -44,6 +46,23 @@ def encode_key(track_id: str) -> str:
     if _RESERVED.match(key):
         key = f"={raw[0]:02x}{key[1:]}"
     return key if len(key) <= MAX_KEY_BYTES else "=h" + hashlib.sha256(raw).hexdigest()
+
+
+def encode_keys(track_ids: Sequence[str]) -> list[str]:
+    """Keys of many track ids, as `encode_key` gives them but many times quicker."""
+    if not all(track_ids):
+        raise SettingError("a track id has 1 byte or more, not 0")
+    try:
+        joined = _END.join(track_id.encode() for track_id in track_ids)
+    except UnicodeEncodeError:
+        raise SettingError("a track id is not valid Unicode") from None
+    for byte in sorted(set(_UNSAFE.findall(joined)) - {_END}, key=lambda byte: byte != b"="):
+        joined = joined.replace(byte, b"=%02x" % byte[0])
+    keys = joined.decode("ascii", "surrogateescape").split(_END.decode("ascii", "surrogateescape"))
+    return [
+        encode_key(track_id) if len(key) > MAX_KEY_BYTES or _RESERVED.match(key) else key
+        for key, track_id in zip(keys, track_ids, strict=bool(track_ids))
+    ]
 
 
 def is_hashed(key: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
 from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
 from featurestore.spelling import spelling_hint
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.format.compression import COMPRESSORS, compressor_of, zarr_codecs
 from featurestore.store.format.keys import encode_key
 from featurestore.store.paths import HIDDEN
@@ -267,7 +267,7 @@ def read_root(root: Path, *, follow_links: bool = False) -> FeatureSpec:
         If its root metadata is damaged.
     """
     try:
-        content = filesystem.read_file(root / METADATA, limit=MAX_METADATA_BYTES, follow_links=follow_links)
+        content = reading.read_file(root / METADATA, limit=MAX_METADATA_BYTES, follow_links=follow_links)
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
         hint = spelling_hint(root) if what == "does not exist" else ""

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, SettingError
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
 from featurestore.store.format.compression import OVERHEAD, compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata
 
@@ -245,7 +245,7 @@ class ShardReader:
         wanted = shard_bytes(chunks, values_bytes) if plain else status.st_size
         if not stat.S_ISREG(status.st_mode) or status.st_size != wanted or wanted < size:
             raise self._damaged(f"not a file of {max(wanted, size)} bytes, but of {status.st_size}")
-        content = filesystem.read_exactly(self._fd, size, status.st_size - size)
+        content = reading.read_exactly(self._fd, size, status.st_size - size)
         if int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(content[:-CRC_BYTES]):
             raise self._damaged("the index fails its checksum")
         index = np.frombuffer(content, "<u8", count=2 * chunks).reshape(chunks, 2)
@@ -265,9 +265,7 @@ class ShardReader:
 
     def checksums(self) -> str:
         """SHA-256 of the stored CRC-32C values, as `ShardWriter.finish` gives it."""
-        stored = [
-            filesystem.read_exactly(self._fd, CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index
-        ]
+        stored = [reading.read_exactly(self._fd, CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index]
         return hashlib.sha256(b"".join(stored)).hexdigest()
 
     def read(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -334,7 +332,7 @@ def read_checked(fd: int, offset: int, size: int, out: npt.NDArray[np.uint8], sk
         else:
             block = aside[: (skip if at < skip else size) - at]
         parts: list[Any] = [block.data, stored] if at + block.nbytes == size else [block.data]
-        if filesystem.read_into(fd, parts, offset + at) != sum(map(len, parts)):
+        if reading.read_into(fd, parts, offset + at) != sum(map(len, parts)):
             raise ValueError("ends with the file")
         crc = google_crc32c.extend(crc, block)
         at += block.nbytes

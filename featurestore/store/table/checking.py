@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.table.mtime_token import MtimeToken
 from featurestore.store.table.packing import list_keys, track_ids_of
 from featurestore.store.table.rows import digest
@@ -56,7 +56,7 @@ class TableCheck:
             Number of its rows; 0 where it cannot be told.
         """
         for _ in range(_ATTEMPTS):
-            root = filesystem.open_root(self._paths.root, follow_links=self._paths.follow_links)
+            root = reading.open_root(self._paths.root, follow_links=self._paths.follow_links)
             try:
                 return self._compare(root)
             except (TableChangedError, TrackNotFoundError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import overload
 
 import google_crc32c
 import numpy as np
@@ -52,7 +51,7 @@ def decode_ids(chunk: npt.NDArray[np.uint8]) -> list[str]:
     return ids
 
 
-class TrackIds(Sequence[str]):
+class TrackIds:
     """Ids of a table's rows: read with the table, decoded when they are asked for, which many queries never do.
 
     Parameters
@@ -90,15 +89,3 @@ class TrackIds(Sequence[str]):
 
     def __len__(self) -> int:
         return self._tracks
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.decoded)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        return self.decoded[index]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
-from featurestore.store import filesystem
+from featurestore.store import reading
+from featurestore.store.commit.changes import Position, changed_keys, end_of_log
+from featurestore.store.commit.transaction import is_published
+from featurestore.store.format.keys import is_hashed
 from featurestore.store.paths import StorePaths
-from featurestore.store.table.coordinates import TrackIds
 from featurestore.store.table.mtime_token import MtimeToken
 from featurestore.store.table.packing import list_keys, track_ids_of
+from featurestore.store.table.rows import UNKNOWN
+from featurestore.store.table.snapshot import Listed, Snapshot, TrackList
 from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
 from featurestore.store.track_reader import TrackReader
 
@@ -28,28 +32,12 @@ _FINE_NS = 25_000_000
 _FEW_TRACKS = 16
 # Fewer rows of a chunk than this share of it are read from their tracks.
 _FEW = 64
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A store at one moment.
-
-    Parameters
-    ----------
-    track_ids : sequence of str
-        All tracks: in the order of the packed table, then the others by id.
-    table : PackedTable, optional
-        The table, if there is one and it can be trusted.
-    stale_rows : frozenset of str
-        Tracks of the table whose row must not be used.
-    signature : tuple, optional
-        As long as the store has it, nothing of this changes.
-    """
-
-    track_ids: Sequence[str]
-    table: PackedTable | None
-    stale_rows: frozenset[str]
-    signature: tuple[int, ...] | None
+# So few tracks are listed again whenever something changes; more of them, only so often while changes are logged.
+_MANY_TRACKS = 1_000
+_MOMENT = 0.0005
+"""Seconds that a writer needs from a change to its line in the log."""
+_PAUSE, _SHARE = 10.0, 20
+"""Seconds between two such listings, and how many times as long as the last one took at least."""
 
 
 class TrackIndex:
@@ -59,9 +47,15 @@ class TrackIndex:
     ----------
     reader : TrackReader
         Of the store.
+
+    Attributes
+    ----------
+    untold : set of str
+        Tracks that have another number of segments than the table says: they were replaced by hand.
     """
 
     def __init__(self, reader: TrackReader) -> None:
+        self.untold: set[str] = set()
         self._reader = reader
         self._paths = reader.paths
         self._forget()
@@ -72,7 +66,10 @@ class TrackIndex:
         self._seen_at = 0.0
         self._table: tuple[tuple[int, ...], PackedTable | None] = (), None
         self._by_key: dict[str, str] = {}
-        self._order: tuple[PackedTable | None, list[str], frozenset[str]] | None = None
+        self._packed: tuple[PackedTable | None, frozenset[str]] = None, frozenset()
+        self._listed: Listed | None = None
+        self._pause = _PAUSE
+        self._due = -math.inf  # when to list again, whatever the log says, on the monotonic clock
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TrackIndex, (self._reader,)
@@ -83,9 +80,17 @@ class TrackIndex:
         if signature is None or signature != self._seen:
             self._seen, self._seen_at = signature, time.monotonic()
         cached = self._cached
-        if cached is None or signature is None or cached.signature != signature:
+        if (
+            cached is None
+            or signature is None
+            or cached.signature != signature
+            or time.monotonic() >= cached.until
+        ):
             settled = signature is not None and self._is_settled(signature)
-            cached = self._cached = self._load(signature if settled else None)
+            modified = time.time_ns() if signature is None else signature[0]
+            cached = self._cached = self._load(signature if settled else None, modified)
+        elif cached.until == math.inf:  # nothing has changed until now
+            self._due = time.monotonic() + self._pause
         return cached
 
     def _signature(self) -> tuple[int, ...] | None:
@@ -95,7 +100,7 @@ class TrackIndex:
             stale = self._paths.stale.stat().st_mtime_ns
         except FileNotFoundError:
             return None
-        return aggregated, stale, *_signature_of_table(self._paths)
+        return aggregated, stale, *end_of_log(self._paths), *_signature_of_table(self._paths)
 
     def _is_settled(self, signature: tuple[int, ...]) -> bool:
         """Whether whatever changes from now on will change the signature."""
@@ -107,24 +112,70 @@ class TrackIndex:
         coarse = stale % 10**9 == 0  # times of whole seconds, or of two
         return time.monotonic() - self._seen_at >= (_COARSE_NS if coarse else _FINE_NS) / 1e9
 
-    def _load(self, signature: tuple[int, ...] | None) -> Snapshot:
+    def _load(self, signature: tuple[int, ...] | None, modified: int) -> Snapshot:
+        log = end_of_log(self._paths)  # first: what is logged from now on is read the next time
         try:
             stale_markers = set(os.listdir(self._paths.stale))
         except FileNotFoundError:
             table, stale_markers = None, set()  # nothing says which rows of the table are superseded
         else:
             table = self._open_table()
-        folder = self._paths.kind("aggregated")
-        if table is not None and not stale_markers and MtimeToken.of(folder) == table.mtime_token:
-            return Snapshot(table.ids, table, frozenset(), signature)
-        if self._list() or self._order is None or self._order[0] is not table:
-            present = set(self._by_key.values())
-            packed = [] if table is None else [track_id for track_id in table.track_ids if track_id in present]
-            removed = frozenset() if table is None else frozenset(table.rows.keys() - present)
-            self._order = table, packed + sorted(present.difference(packed)), removed
-        _, track_ids, removed = self._order
-        marked = {self._by_key[key] for key in stale_markers & self._by_key.keys()}
-        return Snapshot(track_ids, table, removed | marked, signature)
+        until = math.inf
+        if (
+            table is not None
+            and not stale_markers
+            and MtimeToken.of(self._paths.kind("aggregated")) == table.mtime_token
+        ):
+            listed = Listed(table, frozenset(), frozenset(), modified, log)
+            self._due = time.monotonic() + self._pause
+        elif (followed := self._follow(table, modified, log)) is not None:
+            listed, until = followed, self._due
+        else:
+            listed = self._list(table, modified, log)
+        self._listed = listed
+        rows = {} if table is None else table.rows
+        marked = frozenset(self._ids_of(stale_markers).values()) & rows.keys() if stale_markers else frozenset()
+        return Snapshot(listed.track_ids, table, listed.gone | marked, signature, until)
+
+    def _follow(self, table: PackedTable | None, modified: int, log: Position) -> Listed | None:
+        """What was listed with the changes since that writers logged; None if that does not tell it all."""
+        before = self._listed
+        if before is None or before.table is not table or time.monotonic() >= self._due:
+            return None
+        keys = None if len(before.track_ids) < _MANY_TRACKS else changed_keys(self._paths, before.log, log)
+        if keys == set() and modified != before.modified:  # its line may be about to be written
+            time.sleep(_MOMENT)
+            log = end_of_log(self._paths)
+            keys = changed_keys(self._paths, before.log, log)
+        if keys is None or (not keys and modified != before.modified):
+            return None  # somebody changed the folder without a word
+        if not keys:
+            return before
+        ids = self._ids_of(keys)
+        if any(map(is_hashed, keys - ids.keys())):
+            return None  # removed, and who knows what
+        gone, more = set(before.gone), set(before.more)
+        for key, track_id in ids.items():
+            packed = table is not None and track_id in table.rows
+            there = is_published(self._paths, key)
+            if packed:
+                (gone.discard if there else gone.add)(track_id)
+            else:
+                (more.add if there else more.discard)(track_id)
+        return Listed(table, frozenset(gone), frozenset(more), modified, log)
+
+    def _list(self, table: PackedTable | None, modified: int, log: Position) -> Listed:
+        begun = time.monotonic()
+        if self._packed[0] is not table:
+            packed = [] if table is None else table.keys()
+            self._packed = table, frozenset(packed)
+            self._by_key |= zip(packed, () if table is None else table.track_ids, strict=True)
+        keys, had = list_keys(self._paths), self._packed[1]
+        gone = frozenset(self._ids_of(had - keys).values())
+        more = frozenset(self._ids_of(keys - had).values())
+        self._pause = max(_PAUSE, _SHARE * (time.monotonic() - begun))
+        self._due = time.monotonic() + self._pause
+        return Listed(table, gone, more, modified, log)
 
     def _open_table(self) -> PackedTable | None:
         """The table as it is now."""
@@ -133,15 +184,29 @@ class TrackIndex:
             self._table = signature, _table(self._reader)
         return self._table[1]
 
-    def _list(self) -> bool:
-        """Look up the track id of each key, where it was not there the last time; whether there are other keys."""
-        keys = list_keys(self._paths)
-        if keys == self._by_key.keys():
-            return False
-        for gone in self._by_key.keys() - keys:
-            del self._by_key[gone]
+    def _ids_of(self, keys: Set[str]) -> dict[str, str]:
+        """Track id of each key that has one."""
         self._by_key |= track_ids_of(self._reader, keys - self._by_key.keys())
-        return True
+        return {key: self._by_key[key] for key in keys & self._by_key.keys()}
+
+    def has_row(self, track_id: str) -> bool:
+        """Whether the packed table has a row of a track, which may be gone, as far as the table can be read."""
+        try:
+            table = self._open_table()
+        except CorruptTrackError:  # nobody reads from it
+            return False
+        return table is not None and track_id in table.rows
+
+    def segments(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """How many segments each of some tracks has, as far as the table tells; `UNKNOWN` for the others."""
+        snapshot = self.snapshot()
+        rows = snapshot.rows(ids)
+        if snapshot.table is None or not len(snapshot.table.ids):
+            return rows
+        counts = np.where(rows < 0, UNKNOWN, snapshot.table.described["segments"][rows]).astype(np.int64)
+        if self.untold:
+            counts[[row for row, track_id in enumerate(ids) if track_id in self.untold]] = UNKNOWN
+        return counts
 
     def read(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         """Layers (by position) of `aggregated` of some tracks.
@@ -155,7 +220,7 @@ class TrackIndex:
         TrackNotFoundError, CorruptTrackError
             If a track is gone or damaged, or the packed table is.
         """
-        if len(ids) <= _FEW_TRACKS and not isinstance(ids, TrackIds):
+        if len(ids) <= _FEW_TRACKS and not (isinstance(ids, TrackList) and ids.is_packed):
             return self._reader.read_rows(ids, positions)
         for _ in range(_ATTEMPTS):
             try:
@@ -165,14 +230,7 @@ class TrackIndex:
         raise CorruptTrackError("the packed table is incomplete: build it again with `fs-extract pack`")
 
     def _gather(self, snapshot: Snapshot, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
-        table = snapshot.table
-        if table is None:
-            rows = np.full(len(ids), -1, np.int64)
-        elif ids is snapshot.track_ids and ids is table.ids:
-            rows = np.arange(len(ids), dtype=np.int64)
-        else:
-            numbers, stale_rows = table.rows, snapshot.stale_rows
-            rows = np.array([-1 if t in stale_rows else numbers.get(t, -1) for t in ids], np.int64)
+        table, rows = snapshot.table, snapshot.rows(ids)
         if table is not None and len(ids):
             chunks, counts = np.unique(rows // table.rows_per_chunk, return_counts=True)
             few = chunks[(counts * _FEW < table.rows_per_chunk) & (chunks >= 0)]
@@ -192,41 +250,15 @@ class TrackIndex:
     def _read_table(
         self, table: PackedTable, rows: npt.NDArray[np.int64], positions: Sequence[int]
     ) -> npt.NDArray[Any]:
-        root = filesystem.open_root(self._paths.root, follow_links=self._paths.follow_links)
+        root = reading.open_root(self._paths.root, follow_links=self._paths.follow_links)
         try:
             return table.read(root, rows, positions)
         finally:
             os.close(root)
 
 
-class PackedIds:
-    """Which tracks the packed table has rows of, whether they are there or not; looked up again when it changes.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    """
-
-    def __init__(self, reader: TrackReader) -> None:
-        self._reader = reader
-        self._seen: tuple[tuple[int, ...], Container[str]] = (), ()
-
-    def have(self, track_id: str) -> bool:
-        """Whether one is among them, as far as the table can be read."""
-        signature = _signature_of_table(self._reader.paths)
-        if signature != self._seen[0]:
-            try:
-                table = _table(self._reader)
-                rows: Container[str] = () if table is None else table.rows
-            except CorruptTrackError:  # nobody reads from it
-                rows = ()
-            self._seen = signature, rows
-        return track_id in self._seen[1]
-
-
 def _table(reader: TrackReader) -> PackedTable | None:
-    root = filesystem.open_root(reader.paths.root, follow_links=reader.paths.follow_links)
+    root = reading.open_root(reader.paths.root, follow_links=reader.paths.follow_links)
     try:
         return PackedTable.open(root, reader.spec)
     finally:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
-from featurestore.store import fallbacks, filesystem
+from featurestore.store import fallbacks, filesystem, reading
 from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.staging import StagingArea
 from featurestore.store.commit.transaction import BACKUP, is_backed_up
@@ -28,18 +28,16 @@ from featurestore.store.format.metadata import (
     root_document,
 )
 from featurestore.store.paths import StorePaths
-from featurestore.store.spool import RowSpool
 from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
 from featurestore.store.table.coordinates import encode_ids, encode_layers
 from featurestore.store.table.layout import OWN, TOMBSTONE, chunk_name, encoding_of_name, table_documents
 from featurestore.store.table.mtime_token import MtimeToken, set_mtime_token
 from featurestore.store.table.previous import PreviousTable, layout_on_disk
-from featurestore.store.table.rows import ROW, ROWS, Rows, digest, encode_rows, times_of_change
+from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, Rows, digest, encode_rows, times_of_change
 from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
-from featurestore.store.track_reader import TrackReader
+from featurestore.store.track_reader import OpenArray, TrackReader
 
-_SPOOL_BYTES = 64 * 2**20
 _log = logging.getLogger("featurestore")
 
 
@@ -77,6 +75,7 @@ def pack(
                 finally:
                     filesystem.discard(job.folder, reader.paths.trash)
             job.clear_stale_markers(locks)
+            filesystem.unlink(reader.paths.changes)
     return held
 
 
@@ -130,6 +129,7 @@ class _Packing:
         self.damaged = damaged
         self.revisions: dict[str, str] = {}
         self.changed: dict[str, int] = {}
+        self.segments: dict[str, int] = {}
         self.ids: list[str] = []
         self.stale_markers: set[str] = set()
         self.stale: set[str] = set()
@@ -188,7 +188,7 @@ class _Packing:
             filesystem.sync_dir(self.paths.root)
 
     def _old(self) -> PreviousTable | None:
-        root = filesystem.open_root(self.paths.root)
+        root = reading.open_root(self.paths.root)
         try:
             opened = PackedTable.open(root, self.spec)
             if opened is None:
@@ -218,10 +218,11 @@ class _Packing:
         for row, track_id in enumerate(self.ids):
             key = encode_key(track_id)
             if key in self.revisions:
-                found[row] = digest(self.revisions[key]), self.changed[key]
+                found[row] = digest(self.revisions[key]), self.changed[key], self.segments[key]
             elif old is not None:
                 before = rows[track_id]
-                found[row] = old.table.described["revision"][before], old.changed[before]
+                found[row] = old.table.described[before]
+                found["changed"][row] = old.changed[before]
         return found
 
     def _write_chunks(self, new: Path, old: PreviousTable | None, rows: int, encoding: str) -> None:
@@ -270,18 +271,17 @@ class _Packing:
         kept = {row for row, _ in moved}
         fresh = [row for row in range(len(ids)) if row not in kept]
         targets, sources = np.array(moved, np.int64).reshape(-1, 2).T
-        spool = RowSpool(self.folder / "rows", _SPOOL_BYTES)
-        root = filesystem.open_root(self.paths.root)
+        values = np.empty((len(fresh), len(self.spec.layers), self.spec.dim), self.spec.dtype)
+        lost: TrackNotFoundError | None = None
+        for place, row in enumerate(fresh):
+            try:
+                values[place] = self._row(ids[row])
+            except TrackNotFoundError as error:  # all that are lost are found before beginning again
+                lost = error
+        if lost is not None:
+            raise lost
+        root = reading.open_root(self.paths.root)
         try:
-            lost: TrackNotFoundError | None = None
-            for row in fresh:
-                try:
-                    spool.append(self._row(ids[row]))
-                except TrackNotFoundError as error:  # all that are lost are found before beginning again
-                    lost = error
-            if lost is not None:
-                raise lost
-            values = spool.rows() if fresh else None
             for layer in range(len(self.spec.layers)):
                 shape = rows, 1, self.spec.dim
                 chunk = np.full(shape, np.nan, np.dtype(self.spec.dtype).newbyteorder("<"))
@@ -290,12 +290,11 @@ class _Packing:
                     if is_padding(found).any():
                         raise CorruptTrackError("packed: rows are missing")
                     chunk[targets] = found
-                if values is not None:
+                if fresh:
                     chunk[fresh] = values[:, layer : layer + 1]
                 write_chunk(folder / chunk_name(encoding, number, layer, 0), chunk)
         finally:
             os.close(root)
-            spool.close()
 
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         key = encode_key(track_id)
@@ -303,11 +302,20 @@ class _Packing:
             (self.changed[key],) = times_of_change(self.paths, [key])  # before it is read
             with self.reader.open("aggregated", key, track_id) as array:
                 self.revisions[key] = array.revision
-                return self.reader.read(array, layers=range(len(self.spec.layers)))[None]
+                self.segments[key] = self._segments(track_id, array)
+                return self.reader.read(array, layers=range(len(self.spec.layers)))
         except CorruptTrackError as error:
             _log.warning("%s: left out of the packed table", error)
             self.damaged.add(key)
             raise TrackNotFoundError(str(error)) from error
+
+    def _segments(self, track_id: str, array: OpenArray) -> int:
+        """How many segments a track has whose `aggregated` is open."""
+        if "segments" not in array.metadata.attributes["kinds"]:
+            return UNKNOWN
+        with contextlib.suppress(CorruptTrackError, TrackNotFoundError):  # whoever reads them will see
+            return len(array.starts) or self.reader.describe("segments", track_id)[0][0]
+        return UNKNOWN
 
     def clear_stale_markers(self, locks: TrackLocks) -> None:
         """Remove the stale markers of tracks whose row is, or whose absence from the table is, up to date."""
@@ -323,7 +331,7 @@ class _Packing:
 
     def _upgrade_root(self) -> None:
         """Let releases that do not know the new table refuse the store, before it is in its place."""
-        document = decode_document(filesystem.read_file(self.paths.root / METADATA, limit=MAX_METADATA_BYTES))
+        document = decode_document(reading.read_file(self.paths.root / METADATA, limit=MAX_METADATA_BYTES))
         if document["attributes"]["featurestore"]["format"] == FORMAT_VERSION:
             return
         own = root_document(self.spec)["attributes"]["featurestore"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.errors import CorruptTrackError
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
 from featurestore.store.table.rows import digest, times_of_change
 from featurestore.store.table.table import PackedTable
@@ -68,7 +68,7 @@ class PreviousTable:
 def layout_on_disk(packed: Path) -> int | None:
     """Look up the layout version that a table says it has, though it may be damaged; None if it says nothing."""
     try:
-        document = decode_document(filesystem.read_file(packed / METADATA, limit=MAX_METADATA_BYTES))
+        document = decode_document(reading.read_file(packed / METADATA, limit=MAX_METADATA_BYTES))
         layout = document["attributes"]["layout"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,7 +1,8 @@
-"""What each row of the packed table is of: the revision of its track, and when the track's metadata last changed.
+"""What each row of the packed table is of: the revision of its track, when the track's metadata last changed, and
+how many segments it has.
 
-It is for writers and for `verify`. A track that was restored, or copied over from another store, leaves no mark
-that its row is out of date; its revision tells.
+The first two are for writers and for `verify`. A track that was restored, or copied over from another store,
+leaves no mark that its row is out of date; its revision tells.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.format.metadata import METADATA
 from featurestore.store.paths import StorePaths
 
 ROWS = "rows"
 """The file, which lies beside the chunks of `track_id`."""
-ROW = np.dtype([("revision", "S16"), ("changed", "<i8")])
-"""The first half of the SHA-256 of the revision, and the time of change (ctime) of the metadata, nanoseconds."""
+ROW = np.dtype([("revision", "S16"), ("changed", "<i8"), ("segments", "<i4")])
+"""The first half of the SHA-256 of the revision, and the time of change (ctime) of the metadata, nanoseconds;
+and the number of segments, `UNKNOWN` where none are stored."""
 UNKNOWN = -1
-"""The time of change of a file that is not there."""
+"""The time of change of a file that is not there, and the number of segments that are not."""
 
 Rows = npt.NDArray[np.void]
 
@@ -49,7 +51,7 @@ def decode_rows(content: bytes, tracks: int, checksum: str) -> Rows:
 
 def times_of_change(paths: StorePaths, keys: Iterable[str]) -> npt.NDArray[np.int64]:
     """Look up when the metadata of each track last changed, nanoseconds; `UNKNOWN` where there is none."""
-    folder = filesystem.open_dir(paths.kind("aggregated"))
+    folder = reading.open_dir(paths.kind("aggregated"))
     try:
         return np.fromiter((_time_of_change(folder, key) for key in keys), np.int64)
     finally:

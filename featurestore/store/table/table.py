@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
-from featurestore.store import filesystem
-from featurestore.store.format.keys import encode_key
+from featurestore.store import reading
+from featurestore.store.format.keys import encode_keys
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, axes, decode_document
 from featurestore.store.format.shards import THREADS
 from featurestore.store.table.chunks import ChunkReader
@@ -124,7 +124,7 @@ class PackedTable:
         """
         for _ in range(_ATTEMPTS):
             try:
-                fd = filesystem.open_dir("packed", dir_fd=root)
+                fd = reading.open_dir("packed", dir_fd=root)
             except FileNotFoundError:
                 return None
             except NotADirectoryError as error:
@@ -176,7 +176,7 @@ class PackedTable:
             If one is no track id, or occurs twice.
         """
         try:
-            keys = list(map(encode_key, self.track_ids))
+            keys = encode_keys(self.track_ids)
         except SettingError as error:
             raise damaged(error) from None
         if len(set(keys)) != len(keys):
@@ -242,7 +242,7 @@ class PackedTable:
     def _opened_again(self, root: int) -> Iterator[int]:
         """The folder of this state of the table."""
         try:
-            fd = filesystem.open_dir("packed", dir_fd=root)
+            fd = reading.open_dir("packed", dir_fd=root)
         except FileNotFoundError:
             raise TableChangedError from None
         except NotADirectoryError as error:
@@ -265,7 +265,7 @@ class PackedTable:
 
     def _open_chunk(self, features: int, number: int, layer: int) -> ChunkReader:
         name = chunk_name(self.encoding, number, layer, 0)
-        fd = filesystem.open_file(name, dir_fd=features)
+        fd = reading.open_file(name, dir_fd=features)
         try:
             shape = self.rows_per_chunk, 1, self.spec.dim
             return ChunkReader(fd, f"features/{name}", shape, self.spec.dtype)
@@ -310,7 +310,7 @@ def _is_current(fd: int, root: int) -> bool:
 @contextlib.contextmanager
 def _below(fd: int, folder: str) -> Iterator[int]:
     """A folder in an open one."""
-    below = filesystem.open_dir(folder, dir_fd=fd)
+    below = reading.open_dir(folder, dir_fd=fd)
     try:
         yield below
     finally:
@@ -319,9 +319,9 @@ def _below(fd: int, folder: str) -> Iterator[int]:
 
 def _read(fd: int, folder: str, name: str, limit: int) -> bytes:
     if not folder:
-        return filesystem.read_file(name, dir_fd=fd, limit=limit)
+        return reading.read_file(name, dir_fd=fd, limit=limit)
     with _below(fd, folder) as below:
-        return filesystem.read_file(name, dir_fd=below, limit=limit)
+        return reading.read_file(name, dir_fd=below, limit=limit)
 
 
 def _document(fd: int, folder: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from samples import SPEC, assert_same, features, read_all
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import StoreAccessError
-from featurestore.store.filesystem import free_files
+from featurestore.store.reading import free_files
 
 
 def test_free_files_are_counted(tmpfs, tmp_path):

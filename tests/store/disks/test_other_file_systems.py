@@ -133,6 +133,9 @@ def bindfs(tmp_path, mount):
 def test_a_store_on_bindfs(bindfs):
     fill(bindfs / "store.zarr")
     use(bindfs / "store.zarr")
+    # Where a file that is open cannot go, its folder cannot.
+    for name in ("staging", "trash"):
+        assert list((bindfs / "store.zarr" / ".featurestore" / name).iterdir()) == []
 
 
 SFTP = "/usr/lib/openssh/sftp-server"

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import fallbacks, filesystem, track_writer
 from featurestore.store.format import shards
-from featurestore.store.table import layout, packing
+from featurestore.store.table import layout
 from featurestore.store.writer import StoreWriter
 
 SPEC = FeatureSpec.for_arrays(layers=2, dim=3)
@@ -151,9 +151,5 @@ def too_deep() -> Iterator[None]:
 @contextlib.contextmanager
 def small_memory() -> Iterator[None]:
     """Rows wait in files, not in memory."""
-    with (
-        small_tables(),
-        mock.patch.object(track_writer, "SPOOL_BYTES", 60),
-        mock.patch.object(packing, "_SPOOL_BYTES", 1),
-    ):
+    with small_tables(), mock.patch.object(track_writer, "SPOOL_BYTES", 60):
         yield

@@ -52,7 +52,7 @@ def interrupted(run: Run, prepare: Callable[[Path], None], at: Callable[[Step], 
 
         def fault_action(step: Step, perform: Perform) -> Any:
             result = perform()
-            if at(step):
+            if at(step) and not (step.kind == "exchange" and result):  # which not all file systems have
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 

@@ -103,7 +103,8 @@ def _only_reads(call: ast.Call) -> bool:
 
 
 def _names(node: ast.AST) -> set[str]:
-    return {found.attr for found in ast.walk(node) if isinstance(found, ast.Attribute)}
+    attributes = {found.attr for found in ast.walk(node) if isinstance(found, ast.Attribute)}
+    return attributes | {found.id for found in ast.walk(node) if isinstance(found, ast.Name)}
 
 
 def _mode(call: ast.Call) -> str:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from featurestore.errors import SettingError
-from featurestore.store.format.keys import MAX_ID_BYTES, MAX_KEY_BYTES, decode_key, encode_key
+from featurestore.store.format.keys import MAX_ID_BYTES, MAX_KEY_BYTES, decode_key, encode_key, encode_keys
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
 AWKWARD = [
@@ -91,3 +91,16 @@ def test_what_is_no_key_is_never_read_as_one(name):
     except ValueError:
         return
     assert track_id is None or encode_key(track_id) == name
+
+
+@given(st.lists(IDS, max_size=8))
+@example(AWKWARD)
+@example([])
+def test_many_keys_are_those_of_each(track_ids):
+    assert encode_keys(track_ids) == [encode_key(track_id) for track_id in track_ids]
+
+
+@pytest.mark.parametrize("bad", ["", "\ud800", "x" * (MAX_ID_BYTES + 1)])
+def test_many_keys_are_refused_if_one_is_none(bad):
+    with pytest.raises(SettingError):
+        encode_keys(["a", bad])

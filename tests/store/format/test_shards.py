@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.format.metadata import METADATA, ArrayMetadata, encode_document, shard_name, track_metadata
 from featurestore.store.format.shards import ShardReader, ShardWriter, shard_bytes
 
@@ -64,7 +64,7 @@ def write(folder, array, *, batches=1, codec="none"):
 
 
 def read(folder, metadata):
-    fd = os.open(folder / shard_name(len(metadata.shape)), filesystem.READ)
+    fd = os.open(folder / shard_name(len(metadata.shape)), reading.READ)
     with ShardReader(fd, metadata, "the test") as reader:
         chunks = reader.read(range(reader.chunks))
     out = np.empty(metadata.shape, metadata.dtype)

@@ -14,9 +14,9 @@ from samples import SPEC, features, place_aggregated, write_store
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
-from featurestore.store import filesystem
+from featurestore.store import reading
 from featurestore.store.commit.locks import exclusive
-from featurestore.store.table import index, layout, packing
+from featurestore.store.table import index, layout
 from featurestore.store.table.layout import TOMBSTONE, chunk_name, chunk_rows, encoding_of
 from featurestore.store.table.table import PackedTable
 from featurestore.store.table.table import _document as read_document
@@ -247,8 +247,9 @@ def test_a_dataset_that_is_held_while_tracks_are_added_keeps_answering(path, sma
 
 @pytest.mark.parametrize("lost", ["zarr.json", "track_id/c.0", None])
 @pytest.mark.slow
-def test_a_dataset_that_is_held_while_the_table_is_repaired_never_answers_wrong(path, lost):
-    """The order of tracks is another one then."""
+def test_a_dataset_that_is_held_while_the_table_is_repaired_never_answers_wrong(path, lost, monkeypatch):
+    """The order of tracks is another one then. For a table that is gone, a layout is drawn: here, another."""
+    monkeypatch.setattr(layout, "first_layout", iter([6, 10]).__next__)
     expected = {}
     with StoreWriter(path, spec=SPEC, durable=False) as writer:
         for n in range(20, 0, -1):
@@ -311,12 +312,6 @@ def test_thousands_of_tracks_in_several_shards(tmp_path):
     assert np.array_equal(store.aggregated()[::-7], values[::-7])
     assert np.array_equal(table(path)[0], values)
     assert store.verify(deep=True).ok
-
-
-def test_rows_are_the_same_when_they_wait_in_a_file(path, monkeypatch):
-    monkeypatch.setattr(packing, "_SPOOL_BYTES", 100)
-    write_store(path, {str(n): aggregated(n) for n in range(20)}, pack=True)
-    assert_complete(path, {str(n): aggregated(n)["aggregated"] for n in range(20)})
 
 
 def damage_ids(path):
@@ -478,7 +473,7 @@ def test_new_tracks_leave_no_stale_markers(path):
 def test_a_group_that_gets_another_mtime_token_while_it_is_checked_is_no_damage(tmp_path, monkeypatch):
     """Packing when nothing is new gives the group's document another time of change, in place."""
     store = write_store(tmp_path / "s.zarr", {"a": features()}, pack=True)
-    root = filesystem.open_root(store.path)
+    root = reading.open_root(store.path)
     opened = PackedTable.open(root, SPEC)
     document, packing_now = read_document, []
 

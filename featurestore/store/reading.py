@@ -1,0 +1,121 @@
+"""Opening, reading and listing what a store consists of: no link is followed unless that is wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How files of a store are opened: no link is followed, and a pipe does not wait."""
+
+OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""The same for folders."""
+
+
+@contextlib.contextmanager
+def stale_is_missing() -> Iterator[None]:
+    """Take a file that another host has removed while it was open here (NFS) for one that is missing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
+
+
+class FollowingFd(int):
+    """Descriptor of a folder below which files may be links."""
+
+
+def open_root(path: Path, *, follow_links: bool = False) -> int:
+    """Open the folder of a store, which may be a link; the caller closes the descriptor.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    follow_links : bool
+        Whether files that are opened by way of this descriptor may be links, to anywhere.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return FollowingFd(fd) if follow_links else fd
+
+
+def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
+    """Open a folder without following a link; the caller closes the descriptor."""
+    with stale_is_missing():
+        fd = os.open(path, OPEN_DIR, dir_fd=dir_fd)
+    return FollowingFd(fd) if isinstance(dir_fd, FollowingFd) else fd
+
+
+def open_file(path: str | Path, *, dir_fd: int | None = None, follow_links: bool = False) -> int:
+    """Open a file for reading, not through a link unless that is wanted; the caller closes the descriptor."""
+    follow_links |= isinstance(dir_fd, FollowingFd)
+    with stale_is_missing():
+        return os.open(path, READ & ~os.O_NOFOLLOW if follow_links else READ, dir_fd=dir_fd)
+
+
+def is_dir(path: str | Path, *, dir_fd: int | None = None) -> bool:
+    """Whether there is a folder, and not a link to one."""
+    try:
+        with stale_is_missing():
+            return stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def list_dirs(fd: int) -> set[str]:
+    """Names of the folders in an open folder, without links to some."""
+    with os.scandir(fd) as entries:
+        return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+
+
+def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int, follow_links: bool = False) -> bytes:
+    """Content of a regular file of at most `limit` bytes; links are not followed unless that is wanted.
+
+    Raises
+    ------
+    ValueError
+        If it is larger, or not a regular file.
+    """
+    try:
+        fd = open_file(path, dir_fd=dir_fd, follow_links=follow_links)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(f"{path} is a link") from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            raise ValueError(f"{path} is not a file of at most {limit} bytes")
+        return read_exactly(fd, status.st_size, 0)
+    finally:
+        os.close(fd)
+
+
+def read_exactly(fd: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset`, fewer only at the end of the file."""
+    with stale_is_missing():
+        content = os.pread(fd, size, offset)
+        while len(content) < size and (more := os.pread(fd, size - len(content), offset + len(content))):
+            content += more
+        return content
+
+
+def read_into(fd: int, parts: Sequence[Any], offset: int) -> int:
+    """Read from `offset` into buffers; the number of bytes, less than they hold only at the end of the file."""
+    with stale_is_missing():
+        return os.preadv(fd, parts, offset)
+
+
+def free_files(path: Path) -> int | None:
+    """How many files and folders a file system has names (inodes) for; None where it has no such limit."""
+    while not path.exists():
+        path = path.parent
+    found = os.statvfs(path)
+    return found.f_favail if found.f_files else None
