@@ -18,7 +18,6 @@ from queue import Empty, SimpleQueue
 _EXTRAS = {
     "numpy": None,
     "torch": "extract",
-    "torchaudio": "extract",
     "transformers": "extract",
     "huggingface_hub": "extract",
     "safetensors": "extract",
