@@ -87,6 +87,13 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="Threads of each process that decode ahead of the model.",
 )
 @click.option(
+    "--ahead-mb",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Megabytes of decoded audio that may wait for the model, in each process.",
+)
+@click.option(
     "--feature-level",
     type=click.Choice(list(FEATURE_LEVELS)),
     default="all",

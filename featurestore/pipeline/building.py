@@ -16,6 +16,7 @@ from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Executor, LocalExecutor, run_job
 from featurestore.pipeline.one_file import build_file
 from featurestore.pipeline.plan import Job
+from featurestore.pipeline.prefetch import AHEAD_MB
 from featurestore.pipeline.processes import WorkerPool
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
@@ -42,6 +43,7 @@ def build(
     processes: int = 1,
     feature_level: str = "all",
     workers: int = 1,
+    ahead_mb: int = AHEAD_MB,
     layers: Sequence[int] | None = None,
     batch_size: int | None = None,
     segment_duration: float = 5.0,
@@ -88,6 +90,8 @@ def build(
         What is stored: raw, segments and aggregated; the last two; the last one.
     workers : int
         Threads that decode ahead in each process, and tracks that they may be ahead.
+    ahead_mb : int
+        Megabytes of decoded audio that may wait for the model, in each process.
     layers : sequence of int, optional
         The hidden states to store; all by default.
     batch_size : int, optional
@@ -161,6 +165,7 @@ def build(
         store=at,
         kinds=kinds_of_level(feature_level),
         workers=workers,
+        ahead_mb=ahead_mb,
         dtype=dtype,
         codec=codec,
         force=force,
@@ -186,6 +191,7 @@ def build(
     else:
         _check_defaults({**settings, "device": device, "processes": processes})
     check_count("workers", workers)
+    check_count("ahead_mb", ahead_mb)
     check_count("processes", processes)
     if limit is not None:
         check_count("limit", limit)

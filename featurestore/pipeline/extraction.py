@@ -24,7 +24,7 @@ from featurestore.errors import (
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts, TrackClaim, most_open
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import Job, Requirements, TrackPlan
-from featurestore.pipeline.prefetch import TrackAudio, decode_ahead
+from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
 from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.store import StoreWriter
 
@@ -92,6 +92,7 @@ class Extraction:
         self._interrupts = interrupts
         self._tally = tally
         self._attempts = attempts
+        self._buffer = AudioBuffer(job.ahead_mb * 10**6)
         self._open: list[TrackClaim] = []
         self._most_open = most_open()
         self._later: list[TrackPlan] = []
@@ -200,7 +201,7 @@ class Extraction:
         track_id = plan.track.track_id
         if self._attempts.is_done(plan):
             return None
-        audio = TrackAudio(plan.track, self._extractor.model.sample_rate)
+        audio = TrackAudio(plan.track, self._extractor.model.sample_rate, self._buffer)
         context = self._writer.track(
             track_id, kinds=self._job.kinds, overwrite=True, attributes=self._attributes, wait=_LOCK_WAIT
         )

@@ -14,7 +14,7 @@ from typing import Any
 from featurestore.audio import AudioFile, file_sha256, read_header
 from featurestore.audio.info import file_status
 from featurestore.errors import FeatureStoreError, StoreAccessError
-from featurestore.pipeline.prefetch import threads
+from featurestore.pipeline.prefetch import AHEAD_MB, threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
 from featurestore.store.filesystem import free_files
@@ -123,6 +123,8 @@ class Job:
         What is stored of each track.
     workers : int
         The number of threads that decode ahead, for each process.
+    ahead_mb : int
+        Megabytes of decoded audio that may wait for the model, for each process.
     dtype, codec : str
         As in `FeatureSpec`.
     force, dry_run, fail_fast : bool
@@ -136,6 +138,7 @@ class Job:
     store: Path
     kinds: tuple[str, ...]
     workers: int = 1
+    ahead_mb: int = AHEAD_MB
     dtype: str = "float32"
     codec: str = "none"
     force: bool = False

@@ -16,8 +16,8 @@ from featurestore.audio import AudioFile, Found, decode, file_sha256, read_heade
 from featurestore.audio.info import check_unchanged
 from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
 
-BLOCKS_AHEAD = 8
-"""Blocks of a few seconds that wait for the model, per track."""
+AHEAD_MB = 512
+"""Megabytes of decoded audio that wait for the model, of all tracks together: 1.5 hours at 24 kHz."""
 
 _PATIENCE = 1.0
 """Seconds that the threads are waited for at the end."""
@@ -25,6 +25,20 @@ _PATIENCE = 1.0
 
 class _ClosedError(Exception):
     """Nobody wants this track's audio any more."""
+
+
+class AudioBuffer:
+    """Bounds the decoded audio that waits for the model, of all tracks together.
+
+    Parameters
+    ----------
+    size : int
+        Bytes. The track that the model waits for may have one block more, however full the buffer is.
+    """
+
+    def __init__(self, size: int = AHEAD_MB * 10**6) -> None:
+        self.size, self.used = size, 0
+        self.changed = threading.Condition()
 
 
 class TrackAudio:
@@ -36,6 +50,8 @@ class TrackAudio:
         The track and its file.
     sample_rate : int
         The rate that the model hears, Hz.
+    buffer : AudioBuffer, optional
+        Shared by the tracks that are decoded ahead.
 
     Attributes
     ----------
@@ -45,14 +61,15 @@ class TrackAudio:
         The length of what `blocks` has given so far.
     """
 
-    def __init__(self, track: AudioFile, sample_rate: int) -> None:
+    def __init__(self, track: AudioFile, sample_rate: int, buffer: AudioBuffer | None = None) -> None:
         self.track = track
         self.attributes: dict[str, Any] = {}
         self.seconds = 0.0
         self._sample_rate = sample_rate
         self._items: deque[npt.NDArray[np.float32] | FeatureStoreError | None] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
+        self._buffer = buffer or AudioBuffer()
+        self._changed = self._buffer.changed
+        self._closed = self._is_awaited = False
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the samples of the track, shape (samples,), mono float32, in blocks.
@@ -64,8 +81,13 @@ class TrackAudio:
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._items)
+                if not self._items:
+                    self._is_awaited = True
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._items)
                 item = self._items.popleft()
+                self._is_awaited = False
+                self._buffer.used -= _bytes(item)
                 self._changed.notify_all()
             if item is None:
                 return
@@ -78,6 +100,7 @@ class TrackAudio:
         """Drop what is left of the audio."""
         with self._changed:
             self._closed = True
+            self._buffer.used -= sum(map(_bytes, self._items))
             self._items.clear()
             self._changed.notify_all()
 
@@ -89,12 +112,16 @@ class TrackAudio:
         except _ClosedError:
             pass
         except FeatureStoreError as error:
-            self._put(error, at_once=True)
+            self._fail(error)
         except Exception as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
             wrapped = AudioFormatError(f"{self.track.path} cannot be read: {reason}")
             wrapped.__cause__ = error
-            self._put(wrapped, at_once=True)
+            self._fail(wrapped)
+
+    def _fail(self, error: FeatureStoreError) -> None:
+        with contextlib.suppress(_ClosedError):
+            self._put(error)
 
     def _decode(self) -> None:
         path = self.track.path
@@ -121,13 +148,22 @@ class TrackAudio:
         }
         self._put(None)
 
-    def _put(self, item: npt.NDArray[np.float32] | FeatureStoreError | None, *, at_once: bool = False) -> None:
+    def _put(self, item: npt.NDArray[np.float32] | FeatureStoreError | None) -> None:
+        size, buffer = _bytes(item), self._buffer
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or at_once or len(self._items) < BLOCKS_AHEAD)
-            if self._closed and not at_once:
+            self._changed.wait_for(
+                lambda: self._closed or not size or self._is_awaited or buffer.used + size <= buffer.size
+            )
+            if self._closed:
                 raise _ClosedError
+            self._is_awaited = False
+            buffer.used += size
             self._items.append(item)
             self._changed.notify_all()
+
+
+def _bytes(item: object) -> int:
+    return item.nbytes if isinstance(item, np.ndarray) else 0
 
 
 @contextlib.contextmanager

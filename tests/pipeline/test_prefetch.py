@@ -8,7 +8,7 @@ import pytest
 
 from featurestore.audio import AudioFile, load_audio
 from featurestore.errors import AudioError
-from featurestore.pipeline.prefetch import BLOCKS_AHEAD, TrackAudio, decode_ahead
+from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
 
 
 def decoding_threads():
@@ -48,13 +48,34 @@ def test_workers_are_at_most_so_many_tracks_ahead(tracks, workers):
             list(audio.blocks())
 
 
-def test_a_long_file_waits_in_bounded_memory(tmp_path, clip):
-    track = AudioFile("long", clip(tmp_path / "long.wav", 120, rate=8_000))
-    with decode_ahead([TrackAudio(track, 24_000)], workers=1) as audios:
-        audio = next(audios)
-        time.sleep(0.5)
-        assert len(audio._items) <= BLOCKS_AHEAD
-        assert sum(map(len, audio.blocks())) == 120 * 24_000
+def test_all_that_is_ahead_waits_in_bounded_memory(tmp_path, clip):
+    tracks = [AudioFile(str(n), clip(tmp_path / f"{n}.wav", 60, rate=8_000)) for n in range(3)]
+    buffer = AudioBuffer(4_000_000)  # a track of 60 s at 24 kHz has 5.8 MB
+    with decode_ahead((TrackAudio(track, 24_000, buffer) for track in tracks), workers=2) as audios:
+        for audio in audios:
+            time.sleep(0.3)
+            assert buffer.size - 500_000 < buffer.used <= buffer.size
+            assert sum(map(len, audio.blocks())) == 60 * 24_000
+            if audio.track is tracks[1]:
+                break
+    assert buffer.used == 0
+
+
+def test_a_track_that_is_waited_for_passes_those_that_fill_the_buffer(tmp_path, clip):
+    buffer = AudioBuffer(1_000_000)
+    first, second = (
+        TrackAudio(AudioFile(str(n), clip(tmp_path / f"{n}.wav", 20, rate=8_000)), 24_000, buffer) for n in (1, 2)
+    )
+    later = threading.Thread(target=second.produce, daemon=True)
+    later.start()
+    while buffer.used < 900_000:
+        time.sleep(0.01)
+    sooner = threading.Thread(target=first.produce, daemon=True)
+    sooner.start()
+    assert sum(map(len, first.blocks())) == sum(map(len, second.blocks())) == 20 * 24_000
+    sooner.join(10)
+    later.join(10)
+    assert buffer.used == 0
 
 
 def test_an_error_reaches_its_track_and_no_other(tmp_path, tracks):
