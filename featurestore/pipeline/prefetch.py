@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import AudioFile, Found, decode, file_sha256, read_header
-from featurestore.audio.info import check_unchanged
-from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
+from featurestore.audio import AudioFile
+from featurestore.errors import FeatureStoreError, SettingError
+from featurestore.pipeline.decoder import Decoded, DecoderProcess, decode_track
 
 AHEAD_MB = 512
 """Megabytes of decoded audio that wait for the model, of all tracks together: 1.5 hours at 24 kHz."""
@@ -104,49 +106,20 @@ class TrackAudio:
             self._items.clear()
             self._changed.notify_all()
 
-    def produce(self) -> None:
+    def produce(self, decoded: Callable[[Path, int], Generator[Decoded, None, None]] = decode_track) -> None:
         """Decode the file into the queue; runs in a thread and raises nothing: errors go to `blocks`."""
-        try:
-            if not self._closed:
-                self._decode()
-        except _ClosedError:
-            pass
-        except FeatureStoreError as error:
-            self._fail(error)
-        except Exception as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
-            wrapped = AudioFormatError(f"{self.track.path} cannot be read: {reason}")
-            wrapped.__cause__ = error
-            self._fail(wrapped)
-
-    def _fail(self, error: FeatureStoreError) -> None:
         with contextlib.suppress(_ClosedError):
-            self._put(error)
-
-    def _decode(self) -> None:
-        path = self.track.path
-        info, found = read_header(path), Found()
-        for block in decode(path, self._sample_rate, info=info, found=found):
-            self._put(block)
-        sha256 = file_sha256(path)
-        check_unchanged(info)
-        self.attributes = {
-            "audio": {
-                "path": str(path),
-                "size": info.size,
-                "mtime_ns": info.mtime_ns,
-                "sha256": sha256,
-                "duration": found.samples / info.sample_rate,
-                "samples": found.samples,
-                "sample_rate": info.sample_rate,
-                "channels": info.channels,
-                "format": info.format,
-            },
-            "levels": found.levels.to_dict(),
-            "warnings": found.warnings,
-            "decoder": info.decoder,
-        }
-        self._put(None)
+            try:
+                if not self._closed:
+                    with contextlib.closing(decoded(self.track.path, self._sample_rate)) as items:
+                        for item in items:
+                            if isinstance(item, dict):
+                                self.attributes = item
+                            else:
+                                self._put(item)
+                    self._put(None)
+            except FeatureStoreError as error:
+                self._put(error)
 
     def _put(self, item: npt.NDArray[np.float32] | FeatureStoreError | None) -> None:
         size, buffer = _bytes(item), self._buffer
@@ -168,7 +141,9 @@ def _bytes(item: object) -> int:
 
 @contextlib.contextmanager
 def decode_ahead(audios: Iterable[TrackAudio], *, workers: int) -> Iterator[Iterator[TrackAudio]]:
-    """Decode tracks in threads, at most `workers` tracks ahead of the one that is being used.
+    """Decode tracks, at most `workers` tracks ahead of the one that is being used.
+
+    One worker is a thread of this process; of several, each thread waits for a process of its own.
 
     Parameters
     ----------
@@ -184,12 +159,19 @@ def decode_ahead(audios: Iterable[TrackAudio], *, workers: int) -> Iterator[Iter
     """
     source = iter(audios)
     under_way: deque[TrackAudio] = deque()
+    decoders = [DecoderProcess() for _ in range(workers)] if workers > 1 else []
+    idle = [decoder.decode for decoder in decoders] or [decode_track]
     with threads(workers, name="featurestore-decode") as submit:
+
+        def produce(audio: TrackAudio) -> None:
+            decode = idle.pop()
+            audio.produce(decode)
+            idle.append(decode)
 
         def start_next() -> None:
             for audio in source:
                 under_way.append(audio)
-                submit(audio.produce)
+                submit(partial(produce, audio))
                 return
 
         def in_order() -> Iterator[TrackAudio]:
@@ -205,6 +187,8 @@ def decode_ahead(audios: Iterable[TrackAudio], *, workers: int) -> Iterator[Iter
         finally:
             for audio in under_way:
                 audio.close()
+            for decoder in decoders:
+                decoder.close()
 
 
 @contextlib.contextmanager
