@@ -244,6 +244,7 @@ class Extraction:
         """Write features of a track, and publish it after its last ones."""
         self._tally.encoding_seconds += (now := time.monotonic()) - self._mark
         self._mark = now
+        self._tally.waited_for_audio = self._buffer.waited
         if claim.closed:
             return
         try:
@@ -257,6 +258,9 @@ class Extraction:
             return
         if not self._publish_if_complete(claim):
             self._notify(claim.plan)
+        self._mark = time.monotonic()
+        self._tally.waited_for_store += self._mark - now
+        self._tally.encoding_seconds += self._mark - now
 
     def _publish_if_complete(self, claim: TrackClaim) -> bool:
         if claim.closed or not claim.complete:

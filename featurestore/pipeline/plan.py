@@ -122,7 +122,7 @@ class Job:
     kinds : tuple of str
         What is stored of each track.
     workers : int
-        The number of threads that decode ahead, for each process.
+        How many tracks are decoded at a time, for each process.
     ahead_mb : int
         Megabytes of decoded audio that may wait for the model, for each process.
     dtype, codec : str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
@@ -18,8 +19,8 @@ from featurestore.audio import AudioFile
 from featurestore.errors import FeatureStoreError, SettingError
 from featurestore.pipeline.decoder import Decoded, DecoderProcess, decode_track
 
-AHEAD_MB = 512
-"""Megabytes of decoded audio that wait for the model, of all tracks together: 1.5 hours at 24 kHz."""
+AHEAD_MB = 64
+"""Megabytes of decoded audio that wait for the model, of all tracks together: 11 minutes at 24 kHz."""
 
 _PATIENCE = 1.0
 """Seconds that the threads are waited for at the end."""
@@ -36,10 +37,18 @@ class AudioBuffer:
     ----------
     size : int
         Bytes. The track that the model waits for may have one block more, however full the buffer is.
+
+    Attributes
+    ----------
+    used : int
+        Bytes that wait.
+    waited : float
+        Seconds that the model has waited for audio.
     """
 
     def __init__(self, size: int = AHEAD_MB * 10**6) -> None:
         self.size, self.used = size, 0
+        self.waited = 0.0
         self.changed = threading.Condition()
 
 
@@ -84,9 +93,10 @@ class TrackAudio:
         while True:
             with self._changed:
                 if not self._items:
-                    self._is_awaited = True
+                    self._is_awaited, began = True, time.monotonic()
                     self._changed.notify_all()
                     self._changed.wait_for(lambda: self._items)
+                    self._buffer.waited += time.monotonic() - began
                 item = self._items.popleft()
                 self._is_awaited = False
                 self._buffer.used -= _bytes(item)
