@@ -37,7 +37,7 @@ class EncodedBatch:
     segments : ndarray of float32, shape (segments, layers, dim)
         Mean over frames.
     raw : ndarray of float32, shape (segments, layers, frames, dim), or None
-        None unless asked for.
+        None unless asked for. Each [frame, dim] is contiguous.
     """
 
     starts: list[float]
@@ -48,7 +48,7 @@ class EncodedBatch:
 
 @dataclass(frozen=True)
 class _Pending:
-    """Features on their way from the device."""
+    """Features on their way from the device: means [window, layer, dim], frames [layer, window, frame, dim]."""
 
     segments: Tensor
     raw: Tensor | None
@@ -248,32 +248,34 @@ class BatchEncoder:
     def _attempt(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None = None) -> _Outcome:
         """Encode a batch, or say why not; of a full memory in words, as a traceback would hold what fills it."""
         try:
-            return self._encode(np.stack([window.samples for window in batch]), raw, stop)
+            return self._encode([window.samples for window in batch], raw, stop)
         except Exception as error:
             return _Full(str(error)) if is_out_of_memory(error) else error
 
-    def _encode(self, windows: npt.NDArray[np.float32], raw: bool, stop: threading.Event | None) -> _Pending:
-        """Encode windows [window, sample]. That nobody waits for it any more ends it at the next layer."""
+    def _encode(
+        self, windows: Sequence[npt.NDArray[np.float32]], raw: bool, stop: threading.Event | None
+    ) -> _Pending:
+        """Encode windows of equal length. That nobody waits for it any more ends it at the next layer."""
         model, transfer, slots = self._model, self._transfer, self._slots
-        if windows.shape[1] < model.min_samples:
+        if (n_samples := len(windows[0])) < model.min_samples:
             raise AudioTooShortError(
-                f"{windows.shape[1]} samples at {model.sample_rate} Hz are too short for "
+                f"{n_samples} samples at {model.sample_rate} Hz are too short for "
                 f"{model.name}, which needs {model.min_samples}"
             )
         pooled: list[Tensor] = []
         frames: Tensor | None = None
         last = max(slots)
         with torch.inference_mode(), arithmetic(self._device, self._half):
-            wave = transfer.send(np.asarray(windows, np.float32))
+            wave = transfer.send(windows)
             for layer, state in enumerate(model.states(wave, last=last)):
                 if layer in slots:
-                    check_state(model, layer, state, windows=len(windows), n_samples=windows.shape[1])
+                    check_state(model, layer, state, windows=len(windows), n_samples=n_samples)
                     state = state.float()
                     pooled.append(state.mean(dim=1))
                     if raw:
                         if frames is None:
-                            frames = transfer.empty_on_host(len(state), len(slots), *state.shape[1:])
-                        transfer.receive(state, frames[:, slots[layer]])
+                            frames = transfer.empty_on_host(len(slots), *state.shape)
+                        transfer.receive(state, frames[slots[layer]])
                 if layer == last:
                     break
                 if stop is not None and stop.is_set():
@@ -292,7 +294,7 @@ class BatchEncoder:
         pending.wait()
         # Copied, so that what the device writes to is free for the next batch while a track keeps its means.
         segments = np.array(pending.segments.numpy())
-        frames = None if pending.raw is None else pending.raw.numpy()
+        frames = None if pending.raw is None else pending.raw.numpy().swapaxes(0, 1)
         rate, length, first = self._model.sample_rate, len(batch[0].samples), 0
         for owner, windows in groupby(batch, lambda window: window.owner):
             starts = [window.start for window in windows]

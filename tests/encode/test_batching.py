@@ -237,7 +237,7 @@ def test_the_next_windows_are_sent_while_a_device_computes():
 
 def test_features_are_ordinary_arrays():
     (batch,) = encoder(Toy()).encode(windows(4), raw=True)
-    for array in (batch.raw, batch.segments):
+    for array in (batch.raw[0, 0], batch.segments):
         assert array.dtype == np.float32
         assert array.flags.c_contiguous
         assert array.flags.writeable
