@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import cuda
+from benchmarks import cuda, host
 
 
 @pytest.fixture
@@ -27,3 +27,10 @@ def test_the_rows_of_the_table_for_cards(one_thread):
 def test_without_a_card_it_says_so(capsys):
     assert cuda.main([]) == 1
     assert "needs a CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_the_host_delivers(one_thread):
+    found = host.measure(seconds=12, tracks=2, rounds=1)
+    assert list(found) == ["wav", "flac", "mp3", "2 workers to 1, flac", "2 workers to 1, mp3", "main thread"]
+    assert all(value > 0 for value in found.values())
