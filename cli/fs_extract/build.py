@@ -103,7 +103,7 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Windows per pass of the model.  [default: 4 on cpu, 8 on mps, 16 on cuda]",
+    help="Windows per pass of the model.  [default: 4 on cpu, 8 on mps, 16 to 128 on cuda, by its memory]",
 )
 @click.option("--segment-duration", type=float, default=5.0, help="Seconds of a window.")
 @click.option(

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from featurestore.encode.batch_size import BatchSize, T, Window, grouped
-from featurestore.encode.device import arithmetic, forget_memory
+from featurestore.encode.card import check_not_lost
+from featurestore.encode.device import arithmetic
+from featurestore.encode.memory import forget_memory, is_full_for_library, is_out_of_memory
 from featurestore.encode.threads import single_core_threads
 from featurestore.encode.transfer import Transfer, transfer_for
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
@@ -57,9 +59,10 @@ class _Pending:
 
 @dataclass(frozen=True)
 class _Full:
-    """The memory that a batch needs is not there."""
+    """The memory that a batch needs is not there; a library says so for other reasons as well."""
 
     reason: str
+    is_of_library: bool = False
 
 
 _Outcome = _Pending | _Full | Exception
@@ -137,6 +140,8 @@ class BatchEncoder:
         ------
         AudioTooShortError, ExtractionError
             As what `encode_tracks` yields in the place of a batch.
+        DeviceLostError
+            If a card fails for good.
         """
         of_one = (Window(None, start, samples) for start, samples in windows)
         with closing(self.encode_tracks(of_one, raw=raw)) as results:
@@ -168,6 +173,11 @@ class BatchEncoder:
         result : EncodedBatch or Exception
             Features of the owner's next windows, in order; or why they could not be had, which is no reason for
             other owners to fail.
+
+        Raises
+        ------
+        DeviceLostError
+            If a card fails for good.
         """
         stop = threading.Event()
         groups = grouped(windows, lambda: max(self._workers, self._size.now))
@@ -217,6 +227,10 @@ class BatchEncoder:
         self, batch: list[Window[T]], outcome: _Outcome, raw: bool
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
         """Yield the results of a batch by owner; what did not fit or failed is attempted again in parts."""
+        outcome = self._arrived(outcome)
+        if isinstance(outcome, _Full) and outcome.is_of_library:
+            forget_memory(self._device)  # libraries cannot ask for what torch keeps for later
+            outcome = self._arrived(self._attempt(batch, raw))
         if isinstance(outcome, _Pending):
             self._size.fitted(len(batch))
             yield from self._dealt_back(batch, outcome)
@@ -250,7 +264,24 @@ class BatchEncoder:
         try:
             return self._encode([window.samples for window in batch], raw, stop)
         except Exception as error:
-            return _Full(str(error)) if is_out_of_memory(error) else error
+            return self._failure(error)
+
+    def _arrived(self, outcome: _Outcome) -> _Outcome:
+        """Wait for the results of a batch; a device may fail only now."""
+        try:
+            if isinstance(outcome, _Pending):
+                outcome.wait()
+            return outcome
+        except Exception as error:
+            return self._failure(error)
+
+    def _failure(self, error: Exception) -> _Full | Exception:
+        """Tell full memory from other errors of a batch; that the device is lost ends all, and is raised."""
+        if not isinstance(error, torch.OutOfMemoryError):
+            check_not_lost(self._device, error)
+        if not is_out_of_memory(error):
+            return error
+        return _Full(str(error), is_full_for_library(error))
 
     def _encode(
         self, windows: Sequence[npt.NDArray[np.float32]], raw: bool, stop: threading.Event | None
@@ -291,7 +322,6 @@ class BatchEncoder:
         self, batch: list[Window[T]], pending: _Pending
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
         """Give the results of a batch to the owners of its windows."""
-        pending.wait()
         # Copied, so that what the device writes to is free for the next batch while a track keeps its means.
         segments = np.array(pending.segments.numpy())
         frames = None if pending.raw is None else pending.raw.numpy().swapaxes(0, 1)
@@ -330,18 +360,8 @@ class BatchEncoder:
 
 _END = object()
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
-"""What torch says in a RuntimeError: on the CPU, where CUDA's own part of a card is full, and on mps."""
-
 
 def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
     """Tell whether a batch is known not to have fitted: nothing more is begun until that is settled."""
     future = running[1]
     return future.done() and isinstance(future.result(), _Full)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ended, on a device or the host: not each allocator of torch has an error of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
-    )

@@ -147,7 +147,7 @@ def build(
     StoreAccessError
         If the features cannot fit on the disk, or the store cannot be written, before any work.
     BuildStoppedError
-        If the store cannot be written any more on the way; it carries the report.
+        If the store cannot be written any more on the way, or the card fails; it carries the report.
 
     Examples
     --------

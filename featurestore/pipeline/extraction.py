@@ -14,6 +14,7 @@ from featurestore.encode.batch_size import Window
 from featurestore.errors import (
     AudioError,
     CorruptTrackError,
+    DeviceLostError,
     ExtractionError,
     FeatureStoreError,
     StoreError,
@@ -107,8 +108,8 @@ class Extraction:
 
         Raises
         ------
-        StoreError
-            If the store cannot be written: going on would be in vain.
+        StoreError, DeviceLostError
+            If the store cannot be written, or the card has failed: going on would be in vain.
         """
         self._attempt(plans)
         patience = time.monotonic() + LOCK_PATIENCE
@@ -287,9 +288,10 @@ class Extraction:
         return True
 
     def _release(self, claim: TrackClaim, reason: BaseException) -> None:
-        """Let go of a track without publishing it."""
+        """Let go of a track without publishing it; a card that is lost counts as the death of its process."""
         self._open.remove(claim)
-        self._attempts.end(claim.plan)
+        if not isinstance(reason, DeviceLostError):
+            self._attempts.end(claim.plan)
         claim.give_up(reason)
 
     def _fail_open(self, claim: TrackClaim, error: FeatureStoreError) -> None:
