@@ -22,7 +22,7 @@ from featurestore.errors import (
     TrackLockedError,
     TrackNotFoundError,
 )
-from featurestore.pipeline.claim import MOST_DEATHS, Attempts, TrackClaim, most_open
+from featurestore.pipeline.claim import MOST_DEATHS, Attempts, RawWriter, TrackClaim, most_open
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import Job, Requirements, TrackPlan
 from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
@@ -111,6 +111,10 @@ class Extraction:
         StoreError, DeviceLostError
             If the store cannot be written, or the card has failed: going on would be in vain.
         """
+        with closing(RawWriter()) as self._raw_writer:
+            self._run(plans)
+
+    def _run(self, plans: Sequence[TrackPlan]) -> None:
         self._attempt(plans)
         patience = time.monotonic() + LOCK_PATIENCE
         pause, self._again = 0.0, True
@@ -207,7 +211,7 @@ class Extraction:
             track_id, kinds=self._job.kinds, overwrite=True, attributes=self._attributes, wait=_LOCK_WAIT
         )
         try:
-            claim = TrackClaim(plan, audio, context)
+            claim = TrackClaim(plan, audio, context, self._raw_writer)
         except TrackLockedError as error:
             logger.info("%s: %s", track_id, error)
             if not error.same_track and self._in_vain:

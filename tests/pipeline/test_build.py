@@ -12,11 +12,12 @@ import pytest
 
 import featurestore
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
-from featurestore.errors import SettingError, SourceError, SpecMismatchError
+from featurestore.errors import ExtractionError, SettingError, SourceError, SpecMismatchError
 from featurestore.pipeline import prefetch
 from featurestore.pipeline.building import default_workers
 from featurestore.pipeline.claim import TrackClaim
 from featurestore.pipeline.prefetch import TrackAudio, threads
+from featurestore.store.track_writer import TrackWriter
 
 IDS = ["a/one", "a/two", "b/one", "b/three"]
 
@@ -50,6 +51,27 @@ def test_features_are_those_of_the_extractor(music, tmp_path, extractor, assert_
         assert_states_close(store.aggregated(tracks=[track_id]), alone["aggregated"][None])
     assert store.info()["packed"] == 4
     assert store.verify(deep=True).ok
+
+
+@pytest.mark.slow
+def test_frames_are_written_by_a_thread_whose_errors_are_those_of_a_track(
+    music, tmp_path, extractor, staged, monkeypatch
+):
+    threads_of_frames, append = set(), TrackWriter.append
+
+    def watched(self, **features):
+        threads_of_frames.add(threading.current_thread().name.rsplit("_")[0])
+        if self._id == "a/two":
+            raise ExtractionError("too large")
+        append(self, **features)
+
+    monkeypatch.setattr(TrackWriter, "append", watched)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert threads_of_frames == {"featurestore-raw"}
+    assert [(failure.track_id, failure.message) for failure in report.errors] == [("a/two", "too large")]
+    assert FeatureStore(tmp_path / "s.zarr").track_ids == ["a/one", "b/one", "b/three"]
+    assert staged(tmp_path / "s.zarr") == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("featurestore")]
 
 
 @pytest.mark.parametrize(
