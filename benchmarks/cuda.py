@@ -1,6 +1,7 @@
 """How fast a card extracts features, from a naive loop to what featurestore does: x real time, share of peak.
 
-    python -m benchmarks.cuda [--shape 95m] [--batch 16] [--seconds 600] [--rounds 3] [--device cuda:0] [--json F]
+    python -m benchmarks.cuda [--shape 95m] [--batch 16] [--seconds 600] [--build-seconds 3600] [--rounds 3]
+                              [--device cuda:0] [--json F]
 
 naive     one window at a time, float32, pageable memory; all hidden states come back, and are averaged on the host
 +batch    `--batch` windows at a time
@@ -8,33 +9,39 @@ naive     one window at a time, float32, pageable memory; all hidden states come
 +pinned   through pinned memory
 +overlap  the next batch is sent and begun before the results of the last one are waited for
 +fp16     half weights, float32 norms and residual stream
-+workers  audio files, decoded by threads, through `build` into a store
+segments, all
+          `build` of `--build-seconds` of files (44.1 kHz stereo, four minutes each: WAV, FLAC, MP3 in turns) into
+          a store of this level, with 1, 4, 8 and 16 workers; once, with the share of time in which the model
+          waited for audio. `python -m benchmarks.host` measures what the host could deliver.
 
-Weights are random, of the shape of MERT-v1-95M; audio is noise. The peak is what torch.mm reaches with large
-matrices on the same card, in float32 without TF32 for the first rows and in float16 for the others. Every row is
-the best of `--rounds` after one that does not count.
+Weights are random, of the shape of MERT-v1-95M; windows are noise. The peak is what torch.mm reaches with large
+matrices on the same card, in float32 without TF32 for the first rows and in float16 for the others. Every other
+row is the best of `--rounds` after one that does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 
 from benchmarks.encoder import flops
+from benchmarks.host import write_music
 from featurestore import FeatureExtractor
 from featurestore.encode.batching import BatchEncoder
+from featurestore.encode.card import exact_float32
 from featurestore.encode.transfer import Transfer, transfer_for
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.kernels.half import to_half
@@ -58,12 +65,15 @@ class Row:
         Seconds of audio, windows that overlap counted once, per second.
     of_peak : float
         Share of what torch.mm reaches in the same precision.
+    waited : float
+        Share of the time in which the model waited for audio.
     """
 
     name: str
     seconds: float
     x_real_time: float
     of_peak: float
+    waited: float = 0.0
 
 
 class OneAtATime(Transfer):
@@ -109,7 +119,7 @@ def peak(device: torch.device, dtype: torch.dtype, rounds: int, size: int) -> fl
 @torch.inference_mode()
 def naive(model: MertEncoder, device: torch.device, windows: np.ndarray, batch: int) -> list[np.ndarray]:
     """The loop that people write: everything comes back, and is averaged on the host."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with exact_float32():
         return [
             model.hidden_states(torch.from_numpy(windows[i : i + batch]).to(device)).cpu().numpy().mean(axis=2)
             for i in range(0, len(windows), batch)
@@ -121,18 +131,29 @@ def drain(encoder: BatchEncoder, windows: np.ndarray) -> list[np.ndarray]:
     return [x.segments for x in encoder.encode(((0, window) for window in windows), raw=False)]
 
 
-def write_noise(folder: Path, seconds: float, rate: int) -> float:
-    """Ten files of noise; how long they are together, seconds."""
-    folder.mkdir()
-    length = max(rate, round(seconds * rate / 10))
-    for number in range(10):
-        samples = np.random.default_rng(number).normal(0, 0.1, length).astype(np.float32)
-        soundfile.write(folder / f"{number}.wav", samples, rate)
-    return 10 * length / rate
+def link_music(folder: Path, seconds: float, length: float) -> float:
+    """Fill a folder with files of WAV, FLAC and MP3 for so many seconds; how long they are together."""
+    (folder / "music").mkdir(parents=True)
+    (folder / "files").mkdir()
+    files = list(write_music(folder / "files", length).values())
+    count = -(-seconds // length)
+    for number in range(int(count)):
+        file = files[number % len(files)]
+        (folder / "music" / f"{number}{file.suffix}").symlink_to(file)
+    return count * length
 
 
 def table(
-    *, device: torch.device, shape: str, batch: int, seconds: float, rounds: int, matrix: int = 8192
+    *,
+    device: torch.device,
+    shape: str,
+    batch: int,
+    seconds: float,
+    rounds: int,
+    build_seconds: float,
+    track_seconds: float = 240.0,
+    workers: Sequence[int] = (1, 4, 8, 16),
+    matrix: int = 8192,
 ) -> Iterator[Row]:
     """Measure, row by row; features of all rows are compared with those of the first."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -177,18 +198,21 @@ def table(
         if on_card:
             network = to_half(model, torch.float16)
             yield row("+fp16", encoder(network, transfer_for(device), torch.float16), half, 0.05)
-        length = write_noise(Path(scratch, "audio"), audio, model.sample_rate)
+        length = link_music(Path(scratch, "audio"), build_seconds, track_seconds)
         extractor = FeatureExtractor(model=folder, device=str(device), batch_size=batch)
-        number = iter(range(rounds + 1))
-
-        def whole() -> None:
-            store = Path(scratch, f"{next(number)}.zarr")
-            report = build(Path(scratch, "audio"), store, extractor=extractor, feature_level="segments", workers=4)
+        for level, many in product(("segments", "all"), workers):
+            store = Path(scratch, "s.zarr")
+            settled(device)
+            begin = time.perf_counter()
+            report = build(
+                Path(scratch, "audio", "music"), store, extractor=extractor, feature_level=level, workers=many
+            )
+            spent = time.perf_counter() - begin
             if report.failed:
                 raise SystemExit(f"building failed: {report.errors[0]}")
-
-        spent = best(whole, device, rounds)
-        yield Row("+workers", spent, length / spent, work * length / audio / spent / half)
+            shutil.rmtree(store)
+            name = f"{level}, {many} workers"
+            yield Row(name, spent, length / spent, work * length / audio / spent / half, report.waited_for_audio)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -197,6 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shape", default="95m")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=600.0, help="length of the audio")
+    parser.add_argument("--build-seconds", type=float, default=3600.0, help="length of the files that are built")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--json", type=Path)
@@ -207,12 +232,18 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(chosen.device)
     card = torch.cuda.get_device_name(device)
     print(f"{card}, torch {torch.__version__}, {chosen.shape}, batches of {chosen.batch}")
-    print(f"{'':10} {'seconds':>9} {'x real time':>12} {'of peak':>8}")
+    print(f"{'':20} {'seconds':>9} {'x real time':>12} {'of peak':>8} {'waited':>7}")
     rows = []
     for row in table(
-        device=device, shape=chosen.shape, batch=chosen.batch, seconds=chosen.seconds, rounds=chosen.rounds
+        device=device,
+        shape=chosen.shape,
+        batch=chosen.batch,
+        seconds=chosen.seconds,
+        rounds=chosen.rounds,
+        build_seconds=chosen.build_seconds,
     ):
-        print(f"{row.name:10} {row.seconds:9.3f} {row.x_real_time:12.0f} {row.of_peak:8.1%}", flush=True)
+        figures = f"{row.seconds:9.3f} {row.x_real_time:12.0f} {row.of_peak:8.1%} {row.waited:7.1%}"
+        print(f"{row.name:20} {figures}", flush=True)
         rows.append(asdict(row))
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -18,7 +18,6 @@ from queue import Empty, SimpleQueue
 _EXTRAS = {
     "numpy": None,
     "torch": "extract",
-    "torchaudio": "extract",
     "transformers": "extract",
     "huggingface_hub": "extract",
     "safetensors": "extract",
@@ -84,13 +83,37 @@ def devices() -> Iterator[Check]:
     except (ImportError, OSError) as error:
         yield Check("devices", "cuda, mps", None, f"torch does not load: {error}")
         return
-    if not torch.cuda.is_available():
-        yield Check("devices", "cuda", None, "none")
-    for number in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(number)
-        yield Check("devices", f"cuda:{number}", True, f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
+    yield from _cards()
     there = torch.backends.mps.is_available()
     yield Check("devices", "mps", True if there else None, "there" if there else "none")
+
+
+def _cards() -> Iterator[Check]:
+    """Whether CUDA finds cards that this torch can use, or why not."""
+    import torch
+
+    from featurestore.encode.card import no_cards_because
+    from featurestore.encode.device import existing_devices
+
+    names = [name for name in existing_devices() if name.startswith("cuda")]
+    if not names:
+        reason = no_cards_because()
+        yield Check("devices", "cuda", None, f"none: {reason}" if reason else "none")
+    for name in names:
+        try:
+            card = torch.cuda.get_device_properties(name)
+            free, total = torch.cuda.mem_get_info(name)
+        except RuntimeError as error:
+            yield Check("devices", name, False, f"cannot be used: {str(error).splitlines()[0]}")
+            continue
+        # As torch.cuda asks for it; there is no public way.
+        driver = getattr(torch._C, "_cuda_getDriverVersion", int)()
+        detail = (
+            f"{card.name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, "
+            f"capability {card.major}.{card.minor}, "
+            f"CUDA {torch.version.cuda} of torch, {driver // 1000}.{driver % 1000 // 10} of the driver"
+        )
+        yield Check("devices", name, True, detail)
 
 
 def hub() -> Iterator[Check]:

@@ -17,6 +17,7 @@
     │   └── HubUnreachableError give a local folder instead
     ├── TrainingError           a training diverged: change its recipe, or look at the windows that it names
     ├── ExtractionError         one track could not be encoded (out of memory at batch size 1): others go on
+    ├── DeviceLostError         a card has failed in the middle: what is done is kept, run again in a new process
     └── StoreError
         ├── NotAStoreError      the path holds something else, or nothing
         ├── StoreVersionError   written by a newer release: upgrade
@@ -102,6 +103,10 @@ class ExtractionError(FeatureStoreError):
     """One track could not be encoded; other tracks are not affected."""
 
 
+class DeviceLostError(FeatureStoreError):
+    """A card has failed, and this process can compute nothing on it any more."""
+
+
 class StoreError(FeatureStoreError):
     """Something about a store."""
 
@@ -123,7 +128,7 @@ class TrackAccessError(StoreAccessError):
 
 
 class BuildStoppedError(StoreAccessError):
-    """A build had to stop, because the store cannot be written any more.
+    """A build had to stop, because the store cannot be written any more, or its card has failed.
 
     Attributes
     ----------

@@ -176,7 +176,7 @@ def sliding_windows(
     start : int
         First sample of the window.
     samples : ndarray, shape (min(window, length of the track),)
-        A copy. No more than a window and a block are kept.
+        To be read only: windows that overlap share memory, of a window and a block.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def sliding_windows(
         kept = np.array(block) if kept is None else np.concatenate([kept, block])
         end = first + len(kept)
         while start + window <= end:
-            yield start, kept[start - first : start - first + window].copy()
+            yield start, kept[start - first : start - first + window]
             start += hop
         # The last window of the track may be anchored at any sample from here on.
         first, kept = max(first, end - window), kept[-window:]
@@ -200,6 +200,6 @@ def sliding_windows(
         raise SettingError("a track of 0 samples has no windows")
     tail = first + len(kept) - window
     if start == 0:  # shorter than a window
-        yield 0, kept.copy()
+        yield 0, kept
     elif start - hop < tail:
-        yield tail, kept.copy()
+        yield tail, kept

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import cuda
+from benchmarks import cuda, host
 
 
 @pytest.fixture
@@ -16,9 +16,12 @@ def one_thread():
 
 @pytest.mark.slow
 def test_the_rows_of_the_table_for_cards(one_thread):
-    rows = list(cuda.table(device=torch.device("cpu"), shape="tiny", batch=2, seconds=15, rounds=1, matrix=64))
-    assert [row.name for row in rows] == ["naive", "+batch", "+pool", "+pinned", "+overlap", "+workers"]
-    for row in rows[:-1]:
+    small = {"shape": "tiny", "batch": 2, "seconds": 15, "rounds": 1, "matrix": 64}
+    files = {"build_seconds": 18, "track_seconds": 6, "workers": (1, 2)}
+    rows = list(cuda.table(device=torch.device("cpu"), **small, **files))
+    builds = [f"{level}, {workers} workers" for level in ("segments", "all") for workers in (1, 2)]
+    assert [row.name for row in rows] == ["naive", "+batch", "+pool", "+pinned", "+overlap", *builds]
+    for row in rows[:-4]:
         assert row.x_real_time == pytest.approx(15 / row.seconds)
     assert all(row.of_peak > 0 for row in rows)
 
@@ -27,3 +30,10 @@ def test_the_rows_of_the_table_for_cards(one_thread):
 def test_without_a_card_it_says_so(capsys):
     assert cuda.main([]) == 1
     assert "needs a CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_the_host_delivers(one_thread):
+    found = host.measure(seconds=12, tracks=2, rounds=1)
+    assert list(found) == ["wav", "flac", "mp3", "2 workers to 1, flac", "2 workers to 1, mp3", "main thread"]
+    assert all(value > 0 for value in found.values())

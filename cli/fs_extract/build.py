@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _BAR = "{desc}: {n_fmt}/{total_fmt} tracks |{bar:20}| {elapsed}{postfix}"
 _BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
+_SHOWN_WAIT = 0.05
+"""Share of the time from which a user may want to know of it."""
 
 
 class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -98,8 +100,13 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=1,
-    help="Threads of each process that decode ahead of the model.",
+    help="Tracks that are decoded at a time, ahead of the model, for each process.  "
+    "[default: 1 on cpu and mps, cores up to 8 on cuda]",
+)
+@click.option(
+    "--ahead-mb",
+    type=click.IntRange(min=1),
+    help="Megabytes of decoded audio that may wait for the model, in each process.  [default: 64, on cuda 512]",
 )
 @click.option(
     "--feature-level",
@@ -111,7 +118,7 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Windows per pass of the model.  [default: 4 on cpu, 8 on mps, 16 on cuda]",
+    help="Windows per pass of the model.  [default: 4 on cpu, 8 on mps, 16 to 128 on cuda, by its memory]",
 )
 @click.option(
     "--segment-duration",
@@ -258,4 +265,7 @@ def _summary(report: BuildReport) -> dict[str, str]:
     rows = {"store": str(report.store), "tracks": f"{report.total_files}: {counts}"}
     if report.processed:
         rows["audio"] = f"{length(report.audio_hours)}{speed}"
+        waits = {"audio (more --workers may help)": report.waited_for_audio, "store": report.waited_for_store}
+        if waited := ", ".join(f"{share:.0%} for {what}" for what, share in waits.items() if share >= _SHOWN_WAIT):
+            rows["model waited"] = waited
     return {**rows, "time": duration(report.elapsed_time)}

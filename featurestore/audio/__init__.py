@@ -1,7 +1,6 @@
 """Audio files to mono samples: which files there are, what they hold, and their samples at one rate.
 
-Nothing here knows a model or a store. PyAV, torch and torchaudio are imported by the functions
-that use them.
+Nothing here knows a model or a store. PyAV is imported by the functions that use it.
 """
 
 from featurestore.audio.decode import Found, decode, read_header

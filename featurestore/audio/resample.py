@@ -8,7 +8,6 @@ f = rolloff min(orig, new), k(t) = f / orig sinc(t) cos(pi t / 2 w)^2 for |t| < 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.audio.info import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from featurestore.errors import MissingDependencyError, SettingError
+from featurestore.errors import SettingError
 
 RESAMPLER = "torchaudio sinc_interp_hann width=6 rolloff=0.99"
 """How audio is brought to another rate; part of a feature's identity."""
@@ -31,7 +30,8 @@ _DENSE_LIMIT = 1 << 20
 _CHUNK = 1 << 20
 """Elements that are gathered at a time."""
 
-_IMPORT_LOCK = threading.Lock()
+_ONE_THREAD = 1 << 18
+"""Multiplications up to which OpenBLAS makes a product in the thread that asks for it (interface/gemm.c)."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -59,11 +59,6 @@ def resample_blocks(blocks: Iterable[Samples], orig_rate: int, new_rate: int) ->
     ------
     ndarray of float32, shape (samples,)
         Together ceil(new_rate * samples / orig_rate) samples. Memory is that of a block and one second.
-
-    Raises
-    ------
-    MissingDependencyError
-        If torchaudio does not import.
     """
     check_rate(orig_rate, "orig_rate")
     check_rate(new_rate, "new_rate")
@@ -120,10 +115,15 @@ class _Kernel:
         out = np.empty((steps, self.new), dtype=np.float32)
         if self.firsts is None:
             windows = np.lib.stride_tricks.sliding_window_view(samples, self.span)[:: self.orig]
-            at_once = max(1, _CHUNK // self.span)
+            together = max(2, _ONE_THREAD // self.weights.size)
+            at_once = together * max(1, _CHUNK // (together * self.span))
             for i in range(0, steps, at_once):
-                rows = slice(i, min(i + at_once, steps))
-                np.matmul(np.ascontiguousarray(windows[rows]), self.weights.T, out=out[rows])
+                rows = min(at_once, steps - i)
+                whole = rows - rows % together
+                for first, n, shape in ((i, whole, (-1, together)), (i + whole, rows - whole, (-1,))):
+                    taps = np.ascontiguousarray(windows[first : first + n]).reshape(*shape, self.span)
+                    part = out[first : first + n].reshape(*shape, self.new)
+                    np.matmul(taps, self.weights.T, out=part)
             return out.reshape(-1)
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.weights.shape[1])
         at_once = max(1, _CHUNK // self.weights.shape[1])
@@ -137,23 +137,19 @@ class _Kernel:
 
 @lru_cache(maxsize=16)
 def _kernel(orig: int, new: int) -> _Kernel:
-    """Kernel of a pair of rates without a common factor; of common rates, torchaudio's own."""
+    """Kernel of a pair of rates without a common factor; of common rates, torchaudio's own but for last bits."""
     width = math.ceil(_ZEROS * orig / (_ROLLOFF * min(orig, new)))
     if new * (2 * width + orig) > _DENSE_LIMIT:
         return _sparse_kernel(orig, new, width)
-    with _IMPORT_LOCK:  # threads that import torch at once have seen it half imported
-        try:
-            import torch
-            from torchaudio.transforms import Resample
-        except (ImportError, OSError, RuntimeError, AttributeError) as error:
-            raise MissingDependencyError(
-                f"resampling needs torchaudio, which does not import ({error}): "
-                'pip install "featurestore[extract]", with torch and torchaudio of versions that match'
-            ) from error
-        # float32 positions, as torchaudio.functional.resample has them for float32 signals.
-        resampler = Resample(orig, new, lowpass_filter_width=_ZEROS, rolloff=_ROLLOFF, dtype=torch.float32)
-    weights = resampler.kernel.reshape(new, 2 * width + orig).numpy()
-    return _Kernel(orig, new, width, np.ascontiguousarray(weights), None)
+    # Step for step in float32, as torchaudio.functional.resample has it for float32 signals.
+    f32, scale = np.float32, _ROLLOFF * min(orig, new)
+    steps = np.arange(-width, width + orig, dtype=f32) / f32(orig)
+    t = np.arange(0, -new, -1, dtype=f32)[:, None] / f32(new) + steps
+    t = np.clip(t * f32(scale), f32(-_ZEROS), f32(_ZEROS))
+    window = np.cos(t * f32(math.pi) / f32(_ZEROS) / f32(2)) ** 2
+    t *= f32(math.pi)
+    weights = np.divide(np.sin(t), t, out=np.ones_like(t), where=t != 0) * (window * f32(scale / orig))
+    return _Kernel(orig, new, width, weights, None)
 
 
 def _sparse_kernel(orig: int, new: int, width: int) -> _Kernel:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from featurestore.encode.batch_size import BatchSize, T, Window, grouped
-from featurestore.encode.device import arithmetic, forget_memory
+from featurestore.encode.card import check_not_lost
+from featurestore.encode.device import arithmetic
+from featurestore.encode.memory import forget_memory, is_full_for_library, is_out_of_memory
 from featurestore.encode.threads import single_core_threads
 from featurestore.encode.transfer import Transfer, transfer_for
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
@@ -40,7 +42,7 @@ class EncodedBatch:
     segments : ndarray of float32, shape (segments, layers, dim)
         Mean over frames.
     raw : ndarray of float32, shape (segments, layers, frames, dim), or None
-        None unless asked for.
+        None unless asked for. Each [frame, dim] is contiguous.
     """
 
     starts: list[float]
@@ -64,7 +66,7 @@ class EncodedState:
 
 @dataclass(frozen=True)
 class _Pending:
-    """Features on their way from the device."""
+    """Features on their way from the device: means [window, layer, dim], frames [layer, window, frame, dim]."""
 
     segments: Tensor
     raw: Tensor | None
@@ -73,9 +75,10 @@ class _Pending:
 
 @dataclass(frozen=True)
 class _Full:
-    """The memory that a batch needs is not there."""
+    """The memory that a batch needs is not there; a library says so for other reasons as well."""
 
     reason: str
+    is_of_library: bool = False
 
 
 _Outcome = _Pending | _Full | Exception
@@ -153,6 +156,8 @@ class BatchEncoder:
         ------
         AudioTooShortError, ExtractionError
             As what `encode_tracks` yields in the place of a batch.
+        DeviceLostError
+            If a card fails for good.
         """
         of_one = (Window(None, start, samples) for start, samples in windows)
         with closing(self.encode_tracks(of_one, raw=raw)) as results:
@@ -187,6 +192,11 @@ class BatchEncoder:
         result : EncodedBatch, EncodedState or Exception
             Features of the owner's next windows, in order; or why they could not be had, which is no reason for
             other owners to fail.
+
+        Raises
+        ------
+        DeviceLostError
+            If a card fails for good.
         """
         stop = threading.Event()
         groups = grouped(windows, lambda: max(self._workers, self._size.now))
@@ -242,6 +252,10 @@ class BatchEncoder:
         self, batch: list[Window[T]], outcome: _Outcome, raw: bool
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
         """Yield the results of a batch by owner; what did not fit or failed is attempted again in parts."""
+        outcome = self._arrived(outcome)
+        if isinstance(outcome, _Full) and outcome.is_of_library:
+            forget_memory(self._device)  # libraries cannot ask for what torch keeps for later
+            outcome = self._arrived(self._attempt(batch, raw))
         if isinstance(outcome, _Pending):
             self._size.fitted(len(batch))
             yield from self._dealt_back(batch, outcome)
@@ -273,12 +287,31 @@ class BatchEncoder:
     def _attempt(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None = None) -> _Outcome:
         """Encode a batch, or say why not; of a full memory in words, as a traceback would hold what fills it."""
         try:
-            return self._encode(np.stack([window.samples for window in batch]), raw, stop)
+            return self._encode([window.samples for window in batch], raw, stop)
         except Exception as error:
-            return _Full(str(error)) if is_out_of_memory(error) else error
+            return self._failure(error)
 
-    def _encode(self, windows: npt.NDArray[np.float32], raw: bool, stop: threading.Event | None) -> _Pending:
-        """Encode windows [window, sample]. That nobody waits for it any more ends it at the next layer."""
+    def _arrived(self, outcome: _Outcome) -> _Outcome:
+        """Wait for the results of a batch; a device may fail only now."""
+        try:
+            if isinstance(outcome, _Pending):
+                outcome.wait()
+            return outcome
+        except Exception as error:
+            return self._failure(error)
+
+    def _failure(self, error: Exception) -> _Full | Exception:
+        """Tell full memory from other errors of a batch; that the device is lost ends all, and is raised."""
+        if not isinstance(error, torch.OutOfMemoryError):
+            check_not_lost(self._device, error)
+        if not is_out_of_memory(error):
+            return error
+        return _Full(str(error), is_full_for_library(error))
+
+    def _encode(
+        self, windows: Sequence[npt.NDArray[np.float32]], raw: bool, stop: threading.Event | None
+    ) -> _Pending:
+        """Encode windows of equal length. That nobody waits for it any more ends it at the next layer."""
         transfer = self._transfer
         pooled: list[Tensor] = []
         frames: Tensor | None = None
@@ -287,20 +320,22 @@ class BatchEncoder:
                 pooled.append(state.mean(dim=1))
                 if raw:
                     if frames is None:
-                        frames = transfer.empty_on_host(len(state), len(self._slots), *state.shape[1:])
-                    transfer.receive(state, frames[:, slot])
+                        frames = transfer.empty_on_host(len(self._slots), *state.shape)
+                    transfer.receive(state, frames[slot])
         with torch.inference_mode(), arithmetic(self._device, self._half):
             means = torch.stack(pooled, dim=1)
             segments = transfer.empty_on_host(*means.shape)
             transfer.receive(means, segments)
             return _Pending(segments, frames, transfer.mark())
 
-    def _states(self, windows: npt.NDArray[np.float32], stop: threading.Event | None) -> Iterator[Tensor]:
-        """Yield the wanted hidden states of windows [window, sample], each as it is computed."""
+    def _states(
+        self, windows: Sequence[npt.NDArray[np.float32]], stop: threading.Event | None
+    ) -> Iterator[Tensor]:
+        """Yield the wanted hidden states of windows of equal length, each as it is computed."""
         model, last = self._model, max(self._slots)
-        if windows.shape[1] < model.min_samples:
+        if (n_samples := len(windows[0])) < model.min_samples:
             raise AudioTooShortError(
-                f"{windows.shape[1]} samples at {model.sample_rate} Hz are too short for "
+                f"{n_samples} samples at {model.sample_rate} Hz are too short for "
                 f"{model.name}, which needs {model.min_samples}"
             )
         states: Iterator[Tensor] | None = None
@@ -308,12 +343,12 @@ class BatchEncoder:
             # Entered for each: what takes a state is not to be in this mode.
             with torch.inference_mode(), arithmetic(self._device, self._half):
                 if states is None:
-                    states = iter(model.states(self._transfer.send(np.asarray(windows, np.float32)), last=last))
+                    states = iter(model.states(self._transfer.send(windows), last=last))
                 state = next(states, None)
                 if state is None:
                     raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
                 if layer in self._slots:
-                    check_state(model, layer, state, windows=len(windows), n_samples=windows.shape[1])
+                    check_state(model, layer, state, windows=len(windows), n_samples=n_samples)
                     state = state.float()
             if layer in self._slots:
                 yield state
@@ -329,12 +364,13 @@ class BatchEncoder:
         """Encode one window, and give each state when it is computed: the next one is not until that is taken."""
         pooled: list[npt.NDArray[np.float32]] = []
         try:
-            for state in self._states(window.samples[None], None):
+            for state in self._states([window.samples], None):
                 pooled.append(state.mean(dim=1).cpu().numpy())
                 yield window.owner, EncodedState(state[0].cpu().numpy())
                 del state
         except Exception as error:
-            yield window.owner, self._no_room([window], str(error)) if is_out_of_memory(error) else error
+            failure = self._failure(error)
+            yield window.owner, self._no_room([window], failure.reason) if isinstance(failure, _Full) else failure
             return
         means = torch.from_numpy(np.stack(pooled, axis=1))
         yield from self._dealt_back([window], _Pending(means, None, lambda: None))
@@ -343,10 +379,9 @@ class BatchEncoder:
         self, batch: list[Window[T]], pending: _Pending
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
         """Give the results of a batch to the owners of its windows."""
-        pending.wait()
         # Copied, so that what the device writes to is free for the next batch while a track keeps its means.
         segments = np.array(pending.segments.numpy())
-        frames = None if pending.raw is None else pending.raw.numpy()
+        frames = None if pending.raw is None else pending.raw.numpy().swapaxes(0, 1)
         rate, length, first = self._model.sample_rate, len(batch[0].samples), 0
         for owner, windows in groupby(batch, lambda window: window.owner):
             starts = [window.start for window in windows]
@@ -382,18 +417,8 @@ class BatchEncoder:
 
 _END = object()
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "MPS backend out of memory")
-"""What torch says in a RuntimeError: on the CPU, where CUDA's own part of a card is full, and on mps."""
-
 
 def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
     """Tell whether a batch is known not to have fitted: nothing more is begun until that is settled."""
     future = running[1]
     return future.done() and isinstance(future.result(), _Full)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ended, on a device or the host: not each allocator of torch has an error of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
-    )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 
+from featurestore.encode.card import exact_float32, no_cards_because
 from featurestore.errors import DeviceError, SettingError
+from featurestore.models.warning_filters import suppress_warnings
 
-_BATCH_SIZES = {"cpu": 4, "mps": 8, "cuda": 16}
+_BATCH_SIZES = {"cpu": 4, "mps": 8}
+_CUDA_BATCH = 16
+"""Windows that 8 GB of a card are enough for; twice as much memory takes twice as many, 128 at most."""
 
 PRECISIONS = {"fp32": None, "fp16": "cuda", "bf16": "cuda"}
 """What a model can calculate in, and the kind of device that can; None for all."""
@@ -42,9 +47,10 @@ def resolve_device(name: str | torch.device) -> torch.device:
         return torch.device(wanted)
     if not re.fullmatch(r"cuda(:\d+)?|mps", name):
         raise DeviceError(f"`device` {name!r} is unknown; use cpu, cuda, cuda:N, mps or auto")
+    reason = no_cards_because() if name.startswith("cuda") and not any("cuda" in x for x in existing) else ""
     raise DeviceError(
         f"`device` {name!r} is not on this machine; there is {', '.join(existing)}. "
-        f"Use one of these, or auto for the fastest"
+        + (f"CUDA finds no card: {reason}" if reason else "Use one of these, or auto for the fastest")
     )
 
 
@@ -113,7 +119,8 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
 
 def existing_devices() -> list[str]:
     """List the devices of this machine, the CPU first."""
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    with suppress_warnings("torch"):  # of a driver that is too old, which `no_cards_because` says better
+        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [
         "cpu",
         *(f"cuda:{index}" for index in range(cards)),
@@ -122,40 +129,20 @@ def existing_devices() -> list[str]:
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Return how many windows of 5 s a device encodes at a time: 4 on the CPU, 8 on mps, 16 on cuda."""
-    return _BATCH_SIZES[device.type]
+    """Return how many windows of 5 s a device encodes at a time: 4 on the CPU, 8 on mps, 16 to 128 on cuda."""
+    if device.type != "cuda":
+        return _BATCH_SIZES[device.type]
+    doublings = math.floor(math.log2(torch.cuda.get_device_properties(device).total_memory / 8e9))
+    return int(_CUDA_BATCH * 2.0 ** max(-2, min(3, doublings)))
 
 
 def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
-    """On CUDA: on this card, half precision if it is wanted, and true float32 elsewhere.
-
-    By default cuDNN convolves float32 in TF32, which has ten bits.
-    """
+    """On CUDA: on this card, half precision if it is wanted, and true float32 elsewhere."""
     if device.type != "cuda":
         return nullcontext()
     contexts = ExitStack()
     contexts.enter_context(torch.cuda.device(device))
-    contexts.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+    contexts.enter_context(exact_float32())
     if half is not None:
         contexts.enter_context(torch.autocast("cuda", dtype=half))
     return contexts
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that a device has free, or the host for the CPU; None if the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-
-
-def forget_memory(device: torch.device) -> None:
-    """Give back what torch keeps for later, in pieces of the wrong size perhaps."""
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import torch
 
 from featurestore.encode.batch_size import T, Window
-from featurestore.encode.batching import BatchEncoder, EncodedBatch, EncodedState, is_out_of_memory
-from featurestore.encode.device import default_batch_size, free_memory, resolve_device, resolve_precision
+from featurestore.encode.batching import BatchEncoder, EncodedBatch, EncodedState
+from featurestore.encode.card import try_out
+from featurestore.encode.device import default_batch_size, resolve_device, resolve_precision
+from featurestore.encode.memory import free_memory, is_out_of_memory
 from featurestore.errors import DeviceError, ExtractionError, SettingError
 from featurestore.models.checkpoints.load import load_model
 from featurestore.models.encoder import (
@@ -54,8 +56,8 @@ class WindowEncoder:
     device : str
         "cpu", "cuda", "cuda:N", "mps", or "auto": the first that exists of cuda, mps, cpu.
     batch_size : int, optional
-        Windows that are encoded together; by default 4 on the CPU (at least one by each core), 8 on mps, 16 on
-        cuda.
+        Windows that are encoded together; by default 4 on the CPU (at least one by each core), 8 on mps, 16 to 128
+        on cuda, by its memory.
     mixed_precision : bool
         Half precision on cuda, unless `precision` says something else; False is another way to say "fp32".
     oom_recovery : bool
@@ -88,7 +90,7 @@ class WindowEncoder:
     SettingError
         If a setting is impossible; says what it may be.
     DeviceError
-        If the device is not on this machine, or has no memory left for the model.
+        If the device is not on this machine or not for this torch, or has no memory left for the model.
     ModelError
         If the model cannot be loaded, or has an attribute that cannot be.
 
@@ -156,6 +158,9 @@ class WindowEncoder:
                 network = to_half(network, half)
             elif self.device.type == "cpu":
                 network = optimize_for_cpu(self.model)
+            if self.device.type == "cuda":
+                try_out(self.model, None if half is None else network, self.device, half)
+                self.model = network  # weights in float32 that it does not need leave the card
         except Exception as error:
             if is_out_of_memory(error):
                 raise _no_room(self.device, model, error) from error

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder
     from featurestore.models import Encoder
 
+_MOST_WORKERS = 8
+"""Decoders that a card gets without being asked for: some 5,000 times real time."""
+
+_CARD_AHEAD_MB = 512
+"""Megabytes of decoded audio that wait for a card: 1.5 hours at 24 kHz."""
+
 DEFAULT_MODEL = "m-a-p/MERT-v1-95M"
 
 
@@ -41,7 +47,8 @@ def build(
     device: str = "cpu",
     processes: int = 1,
     feature_level: str = "all",
-    workers: int = 1,
+    workers: int | None = None,
+    ahead_mb: int | None = None,
     layers: Sequence[int] | None = None,
     batch_size: int | None = None,
     segment_duration: float | str = "auto",
@@ -86,8 +93,11 @@ def build(
         can be imported (``if __name__ == "__main__":``), and a `model` that is a name or a folder.
     feature_level : {"all", "segments", "aggregated"}
         What is stored: raw, segments and aggregated; the last two; the last one.
-    workers : int
-        Threads that decode ahead in each process, and tracks that they may be ahead.
+    workers : int, optional
+        How many tracks are decoded at a time, ahead of the model, for each process that encodes: one by a thread,
+        several by processes. By default 1, and on a card as many as there are cores for it, at most 8.
+    ahead_mb : int, optional
+        Megabytes of decoded audio that may wait for the model, in each process. By default 64, and on a card 512.
     layers : sequence of int, optional
         The hidden states to store; all by default.
     batch_size : int, optional
@@ -137,7 +147,7 @@ def build(
     StoreAccessError
         If the features cannot fit on the disk, or the store cannot be written, before any work.
     BuildStoppedError
-        If the store cannot be written any more on the way; it carries the report.
+        If the store cannot be written any more on the way, or the card fails; it carries the report.
 
     Examples
     --------
@@ -160,7 +170,6 @@ def build(
     job = Job(
         store=at,
         kinds=kinds_of_level(feature_level),
-        workers=workers,
         dtype=dtype,
         codec=codec,
         force=force,
@@ -185,7 +194,10 @@ def build(
         check_windows(segment_duration, overlap)
     else:
         _check_defaults({**settings, "device": device, "processes": processes})
-    check_count("workers", workers)
+    if workers is not None:
+        check_count("workers", workers)
+    if ahead_mb is not None:
+        check_count("ahead_mb", ahead_mb)
     check_count("processes", processes)
     if limit is not None:
         check_count("limit", limit)
@@ -197,14 +209,14 @@ def build(
             tally.notify()
             tracks = discover(source, id_from=id_from, file_pattern=file_pattern, dataset=dataset)[:limit]
             tally.total = len(tracks)
-            job = replace(job, workers=min(workers, len(tracks)))
             tally.enter("opening the model")
             there = open_existing(job.store)
             if extractor is not None:
+                job = _ahead(job, workers, ahead_mb, [str(extractor.device)], tally.total)
                 run_job(job, tracks, there, LocalExecutor(job, extractor), interrupts, tally)
                 return tally.report()
             settings.update(_recorded(there, settings))
-            with _executor(job, device, processes, settings, interrupts, tally) as executor:
+            with _executor(job, device, processes, workers, ahead_mb, settings, interrupts, tally) as executor:
                 run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
             return tally.report(interrupted=True)
@@ -213,7 +225,14 @@ def build(
 
 @contextmanager
 def _executor(
-    job: Job, device: str, processes: int, settings: dict[str, Any], interrupts: Interrupts, tally: Tally
+    job: Job,
+    device: str,
+    processes: int,
+    workers: int | None,
+    ahead_mb: int | None,
+    settings: dict[str, Any],
+    interrupts: Interrupts,
+    tally: Tally,
 ) -> Iterator[Executor]:
     """Open an encoder in this process, or several processes if there are several devices or more are asked for."""
     encoder_class = _encoder_class()
@@ -228,11 +247,30 @@ def _executor(
             "several processes (`device`, `processes`) need the name or the folder of a `model`, not a loaded one"
         )
     devices = [name for name in devices for _ in range(processes)][: max(1, tally.total)]
+    job = _ahead(job, workers, ahead_mb, devices, tally.total)
     if len(devices) == 1 or job.dry_run:
         yield LocalExecutor(job, encoder_class(device=devices[0], **settings))
         return
     with WorkerPool(job, devices, settings, interrupts, tally, tracks=tally.total) as pool:
         yield pool
+
+
+def _ahead(job: Job, workers: int | None, ahead_mb: int | None, devices: Sequence[str], tracks: int) -> Job:
+    """Settle how far decoding may be ahead of the model."""
+    workers = workers or default_workers(devices[0], len(devices))
+    if ahead_mb is None:
+        ahead_mb = _CARD_AHEAD_MB if devices[0].startswith("cuda") else job.ahead_mb
+    return replace(job, workers=min(workers, tracks), ahead_mb=ahead_mb)
+
+
+def default_workers(device: str, processes: int = 1) -> int:
+    """Return how many tracks are decoded at a time for one of the processes that encode on this machine.
+
+    One worker keeps up with any CPU, whose cores are the model's. A card needs more, as one core decodes FLAC and
+    MP3 at some 600 times real time.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores // processes)) if device.startswith("cuda") else 1
 
 
 def _check_defaults(settings: Mapping[str, Any]) -> None:

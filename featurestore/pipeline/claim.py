@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from featurestore.pipeline.plan import TrackPlan
@@ -59,6 +61,25 @@ class Attempts:
         self._counts[plan.number] = _DONE
 
 
+class RawWriter:
+    """A thread that writes frames while others are computed; one batch at a time is under way."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="featurestore-raw")
+        self._last: Future[None] | None = None
+
+    def submit(self, write: Callable[[], None]) -> Future[None]:
+        """Have something written when what was submitted before is; that is waited for."""
+        if self._last is not None:
+            wait([self._last])
+        self._last = self._thread.submit(write)
+        return self._last
+
+    def close(self) -> None:
+        """End the thread when it has written all."""
+        self._thread.shutdown()
+
+
 class TrackClaim:
     """A track whose lock is held by this process.
 
@@ -70,6 +91,8 @@ class TrackClaim:
         The audio of the track, of which nothing has been decoded yet.
     context : context manager of TrackWriter
         It takes the lock when it is entered, and publishes the track when it is left without an error.
+    raw_writer : RawWriter
+        Writes frames beside the encoding.
 
     Raises
     ------
@@ -90,12 +113,19 @@ class TrackClaim:
         The length of the audio that is written.
     """
 
-    def __init__(self, plan: TrackPlan, audio: TrackAudio, context: AbstractContextManager[TrackWriter]) -> None:
+    def __init__(
+        self,
+        plan: TrackPlan,
+        audio: TrackAudio,
+        context: AbstractContextManager[TrackWriter],
+        raw_writer: RawWriter,
+    ) -> None:
         self.plan, self.audio = plan, audio
         self.drawn = self._written = 0
         self.begun = self.whole = self.closed = False
         self.seconds = 0.0
         self.began = time.monotonic()
+        self._raw_writer, self._writes = raw_writer, list[Future[None]]()
         self._context = context
         self._writing = context.__enter__()
 
@@ -105,17 +135,32 @@ class TrackClaim:
         return self.whole and self.drawn == self._written
 
     def append(self, batch: EncodedBatch | EncodedState) -> None:
-        """Write the features of the next windows, or a state of the next one."""
+        """Write the features of the next windows, or a state of the next; an error may come with later ones."""
         if (frames := getattr(batch, "frames", None)) is not None:
-            self._writing.append_state(frames)
+            self._check_writes(self._raw_writer.submit(partial(self._writing.append_state, frames)))
             return
         batch = cast("EncodedBatch", batch)
-        self._writing.append(raw=batch.raw, segments=batch.segments, starts=batch.starts)
+        write = partial(self._writing.append, raw=batch.raw, segments=batch.segments, starts=batch.starts)
+        if batch.raw is None and not self._writes:
+            write()
+        else:
+            self._check_writes(self._raw_writer.submit(write))
         self._written += len(batch.starts)
         self.seconds = batch.end
 
+    def _check_writes(self, begun: Future[None] | None = None) -> None:
+        """Raise what went wrong with all writes but one that has just begun."""
+        writes, self._writes = self._writes, [begun] if begun else []
+        for write in writes:
+            write.result()
+
     def publish(self) -> None:
         """Make the track a part of the store. It is closed, even if that fails."""
+        try:
+            self._check_writes()
+        except BaseException as error:
+            self.give_up(error)
+            raise
         self.closed = True
         self._writing.attributes.update(self.audio.attributes)
         self._context.__exit__(None, None, None)
@@ -123,6 +168,7 @@ class TrackClaim:
     def give_up(self, error: BaseException) -> None:
         """Remove what is staged, and let go of the lock."""
         self.closed = True
+        wait(self._writes)
         self._context.__exit__(type(error), error, error.__traceback__)
 
 

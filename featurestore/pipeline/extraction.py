@@ -14,6 +14,7 @@ from featurestore.encode.batch_size import Window
 from featurestore.errors import (
     AudioError,
     CorruptTrackError,
+    DeviceLostError,
     ExtractionError,
     FeatureStoreError,
     StoreError,
@@ -21,10 +22,10 @@ from featurestore.errors import (
     TrackLockedError,
     TrackNotFoundError,
 )
-from featurestore.pipeline.claim import MOST_DEATHS, Attempts, TrackClaim, most_open
+from featurestore.pipeline.claim import MOST_DEATHS, Attempts, RawWriter, TrackClaim, most_open
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import Job, Requirements, TrackPlan
-from featurestore.pipeline.prefetch import TrackAudio, decode_ahead
+from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
 from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.store import StoreWriter
 
@@ -92,6 +93,7 @@ class Extraction:
         self._interrupts = interrupts
         self._tally = tally
         self._attempts = attempts
+        self._buffer = AudioBuffer(job.ahead_mb * 10**6)
         self._open: list[TrackClaim] = []
         self._most_open = most_open()
         self._later: list[TrackPlan] = []
@@ -106,9 +108,13 @@ class Extraction:
 
         Raises
         ------
-        StoreError
-            If the store cannot be written: going on would be in vain.
+        StoreError, DeviceLostError
+            If the store cannot be written, or the card has failed: going on would be in vain.
         """
+        with closing(RawWriter()) as self._raw_writer:
+            self._run(plans)
+
+    def _run(self, plans: Sequence[TrackPlan]) -> None:
         self._attempt(plans)
         patience = time.monotonic() + LOCK_PATIENCE
         pause, self._again = 0.0, True
@@ -200,12 +206,12 @@ class Extraction:
         track_id = plan.track.track_id
         if self._attempts.is_done(plan):
             return None
-        audio = TrackAudio(plan.track, self._extractor.model.sample_rate)
+        audio = TrackAudio(plan.track, self._extractor.model.sample_rate, self._buffer)
         context = self._writer.track(
             track_id, kinds=self._job.kinds, overwrite=True, attributes=self._attributes, wait=_LOCK_WAIT
         )
         try:
-            claim = TrackClaim(plan, audio, context)
+            claim = TrackClaim(plan, audio, context, self._raw_writer)
         except TrackLockedError as error:
             logger.info("%s: %s", track_id, error)
             if not error.same_track and self._in_vain:
@@ -243,6 +249,7 @@ class Extraction:
         """Write features of a track, and publish it after its last ones."""
         self._tally.encoding_seconds += (now := time.monotonic()) - self._mark
         self._mark = now
+        self._tally.waited_for_audio = self._buffer.waited
         if claim.closed:
             return
         try:
@@ -256,6 +263,9 @@ class Extraction:
             return
         if not self._publish_if_complete(claim):
             self._notify(claim.plan)
+        self._mark = time.monotonic()
+        self._tally.waited_for_store += self._mark - now
+        self._tally.encoding_seconds += self._mark - now
 
     def _publish_if_complete(self, claim: TrackClaim) -> bool:
         if claim.closed or not claim.complete:
@@ -282,9 +292,10 @@ class Extraction:
         return True
 
     def _release(self, claim: TrackClaim, reason: BaseException) -> None:
-        """Let go of a track without publishing it."""
+        """Let go of a track without publishing it; a card that is lost counts as the death of its process."""
         self._open.remove(claim)
-        self._attempts.end(claim.plan)
+        if not isinstance(reason, DeviceLostError):
+            self._attempts.end(claim.plan)
         claim.give_up(reason)
 
     def _fail_open(self, claim: TrackClaim, error: FeatureStoreError) -> None:

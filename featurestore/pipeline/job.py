@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from featurestore.audio import AudioFile
-from featurestore.errors import BuildStoppedError, SpecMismatchError, StoreError
+from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatchError, StoreError
 from featurestore.pipeline.claim import Attempts
 from featurestore.pipeline.extraction import Extraction, published_attributes
 from featurestore.pipeline.interrupts import Interrupts
@@ -121,7 +121,7 @@ def run_job(
     StoreAccessError
         If the features cannot fit on the disk, or the store cannot be written.
     BuildStoppedError
-        If the store cannot be written any more on the way.
+        If the store cannot be written any more on the way, or the card fails.
     """
     spec = executor.spec
     tally.facts.update(
@@ -157,7 +157,7 @@ def run_job(
                     tally.enter("packing")
                     with interrupts.deferred():
                         opened.pack(wait=_PACK_WAIT)
-        except StoreError as error:
+        except (StoreError, DeviceLostError) as error:
             raise BuildStoppedError(
                 f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "
                 "set this right and run the same command again",

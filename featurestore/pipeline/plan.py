@@ -14,7 +14,7 @@ from typing import Any
 from featurestore.audio import AudioFile, file_sha256, read_header
 from featurestore.audio.info import file_status
 from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessError
-from featurestore.pipeline.prefetch import threads
+from featurestore.pipeline.prefetch import AHEAD_MB, threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
 from featurestore.store.reading import free_files
@@ -121,7 +121,9 @@ class Job:
     kinds : tuple of str
         What is stored of each track.
     workers : int
-        The number of threads that decode ahead, for each process.
+        How many tracks are decoded at a time, for each process.
+    ahead_mb : int
+        Megabytes of decoded audio that may wait for the model, for each process.
     dtype, codec : str
         As in `FeatureSpec`.
     force, dry_run, fail_fast : bool
@@ -135,6 +137,7 @@ class Job:
     store: Path
     kinds: tuple[str, ...]
     workers: int = 1
+    ahead_mb: int = AHEAD_MB
     dtype: str = "float32"
     codec: str = "none"
     force: bool = False

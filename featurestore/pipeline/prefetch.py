@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import AudioFile, Found, decode, file_sha256, read_header
-from featurestore.audio.info import check_unchanged
-from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
+from featurestore.audio import AudioFile
+from featurestore.errors import FeatureStoreError, SettingError
+from featurestore.pipeline.decoder import Decoded, DecoderProcess, decode_track
 
-BLOCKS_AHEAD = 8
-"""Blocks of a few seconds that wait for the model, per track."""
+AHEAD_MB = 64
+"""Megabytes of decoded audio that wait for the model, of all tracks together: 11 minutes at 24 kHz."""
 
 _PATIENCE = 1.0
 """Seconds that the threads are waited for at the end."""
@@ -25,6 +28,28 @@ _PATIENCE = 1.0
 
 class _ClosedError(Exception):
     """Nobody wants this track's audio any more."""
+
+
+class AudioBuffer:
+    """Bounds the decoded audio that waits for the model, of all tracks together.
+
+    Parameters
+    ----------
+    size : int
+        Bytes. The track that the model waits for may have one block more, however full the buffer is.
+
+    Attributes
+    ----------
+    used : int
+        Bytes that wait.
+    waited : float
+        Seconds that the model has waited for audio.
+    """
+
+    def __init__(self, size: int = AHEAD_MB * 10**6) -> None:
+        self.size, self.used = size, 0
+        self.waited = 0.0
+        self.changed = threading.Condition()
 
 
 class TrackAudio:
@@ -36,6 +61,8 @@ class TrackAudio:
         The track and its file.
     sample_rate : int
         The rate that the model hears, Hz.
+    buffer : AudioBuffer, optional
+        Shared by the tracks that are decoded ahead.
 
     Attributes
     ----------
@@ -45,14 +72,15 @@ class TrackAudio:
         The length of what `blocks` has given so far.
     """
 
-    def __init__(self, track: AudioFile, sample_rate: int) -> None:
+    def __init__(self, track: AudioFile, sample_rate: int, buffer: AudioBuffer | None = None) -> None:
         self.track = track
         self.attributes: dict[str, Any] = {}
         self.seconds = 0.0
         self._sample_rate = sample_rate
         self._items: deque[npt.NDArray[np.float32] | FeatureStoreError | None] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
+        self._buffer = buffer or AudioBuffer()
+        self._changed = self._buffer.changed
+        self._closed = self._is_awaited = False
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the samples of the track, shape (samples,), mono float32, in blocks.
@@ -64,8 +92,14 @@ class TrackAudio:
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._items)
+                if not self._items:
+                    self._is_awaited, began = True, time.monotonic()
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._items)
+                    self._buffer.waited += time.monotonic() - began
                 item = self._items.popleft()
+                self._is_awaited = False
+                self._buffer.used -= _bytes(item)
                 self._changed.notify_all()
             if item is None:
                 return
@@ -78,61 +112,48 @@ class TrackAudio:
         """Drop what is left of the audio."""
         with self._changed:
             self._closed = True
+            self._buffer.used -= sum(map(_bytes, self._items))
             self._items.clear()
             self._changed.notify_all()
 
-    def produce(self) -> None:
+    def produce(self, decoded: Callable[[Path, int], Generator[Decoded, None, None]] = decode_track) -> None:
         """Decode the file into the queue; runs in a thread and raises nothing: errors go to `blocks`."""
-        try:
-            if not self._closed:
-                self._decode()
-        except _ClosedError:
-            pass
-        except FeatureStoreError as error:
-            self._put(error, at_once=True)
-        except Exception as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
-            wrapped = AudioFormatError(f"{self.track.path} cannot be read: {reason}")
-            wrapped.__cause__ = error
-            self._put(wrapped, at_once=True)
+        with contextlib.suppress(_ClosedError):
+            try:
+                if not self._closed:
+                    with contextlib.closing(decoded(self.track.path, self._sample_rate)) as items:
+                        for item in items:
+                            if isinstance(item, dict):
+                                self.attributes = item
+                            else:
+                                self._put(item)
+                    self._put(None)
+            except FeatureStoreError as error:
+                self._put(error)
 
-    def _decode(self) -> None:
-        path = self.track.path
-        info, found = read_header(path), Found()
-        for block in decode(path, self._sample_rate, info=info, found=found):
-            self._put(block)
-        sha256 = file_sha256(path)
-        check_unchanged(info)
-        self.attributes = {
-            "audio": {
-                "path": str(path),
-                "size": info.size,
-                "mtime_ns": info.mtime_ns,
-                "sha256": sha256,
-                "duration": found.samples / info.sample_rate,
-                "samples": found.samples,
-                "sample_rate": info.sample_rate,
-                "channels": info.channels,
-                "format": info.format,
-            },
-            "levels": found.levels.to_dict(),
-            "warnings": found.warnings,
-            "decoder": info.decoder,
-        }
-        self._put(None)
-
-    def _put(self, item: npt.NDArray[np.float32] | FeatureStoreError | None, *, at_once: bool = False) -> None:
+    def _put(self, item: npt.NDArray[np.float32] | FeatureStoreError | None) -> None:
+        size, buffer = _bytes(item), self._buffer
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or at_once or len(self._items) < BLOCKS_AHEAD)
-            if self._closed and not at_once:
+            self._changed.wait_for(
+                lambda: self._closed or not size or self._is_awaited or buffer.used + size <= buffer.size
+            )
+            if self._closed:
                 raise _ClosedError
+            self._is_awaited = False
+            buffer.used += size
             self._items.append(item)
             self._changed.notify_all()
 
 
+def _bytes(item: object) -> int:
+    return item.nbytes if isinstance(item, np.ndarray) else 0
+
+
 @contextlib.contextmanager
 def decode_ahead(audios: Iterable[TrackAudio], *, workers: int) -> Iterator[Iterator[TrackAudio]]:
-    """Decode tracks in threads, at most `workers` tracks ahead of the one that is being used.
+    """Decode tracks, at most `workers` tracks ahead of the one that is being used.
+
+    One worker is a thread of this process; of several, each thread waits for a process of its own.
 
     Parameters
     ----------
@@ -148,12 +169,19 @@ def decode_ahead(audios: Iterable[TrackAudio], *, workers: int) -> Iterator[Iter
     """
     source = iter(audios)
     under_way: deque[TrackAudio] = deque()
+    decoders = [DecoderProcess() for _ in range(workers)] if workers > 1 else []
+    idle = [decoder.decode for decoder in decoders] or [decode_track]
     with threads(workers, name="featurestore-decode") as submit:
+
+        def produce(audio: TrackAudio) -> None:
+            decode = idle.pop()
+            audio.produce(decode)
+            idle.append(decode)
 
         def start_next() -> None:
             for audio in source:
                 under_way.append(audio)
-                submit(audio.produce)
+                submit(partial(produce, audio))
                 return
 
         def in_order() -> Iterator[TrackAudio]:
@@ -169,6 +197,8 @@ def decode_ahead(audios: Iterable[TrackAudio], *, workers: int) -> Iterator[Iter
         finally:
             for audio in under_way:
                 audio.close()
+            for decoder in decoders:
+                decoder.close()
 
 
 @contextlib.contextmanager

@@ -43,6 +43,8 @@ class _Worker:
     spec: FeatureSpec | None = None
     published: float = 0.0  # seconds of audio
     encoded: float = 0.0  # seconds of audio, with tracks that are not finished
+    waited_for_audio: float = 0.0  # seconds
+    waited_for_store: float = 0.0
 
     @property
     def device(self) -> str:
@@ -228,11 +230,18 @@ class WorkerPool:
                     self._count(event, worker)
                 case Progress():
                     worker.encoded = event.audio_seconds
+                    self._add_waits(worker, event)
                     self._notify(event.track)
                 case FeatureStoreError():
                     if not self._begun or isinstance(event, StoreError):
                         raise event
                     logger.warning("the process of %s has no use: %s", worker.device, event)
+
+    def _add_waits(self, worker: _Worker, progress: Progress) -> None:
+        for name in ("waited_for_audio", "waited_for_store"):
+            more = (getattr(progress, name) - getattr(worker, name)) / len(self._configs)
+            setattr(self._tally, name, getattr(self._tally, name) + more)
+            setattr(worker, name, getattr(progress, name))
 
     def _give_plan(self, worker: _Worker) -> None:
         with contextlib.suppress(OSError):  # it has died, which is heard next

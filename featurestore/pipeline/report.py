@@ -37,6 +37,8 @@ class Progress:
         Seconds of audio per second of encoding; None before anything was encoded.
     eta : float or None
         Seconds that the rest should take; None while unknown.
+    waited_for_audio, waited_for_store : float
+        Seconds of the encoding, of which `BuildReport` has the shares.
     """
 
     stage: str
@@ -52,6 +54,8 @@ class Progress:
     elapsed: float = 0.0
     x_real_time: float | None = None
     eta: float | None = None
+    waited_for_audio: float = 0.0
+    waited_for_store: float = 0.0
 
     @property
     def done(self) -> int:
@@ -113,6 +117,9 @@ class BuildReport:
         Hours of audio encoded by this run.
     x_real_time : float or None
         Seconds of audio per second of encoding.
+    waited_for_audio, waited_for_store : float
+        Shares of the time of encoding in which the model had to wait for decoded audio (more `workers` may help),
+        and for features to be written; of several processes, their mean.
     audio_hours_to_do : float
         Hours of audio that needed extraction, as far as the files say their length.
     guessed : int
@@ -147,6 +154,8 @@ class BuildReport:
     avg_time_per_file: float | None = None
     audio_hours: float = 0.0
     x_real_time: float | None = None
+    waited_for_audio: float = 0.0
+    waited_for_store: float = 0.0
     audio_hours_to_do: float = 0.0
     guessed: int = 0
     estimated_bytes: int | None = None
@@ -230,6 +239,8 @@ class Tally:
     audio_seconds: float = 0.0
     audio_seconds_total: float = 0.0
     encoding_seconds: float = 0.0
+    waited_for_audio: float = 0.0
+    waited_for_store: float = 0.0
     furthest: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
@@ -288,6 +299,8 @@ class Tally:
                 elapsed=time.monotonic() - self.began,
                 x_real_time=speed,
                 eta=left / speed if speed else None,
+                waited_for_audio=self.waited_for_audio,
+                waited_for_store=self.waited_for_store,
             )
         )
 
@@ -307,5 +320,7 @@ class Tally:
             avg_time_per_file=spent / self.processed if self.processed else None,
             audio_hours=self.audio_seconds / 3600,
             x_real_time=self.audio_seconds / spent if self.audio_seconds and spent else None,
+            waited_for_audio=min(1.0, self.waited_for_audio / spent) if spent else 0.0,
+            waited_for_store=min(1.0, self.waited_for_store / spent) if spent else 0.0,
             **self.facts,
         )

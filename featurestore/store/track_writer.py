@@ -182,7 +182,7 @@ class TrackWriter:
         if self._raw is None:
             self._raw = self._new_shard("raw", 4)
         self._frames = block.shape[2]
-        self._raw.append(block.reshape(-1, *block.shape[2:]))
+        self._raw.append(chunk for segment in block for chunk in segment)
 
     def set_aggregated(self, aggregated: npt.ArrayLike) -> None:
         """Store this instead of the mean of the segments: array_like, shape (layers, dim)."""

@@ -84,6 +84,7 @@ def test_options_reach_the_store(run, music, tmp_path, model_folder):
         "--dataset": "set",
         "--limit": "2",
         "--workers": "2",
+        "--ahead-mb": "64",
         "--processes": "2",
         "--batch-size": "3",
         "--device": "cpu",

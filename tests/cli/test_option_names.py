@@ -23,6 +23,7 @@ BAD = {
     "--revision": ["0" * 40],
     "--device": ["abacus", "cuda:99", "auto,cpu", ""],
     "--workers": ["0", "-1", "x", "1.5"],
+    "--ahead-mb": ["0", "-1", "x", "1.5"],
     "--processes": ["0", "-1", "x", "1.5"],
     "--feature-level": ["most", ""],
     "--layers": ["99", "4-", "x", "", "7-4"],

@@ -1,5 +1,7 @@
 """A device that is asked for is the one that is used, or an error that lists what there is."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -58,8 +60,17 @@ def test_an_unknown_device(name):
 
 
 def test_batch_sizes():
-    sizes = {kind: default_batch_size(torch.device(kind)) for kind in ("cpu", "mps", "cuda")}
-    assert sizes == {"cpu": 4, "mps": 8, "cuda": 16}
+    sizes = {kind: default_batch_size(torch.device(kind)) for kind in ("cpu", "mps")}
+    assert sizes == {"cpu": 4, "mps": 8}
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "size"), [(2, 4), (4.2, 8), (8.3, 16), (12, 16), (24, 32), (40, 64), (85, 128), (150, 128)]
+)
+def test_batch_sizes_of_cards_follow_their_memory(monkeypatch, gigabytes, size):
+    card = SimpleNamespace(total_memory=gigabytes * 1e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    assert default_batch_size(torch.device("cuda:0")) == size
 
 
 @pytest.mark.parametrize(

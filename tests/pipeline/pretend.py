@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from featurestore import FeatureSpec
-from featurestore.errors import DeviceError, StoreAccessError
+from featurestore.errors import DeviceError, DeviceLostError, StoreAccessError
 from featurestore.pipeline import worker
 from featurestore.windows import sliding_windows
 
@@ -52,6 +52,8 @@ class Encoder:
                 os.kill(os.getpid(), signal.SIGKILL)
             if owner.plan.track.track_id == "deadly":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            if self.device == "failing" or owner.plan.track.track_id == "card-killer":
+                raise DeviceLostError(f"{self.device} has failed")
             if self.device == "stuck":
                 raise StoreAccessError("the disk is full")
             features = np.tile(samples[:4], (1, 2, 1)).astype(np.float32)

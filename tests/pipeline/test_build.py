@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 
 import featurestore
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
-from featurestore.errors import SettingError, SourceError, SpecMismatchError
+from featurestore.errors import ExtractionError, SettingError, SourceError, SpecMismatchError
 from featurestore.pipeline import prefetch
-from featurestore.pipeline.prefetch import threads
+from featurestore.pipeline.building import default_workers
+from featurestore.pipeline.claim import TrackClaim
+from featurestore.pipeline.prefetch import TrackAudio, threads
+from featurestore.store.track_writer import TrackWriter
 
 IDS = ["a/one", "a/two", "b/one", "b/three"]
 
@@ -47,6 +51,47 @@ def test_features_are_those_of_the_extractor(music, tmp_path, extractor, assert_
         assert_states_close(store.aggregated(tracks=[track_id]), alone["aggregated"][None])
     assert store.info()["packed"] == 4
     assert store.verify(deep=True).ok
+
+
+@pytest.mark.slow
+def test_frames_are_written_by_a_thread_whose_errors_are_those_of_a_track(
+    music, tmp_path, extractor, staged, monkeypatch
+):
+    threads_of_frames, append = set(), TrackWriter.append
+
+    def watched(self, **features):
+        threads_of_frames.add(threading.current_thread().name.rsplit("_")[0])
+        if self._id == "a/two":
+            raise ExtractionError("too large")
+        append(self, **features)
+
+    monkeypatch.setattr(TrackWriter, "append", watched)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert threads_of_frames == {"featurestore-raw"}
+    assert [(failure.track_id, failure.message) for failure in report.errors] == [("a/two", "too large")]
+    assert FeatureStore(tmp_path / "s.zarr").track_ids == ["a/one", "b/one", "b/three"]
+    assert staged(tmp_path / "s.zarr") == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("featurestore")]
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "cores", "workers"),
+    [("cpu", 1, 16, 1), ("mps", 1, 8, 1), ("cuda:0", 1, 16, 8), ("cuda:1", 2, 8, 4), ("cuda:0", 8, 4, 1)],
+)
+def test_a_card_gets_as_many_workers_as_there_are_cores(monkeypatch, device, processes, cores, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert default_workers(device, processes) == workers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("slow", "name"), [(TrackAudio, "_put"), (TrackClaim, "append")])
+def test_the_report_says_what_the_model_waited_for(music, tmp_path, extractor, monkeypatch, slow, name):
+    real = getattr(slow, name)
+    monkeypatch.setattr(slow, name, lambda *x: (time.sleep(0.5), real(*x))[1])
+    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    waits = report.waited_for_audio, report.waited_for_store
+    assert 0.5 < waits[slow is TrackClaim] < 1
+    assert waits[slow is TrackAudio] < 0.5
 
 
 @pytest.mark.slow
@@ -301,7 +346,7 @@ def test_memory_does_not_grow_with_the_length_of_a_track(tmp_path, clip, extract
     for seconds in (20, 200):
         source = clip(tmp_path / f"{seconds}.wav", seconds, rate=16_000)
         tracemalloc.start()
-        build(source, tmp_path / f"{seconds}.zarr", extractor=extractor, feature_level=feature_level)
+        build(source, tmp_path / f"{seconds}.zarr", extractor=extractor, feature_level=feature_level, ahead_mb=2)
         peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
         tracemalloc.stop()
     samples = 200 * extractor.model.sample_rate * 4 / 2**20

@@ -1,5 +1,8 @@
 """Decoding ahead: in order, in bounded memory, and errors reach the track that they are about."""
 
+import os
+import signal
+import subprocess
 import threading
 import time
 
@@ -8,7 +11,7 @@ import pytest
 
 from featurestore.audio import AudioFile, load_audio
 from featurestore.errors import AudioError
-from featurestore.pipeline.prefetch import BLOCKS_AHEAD, TrackAudio, decode_ahead
+from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
 
 
 def decoding_threads():
@@ -48,13 +51,36 @@ def test_workers_are_at_most_so_many_tracks_ahead(tracks, workers):
             list(audio.blocks())
 
 
-def test_a_long_file_waits_in_bounded_memory(tmp_path, clip):
-    track = AudioFile("long", clip(tmp_path / "long.wav", 120, rate=8_000))
-    with decode_ahead([TrackAudio(track, 24_000)], workers=1) as audios:
-        audio = next(audios)
-        time.sleep(0.5)
-        assert len(audio._items) <= BLOCKS_AHEAD
-        assert sum(map(len, audio.blocks())) == 120 * 24_000
+def test_all_that_is_ahead_waits_in_bounded_memory(tmp_path, clip):
+    tracks = [AudioFile(str(n), clip(tmp_path / f"{n}.wav", 60, rate=8_000)) for n in range(3)]
+    buffer = AudioBuffer(4_000_000)  # a track of 60 s at 24 kHz has 5.8 MB
+    with decode_ahead((TrackAudio(track, 24_000, buffer) for track in tracks), workers=2) as audios:
+        for audio in audios:
+            while buffer.used <= buffer.size - 500_000:  # a block has 480,000 bytes
+                time.sleep(0.01)
+            time.sleep(0.1)
+            assert buffer.used <= buffer.size
+            assert sum(map(len, audio.blocks())) == 60 * 24_000
+            if audio.track is tracks[1]:
+                break
+    assert buffer.used == 0
+
+
+def test_a_track_that_is_waited_for_passes_those_that_fill_the_buffer(tmp_path, clip):
+    buffer = AudioBuffer(1_000_000)
+    first, second = (
+        TrackAudio(AudioFile(str(n), clip(tmp_path / f"{n}.wav", 20, rate=8_000)), 24_000, buffer) for n in (1, 2)
+    )
+    later = threading.Thread(target=second.produce, daemon=True)
+    later.start()
+    while buffer.used < 900_000:
+        time.sleep(0.01)
+    sooner = threading.Thread(target=first.produce, daemon=True)
+    sooner.start()
+    assert sum(map(len, first.blocks())) == sum(map(len, second.blocks())) == 20 * 24_000
+    sooner.join(10)
+    later.join(10)
+    assert buffer.used == 0
 
 
 def test_an_error_reaches_its_track_and_no_other(tmp_path, tracks):
@@ -78,6 +104,49 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, clip):
             list(blocks)
 
 
+def decoder_processes():
+    """The processes that this one has started for decoding."""
+    children = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "decoder import serve"], capture_output=True)
+    return [int(x) for x in children.stdout.split()]
+
+
+@pytest.mark.slow
+def test_a_decoder_that_dies_fails_its_track_and_no_other(tmp_path, clip):
+    long = AudioFile("long", clip(tmp_path / "long.wav", 120, rate=8_000))
+    tracks = [AudioFile(str(n), clip(tmp_path / f"{n}.wav", seed=n)) for n in range(4)]
+    buffer = AudioBuffer(1_000_000)
+    ahead = [TrackAudio(track, 24_000, buffer) for track in (long, *tracks)]
+    with decode_ahead(ahead, workers=2) as audios:
+        blocks = next(audios).blocks()
+        while not (ahead[1].attributes and ahead[2].attributes and buffer.used > 400_000):
+            time.sleep(0.01)  # now one decodes the long file, and the other waits for its next one
+        assert len(decoder_processes()) == 2
+        for process in decoder_processes():
+            os.kill(process, signal.SIGSEGV)
+        with pytest.raises(AudioError, match=r"long\.wav cannot be decoded.*SIGSEGV"):
+            list(blocks)
+        for track, audio in zip(tracks, audios, strict=True):
+            samples = np.concatenate(list(audio.blocks()))
+            np.testing.assert_array_equal(samples, load_audio(track.path, 24_000))
+    assert decoder_processes() == []
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_a_file_is_said_as_by_one_worker(tmp_path, clip):
+    (tmp_path / "bad.wav").write_text("no audio")
+    paths = [tmp_path / "bad.wav", clip(tmp_path / "short.wav", 0.5), tmp_path / "none.wav"]
+
+    def errors(workers):
+        tracks = (TrackAudio(AudioFile(path.stem, path), 24_000) for path in paths)
+        with decode_ahead(tracks, workers=workers) as audios:
+            for audio in audios:
+                with pytest.raises(AudioError) as caught:
+                    list(audio.blocks())
+                yield type(caught.value), str(caught.value)
+
+    assert list(errors(2)) == list(errors(1))
+
+
 def test_threads_end_when_nobody_wants_the_rest(tmp_path, clip):
     tracks = [AudioFile(str(n), clip(tmp_path / f"{n}.wav", 60, rate=8_000)) for n in range(3)]
     with decode_ahead((TrackAudio(track, 24_000) for track in tracks), workers=2) as audios:
@@ -87,3 +156,4 @@ def test_threads_end_when_nobody_wants_the_rest(tmp_path, clip):
         began = time.monotonic()
     assert time.monotonic() - began < 1
     assert decoding_threads() == []
+    assert decoder_processes() == []

@@ -237,6 +237,19 @@ def test_the_others_do_what_the_dead_leave(run):
 
 
 @pytest.mark.slow
+def test_the_others_do_what_a_card_leaves_that_fails(run):
+    tally = run(TRACKS, "b", "failing")
+    assert (tally.processed, tally.failures) == (20, [])
+
+
+@pytest.mark.slow
+def test_a_track_with_which_cards_fail_is_given_up_and_no_other(run):
+    tally = run([*TRACKS[:10], "card-killer", *TRACKS[10:]], "a", "b")
+    assert [failure.track_id for failure in tally.failures] == ["card-killer"]
+    assert (tally.processed, tally.skipped) == (20, 0)
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_after_all_others_have_ended_is_replaced(run):
     tally = run(TRACKS, "a", "late")
     assert (tally.processed, tally.failures, tally.skipped) == (20, [], 0)

@@ -11,7 +11,8 @@ import pytest
 import featurestore.pipeline.extraction as extraction
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
 from featurestore.errors import TrackLockedError
-from featurestore.pipeline import prefetch
+from featurestore.pipeline import decoder
+from featurestore.pipeline.decoder import DecoderProcess
 from featurestore.store.commit.locks import stripe_of
 from featurestore.store.format.keys import encode_key
 
@@ -58,9 +59,9 @@ def test_a_track_that_another_writer_has_is_skipped(music, store, extractor, oth
 
 @pytest.mark.slow
 def test_what_another_writer_has_is_not_decoded(music, store, extractor, other, monkeypatch):
-    decoded, decode = [], prefetch.decode
+    decoded, decode = [], DecoderProcess.decode
     monkeypatch.setattr(
-        prefetch, "decode", lambda path, *a, **k: decoded.append(path.stem) or decode(path, *a, **k)
+        DecoderProcess, "decode", lambda self, path, *a: decoded.append(path.stem) or decode(self, path, *a)
     )
     holder = Holder(other, "a/two")
     build(music, store, extractor=extractor, workers=3)
@@ -70,7 +71,7 @@ def test_what_another_writer_has_is_not_decoded(music, store, extractor, other, 
 
 @pytest.mark.slow
 def test_a_track_is_locked_while_it_is_decoded(music, store, extractor, other, monkeypatch):
-    refused, decode = [], prefetch.decode
+    refused, decode = [], decoder.decode
 
     def locked(path, *arguments, **options):
         with pytest.raises(TrackLockedError), other.track(path.relative_to(music).with_suffix("").as_posix()):
@@ -78,7 +79,7 @@ def test_a_track_is_locked_while_it_is_decoded(music, store, extractor, other, m
         refused.append(path)
         return decode(path, *arguments, **options)
 
-    monkeypatch.setattr(prefetch, "decode", locked)
+    monkeypatch.setattr(decoder, "decode", locked)
     assert build(music, store, extractor=extractor).processed == len(refused) == 4
 
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from featurestore import FeatureStore, build
-from featurestore.errors import BuildStoppedError, NotAStoreError, StoreAccessError, StoreVersionError
+from featurestore.encode.batching import BatchEncoder
+from featurestore.errors import (
+    BuildStoppedError,
+    DeviceLostError,
+    NotAStoreError,
+    StoreAccessError,
+    StoreVersionError,
+)
 
 
 def test_a_file_is_no_store(music, tmp_path, extractor):
@@ -60,6 +67,31 @@ def test_a_folder_without_permission_is_named(music, tmp_path, extractor):
     (tmp_path / "mine").mkdir(mode=0o500)
     with pytest.raises(StoreAccessError, match="permission denied"):
         build(music, tmp_path / "mine" / "s.zarr", extractor=extractor)
+
+
+@pytest.mark.slow
+def test_a_card_that_fails_stops_the_build_and_keeps_what_is_published(
+    music, tmp_path, extractor, monkeypatch, staged
+):
+    real = BatchEncoder._encode
+
+    def fail_later(self, windows, raw, stop):
+        if len(FeatureStore(tmp_path / "s.zarr")):
+            raise DeviceLostError("cuda:0 has failed")
+        return real(self, windows, raw, stop)
+
+    monkeypatch.setattr(BatchEncoder, "_encode", fail_later)
+    monkeypatch.setattr(BatchEncoder, "_failure", lambda _, error: (_ for _ in ()).throw(error))
+    with pytest.raises(
+        BuildStoppedError, match=r"cuda:0 has failed\. The 1 tracks that it has published are kept"
+    ) as caught:
+        build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert (caught.value.report.processed, caught.value.report.failed) == (1, 0)
+    assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
+    assert staged(tmp_path / "s.zarr") == []
+    monkeypatch.undo()
+    again = build(music, tmp_path / "s.zarr", extractor=extractor)
+    assert (again.processed, again.cached) == (3, 1)
 
 
 def test_a_build_that_stopped_can_be_told_to_other_processes():
