@@ -83,6 +83,13 @@ def devices() -> Iterator[Check]:
     except (ImportError, OSError) as error:
         yield Check("devices", "cuda, mps", None, f"torch does not load: {error}")
         return
+    from featurestore.models.kernels.half import bf16_products
+
+    bf16 = bf16_products()
+    worth = (
+        f"{bf16}: `precision` bf16 is faster than fp32 for MERT" if bf16 else "no bf16 products: `precision` fp32"
+    )
+    yield Check("devices", "precision on cpu", True if bf16 else None, worth)
     yield from _cards()
     there = torch.backends.mps.is_available()
     yield Check("devices", "mps", True if there else None, "there" if there else "none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,7 +40,7 @@ MAX_VALUES = 2**22
 """Values of all layers together at most: 16 MiB of float32 for each track, were there only a name of it."""
 _MAX_NUMBER = 10**9  # Hz, seconds and the like
 
-_MEASURED = ("int8_cosines", "int8_errors")
+_MEASURED = ("precision_cosines", "precision_errors")
 """What is found out about the features, not what identifies them."""
 
 
@@ -129,9 +130,10 @@ class FeatureSpec:
         Type of the stored numbers.
     codec : {"none", "zstd", "lz4", "bitround"}
         How they are compressed; "bitround" first rounds them to 10 bits of mantissa.
-    int8_cosines, int8_errors : tuple of float, optional
-        Of each stored layer, how near int8 came to fp32 on a probe when an earlier release made the store: centred
-        cosine, and largest difference relative to the largest value. A measurement, not part of the identity.
+    precision_cosines, precision_errors : tuple of float, optional
+        Of each stored layer, how near a precision of fewer bits came to fp32 on a test signal: centred cosine, and
+        largest difference relative to the largest value. A measurement, not part of the identity. Earlier releases
+        called them `int8_cosines` and `int8_errors`.
 
     Examples
     --------
@@ -156,8 +158,8 @@ class FeatureSpec:
     precision: str = "fp32"
     dtype: str = "float32"
     codec: str = "none"
-    int8_cosines: tuple[float, ...] | None = None
-    int8_errors: tuple[float, ...] | None = None
+    precision_cosines: tuple[float, ...] | None = None
+    precision_errors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         layers = tuple(int(x) if is_whole(x) else x for x in self.layers)  # of numpy, perhaps
@@ -269,6 +271,22 @@ class FeatureSpec:
         canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def of_layers(self, layers: Sequence[int]) -> FeatureSpec:
+        """Make the spec of some of these layers, with what was measured of them.
+
+        Examples
+        --------
+        >>> FeatureSpec.for_arrays(layers=4, dim=8).of_layers([3, 1]).layers
+        (1, 3)
+        """
+        chosen = tuple(sorted(layers))
+        measured: dict[str, Any] = {}
+        for name in _MEASURED:
+            values = getattr(self, name)
+            if values is not None and len(values) == len(self.layers):
+                measured[name] = tuple(values[self.layers.index(layer)] for layer in chosen)
+        return dataclasses.replace(self, layers=chosen, **measured)
+
     def differences(self, requested: FeatureSpec) -> dict[str, tuple[Any, Any]]:
         """Return the settings of the identity in which another spec differs, as name to (own, requested).
 
@@ -289,7 +307,7 @@ class FeatureSpec:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as plain JSON values, with what was measured of int8 only where it was.
+        """Return the spec as plain JSON values, with what was measured of the precision only where it was.
 
         Examples
         --------
@@ -317,6 +335,7 @@ class FeatureSpec:
         >>> FeatureSpec.from_dict({"layers": [0, 1], "dim": 8}) == FeatureSpec.for_arrays(layers=2, dim=8)
         True
         """
+        values = {re.sub("^int8_", "precision_", name): value for name, value in values.items()}
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise SettingError(f"unknown settings in the spec: {', '.join(unknown)}")

@@ -109,7 +109,7 @@ def test_arrays_made_elsewhere():
                 ),
                 *(("do_normalize", 1), ("sample_rate", 24e3), ("sample_rate", 0), ("sample_rate", 10**400)),
                 *(("frame_rate", float("nan")), ("segment_duration", -1.0), ("overlap", 1.0), ("overlap", "foo")),
-                *(("int8_cosines", ["x"]), ("int8_errors", [float("inf")])),
+                *(("precision_cosines", ["x"]), ("precision_errors", [float("inf")])),
             )
         ),
     ],

@@ -158,8 +158,9 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
-    help="Arithmetic of the model.  [default: fp16 on cuda, or fp32]",
+    type=click.Choice(["fp32", "fp16", "bf16", "auto"]),
+    help="Arithmetic of the model; bf16 also on processors with its products (see doctor): auto takes it there.  "
+    "[default: fp16 on cuda, or fp32]",
 )
 @click.option("--no-mixed-precision", is_flag=True, help="Calculate in float32 on cuda, too.")
 @click.option("--disable-oom-recovery", is_flag=True, help="Never go on with smaller batches.")

@@ -11,14 +11,15 @@ import torch
 
 from featurestore.encode.card import exact_float32, no_cards_because
 from featurestore.errors import DeviceError, SettingError
+from featurestore.models.kernels.half import bf16_products
 from featurestore.models.warning_filters import suppress_warnings
 
 _BATCH_SIZES = {"cpu": 4, "mps": 8}
 _CUDA_BATCH = 16
 """Windows that 8 GB of a card are enough for; twice as much memory takes twice as many, 128 at most."""
 
-PRECISIONS = {"fp32": None, "fp16": "cuda", "bf16": "cuda"}
-"""What a model can calculate in, and the kind of device that can; None for all."""
+PRECISIONS = ("fp32", "fp16", "bf16", "auto")
+"""What a model can calculate in; auto is bf16 on a CPU that has its products, fp16 on cuda, or else fp32."""
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -87,12 +88,13 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
 
     Parameters
     ----------
-    name : {"fp32", "fp16", "bf16"} or None
-        None for the device's own: fp16 on cuda unless mixed precision is off, fp32 elsewhere.
+    name : {"fp32", "fp16", "bf16", "auto"} or None
+        None for the device's own: fp16 on cuda unless mixed precision is off, fp32 elsewhere. "auto" takes bf16
+        on a CPU that has its products, too.
     mixed_precision : bool
         False is another way to say fp32, and contradicts fp16 and bf16.
     device : torch.device
-        Where the model runs: fp16 is for cuda, bf16 for cards that have it.
+        Where the model runs: fp16 is for cuda, bf16 for cards and processors that have it.
 
     Raises
     ------
@@ -103,13 +105,25 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
         return "fp16" if mixed_precision and device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
         raise SettingError(f"`precision` must be one of {', '.join(PRECISIONS)}, not {name!r}")
-    kind = PRECISIONS[name]
-    if kind == "cuda" and not mixed_precision:
+    if name == "fp32":
+        return name
+    if name == "auto":
+        if device.type == "cpu" and mixed_precision and bf16_products():
+            return "bf16"
+        return resolve_precision(None, mixed_precision=mixed_precision, device=device)
+    if not mixed_precision:
         raise SettingError(
             f"`precision` {name} is mixed precision, which `mixed_precision=False` turns off: leave out one"
         )
-    if kind not in (None, device.type):
-        raise SettingError(f"`precision` {name} is for {kind}, not for {device}: use fp32, or `device={kind!r}`")
+    if device.type == "cpu" and name == "bf16":
+        if bf16_products() is None:
+            raise SettingError(
+                "`precision` bf16 needs a processor with bf16 products (amx_bf16 or avx512_bf16), and this "
+                "one has none: use fp32, or auto for bf16 where it is fast"
+            )
+        return name
+    if device.type != "cuda":
+        raise SettingError(f"`precision` {name} is for cuda, not for {device}: use fp32, or `device='cuda'`")
     if name == "bf16":
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -137,9 +151,9 @@ def default_batch_size(device: torch.device) -> int:
 
 
 def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
-    """On CUDA: on this card, half precision if it is wanted, and true float32 elsewhere."""
+    """Half precision if it is wanted; on CUDA: on this card, and true float32 elsewhere."""
     if device.type != "cuda":
-        return nullcontext()
+        return nullcontext() if half is None else torch.autocast(device.type, dtype=half)
     contexts = ExitStack()
     contexts.enter_context(torch.cuda.device(device))
     contexts.enter_context(exact_float32())

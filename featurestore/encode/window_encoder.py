@@ -25,7 +25,8 @@ from featurestore.models.encoder import (
     require_encoder,
     window_bytes,
 )
-from featurestore.models.kernels.engine import CpuEngine, optimize_for_cpu
+from featurestore.models.kernels.engine import CpuEngine, bf16_for_cpu, optimize_for_cpu
+from featurestore.models.kernels.fidelity import Fidelity
 from featurestore.models.kernels.half import HALF, to_half
 from featurestore.spec import FeatureSpec, check_count, is_whole
 from featurestore.windows import (
@@ -71,8 +72,9 @@ class WindowEncoder:
     layers : sequence of int, optional
         Hidden states to keep, by default all. Features have them in ascending order, and layers beyond the
         last one are not computed.
-    precision : {"fp32", "fp16", "bf16"}, optional
-        Arithmetic of the model: fp16 is for cuda, and the default there, bf16 for cards that have it.
+    precision : {"fp32", "fp16", "bf16", "auto"}, optional
+        Arithmetic of the model: fp16 is for cuda, and the default there, bf16 for cards and processors that have
+        it. "auto" is bf16 on such a processor, fp16 on cuda, or else fp32.
 
     Attributes
     ----------
@@ -152,12 +154,15 @@ class WindowEncoder:
             )
         self._frame_rate = frame_rate(model, self._window)
         half = HALF.get(self.precision)
+        self._fidelity: Fidelity | None = None
         try:
             self.model = network = model.to(self.device)
-            if half is not None:
-                network = to_half(network, half)
-            elif self.device.type == "cpu":
+            if self.device.type != "cpu":
+                network = network if half is None else to_half(network, half)
+            elif half is None:
                 network = optimize_for_cpu(self.model)
+            else:
+                network, self._fidelity = bf16_for_cpu(self.model)
             if self.device.type == "cuda":
                 try_out(self.model, None if half is None else network, self.device, half)
                 self.model = network  # weights in float32 that it does not need leave the card
@@ -170,7 +175,7 @@ class WindowEncoder:
             device=self.device,
             batch_size=int(batch_size),
             layers=self.layers,
-            half=half,
+            half=None if isinstance(network, CpuEngine) else half,
             oom_recovery=oom_recovery,
             # Long windows are encoded one by one, each with all cores: every one more at a time needs its memory.
             workers=torch.get_num_threads() if isinstance(network, CpuEngine) and not is_long else 1,
@@ -193,6 +198,7 @@ class WindowEncoder:
         """
         from featurestore.audio import RESAMPLER
 
+        found = self._fidelity
         return FeatureSpec(
             layers=self.layers,
             dim=self.model.dim,
@@ -208,6 +214,8 @@ class WindowEncoder:
             precision=self.precision,
             dtype=dtype,
             codec=codec,
+            precision_cosines=None if found is None else tuple(found.cosines[layer] for layer in self.layers),
+            precision_errors=None if found is None else tuple(found.errors[layer] for layer in self.layers),
         )
 
     def encode(self, blocks: Iterable[npt.NDArray[np.float32]], *, raw: bool) -> Iterator[EncodedBatch]:

@@ -38,7 +38,7 @@ def common_spec(stores: Sequence[StoreReader], layers: Sequence[int] | None, dty
         if dtype == "float32" != store.spec.dtype:
             raise SettingError(f"float16 of {store.path} does not become float32 again: leave `dtype` out")
         chosen = resolve_layers(layers, store.spec, store.path).numbers
-        specs.append(replace(store.spec, layers=tuple(sorted(chosen)), dtype=dtype or store.spec.dtype))
+        specs.append(replace(store.spec.of_layers(chosen), dtype=dtype or store.spec.dtype))
         if differences := specs[0].differences(specs[-1]):
             listed = "; ".join(
                 f"`{name}` is {ours!r} and {theirs!r}" for name, (ours, theirs) in differences.items()

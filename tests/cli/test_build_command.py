@@ -106,7 +106,7 @@ def test_options_reach_the_store(run, music, tmp_path, model_folder):
 def test_a_precision_that_is_not_there_is_refused_with_those_that_are(run, music, tmp_path):
     result = run("build", music, tmp_path / "s.zarr", "--model", "logmel", "--precision", "int8")
     assert result.code == 2
-    assert "'int8' is not one of 'fp32', 'fp16', 'bf16'" in result.err
+    assert "'int8' is not one of 'fp32', 'fp16', 'bf16', 'auto'" in result.err
     assert not (tmp_path / "s.zarr").exists()
 
 

@@ -118,13 +118,13 @@ def test_info(run, small_store):
 
 
 def test_info_of_a_store_of_int8_that_an_earlier_release_made(run, tmp_path):
-    measured = {"int8_cosines": (0.999, 0.998, 0.997), "int8_errors": (0.01, 0.02, 0.03)}
+    measured = {"precision_cosines": (0.999, 0.998, 0.997), "precision_errors": (0.01, 0.02, 0.03)}
     StoreWriter(
         tmp_path / "s.zarr", spec=FeatureSpec(layers=(0, 1, 2), dim=8, precision="int8", **measured)
     ).close()
     result = run("info", tmp_path / "s.zarr")
     lines = dict(line.split(maxsplit=1) for line in result.out.splitlines())
-    assert (lines["layers"], lines["int8_cosines"], lines["int8_errors"]) == (
+    assert (lines["layers"], lines["precision_cosines"], lines["precision_errors"]) == (
         "0-2",
         "0.999,0.998,0.997",
         "0.01,0.02,0.03",

@@ -6,11 +6,74 @@ import numpy as np
 import pytest
 import torch
 
-from featurestore import FeatureExtractor, FeatureStore
+from benchmarks.music import write_pieces
+from featurestore import FeatureExtractor, FeatureStore, load_audio
 from featurestore.encode.device import resolve_precision
 from featurestore.errors import SettingError, SpecMismatchError
+from featurestore.models.kernels.half import bf16_products
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
+
+
+def with_products(name, monkeypatch):
+    monkeypatch.setattr("featurestore.encode.device.bf16_products", lambda: name)
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [("avx2 avx512_bf16 amx_tile amx_bf16", "amx_bf16"), ("avx512_bf16 fma", "avx512_bf16"), ("avx512f", None)],
+)
+def test_a_processor_names_its_products(tmp_path, monkeypatch, flags, wanted):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    assert bf16_products(tmp_path / "cpuinfo") == wanted
+
+
+@pytest.mark.parametrize(
+    ("products", "precision"), [("avx512_bf16", "bf16"), ("amx_bf16", "bf16"), (None, "fp32")]
+)
+def test_auto_takes_bf16_where_it_is_fast(monkeypatch, products, precision):
+    with_products(products, monkeypatch)
+    assert resolve_precision("auto", mixed_precision=True, device=CPU) == precision
+    assert resolve_precision("auto", mixed_precision=False, device=CPU) == "fp32"
+    assert resolve_precision("auto", mixed_precision=True, device=CUDA) == "fp16"
+    assert resolve_precision(None, mixed_precision=True, device=CPU) == "fp32"
+
+
+def test_a_processor_without_products_is_refused_bf16_with_the_way_out(monkeypatch):
+    with_products(None, monkeypatch)
+    with pytest.raises(SettingError, match=r"needs a processor with bf16 products .* use fp32, or auto"):
+        resolve_precision("bf16", mixed_precision=True, device=CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["tiny", "mini"])
+def test_bf16_on_a_cpu_is_near_float32_and_the_spec_says_how_near(request, tmp_path, monkeypatch, model):
+    with_products("avx512_bf16", monkeypatch)  # where there is none torch emulates them, slowly
+    model = request.getfixturevalue("tiny") if model == "tiny" else model
+    exact, half = (FeatureExtractor(model=model, layers=[1, 3], precision=name) for name in ("fp32", "bf16"))
+    spec = half.spec()
+    assert spec.precision == "bf16"
+    assert len(spec.precision_cosines) == len(spec.precision_errors) == 2
+    assert min(spec.precision_cosines) > 0.99
+    assert 0 < max(spec.precision_errors) < 0.1
+    assert exact.spec().precision_cosines is None
+    assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    pieces = [
+        load_audio(path, half.model.sample_rate)[: 12 * half.model.sample_rate]
+        for path in write_pieces(tmp_path)[:4]
+    ]
+    wanted, found = (
+        np.concatenate([batch.segments for piece in pieces for batch in x.encode([piece], raw=False)])
+        for x in (exact, half)
+    )
+    for layer in range(2):
+        a, b = ((x[:, layer] - wanted[:, layer].mean(axis=0)).ravel() for x in (wanted, found))
+        assert a @ b / np.sqrt((a @ a) * (b @ b)) > 0.998
+    StoreWriter(tmp_path / "s.zarr", spec=exact.spec())
+    with pytest.raises(SpecMismatchError, match="precision"):
+        StoreWriter(tmp_path / "s.zarr", spec=spec)
+
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -32,12 +95,11 @@ def test_one_name_says_it(name, mixed, device, wanted):
 @pytest.mark.parametrize(
     ("name", "mixed", "device", "message"),
     [
-        ("fp8", True, CPU, "one of fp32, fp16, bf16, not 'fp8'"),
-        ("int8", True, CPU, "one of fp32, fp16, bf16, not 'int8'"),
+        ("fp8", True, CPU, "one of fp32, fp16, bf16, auto, not 'fp8'"),
+        ("int8", True, CPU, "one of fp32, fp16, bf16, auto, not 'int8'"),
         ("fp16", True, CPU, "fp16 is for cuda"),
         ("fp16", False, CUDA, "`mixed_precision=False` turns off"),
         ("bf16", False, CUDA, "`mixed_precision=False` turns off"),
-        ("bf16", True, CPU, "bf16 is for cuda"),
     ],
 )
 def test_what_cannot_be_is_refused(name, mixed, device, message):

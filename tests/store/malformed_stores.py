@@ -469,7 +469,7 @@ ROOT = {
                 ("segment_duration", 0),
                 ("overlap", "foo"),
             ),
-            *(("overlap", 1), ("overlap", 10**400), ("int8_cosines", ["x"]), ("int8_errors", [10**400])),
+            *(("overlap", 1), ("overlap", 10**400), ("precision_cosines", ["x"]), ("precision_errors", [10**400])),
         )
     },
     "a spec with a million layers": root(layers=list(range(10**6))),

@@ -57,13 +57,13 @@ class ScratchBuffers:
     """Memory that is used again and again: to be given new memory costs more than what is computed in it."""
 
     def __init__(self) -> None:
-        self._blocks: dict[str, Tensor] = {}
+        self._blocks: dict[tuple[str, torch.dtype], Tensor] = {}
 
-    def take(self, name: str, rows: int, width: int) -> Tensor:
-        """A float32 matrix [rows, width] of anything, which lasts until the name is taken again."""
-        block = self._blocks.get(name)
+    def take(self, name: str, rows: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A matrix [rows, width] of anything, which lasts until name and type are taken again."""
+        block = self._blocks.get((name, dtype))
         if block is None or block.numel() < rows * width:
-            block = self._blocks[name] = torch.empty(rows * width, dtype=torch.float32)
+            block = self._blocks[name, dtype] = torch.empty(rows * width, dtype=dtype)
         return block[: rows * width].view(rows, width)
 
 
@@ -74,20 +74,25 @@ class SampleConvs:
     ----------
     layers : iterable of Module
         Each with `conv` (Conv1d) and `layer_norm` (None, LayerNorm, or GroupNorm of one channel each).
+    dtype : torch.dtype
+        Of the products and of what lies between them, the first convolution apart, which is in float32.
     """
 
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
-        self._first, *self._others = map(Conv, layers)
+    def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype = torch.float32) -> None:
+        first, *others = layers
+        self._dtype = dtype
+        self._first, self._others = Conv(first), [Conv(layer, dtype) for layer in others]
 
     def __call__(self, wave: Tensor, scratch: ScratchBuffers) -> Tensor:
         """From wave [windows, samples] to frames [windows, frames, channels]."""
         length = wave.shape[1]
         for conv in (self._first, *self._others):
             length = conv.frames(length)
-        out = wave.new_empty(len(wave), length, conv.channels)
+        dtype = self._dtype if self._others else wave.dtype
+        out = wave.new_empty(len(wave), length, conv.channels, dtype=dtype)
         for samples, into in zip(wave, out, strict=True):
             self._window(samples, into, scratch)
-        return out
+        return out.float()
 
     def _window(self, samples: Tensor, out: Tensor, scratch: ScratchBuffers) -> None:
         """Convolve the samples of one window into out [frames, channels]."""
@@ -110,16 +115,19 @@ class SampleConvs:
         for number, (conv, rows) in enumerate(zip(self._others, reversed(needed), strict=True), 1):
             # What comes from one and goes into the other changes places with every convolution.
             name = "large" if number % 2 else "medium"
-            y = out if number == len(self._others) else scratch.take(name, rows, conv.channels)
+            y = out if number == len(self._others) else scratch.take(name, rows, conv.channels, self._dtype)
             for begin in range(0, rows, CHUNK):
                 piece = y[begin : begin + CHUNK]
                 inputs = x[begin * conv.stride :][: (len(piece) - 1) * conv.stride + conv.kernel]
                 if number == 1:
                     # What the first convolution gives is the largest array by far; it is never there as a whole.
-                    given = scratch.take("first", len(inputs), first.channels)
+                    given = scratch.take("first", len(inputs), first.channels, self._dtype)
                     for row in range(0, len(inputs), CHUNK):
-                        some = slice(row, row + CHUNK)
-                        first.finished(torch.mm(inputs[some], weight, out=given[some]))
+                        taps, into = inputs[row : row + CHUNK], given[row : row + CHUNK]
+                        exact = scratch.take("exact", *into.shape) if into.dtype != taps.dtype else into
+                        first.finished(torch.mm(taps, weight, out=exact))
+                        if exact is not into:
+                            into.copy_(exact)
                     inputs = given
                 conv.into(inputs, piece)
             x = y
@@ -128,11 +136,12 @@ class SampleConvs:
 class Conv:
     """One convolution with its norm and GELU; frames are rows, channels are columns."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype = torch.float32) -> None:
         conv: nn.Conv1d = layer.conv
         self._norm: nn.Module | None = layer.layer_norm
         (self.kernel,), (self.stride,), self.channels = conv.kernel_size, conv.stride, conv.out_channels
-        self._weight = conv.weight.permute(2, 1, 0).flatten(0, 1).contiguous()  # [kernel * channels in, channels]
+        weight = conv.weight.permute(2, 1, 0).flatten(0, 1)  # [kernel * channels in, channels]
+        self._weight = weight.to(dtype).contiguous()
         self._bias = conv.bias
 
     def frames(self, length: int) -> int:
@@ -166,9 +175,11 @@ class Conv:
     def into(self, x: Tensor, out: Tensor) -> None:
         """Convolve frames x [frames in, channels in] into out [frames, channels]."""
         step = self.stride * x.shape[1]
-        for begin in range(0, len(self._weight), step):
+        # In half all taps are one product: sums of several would be rounded in between.
+        taps = step if x.dtype == torch.float32 else len(self._weight)
+        for begin in range(0, len(self._weight), taps):
             # Taps of one stride are neighbours in memory: frames are rows of a matrix as they lie there.
-            weight = self._weight[begin : begin + step]
+            weight = self._weight[begin : begin + taps]
             rows = x.as_strided((len(out), len(weight)), (step, 1), x.storage_offset() + begin)
             if begin:
                 out.addmm_(rows, weight)
@@ -181,7 +192,7 @@ class Conv:
     def finished(self, x: Tensor) -> Tensor:
         """Norm over channels, where there is one, and GELU; in place."""
         if isinstance(self._norm, nn.LayerNorm):
-            x.copy_(self._norm(x))
+            x.copy_(self._norm(x.float()))
         return gelu_(x)
 
 

@@ -1,4 +1,4 @@
-"""The forward pass of MERT arranged for CPUs: the same float32 numbers up to rounding, in less time.
+"""The forward pass of MERT arranged for CPUs, in less time: the same float32 numbers, or with products in bf16.
 
 What is arranged differently, and what it is worth, is in docs/performance.md. It takes operations of torch alone,
 and compiles nothing.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from featurestore.errors import ModelError
 from featurestore.models.encoder import Encoder, check_float32
 from featurestore.models.kernels.convolutions import PositionalConv, SampleConvs, ScratchBuffers, gelu_
+from featurestore.models.kernels.fidelity import Fidelity, check_close, fidelity, test_signal
 from featurestore.models.mert import MertEncoder
 
 TOLERANCE = 1e-4
@@ -63,13 +64,46 @@ def optimize_for_cpu(encoder: Encoder) -> Encoder:
     return encoder
 
 
+def bf16_for_cpu(encoder: Encoder) -> tuple[Encoder, Fidelity]:
+    """An encoder with products in bfloat16, compared with float32 on a test signal.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        In float32 on the CPU.
+
+    Returns
+    -------
+    Encoder
+        A `CpuEngine` for a `MertEncoder`; any other encoder as it is, to be run under autocast.
+    Fidelity
+        Of all hidden states.
+
+    Raises
+    ------
+    ModelError
+        If the weights are not float32.
+    SettingError
+        If a state is far from float32 (`fidelity.LEAST_COSINE`).
+    """
+    dtype = torch.bfloat16
+    fast = CpuEngine(encoder, dtype) if isinstance(encoder, MertEncoder) else encoder
+    waves = test_signal(encoder.sample_rate, encoder.min_samples)
+    found = fidelity(fast, encoder, waves, autocast=dtype if fast is encoder else None)
+    check_close(found, f"{encoder.name} in bfloat16", "precision fp32")
+    return fast, found
+
+
 class CpuEngine:
     """A `MertEncoder` arranged for CPUs: an `Encoder` that several threads can use at a time.
 
     Parameters
     ----------
     model : MertEncoder
-        In float32 on the CPU. Its dense weights are shared, not copied.
+        In float32 on the CPU. Its dense weights are shared, not copied, in float32.
+    dtype : torch.dtype
+        float32, or bfloat16 for the products of the transformer's layers and of all convolutions over samples but
+        the first. Norms, the residual stream and the positional convolution are float32 in any case.
 
     Raises
     ------
@@ -77,16 +111,16 @@ class CpuEngine:
         If the weights are not float32.
     """
 
-    def __init__(self, model: MertEncoder) -> None:
+    def __init__(self, model: MertEncoder, dtype: torch.dtype = torch.float32) -> None:
         check_float32(model, model.name)
         self.model = model
         self.name, self.revision, self.weights_sha256 = model.name, model.revision, model.weights_sha256
         self.sample_rate, self.do_normalize = model.sample_rate, model.do_normalize
         self.layers, self.dim, self.min_samples = model.layers, model.dim, model.min_samples
         with torch.no_grad():
-            self._convs = SampleConvs(model.feature_extractor.conv_layers)
+            self._convs = SampleConvs(model.feature_extractor.conv_layers, dtype)
             self._position = PositionalConv(model.encoder.pos_conv_embed.conv)
-            self._blocks = [Block(layer) for layer in model.encoder.layers]
+            self._blocks = [Block(layer, dtype) for layer in model.encoder.layers]
 
     def frames(self, n_samples: int) -> int:
         """Frames of a window of `n_samples` samples."""
@@ -131,17 +165,23 @@ class CpuEngine:
 class Block:
     """One transformer layer: sums and GELU in place, what is large in memory that is used again."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype = torch.float32) -> None:
         attention, feed_forward = layer.attention, layer.feed_forward
         self._heads: int = attention.heads
         self._pre_norm: bool = layer.pre_norm
         self._norms: tuple[nn.LayerNorm, nn.LayerNorm] = layer.layer_norm, layer.final_layer_norm
-        self._query: nn.Linear = attention.q_proj
-        self._key_value: tuple[nn.Linear, nn.Linear] = attention.k_proj, attention.v_proj
-        self._out: nn.Linear = attention.out_proj
-        self._out_bias = _out_bias(self._out, attention.v_proj)
-        self._up: nn.Linear = feed_forward.intermediate_dense
-        self._down: nn.Linear = feed_forward.output_dense
+        self._dtype = dtype
+        self._query, self._key, self._value, self._out, self._up, self._down = (
+            dense.weight.T.to(dtype)
+            for dense in (
+                *(attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj),
+                *(feed_forward.intermediate_dense, feed_forward.output_dense),
+            )
+        )
+        self._query_bias = attention.q_proj.bias.to(dtype)
+        self._up_bias = feed_forward.intermediate_dense.bias.to(dtype)
+        self._out_bias = _out_bias(attention.out_proj, attention.v_proj)
+        self._down_bias: Tensor = feed_forward.output_dense.bias
 
     def __call__(self, x: Tensor, scratch: ScratchBuffers) -> Tensor:
         first, second = self._norms
@@ -154,29 +194,33 @@ class Block:
 
     def _attended(self, x: Tensor, residual: Tensor, scratch: ScratchBuffers) -> Tensor:
         windows, frames, dim = x.shape
-        rows = x.view(-1, dim)
+        rows, dtype = x.view(-1, dim).to(self._dtype), self._dtype
+        query = scratch.take("query", len(rows), dim, dtype)
         qkv = [
-            torch.addmm(self._query.bias, rows, self._query.weight.T, out=scratch.take("query", len(rows), dim)),
-            *(
-                torch.mm(rows, layer.weight.T, out=scratch.take(name, len(rows), dim))
-                for name, layer in zip(("medium", "value"), self._key_value, strict=True)
-            ),
+            torch.addmm(self._query_bias, rows, self._query, out=query),
+            torch.mm(rows, self._key, out=scratch.take("medium", len(rows), dim, dtype)),
+            torch.mm(rows, self._value, out=scratch.take("value", len(rows), dim, dtype)),
         ]
         shape = (windows, frames, self._heads, dim // self._heads)
         query, key, value = (part.view(shape).transpose(1, 2) for part in qkv)
         heads = F.scaled_dot_product_attention(query, key, value)
-        return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out.weight, self._out_bias)
+        return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out, self._out_bias)
 
     def _fed_forward(self, x: Tensor, residual: Tensor, scratch: ScratchBuffers) -> Tensor:
-        rows, up, down = x.view(-1, x.shape[-1]), self._up, self._down
-        inner = torch.addmm(up.bias, rows, up.weight.T, out=scratch.take("large", len(rows), up.out_features))
-        return _added(residual, gelu_(inner), down.weight, down.bias)
+        rows = x.view(-1, x.shape[-1]).to(self._dtype)
+        inner = scratch.take("large", len(rows), self._up.shape[1], self._dtype)
+        gelu_(torch.addmm(self._up_bias, rows, self._up, out=inner))
+        return _added(residual, inner, self._down, self._down_bias)
 
 
 def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Residual [windows, frames, dim] plus a dense layer of x [windows * frames, width]."""
+    """Residual [windows, frames, dim] plus a dense layer of x [windows * frames, width]; float32."""
     out = residual + bias
-    out.view(-1, len(weight)).addmm_(x, weight.T)
+    rows = out.view(-1, out.shape[-1])
+    if weight.dtype == out.dtype:
+        rows.addmm_(x, weight)
+    else:
+        rows += torch.mm(x, weight)
     return out
 
 

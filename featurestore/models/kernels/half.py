@@ -9,6 +9,9 @@ positional convolution stays as well, and half precision is used only after a co
 from __future__ import annotations
 
 import copy
+import platform
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +25,20 @@ from featurestore.models.mert import MertEncoder
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """Types of the half precisions."""
+
+
+def bf16_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The instructions of this processor for bfloat16 products, "amx_bf16" first; None if it has none.
+
+    What is no x86 is asked of torch, which says "bf16".
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        try:
+            flags = set(re.findall(r"\w+", cpuinfo.read_text()))
+        except OSError:  # not Linux
+            flags = {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+        return next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), None)
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
 
 
 def to_half(encoder: Encoder, dtype: torch.dtype) -> Encoder:

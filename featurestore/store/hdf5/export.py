@@ -48,7 +48,7 @@ def export_hdf5(
     h5py = import_h5py()
     layers = sorted(layers)
     positions = [source.spec.layers.index(layer) for layer in layers]
-    spec = replace(source.spec, layers=tuple(layers), dtype="float32", codec="none")
+    spec = replace(source.spec.of_layers(layers), dtype="float32", codec="none")
     with replacing(path) as (aside,), h5py.File(aside.name, "w", locking=False) as file:
         file.attrs["Conventions"] = "CF-1.11"
         file.attrs["featurestore_format"] = FORMAT
