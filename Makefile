@@ -50,7 +50,7 @@ lint: $(VENV)/.dev
 # Any warning is an error, and nothing is fetched. The site is docs/_build/html/index.html.
 docs: $(VENV)/.docs
 	rm -rf docs/api/generated
-	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -E -W --keep-going -b html docs docs/_build/html
 
 $(VENV)/.dev: EXTRAS = all,dev
 $(VENV)/.demo: EXTRAS = all
