@@ -40,7 +40,18 @@ def main() -> int:
     )
 
     say("3. The build")
-    command = ["fs-extract", "build", str(AUDIO), str(STORE), "--model", MODEL, "--workers", "2"]
+    command = [
+        "fs-extract",
+        "build",
+        str(AUDIO),
+        str(STORE),
+        "--model",
+        MODEL,
+        "--workers",
+        "2",
+        "--feature-level",
+        "all",
+    ]
     print(f"   $ {shlex.join(command)}\n", flush=True)
     code = subprocess.call([str(Path(sys.executable).with_name(command[0])), *command[1:]])
     if code:

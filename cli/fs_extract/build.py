@@ -80,8 +80,8 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.argument("store", type=GivenPath())
 @click.option(
     "--model",
-    default="m-a-p/MERT-v1-95M",
-    help="A local folder, mini, logmel, a name of an installed package, or a name on the hub.",
+    help="A local folder, mini, logmel, a name of an installed package, or a name on the hub.  "
+    "[default: as in the store, or m-a-p/MERT-v1-95M]",
 )
 @click.option(
     "--revision", help="Commit or tag on the hub.  [default: the one that the store was built with, or the newest]"
@@ -111,10 +111,14 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--feature-level",
     type=click.Choice(list(FEATURE_LEVELS)),
-    default="all",
-    help="What is stored: every frame of every window too, windows and tracks, or tracks only.",
+    help="What is stored: every frame of every window too, windows and tracks, or tracks only.  "
+    "[default: as in the store, or segments]",
 )
-@click.option("--layers", type=Layers(), help='Hidden states to store, like "7", "4,7" or "0-12".  [default: all]')
+@click.option(
+    "--layers",
+    type=Layers(),
+    help='Hidden states to store, like "7", "4,7" or "0-12".  [default: as in the store, or all]',
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -135,16 +139,16 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),
-    default="float32",
-    help="Type of the stored numbers.",
+    help="Type of the stored numbers.  [default: as in the store, or float32]",
 )
 @click.option(
     "--codec",
     type=click.Choice(CODECS),
-    default="none",
-    help="Compress what is stored; bitround also rounds it to 10 bits of mantissa.",
+    help="Compress what is stored; bitround also rounds it to 10 bits of mantissa.  "
+    "[default: as in the store, or none]",
 )
 @click.option("--force", is_flag=True, help="Extract again what is there.")
+@click.option("--upgrade", is_flag=True, help="Allow a higher --feature-level than the store has.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tracks of the source.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first track that fails.")
@@ -160,7 +164,7 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16", "auto"]),
     help="Arithmetic of the model; bf16 also on processors with its products (see doctor): auto takes it there.  "
-    "[default: fp16 on cuda, or fp32]",
+    "[default: as in the store, or fp16 on cuda, or fp32]",
 )
 @click.option("--no-mixed-precision", is_flag=True, help="Calculate in float32 on cuda, too.")
 @click.option("--disable-oom-recovery", is_flag=True, help="Never go on with smaller batches.")
@@ -181,6 +185,7 @@ def build(
 
     SOURCE is a folder, a file, a glob in quotes, or a list of files (.txt, .csv with track_id and path, or .tsv).
     Tracks that the store has are left alone, so the same command goes on where it was stopped.
+    What is not given is as it was when the store was made.
     """
     if not console.shows_progress:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from featurestore.audio import discover
 from featurestore.errors import MissingDependencyError, SettingError
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import Executor, LocalExecutor, run_job
+from featurestore.pipeline.job import Executor, IdleExecutor, LocalExecutor, ModelNeededError, run_job
 from featurestore.pipeline.one_file import build_file
 from featurestore.pipeline.plan import Job
 from featurestore.pipeline.processes import WorkerPool
+from featurestore.pipeline.recorded import DEFAULT_LEVEL, fits, lower_level, recorded_level, recorded_settings
 from featurestore.pipeline.report import BuildReport, Progress, Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import StoreReader
@@ -35,27 +36,26 @@ _MOST_WORKERS = 8
 _CARD_AHEAD_MB = 512
 """Megabytes of decoded audio that wait for a card: 1.5 hours at 24 kHz."""
 
-DEFAULT_MODEL = "m-a-p/MERT-v1-95M"
-
 
 def build(
     source: str | os.PathLike[str],
     store: str | os.PathLike[str],
     *,
-    model: str | Path | Encoder = DEFAULT_MODEL,
+    model: str | Path | Encoder | None = None,
     revision: str | None = None,
     device: str = "cpu",
     processes: int = 1,
-    feature_level: str = "all",
+    feature_level: str | None = None,
     workers: int | None = None,
     ahead_mb: int | None = None,
     layers: Sequence[int] | None = None,
     batch_size: int | None = None,
     segment_duration: float | str = "auto",
     overlap: float | None = None,
-    dtype: str = "float32",
-    codec: str = "none",
+    dtype: str | None = None,
+    codec: str | None = None,
     force: bool = False,
+    upgrade: bool = False,
     dry_run: bool = False,
     limit: int | None = None,
     fail_fast: bool = False,
@@ -70,9 +70,10 @@ def build(
 ) -> BuildReport:
     """Extract the features of a collection of audio into a store.
 
-    Tracks that the store has, of the same settings and the same audio, are left alone; any number of builds may
-    work on one source and store at the same time. Ctrl-C and SIGTERM end the build within moments; what is
-    published stays, and the same call goes on from there.
+    A store remembers how it was built: `model`, `revision`, `feature_level`, `layers`, windows, `precision`,
+    `dtype` and `codec` come from it where they are not given. Tracks that it has, of the same settings and the
+    same audio, are left alone; any number of builds may work on one source and store at the same time. Ctrl-C and
+    SIGTERM end the build within moments; what is published stays, and the same call goes on from there.
 
     Parameters
     ----------
@@ -81,8 +82,9 @@ def build(
     store : path-like
         The store; made if it does not exist. If it ends in ``.h5`` or ``.hdf5``: one file of HDF5, which is put in
         its place when the build has ended.
-    model : str, Path or Encoder
-        Name on the hub, local folder, or a loaded model.
+    model : str, Path or Encoder, optional
+        Name on the hub, local folder, or a loaded model; that of the store, or m-a-p/MERT-v1-95M for a new one. It
+        is not opened if nothing is to be done.
     revision : str, optional
         Commit or tag on the hub; by default the one that the store was built with.
     device : str
@@ -91,27 +93,29 @@ def build(
     processes : int
         Processes for each device, which share its memory and the cores. Several processes need a main module that
         can be imported (``if __name__ == "__main__":``), and a `model` that is a name or a folder.
-    feature_level : {"all", "segments", "aggregated"}
-        What is stored: raw, segments and aggregated; the last two; the last one.
+    feature_level : {"all", "segments", "aggregated"}, optional
+        What is stored: raw, segments and aggregated; the last two; the last one. Segments, for a new store.
     workers : int, optional
         How many tracks are decoded at a time, ahead of the model, for each process that encodes: one by a thread,
         several by processes. By default 1, and on a card as many as there are cores for it, at most 8.
     ahead_mb : int, optional
         Megabytes of decoded audio that may wait for the model, in each process. By default 64, and on a card 512.
     layers : sequence of int, optional
-        The hidden states to store; all by default.
+        The hidden states to store; all of them, for a new store.
     batch_size : int, optional
         Windows per pass of the model; by default chosen for the device.
     segment_duration : float, "auto" or "full"
         Windows, as in `featurestore.FeatureExtractor`; "auto" in a store of this model is what it was built with.
     overlap : float, optional
         Share of a window that the next one repeats, in [0, 1); by default as in `featurestore.FeatureExtractor`.
-    dtype : {"float32", "float16"}
-        Type of the stored numbers.
-    codec : {"none", "zstd", "lz4", "bitround"}
+    dtype : {"float32", "float16"}, optional
+        Type of the stored numbers; float32, for a new store.
+    codec : {"none", "zstd", "lz4", "bitround"}, optional
         How they are compressed; "bitround" rounds them to 10 bits of mantissa first.
     force : bool
         Extract again what is there.
+    upgrade : bool
+        Allow a higher `feature_level` than the store has: its tracks are extracted again.
     dry_run : bool
         Find out what is to be done, and write nothing at all.
     limit : int, optional
@@ -143,7 +147,7 @@ def build(
     NotAStoreError, StoreVersionError
         If something else is at the path of the store, before any work.
     SpecMismatchError
-        If the store holds features of other settings, before any work.
+        If the store holds features of other settings, or a lower level without `upgrade`, before any work.
     StoreAccessError
         If the features cannot fit on the disk, or the store cannot be written, before any work.
     BuildStoppedError
@@ -167,16 +171,6 @@ def build(
     at = resolve_store_path(store)
     if is_hdf5(at) and not at.is_dir() and not dry_run:
         return build_file(at, build, given)
-    job = Job(
-        store=at,
-        kinds=kinds_of_level(feature_level),
-        dtype=dtype,
-        codec=codec,
-        force=force,
-        dry_run=dry_run,
-        fail_fast=fail_fast,
-        dataset=dataset,
-    )
     settings = {
         "model": model,
         "revision": revision,
@@ -201,21 +195,41 @@ def build(
     check_count("processes", processes)
     if limit is not None:
         check_count("limit", limit)
-    FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype, codec=codec)  # refuses what no store can have
+    kinds_of_level(feature_level or DEFAULT_LEVEL)
+    FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype or "float32", codec=codec or "none")  # as a store can have
     tally = Tally(listener=progress)
-    tally.facts.update(dry_run=dry_run, store=str(store), feature_level=feature_level)
+    tally.facts.update(dry_run=dry_run, store=str(store), feature_level=feature_level or DEFAULT_LEVEL)
     with Interrupts() as interrupts:
         try:
             tally.notify()
             tracks = discover(source, id_from=id_from, file_pattern=file_pattern, dataset=dataset)[:limit]
             tally.total = len(tracks)
             tally.enter("opening the model")
-            there = open_existing(job.store)
+            there = open_existing(at)
+            had = None if there is None else recorded_level(there)
+            level = feature_level or had or DEFAULT_LEVEL
+            tally.facts["feature_level"] = level
+            job = Job(
+                store=at,
+                kinds=kinds_of_level(level),
+                upgrades_from=None if upgrade else lower_level(had, level),
+                dtype=dtype or ("float32" if there is None else there.spec.dtype),
+                codec=codec or ("none" if there is None else there.spec.codec),
+                force=force,
+                dry_run=dry_run,
+                fail_fast=fail_fast,
+                dataset=dataset,
+            )
             if extractor is not None:
                 job = _ahead(job, workers, ahead_mb, [str(extractor.device)], tally.total)
                 run_job(job, tracks, there, LocalExecutor(job, extractor), interrupts, tally)
                 return tally.report()
-            settings.update(_recorded(there, settings))
+            settings.update(recorded_settings(there, settings))
+            if there is not None and fits(there.spec, job, settings):
+                with suppress(ModelNeededError):
+                    run_job(job, tracks, there, IdleExecutor(there.spec), interrupts, tally)
+                    return tally.report()
+            tally.enter("opening the model")
             with _executor(job, device, processes, workers, ahead_mb, settings, interrupts, tally) as executor:
                 run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
@@ -291,22 +305,6 @@ def _check_defaults(settings: Mapping[str, Any]) -> None:
 def open_existing(path: Path) -> StoreReader | None:
     """Open the store at a path; None if one is to be made there."""
     return None if is_vacant(path) else StoreReader(path)
-
-
-def _recorded(there: StoreReader | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a store of this model was built with, for settings that are not given."""
-    model = settings["model"]
-    found: dict[str, Any] = {}
-    name = str(model) if isinstance(model, str | Path) else getattr(model, "name", None)
-    if there is None or there.spec.model != name:
-        return {}
-    if settings["revision"] is None and isinstance(model, str | Path):
-        found["revision"] = there.spec.revision
-    if settings["segment_duration"] == "auto" and there.spec.segment_duration is not None:
-        found["segment_duration"] = there.spec.segment_duration
-        if settings["overlap"] is None:
-            found["overlap"] = there.spec.overlap
-    return found
 
 
 def _encoder_class() -> type[WindowEncoder]:

@@ -18,6 +18,7 @@ from featurestore.pipeline.plan import (
     bytes_needed,
     check_free_space,
     free_bytes,
+    in_words,
     plan_tracks,
 )
 from featurestore.pipeline.report import Tally, TrackDone
@@ -102,6 +103,28 @@ class LocalExecutor:
         extraction.run(plans)
 
 
+class ModelNeededError(Exception):
+    """Something is to be done, which takes a model."""
+
+
+class IdleExecutor:
+    """Stands for an encoder of a spec that is not opened, as long as nothing is to be done."""
+
+    device = "none"
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.spec = spec
+
+    def planned(self, n_samples: int) -> tuple[int, int]:  # noqa: ARG002
+        """Raise ModelNeededError: a track is to be done."""
+        raise ModelNeededError
+
+    def run(
+        self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
+    ) -> None:
+        """Do nothing: there are no tracks."""
+
+
 def run_job(
     job: Job,
     tracks: Sequence[AudioFile],
@@ -117,7 +140,7 @@ def run_job(
     Raises
     ------
     SpecMismatchError
-        If the store holds features of other settings.
+        If the store holds features of other settings, or fewer kinds.
     StoreAccessError
         If the features cannot fit on the disk, or the store cannot be written.
     BuildStoppedError
@@ -141,6 +164,8 @@ def run_job(
         notify=lambda done: _checked(tally, done),
     )
     _count(job, plans, spec, tally)
+    if job.upgrades_from is not None and not job.dry_run:
+        _refuse_upgrade(job, plans, tally)
     if job.dry_run:
         _usable(job, plans, tally)
         return
@@ -194,6 +219,18 @@ def _count(job: Job, plans: Sequence[TrackPlan], spec: FeatureSpec, tally: Tally
         estimated_bytes=bytes_needed(plans, spec, job.kinds),
         free_bytes=free_bytes(job.store),
     )
+
+
+def _refuse_upgrade(job: Job, plans: Sequence[TrackPlan], tally: Tally) -> None:
+    if to_do := sum(not plan.cached and plan.error is None for plan in plans):
+        level = tally.facts["feature_level"]
+        raise SpecMismatchError(
+            f"the store {job.store} holds {job.upgrades_from!r}: with `feature_level={level!r}` {to_do} tracks "
+            f"({tally.facts['audio_hours_to_do']:.1f} hours of audio) are extracted, and it grows by about "
+            f"{in_words(tally.facts['estimated_bytes'])}. Give `upgrade=True` if that is wanted, or leave out "
+            "`feature_level`",
+            differences={"feature_level": (job.upgrades_from, level)},
+        )
 
 
 def check_settings(there: StoreReader, spec: FeatureSpec) -> None:

@@ -31,7 +31,7 @@ def build_file(path: Path, build: Callable[..., BuildReport], arguments: Mapping
     StoreAccessError
         If another build is at work on the file.
     """
-    if arguments["dtype"] != "float32" or arguments["codec"] != "none":
+    if arguments["dtype"] not in (None, "float32") or arguments["codec"] not in (None, "none"):
         raise SettingError("HDF5 holds float32 without a codec: leave out `dtype` and `codec`, or name a store")
     there = StoreReader(path) if os.path.lexists(path) else None
     beside = path.with_name(path.name + ".building")

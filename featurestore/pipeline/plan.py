@@ -120,6 +120,8 @@ class Job:
         The folder of the store.
     kinds : tuple of str
         What is stored of each track.
+    upgrades_from : str, optional
+        The feature level of the store, if it is lower and there is no leave to extract its tracks again.
     workers : int
         How many tracks are decoded at a time, for each process.
     ahead_mb : int
@@ -136,6 +138,7 @@ class Job:
 
     store: Path
     kinds: tuple[str, ...]
+    upgrades_from: str | None = None
     workers: int = 1
     ahead_mb: int = AHEAD_MB
     dtype: str = "float32"
@@ -216,17 +219,18 @@ def _plan_track(
         return TrackPlan(number=number, track=track, error=error)
     replaces = published is not None and set(requirements.kinds) <= set(published.get("kinds", ()))
     rate = requirements.spec.sample_rate
-    if not info.duration or rate is None:
-        return TrackPlan(number=number, track=track, replaces=replaces, guessed=True)
+    samples = round((info.duration or 0.0) * (rate or 0))
     try:
-        segments, frames = planned(max(1, round(info.duration * rate)))
+        segments, frames = planned(max(1, samples))
     except ExtractionError as error:
         return TrackPlan(number=number, track=track, error=ExtractionError(f"{track.path}: {error}"))
+    if not samples:
+        return TrackPlan(number=number, track=track, replaces=replaces, guessed=True)
     return TrackPlan(
         number=number,
         track=track,
         replaces=replaces,
-        seconds=info.duration,
+        seconds=info.duration or 0.0,
         guessed=info.frames is None,
         segments=segments,
         frames=frames,

@@ -214,7 +214,7 @@ def test_an_interrupted_build_leaves_nothing_behind_and_goes_on(start, tmp_path,
     clip(tmp_path / "music" / "b.wav", 240, rate=8_000)
     clip(tmp_path / "music" / "c.wav")
     store = tmp_path / "s.zarr"
-    command = ["build", tmp_path / "music", store, "--model", model_folder, "--json"]
+    command = ["build", tmp_path / "music", store, "--feature-level", "all", "--model", model_folder, "--json"]
     process = start(*command, "--batch-size", "1")
     wait_for(lambda: (store / "aggregated" / "a").exists(), process)
     wait_for(in_the_middle_of_a_track(store), process)
@@ -240,7 +240,9 @@ def test_a_killed_build_is_completed_by_the_next_one(start, tmp_path, clip, mode
     clip(tmp_path / "music" / "b.wav", 60, rate=8_000)
     clip(tmp_path / "music" / "c.wav", seed=3)
     store = tmp_path / "s.zarr"
-    process = start("build", tmp_path / "music", store, "--model", model_folder, "--batch-size", "1")
+    process = start(
+        "build", tmp_path / "music", store, "--feature-level", "all", "--model", model_folder, "--batch-size", "1"
+    )
     wait_for(lambda: (store / "aggregated" / "a").exists(), process)
     wait_for(in_the_middle_of_a_track(store), process)
     process.send_signal(signal.SIGKILL)
@@ -250,7 +252,7 @@ def test_a_killed_build_is_completed_by_the_next_one(start, tmp_path, clip, mode
     assert (report.cached, report.processed, report.failed, report.skipped) == (1, 2, 0, 0)
     assert staged(store) == []
     undisturbed = tmp_path / "undisturbed.zarr"
-    build(tmp_path / "music", undisturbed, model=model_folder)
+    build(tmp_path / "music", undisturbed, model=model_folder, feature_level="all")
     np.testing.assert_allclose(
         FeatureStore(store).aggregated().to_numpy(), FeatureStore(undisturbed).aggregated().to_numpy(), atol=1e-5
     )
@@ -265,7 +267,7 @@ def test_two_processes_share_the_work(start, tmp_path, clip, model_folder):
     for number in range(12):
         clip(tmp_path / "music" / f"{number:02}.wav", 6, seed=number)
     store = tmp_path / "s.zarr"
-    command = ["build", tmp_path / "music", store, "--model", model_folder]
+    command = ["build", tmp_path / "music", store, "--feature-level", "all", "--model", model_folder]
     one, two = start(*command), start(*command)
     for process in (one, two):
         out, err = process.communicate(timeout=120)

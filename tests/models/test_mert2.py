@@ -372,7 +372,13 @@ def test_a_store_of_it(tmp_path, assert_states_close):
     for name, length in lengths.items():
         samples = np.random.default_rng(length).normal(0, 0.1, (length, 2))
         soundfile.write(tmp_path / "music" / f"{name}.wav", samples, 44_100)
-    settings = {"model": folder, "layers": [3, 0], "segment_duration": 5.0, "batch_size": 2}
+    settings = {
+        "model": folder,
+        "layers": [3, 0],
+        "segment_duration": 5.0,
+        "batch_size": 2,
+        "feature_level": "all",
+    }
     report = build(tmp_path / "music", tmp_path / "store.zarr", **settings)
     assert (report.processed, report.failed) == (2, 0)
     store = FeatureStore(tmp_path / "store.zarr")

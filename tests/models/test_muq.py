@@ -220,7 +220,7 @@ def test_a_store_of_it(tmp_path, golden, network, encoder, assert_states_close):
     (tmp_path / "music").mkdir()
     samples = noise(3 * RATE)[0].numpy()
     soundfile.write(tmp_path / "music" / "a.wav", samples, RATE, subtype="FLOAT")
-    settings = {"model": golden / network, "layers": [3, 0], "segment_duration": 3.0}
+    settings = {"model": golden / network, "layers": [3, 0], "segment_duration": 3.0, "feature_level": "all"}
     report = build(tmp_path / "music", tmp_path / "store.zarr", **settings)
     assert (report.processed, report.failed) == (1, 0)
     store = FeatureStore(tmp_path / "store.zarr")

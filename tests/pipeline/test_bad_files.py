@@ -70,7 +70,7 @@ def good_and_bad(tmp_path, clip):
 
 @pytest.mark.slow
 def test_every_bad_file_is_named_and_every_good_one_is_stored(good_and_bad, tmp_path, extractor):
-    report = build(good_and_bad, tmp_path / "s.zarr", extractor=extractor, workers=2)
+    report = build(good_and_bad, tmp_path / "s.zarr", extractor=extractor, feature_level="all", workers=2)
     found = {failure.path.rpartition("/")[2]: failure for failure in report.errors}
     assert {name: failure.error for name, failure in found.items()} == {
         name: kind for name, (_, kind) in BAD.items()
@@ -84,7 +84,7 @@ def test_every_bad_file_is_named_and_every_good_one_is_stored(good_and_bad, tmp_
 
 
 def test_a_dry_run_names_the_files_whose_header_is_bad(good_and_bad, tmp_path, extractor):
-    report = build(good_and_bad, tmp_path / "s.zarr", extractor=extractor, dry_run=True)
+    report = build(good_and_bad, tmp_path / "s.zarr", extractor=extractor, feature_level="all", dry_run=True)
     assert {failure.track_id for failure in report.errors} >= {"text", "no-samples", "dangling", "one-hertz"}
     assert report.exit_code == 1
 
@@ -93,9 +93,9 @@ def test_a_bad_file_that_is_repaired_is_extracted_by_the_next_run(tmp_path, extr
     source = tmp_path / "music"
     clip(source / "good.wav")
     text(source / "bad.wav")
-    assert build(source, tmp_path / "s.zarr", extractor=extractor).failed == 1
+    assert build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all").failed == 1
     clip(source / "bad.wav")
-    report = build(source, tmp_path / "s.zarr", extractor=extractor)
+    report = build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert (report.processed, report.cached, report.failed) == (1, 1, 0)
 
 
@@ -104,10 +104,10 @@ def test_fail_fast_stops_at_the_first(tmp_path, extractor, clip):
     clip(source / "a.wav")
     with_one(np.nan)(source / "b.wav")
     clip(source / "c.wav")
-    report = build(source, tmp_path / "s.zarr", extractor=extractor, fail_fast=True)
+    report = build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all", fail_fast=True)
     assert (report.processed, report.failed, report.total_files) == (1, 1, 3)
     text(source / "d.wav")  # shows already in the header
-    report = build(source, tmp_path / "s.zarr", extractor=extractor, fail_fast=True)
+    report = build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all", fail_fast=True)
     assert (report.processed, report.failed, report.cached) == (0, 1, 1)
 
 
@@ -116,7 +116,7 @@ def test_an_unreadable_file_is_named(tmp_path, extractor, clip):
     source = tmp_path / "music"
     clip(source / "good.wav")
     unreadable(source / "secret.wav")
-    report = build(source, tmp_path / "s.zarr", extractor=extractor)
+    report = build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert (report.processed, report.failed) == (1, 1)
     assert "secret.wav" in str(report.errors[0])
 
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_read_any_more_does_not_stop_the_others(tmp_path, 
     source = tmp_path / "music"
     for number in range(3):
         clip(source / f"{number}.wav", seed=number)
-    build(source, tmp_path / "s.zarr", extractor=extractor)
+    build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     for number in range(3):
         os.utime(clip(source / f"{number}.wav", seed=number + 5), (0, 0))
     digest = plan.file_sha256
@@ -140,7 +140,7 @@ def test_a_file_that_cannot_be_read_any_more_does_not_stop_the_others(tmp_path, 
         return digest(path)
 
     monkeypatch.setattr(plan, "file_sha256", failing)
-    report = build(source, tmp_path / "s.zarr", extractor=extractor)
+    report = build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert looks["1.wav"] > 1
     assert report.processed + report.failed == 3
     assert report.processed >= 2
@@ -151,7 +151,7 @@ def test_ids_of_a_list_cannot_leave_the_store(tmp_path, extractor, clip, track_i
     clip(tmp_path / "music" / "one.wav")
     (tmp_path / "list.csv").write_text(f'track_id,path\n"{track_id}",music/one.wav\n')
     outside = sorted(tmp_path.iterdir())
-    report = build(tmp_path / "list.csv", tmp_path / "stores" / "s.zarr", extractor=extractor)
+    report = build(tmp_path / "list.csv", tmp_path / "stores" / "s.zarr", extractor=extractor, feature_level="all")
     assert (report.processed, report.exit_code) == (1, 0)
     store = FeatureStore(tmp_path / "stores" / "s.zarr")
     assert store.track_ids == [track_id]

@@ -39,7 +39,7 @@ def counts(report):
 
 @pytest.mark.slow
 def test_features_are_those_of_the_extractor(music, tmp_path, extractor, assert_states_close):
-    report = build(music, tmp_path / "s.zarr", extractor=extractor, workers=2)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", workers=2)
     assert counts(report) == (4, 0, 0, 0)
     assert (report.total_files, report.exit_code, report.errors) == (4, 0, ())
     store = FeatureStore(tmp_path / "s.zarr")
@@ -66,7 +66,7 @@ def test_frames_are_written_by_a_thread_whose_errors_are_those_of_a_track(
         append(self, **features)
 
     monkeypatch.setattr(TrackWriter, "append", watched)
-    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert threads_of_frames == {"featurestore-raw"}
     assert [(failure.track_id, failure.message) for failure in report.errors] == [("a/two", "too large")]
     assert FeatureStore(tmp_path / "s.zarr").track_ids == ["a/one", "b/one", "b/three"]
@@ -96,7 +96,7 @@ def test_the_report_says_what_the_model_waited_for(music, tmp_path, extractor, m
 
 @pytest.mark.slow
 def test_a_track_says_where_it_comes_from(music, tmp_path, extractor):
-    build(music, tmp_path / "s.zarr", extractor=extractor, dataset="demo")
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", dataset="demo")
     found = FeatureStore(tmp_path / "s.zarr").provenance("demo/a/two")
     path = music / "a" / "two.flac"
     assert found["audio"] == {
@@ -122,9 +122,9 @@ def test_a_track_says_where_it_comes_from(music, tmp_path, extractor):
 
 @pytest.mark.slow
 def test_a_second_run_does_nothing(music, tmp_path, extractor):
-    build(music, tmp_path / "s.zarr", extractor=extractor)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     before = revisions(tmp_path / "s.zarr")
-    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert counts(report) == (0, 4, 0, 0)
     assert (report.to_do, report.avg_time_per_file, report.x_real_time) == (0, None, None)
     assert revisions(tmp_path / "s.zarr") == before
@@ -132,14 +132,14 @@ def test_a_second_run_does_nothing(music, tmp_path, extractor):
 
 @pytest.mark.slow
 def test_what_has_changed_is_extracted_again(music, tmp_path, extractor, clip, assert_states_close):
-    build(music, tmp_path / "s.zarr", extractor=extractor)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     before = revisions(tmp_path / "s.zarr")
     clip(music / "a" / "one.wav", seed=99)  # other audio of the same size
     os.utime(music / "a" / "two.flac", ns=(1, 1))  # the same audio, touched
     shutil.copy(music / "b" / "three.wav", tmp_path / "moved.wav")
     (music / "b" / "three.wav").unlink()
     shutil.copy(tmp_path / "moved.wav", music / "b" / "three.wav")  # the same audio, another file
-    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert counts(report) == (1, 3, 0, 0)
     after = revisions(tmp_path / "s.zarr")
     assert {track_id for track_id in IDS if before[track_id] != after[track_id]} == {"a/one"}
@@ -153,7 +153,7 @@ def test_missing_kinds_are_extracted_and_more_kinds_than_asked_for_are_fine(musi
     store = tmp_path / "s.zarr"
     assert build(music, store, extractor=extractor, feature_level="aggregated").processed == 4
     assert not FeatureStore(store).has("a/one", kinds=("segments",))
-    assert build(music, store, extractor=extractor, feature_level="all").processed == 4
+    assert build(music, store, extractor=extractor, feature_level="all", upgrade=True).processed == 4
     assert FeatureStore(store).has("a/one", kinds=("raw", "segments", "aggregated"))
     assert build(music, store, extractor=extractor, feature_level="segments").cached == 4
     assert FeatureStore(store).has("a/one", kinds=("raw",))
@@ -161,25 +161,25 @@ def test_missing_kinds_are_extracted_and_more_kinds_than_asked_for_are_fine(musi
 
 @pytest.mark.slow
 def test_damaged_tracks_are_extracted_again(music, tmp_path, extractor):
-    build(music, tmp_path / "s.zarr", extractor=extractor)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     metadata = next((tmp_path / "s.zarr" / "aggregated").glob("*one*/zarr.json"))
     metadata.write_bytes(metadata.read_bytes()[:100])
-    assert counts(build(music, tmp_path / "s.zarr", extractor=extractor)) == (1, 3, 0, 0)
+    assert counts(build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")) == (1, 3, 0, 0)
     assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
 
 
 @pytest.mark.slow
 def test_force_extracts_everything_again(music, tmp_path, extractor):
-    build(music, tmp_path / "s.zarr", extractor=extractor)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     before = revisions(tmp_path / "s.zarr")
-    assert build(music, tmp_path / "s.zarr", extractor=extractor, force=True).processed == 4
+    assert build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", force=True).processed == 4
     after = revisions(tmp_path / "s.zarr")
     assert all(before[track_id] != after[track_id] for track_id in IDS)
 
 
 @pytest.mark.slow
 def test_other_settings_are_refused_by_name(music, tmp_path, extractor):
-    build(music, tmp_path / "s.zarr", extractor=extractor)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     before = snapshot(tmp_path / "s.zarr")
     other = FeatureExtractor(model=extractor.model, segment_duration=1.0, overlap=0.25, layers=[2])
     with pytest.raises(SpecMismatchError, match=r"`overlap` is 0.5, not 0.25.*another store") as caught:
@@ -190,23 +190,31 @@ def test_other_settings_are_refused_by_name(music, tmp_path, extractor):
 
 @pytest.mark.slow
 def test_limit_and_ids(music, tmp_path, extractor):
-    report = build(music, tmp_path / "s.zarr", extractor=extractor, limit=1, dataset="x", file_pattern="*.flac")
+    report = build(
+        music,
+        tmp_path / "s.zarr",
+        extractor=extractor,
+        feature_level="all",
+        limit=1,
+        dataset="x",
+        file_pattern="*.flac",
+    )
     assert report.total_files == 1
     assert FeatureStore(tmp_path / "s.zarr").track_ids == ["x/a/two"]
     with pytest.raises(SourceError, match=r"a/one\.wav.*b/one\.ogg"):
-        build(music, tmp_path / "t.zarr", extractor=extractor, id_from="stem")
+        build(music, tmp_path / "t.zarr", extractor=extractor, feature_level="all", id_from="stem")
     assert not (tmp_path / "t.zarr").exists()
 
 
 @pytest.mark.slow
 def test_a_dry_run_writes_nothing_at_all(music, tmp_path, extractor):
-    report = build(music, tmp_path / "new" / "s.zarr", extractor=extractor, dry_run=True)
+    report = build(music, tmp_path / "new" / "s.zarr", extractor=extractor, feature_level="all", dry_run=True)
     assert (report.to_do, report.processed, report.dry_run) == (4, 0, True)
     assert report.audio_hours_to_do == pytest.approx((3 * 1.6 + 2.3) / 3600, rel=1e-3)
     assert not (tmp_path / "new").exists()
-    build(music, tmp_path / "s.zarr", extractor=extractor, limit=3)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", limit=3)
     before = snapshot(tmp_path)
-    report = build(music, tmp_path / "s.zarr", extractor=extractor, dry_run=True)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", dry_run=True)
     assert (report.to_do, report.cached) == (1, 3)
     assert snapshot(tmp_path) == before
 
@@ -245,7 +253,9 @@ def test_impossible_settings_leave_no_store(music, tmp_path, model_folder, setti
 def test_there_are_no_more_workers_than_tracks(music, tmp_path, extractor, monkeypatch):
     asked = []
     monkeypatch.setattr(prefetch, "threads", lambda count, **names: asked.append(count) or threads(count, **names))
-    assert build(music, tmp_path / "s.zarr", extractor=extractor, workers=40_000).processed == 4
+    assert (
+        build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", workers=40_000).processed == 4
+    )
     assert asked == [4]
 
 
@@ -287,13 +297,13 @@ def test_a_track_that_was_written_by_hand_and_has_no_audio_is_replaced(music, tm
     spec = extractor.spec()
     with StoreWriter(tmp_path / "s.zarr", spec=spec) as writer:
         writer.put("a/one", {"raw": np.ones((1, 4, 74, 64)), "segments": np.ones((1, 4, 64))})
-    assert counts(build(music, tmp_path / "s.zarr", extractor=extractor)) == (4, 0, 0, 0)
+    assert counts(build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")) == (4, 0, 0, 0)
 
 
 @pytest.mark.slow
 def test_progress_goes_forward_through_the_stages(music, tmp_path, extractor):
     seen = []
-    build(music, tmp_path / "s.zarr", extractor=extractor, progress=seen.append)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", progress=seen.append)
     stages = list(dict.fromkeys(now.stage for now in seen))
     assert stages == ["looking for audio", "opening the model", "checking", "extracting", "packing", "done"]
     for name in ("done", "checked", "audio_seconds", "elapsed"):
@@ -309,7 +319,7 @@ def test_progress_goes_forward_through_the_stages(music, tmp_path, extractor):
 @pytest.mark.slow
 def test_the_report_is_plain_json_with_the_old_names(music, tmp_path, extractor):
     (music / "bad.wav").write_text("no audio")
-    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     found = report.to_dict()
     for name in ("total_files", "processed", "cached", "skipped", "failed", "errors", "elapsed_time"):
         assert name in found
@@ -331,7 +341,7 @@ def test_the_report_is_plain_json_with_the_old_names(music, tmp_path, extractor)
 )
 def test_settings_of_an_extractor_are_not_given_twice(music, tmp_path, extractor, settings):
     with pytest.raises(SettingError, match=f"an extractor has its own .*{next(iter(settings))}"):
-        build(music, tmp_path / "s.zarr", extractor=extractor, **settings)
+        build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", **settings)
     with pytest.raises(SettingError, match="an extractor has its own"):
         extractor.extract_dataset_features(music, tmp_path / "s.zarr", **settings)
     assert not (tmp_path / "s.zarr").exists()

@@ -304,7 +304,7 @@ def test_a_store_gets_the_features_and_gives_them_back(model, wav, tmp_path):
 def test_a_track_gets_into_a_store_as_build_puts_it_there(model, wav, tmp_path, by):
     soundfile.write(wav, np.clip(9 * tones(6.3), -1, 1), RATE)  # loud enough for a warning
     extractor = FeatureExtractor(model=model, segment_duration=2.0)
-    report = build(wav, tmp_path / "built.zarr", extractor=extractor, dataset="smd")
+    report = build(wav, tmp_path / "built.zarr", extractor=extractor, feature_level="all", dataset="smd")
     path = tmp_path / "one.zarr"
     with StoreWriter(path, spec=extractor.spec()) as writer:
         features = extractor.extract_track_features(wav, store=path if by == "path" else writer, dataset="smd")

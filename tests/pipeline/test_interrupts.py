@@ -101,7 +101,7 @@ def test_at_every_stage_the_build_ends_and_can_go_on(music, tmp_path, extractor,
             asked.append(time.monotonic())
             os.kill(HERE, signal.SIGINT)
 
-    report = build(music, tmp_path / "s.zarr", extractor=extractor, progress=interrupt)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", progress=interrupt)
     assert time.monotonic() - asked[0] < 2
     assert (report.interrupted, report.exit_code) == (True, 130)
     assert report.processed == {"extracting": 2, "packing": 4}.get(stage, 0)
@@ -110,7 +110,7 @@ def test_at_every_stage_the_build_ends_and_can_go_on(music, tmp_path, extractor,
         assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
     else:
         assert not (tmp_path / "s.zarr").exists()
-    rest = build(music, tmp_path / "s.zarr", extractor=extractor)
+    rest = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert (rest.cached, rest.processed) == (report.processed, 4 - report.processed)
     assert FeatureStore(tmp_path / "s.zarr").info()["packed"] == 4
 
@@ -125,7 +125,7 @@ def test_in_the_middle_of_a_track_nothing_of_it_stays(tmp_path, clip, extractor,
             assert list((store / ".featurestore" / "staging").glob("*/*/raw"))
             os.kill(HERE, signal.SIGINT)
 
-    report = build(tmp_path / "music", store, extractor=extractor, progress=interrupt)
+    report = build(tmp_path / "music", store, extractor=extractor, feature_level="all", progress=interrupt)
     assert (report.interrupted, report.processed, report.failed) == (True, 0, 0)
     assert staged(store) == []
     assert len(FeatureStore(store)) == 0

@@ -66,7 +66,7 @@ def check(assert_states_close):
 @pytest.mark.slow
 def test_batches_are_full_whatever_the_tracks(clips, tmp_path, watched, extractor, check):
     batching, model = watched()
-    report = build(clips, tmp_path / "s.zarr", extractor=batching)
+    report = build(clips, tmp_path / "s.zarr", extractor=batching, feature_level="all")
     assert report.processed == 9
     assert model.sizes == [8, 8, 8, 3]
     check(tmp_path / "s.zarr", extractor, clips, [str(n) for n in range(9)])
@@ -78,7 +78,7 @@ def test_a_file_that_breaks_off_in_the_middle(clips, tmp_path, watched, extracto
     samples[-10] = np.nan
     soundfile.write(clips / "4.wav", samples, 24_000, subtype="FLOAT")
     batching, _ = watched()
-    report = build(clips, tmp_path / "s.zarr", extractor=batching)
+    report = build(clips, tmp_path / "s.zarr", extractor=batching, feature_level="all")
     assert [failure.track_id for failure in report.errors] == ["4"]
     check(tmp_path / "s.zarr", extractor, clips, list("01235678"))
 
@@ -95,7 +95,7 @@ def test_a_track_that_the_model_cannot_bear(clips, tmp_path, watched, extractor,
             raise ZeroDivisionError("too loud")
 
     batching, _ = watched(break_down)
-    report = build(clips, tmp_path / "s.zarr", extractor=batching)
+    report = build(clips, tmp_path / "s.zarr", extractor=batching, feature_level="all")
     (failure,) = report.errors
     assert (failure.track_id, failure.error) == ("4", "ExtractionError")
     assert "4.wav: encoding failed with ZeroDivisionError: too loud" in failure.message
@@ -109,7 +109,7 @@ def test_memory_that_is_full_for_a_while(clips, tmp_path, watched, extractor, ch
             raise torch.OutOfMemoryError("full")
 
     batching, model = watched(full)
-    report = build(clips, tmp_path / "s.zarr", extractor=batching)
+    report = build(clips, tmp_path / "s.zarr", extractor=batching, feature_level="all")
     assert (report.processed, report.failed) == (9, 0)
     assert model.sizes[:4] == [8, 4, 2, 2]
     check(tmp_path / "s.zarr", extractor, clips, [str(n) for n in range(9)])
@@ -124,7 +124,7 @@ def test_no_more_tracks_are_open_than_files_allow(clips, tmp_path, watched, extr
         most.append(len([p for p in (store / ".featurestore" / "staging").glob("*/*") if p.is_dir()]))
 
     batching, model = watched(look)
-    assert build(clips, store, extractor=batching).processed == 9
+    assert build(clips, store, extractor=batching, feature_level="all").processed == 9
     assert max(most) == 4  # two are claimed and decoded ahead
     assert max(model.sizes) == 6
     check(store, extractor, clips, [str(n) for n in range(9)])
@@ -136,6 +136,6 @@ def test_fail_fast_finishes_what_is_decoded_and_begins_nothing(clips, tmp_path, 
     samples = np.full(48_000, 0.1)
     samples[-1] = np.inf
     soundfile.write(clips / "3.wav", samples, 24_000, subtype="FLOAT")
-    report = build(clips, tmp_path / "s.zarr", extractor=batching, fail_fast=True)
+    report = build(clips, tmp_path / "s.zarr", extractor=batching, feature_level="all", fail_fast=True)
     assert (report.processed, report.failed) == (3, 1)
     assert FeatureStore(tmp_path / "s.zarr").track_ids == ["0", "1", "2"]

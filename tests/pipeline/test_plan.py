@@ -69,20 +69,20 @@ def test_a_build_that_cannot_fit_is_refused_with_a_way_out(tmp_path, extractor):
     for number in range(2 + free // (1000 * bytes_per_hour)):
         sparse_wav(source / f"{number}.wav", 1000)
     with pytest.raises(StoreAccessError) as caught:
-        build(source, tmp_path / "s.zarr", extractor=extractor)
+        build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     message = str(caught.value)
     ways = ("feature_level='segments'", "feature_level='aggregated'", "dtype='float16'", "layers=[2]")
     for setting in ways:
         assert f"`{setting}`" in message
     assert not (tmp_path / "s.zarr").exists()
-    report = build(source, tmp_path / "s.zarr", extractor=extractor, dry_run=True)
+    report = build(source, tmp_path / "s.zarr", extractor=extractor, feature_level="all", dry_run=True)
     assert report.estimated_bytes > report.free_bytes
 
 
 @pytest.mark.slow
 def test_replacing_tracks_needs_room_for_one_of_them_only(tmp_path, music, extractor):
-    new = build(music, tmp_path / "s.zarr", extractor=extractor).estimated_bytes
-    again = build(music, tmp_path / "s.zarr", extractor=extractor, force=True, dry_run=True)
+    new = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all").estimated_bytes
+    again = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", force=True, dry_run=True)
     assert (again.to_do, again.estimated_bytes < new / 2) == (4, True)
 
 

@@ -39,7 +39,7 @@ def many(tmp_path, clip):
 
 @pytest.fixture
 def settings(model_folder):
-    return {"model": model_folder, "segment_duration": 1.5, "workers": 1}
+    return {"model": model_folder, "segment_duration": 1.5, "workers": 1, "feature_level": "all"}
 
 
 def children_of(parent):

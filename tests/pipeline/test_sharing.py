@@ -49,11 +49,11 @@ class Holder:
 @pytest.mark.slow
 def test_a_track_that_another_writer_has_is_skipped(music, store, extractor, other):
     holder = Holder(other, "a/two")
-    report = build(music, store, extractor=extractor)
+    report = build(music, store, extractor=extractor, feature_level="all")
     assert (report.processed, report.skipped, report.failed, report.exit_code) == (3, 1, 0, 0)
     assert "a/two" not in FeatureStore(store)
     holder.die()
-    report = build(music, store, extractor=extractor)
+    report = build(music, store, extractor=extractor, feature_level="all")
     assert (report.processed, report.cached) == (1, 3)
 
 
@@ -64,7 +64,7 @@ def test_what_another_writer_has_is_not_decoded(music, store, extractor, other, 
         DecoderProcess, "decode", lambda self, path, *a: decoded.append(path.stem) or decode(self, path, *a)
     )
     holder = Holder(other, "a/two")
-    build(music, store, extractor=extractor, workers=3)
+    build(music, store, extractor=extractor, feature_level="all", workers=3)
     assert sorted(decoded) == ["one", "one", "three"]
     holder.die()
 
@@ -80,7 +80,7 @@ def test_a_track_is_locked_while_it_is_decoded(music, store, extractor, other, m
         return decode(path, *arguments, **options)
 
     monkeypatch.setattr(decoder, "decode", locked)
-    assert build(music, store, extractor=extractor).processed == len(refused) == 4
+    assert build(music, store, extractor=extractor, feature_level="all").processed == len(refused) == 4
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_a_track_whose_writer_died_meanwhile_is_extracted_after_all(music, store
         if now.processed == 3 and alive:
             alive.pop().die()
 
-    report = build(music, store, extractor=extractor, progress=die_later)
+    report = build(music, store, extractor=extractor, feature_level="all", progress=die_later)
     assert (report.processed, report.skipped) == (4, 0)
 
 
@@ -100,7 +100,7 @@ def test_a_track_whose_writer_died_meanwhile_is_extracted_after_all(music, store
 def test_a_track_that_another_writer_has_finished_meanwhile_stays_skipped(
     music, store, tmp_path, extractor, other
 ):
-    build(music, tmp_path / "elsewhere.zarr", extractor=extractor)
+    build(music, tmp_path / "elsewhere.zarr", extractor=extractor, feature_level="all")
     elsewhere = FeatureStore(tmp_path / "elsewhere.zarr")
     features = {"raw": elsewhere.raw("a/two").to_numpy()}
     busy = [Holder(other, "a/two")]
@@ -109,14 +109,14 @@ def test_a_track_that_another_writer_has_finished_meanwhile_stays_skipped(
         if now.processed == 3 and busy:
             busy.pop().publish(features, {"audio": elsewhere.provenance("a/two")["audio"]})
 
-    report = build(music, store, extractor=extractor, progress=publish_later)
+    report = build(music, store, extractor=extractor, feature_level="all", progress=publish_later)
     assert (report.processed, report.skipped, report.failed) == (3, 1, 0)
     assert len(FeatureStore(store)) == 4
 
 
 @pytest.mark.slow
 def test_a_track_that_appears_between_plan_and_work_counts_as_cached(music, store, tmp_path, extractor, other):
-    build(music, tmp_path / "elsewhere.zarr", extractor=extractor)
+    build(music, tmp_path / "elsewhere.zarr", extractor=extractor, feature_level="all")
     elsewhere = FeatureStore(tmp_path / "elsewhere.zarr")
     done = []
 
@@ -129,7 +129,7 @@ def test_a_track_that_appears_between_plan_and_work_counts_as_cached(music, stor
             }
             other.put("b/one", features, attributes={"audio": elsewhere.provenance("b/one")["audio"]})
 
-    report = build(music, store, extractor=extractor, progress=appear)
+    report = build(music, store, extractor=extractor, feature_level="all", progress=appear)
     assert (report.processed, report.cached, report.skipped) == (3, 1, 0)
 
 
@@ -144,7 +144,7 @@ def test_a_lock_held_for_another_track_is_waited_for(music, store, extractor, ot
     holder = Holder(other, same_stripe("a/two"))
     threading.Timer(1.0, holder.die).start()
     began = time.monotonic()
-    report = build(music, store, extractor=extractor)
+    report = build(music, store, extractor=extractor, feature_level="all")
     assert (report.processed, report.skipped, report.failed) == (4, 0, 0)
     assert time.monotonic() - began > 1
 
@@ -153,7 +153,7 @@ def test_a_lock_held_for_another_track_is_waited_for(music, store, extractor, ot
 def test_waiting_for_a_lock_ends(music, store, extractor, other, monkeypatch):
     monkeypatch.setattr(extraction, "LOCK_PATIENCE", 0.3)
     holder = Holder(other, same_stripe("a/two"))
-    report = build(music, store, extractor=extractor)
+    report = build(music, store, extractor=extractor, feature_level="all")
     assert (report.processed, report.skipped, report.failed) == (3, 0, 1)
     assert "a/two" in str(report.errors[0])
     holder.die()

@@ -22,7 +22,7 @@ from featurestore.errors import (
 def test_a_file_is_no_store(music, tmp_path, extractor):
     (tmp_path / "s.zarr").write_text("precious")
     with pytest.raises(NotAStoreError, match="file"):
-        build(music, tmp_path / "s.zarr", extractor=extractor)
+        build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert (tmp_path / "s.zarr").read_text() == "precious"
 
 
@@ -30,35 +30,35 @@ def test_a_folder_of_other_things_is_no_store_and_stays_as_it_is(music, tmp_path
     (tmp_path / "s.zarr").mkdir()
     (tmp_path / "s.zarr" / "thesis.tex").write_text("precious")
     with pytest.raises(NotAStoreError, match=r"s\.zarr"):
-        build(music, tmp_path / "s.zarr", extractor=extractor)
+        build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert os.listdir(tmp_path / "s.zarr") == ["thesis.tex"]
 
 
 @pytest.mark.slow
 def test_an_empty_folder_becomes_a_store(music, tmp_path, extractor):
     (tmp_path / "s.zarr").mkdir()
-    assert build(music, tmp_path / "s.zarr", extractor=extractor).processed == 4
+    assert build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all").processed == 4
 
 
 def test_a_store_of_a_newer_release_is_not_touched(music, tmp_path, extractor):
-    build(music, tmp_path / "s.zarr", extractor=extractor, limit=1)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", limit=1)
     root = tmp_path / "s.zarr" / "zarr.json"
     document = json.loads(root.read_text())
     document["attributes"]["featurestore"]["format"] = 99
     root.write_text(json.dumps(document))
     with pytest.raises(StoreVersionError, match="upgrade"):
-        build(music, tmp_path / "s.zarr", extractor=extractor)
+        build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
 
 
 @pytest.mark.slow
 def test_a_read_only_disk_is_named_before_any_work(music, extractor, small_disk):
     disk = small_disk(32)
-    build(music, disk / "s.zarr", extractor=extractor, limit=1)
+    build(music, disk / "s.zarr", extractor=extractor, feature_level="all", limit=1)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(StoreAccessError, match=r"s\.zarr.*read-only"):
-        build(music, disk / "s.zarr", extractor=extractor)
+        build(music, disk / "s.zarr", extractor=extractor, feature_level="all")
     with pytest.raises(StoreAccessError, match=r"t\.zarr.*read-only"):
-        build(music, disk / "t.zarr", extractor=extractor)
+        build(music, disk / "t.zarr", extractor=extractor, feature_level="all")
     assert FeatureStore(disk / "s.zarr").aggregated().to_numpy().shape == (1, 4, 64)
 
 
@@ -66,7 +66,7 @@ def test_a_read_only_disk_is_named_before_any_work(music, extractor, small_disk)
 def test_a_folder_without_permission_is_named(music, tmp_path, extractor):
     (tmp_path / "mine").mkdir(mode=0o500)
     with pytest.raises(StoreAccessError, match="permission denied"):
-        build(music, tmp_path / "mine" / "s.zarr", extractor=extractor)
+        build(music, tmp_path / "mine" / "s.zarr", extractor=extractor, feature_level="all")
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_stops_the_build_and_keeps_what_is_published(
             (disk / "others").write_bytes(b"x" * (free.f_bavail * free.f_bsize - 200_000))
 
     with pytest.raises(BuildStoppedError, match=r"disk is full.*run the same command again") as caught:
-        build(tmp_path / "music", disk / "s.zarr", extractor=extractor, progress=fill_up)
+        build(tmp_path / "music", disk / "s.zarr", extractor=extractor, feature_level="all", progress=fill_up)
     assert isinstance(caught.value, StoreAccessError)
     assert (caught.value.report.processed, caught.value.report.failed) == (2, 0)
     assert staged(disk / "s.zarr") == []
@@ -121,7 +121,7 @@ def test_a_disk_that_fills_up_stops_the_build_and_keeps_what_is_published(
     assert store.track_ids == ["0", "1"]
     assert store.verify(deep=True).ok
     (disk / "others").unlink()
-    report = build(tmp_path / "music", disk / "s.zarr", extractor=extractor)
+    report = build(tmp_path / "music", disk / "s.zarr", extractor=extractor, feature_level="all")
     assert (report.processed, report.cached) == (4, 2)
     assert np.isfinite(FeatureStore(disk / "s.zarr").aggregated().to_numpy()).all()
 
@@ -132,8 +132,8 @@ def test_a_build_goes_on_where_a_track_cannot_be_had(music, tmp_path, extractor,
     from featurestore.store.commit import locks
     from featurestore.store.format.keys import encode_key
 
-    build(music, tmp_path / "s.zarr", extractor=extractor, limit=1)
-    build(music, tmp_path / "t.zarr", extractor=extractor)
+    build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", limit=1)
+    build(music, tmp_path / "t.zarr", extractor=extractor, feature_level="all")
     lost = min(set(FeatureStore(tmp_path / "t.zarr")) - set(FeatureStore(tmp_path / "s.zarr")))
     lock_file = locks.lock_file
 
@@ -143,7 +143,7 @@ def test_a_build_goes_on_where_a_track_cannot_be_had(music, tmp_path, extractor,
         return lock_file(path)
 
     monkeypatch.setattr(locks, "lock_file", refuse)
-    report = build(music, tmp_path / "s.zarr", extractor=extractor)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
     assert [(failure.track_id, failure.error) for failure in report.errors] == [(lost, "TrackAccessError")]
     assert report.processed == 2
     assert set(FeatureStore(tmp_path / "s.zarr")) == set(FeatureStore(tmp_path / "t.zarr")) - {lost}
@@ -158,7 +158,7 @@ def test_a_disk_without_names_for_the_files_is_refused_before_any_work(music, ex
         pytest.skip("mounting a tmpfs needs root on Linux")
     try:
         with pytest.raises(StoreAccessError, match=r"4 tracks need about .* files.*df -i"):
-            build(music, disk / "s.zarr", extractor=extractor)
+            build(music, disk / "s.zarr", extractor=extractor, feature_level="all")
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -76,7 +76,7 @@ def test_beyond_a_limit_full_windows_are_equal_and_cover_the_track(of_two_second
 
 @pytest.mark.parametrize("settings", [{}, {"dtype": "float16"}])
 def test_states_that_are_streamed_are_stored_as_all_at_once(model_folder, music, tmp_path, monkeypatch, settings):
-    options = {"model": model_folder, "segment_duration": "full", **settings}
+    options = {"model": model_folder, "segment_duration": "full", "feature_level": "all", **settings}
     build(music, tmp_path / "whole.zarr", **options)
     monkeypatch.setattr(batching, "STREAM_BYTES", 0)
     report = build(music, tmp_path / "streamed.zarr", **options)
@@ -92,7 +92,7 @@ def test_states_that_are_streamed_are_stored_as_all_at_once(model_folder, music,
 def test_several_streamed_windows_of_a_track_stay_in_order(of_two_seconds, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(batching, "STREAM_BYTES", 0)
     track = clip(tmp_path / "x.wav", 5.0)
-    build(track, tmp_path / "s.zarr", model=of_two_seconds)
+    build(track, tmp_path / "s.zarr", model=of_two_seconds, feature_level="all")
     features = FeatureExtractor(model=of_two_seconds).extract_track_features(track)
     assert np.allclose(FeatureStore(tmp_path / "s.zarr").raw("x"), features["raw"], atol=1e-4)
 
@@ -143,7 +143,12 @@ def test_windows_are_seconds_auto_or_full(music, tmp_path, given):
 
 def test_a_dry_run_counts_full_windows(mert2, clip, tmp_path):
     report = build(
-        clip(tmp_path / "x.wav", 40.0), tmp_path / "s.zarr", model=mert2, segment_duration="full", dry_run=True
+        clip(tmp_path / "x.wav", 40.0),
+        tmp_path / "s.zarr",
+        model=mert2,
+        segment_duration="full",
+        feature_level="all",
+        dry_run=True,
     )
     raw = 4 * (2 * 500) * 4 * load_model(mert2).dim  # two windows of 20 s, four states
     assert raw < report.estimated_bytes < raw + 250_000

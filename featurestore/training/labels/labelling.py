@@ -57,7 +57,7 @@ class LabelReport:
     Examples
     --------
     >>> from featurestore.training.labels import label_store
-    >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0])
+    >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0], feature_level="all")
     >>> report = label_store("spectra.zarr", "labels", manifest="data", layer=0, clusters=20, passes=1)
     >>> report.files, report.labels
     ({'train': 2, 'valid': 1}, {'train': 1798, 'valid': 899})
@@ -80,7 +80,7 @@ class LabelReport:
         Examples
         --------
         >>> from featurestore.training.labels import label_store
-        >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0])
+        >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0], feature_level="all")
         >>> report = label_store("spectra.zarr", "labels", manifest="data", layer=0, clusters=20, passes=1)
         >>> report.to_dict()["clusters"]
         20
@@ -166,7 +166,7 @@ def label_store(
     --------
     >>> from pathlib import Path
     >>> from featurestore.training.labels import label_store
-    >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0])
+    >>> _ = build("music", "spectra.zarr", model="logmel", layers=[0], feature_level="all")
     >>> report = label_store("spectra.zarr", "labels", manifest="data", layer=0, clusters=20)
     >>> sorted(path.name for path in Path("labels").iterdir())
     ['dict.km.txt', 'fit.km.npz', 'train.km', 'valid.km']

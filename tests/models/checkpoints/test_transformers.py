@@ -566,6 +566,7 @@ def test_a_store_of_one(saved, tmp_path, name, assert_states_close):
         layers=[3, 1],
         segment_duration=1.0,
         batch_size=2,
+        feature_level="all",
     )
     assert (report.processed, report.failed) == (2, 0)
     again = build(tmp_path / "music", tmp_path / "store.zarr", model=folder, layers=[3, 1], segment_duration=1.0)
