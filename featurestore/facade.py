@@ -13,6 +13,7 @@ import numpy.typing as npt
 from featurestore.errors import SettingError
 from featurestore.sharing.store import SharingStore
 from featurestore.store import StoreReader
+from featurestore.store.runs import failures_of, read_runs
 
 if TYPE_CHECKING:
     from featurestore.analysis.labels import Joined
@@ -74,6 +75,28 @@ class FeatureStore(SharingStore):
         from featurestore.analysis.tracks import track_table
 
         return track_table(self)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return what each build of the store did, oldest first: command, options, versions, counts, errors.
+
+        Examples
+        --------
+        >>> report = build("music", "spectra.zarr", model="logmel", layers=[0])
+        >>> [(run["processed"], run["options"]["model"]) for run in FeatureStore("spectra.zarr").runs()]
+        [(3, 'logmel')]
+        """
+        return read_runs(self.path)
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the tracks that failed and were not built since: track_id, path, error, message, source, time.
+
+        Examples
+        --------
+        >>> report = build("music", "spectra.zarr", model="logmel", layers=[0])
+        >>> FeatureStore("spectra.zarr").failures()
+        []
+        """
+        return failures_of(self.runs())
 
     def join(self, labels: Any, *, on: str = "track_id", missing: str = "error") -> Joined:
         """Find the labels of the tracks.

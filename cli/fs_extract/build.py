@@ -150,16 +150,23 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--force", is_flag=True, help="Extract again what is there.")
 @click.option("--upgrade", is_flag=True, help="Allow a higher --feature-level than the store has.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
+@click.option("--retry-failed", is_flag=True, help="Only the tracks that have failed (see fs-extract failures).")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tracks of the source.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first track that fails.")
 @click.option("--dataset", help="Prefix of the track ids.")
 @click.option(
     "--id-from",
     type=click.Choice(["path", "stem"]),
-    default="path",
-    help="What becomes the track id: the relative path without suffix, or the name of the file alone.",
+    help="What becomes the track id: the relative path without suffix, or the name of the file alone.  "
+    "[default: as in the last run of this source, or path]",
 )
 @click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
+@click.option(
+    "--exclude",
+    multiple=True,
+    help='No files whose name or path matches, like "live/*"; may be given several times.',
+)
+@click.option("--log-file", type=GivenPath(), help="Write what -v tells to this file as well, with times.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16", "auto"]),
@@ -179,6 +186,7 @@ def build(
     as_json: bool,
     no_mixed_precision: bool,
     disable_oom_recovery: bool,
+    log_file: Path | None,
     **settings: Any,
 ) -> int:
     """Extract the features of SOURCE into STORE.
@@ -189,6 +197,8 @@ def build(
     """
     if not console.shows_progress:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if log_file is not None:
+        console.log_to(log_file)
     from featurestore.errors import BuildStoppedError
     from featurestore.pipeline import build as build_store
 

@@ -13,6 +13,7 @@ from fs_extract.analysis import probe, similar
 from fs_extract.build import build
 from fs_extract.console import Console, Group, ReaderGoneError
 from fs_extract.doctor import doctor
+from fs_extract.runs import failures, runs
 from fs_extract.sharing import copy, export
 from fs_extract.store import info, ls, pack, rm, verify
 from fs_extract.training.labels import labels, manifest
@@ -54,6 +55,8 @@ for _command in (
     verify,
     pack,
     rm,
+    runs,
+    failures,
     export,
     copy,
     similar,

@@ -96,6 +96,20 @@ class Console:
         warnings.handlers = [handler if self.verbose else logging.NullHandler()]
         warnings.propagate = logger.propagate = False
 
+    def log_to(self, path: Path) -> None:
+        """Write the library's log to a file, with times, from INFO on."""
+        logger = logging.getLogger("featurestore")
+        for handler in logger.handlers:
+            handler.setLevel(logger.level)
+        try:
+            file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise click.ClickException(f"the log file {path} cannot be written: {error.strerror}") from None
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        click.get_current_context().call_on_close(file.close)
+        logger.addHandler(file)
+        logger.setLevel(min(logger.level, logging.INFO))
+
 
 class _Formatter(logging.Formatter):
     """Shows settings as the options of a command; the library's threads do not know which one runs."""

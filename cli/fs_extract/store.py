@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ def info(store: Path, *, follow_links: bool, as_json: bool) -> int:
     """Say what STORE holds, and of which settings."""
     from featurestore import FeatureStore
 
-    found = FeatureStore(store, follow_links=follow_links).info()
+    opened = FeatureStore(store, follow_links=follow_links)
+    found = {**opened.info(), **_history(opened)}
     if as_json:
         print_json(found)
     else:
@@ -42,6 +44,25 @@ def info(store: Path, *, follow_links: bool, as_json: bool) -> int:
         settings = {name: _listed(value) for name, value in spec.items() if value is not None}
         click.echo(table({**found, **settings}))
     return 0
+
+
+def _history(store: Any) -> dict[str, Any]:
+    """When a store was built, what has failed, and the command that goes on."""
+    runs = store.runs()
+    if not runs:
+        return {}
+    last, options = runs[-1], runs[-1].get("options", {})
+    going_on = ["fs-extract", "build", str(last.get("source")), str(store.path)]
+    if options.get("file_pattern"):
+        going_on += ["--file-pattern", options["file_pattern"]]
+    for pattern in options.get("exclude", ()):
+        going_on += ["--exclude", pattern]
+    return {
+        "first_run": runs[0]["began"][:19],
+        "last_run": last["began"][:19],
+        "failures": len(store.failures()),
+        "go_on_with": shlex.join(going_on),
+    }
 
 
 def _short(layers: list[int]) -> str | list[int]:

@@ -48,6 +48,7 @@ def discover(
     *,
     id_from: str = "path",
     file_pattern: str | None = None,
+    exclude: Sequence[str] = (),
     dataset: str | None = None,
 ) -> list[AudioFile]:
     """Find the audio files that a source names.
@@ -69,6 +70,8 @@ def discover(
         stay.
     file_pattern : str, optional
         Only files whose name matches, such as ``*.wav``, in any case and normalisation of Unicode.
+    exclude : sequence of str
+        No files whose name, or path as in the id, matches one of these patterns.
     dataset : str, optional
         Put before every id, with a slash.
 
@@ -96,7 +99,12 @@ def discover(
         path = local_path(source)
     except ValueError as error:
         raise SourceError(f"the source {os.fspath(source)} is {error}") from None
-    return sorted(_with_ids(_named(path, file_pattern), id_from, dataset), key=lambda file: file.track_id)
+    if isinstance(exclude, str) or not all(isinstance(x, str) and x for x in exclude):
+        raise SettingError(f"`exclude` is a sequence of patterns, not {exclude!r:.200}")
+    named = [x for x in _named(path, file_pattern) if not _is_excluded(x.relative, exclude)]
+    if not named:
+        raise SourceError(f"the source {path!r} names no file but those that `exclude` leaves out")
+    return sorted(_with_ids(named, id_from, dataset), key=lambda file: file.track_id)
 
 
 def listed_ids(files: Sequence[Listed], *, id_from: str = "path", dataset: str | None = None) -> list[str]:
@@ -139,6 +147,11 @@ def _named(source: str, file_pattern: str | None) -> list[Listed]:
     if found := [x for x in found if matches(os.path.basename(x.relative))]:
         return found
     raise SourceError(f"the source {source!r} names no file{matching}")
+
+
+def _is_excluded(relative: str, patterns: Sequence[str]) -> bool:
+    names = [letters(relative).lower(), letters(os.path.basename(relative)).lower()]
+    return any(fnmatch(name, letters(pattern).lower()) for name in names for pattern in patterns)
 
 
 def _spelled_otherwise(pattern: str, root: str, parts: list[str]) -> str:

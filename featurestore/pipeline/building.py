@@ -17,13 +17,22 @@ from featurestore.pipeline.job import Executor, IdleExecutor, LocalExecutor, Mod
 from featurestore.pipeline.one_file import build_file
 from featurestore.pipeline.plan import Job
 from featurestore.pipeline.processes import WorkerPool
-from featurestore.pipeline.recorded import DEFAULT_LEVEL, fits, lower_level, recorded_level, recorded_settings
-from featurestore.pipeline.report import BuildReport, Progress, Tally
+from featurestore.pipeline.recorded import (
+    DEFAULT_LEVEL,
+    fits,
+    lower_level,
+    recorded_ids,
+    recorded_level,
+    recorded_settings,
+)
+from featurestore.pipeline.report import STAGES, BuildReport, Progress, Tally
+from featurestore.pipeline.run_record import recording
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import StoreReader
 from featurestore.store.creation import is_vacant
 from featurestore.store.hdf5.layout import is_hdf5
 from featurestore.store.paths import resolve_store_path
+from featurestore.store.runs import failures_of, read_runs
 from featurestore.windows import check_windows
 
 if TYPE_CHECKING:
@@ -58,10 +67,12 @@ def build(
     upgrade: bool = False,
     dry_run: bool = False,
     limit: int | None = None,
+    retry_failed: bool = False,
     fail_fast: bool = False,
     dataset: str | None = None,
-    id_from: str = "path",
+    id_from: str | None = None,
     file_pattern: str | None = None,
+    exclude: Sequence[str] = (),
     mixed_precision: bool = True,
     precision: str | None = None,
     oom_recovery: bool = True,
@@ -120,14 +131,19 @@ def build(
         Find out what is to be done, and write nothing at all.
     limit : int, optional
         Only the first tracks of the source.
+    retry_failed : bool
+        Only the tracks that have failed in the last runs, as `FeatureStore.failures` lists them.
     fail_fast : bool
         Stop at the first track that fails.
     dataset : str, optional
-        Prefix of the track ids.
-    id_from : {"path", "stem"}
-        What becomes the track id: the relative path without suffix, or the name of the file alone.
+        Prefix of the track ids; by default that of the last run with this source.
+    id_from : {"path", "stem"}, optional
+        What becomes the track id: the relative path without suffix, or the name of the file alone; by
+        default as in the last run with this source, or "path".
     file_pattern : str, optional
         Only files whose name matches this glob.
+    exclude : sequence of str
+        No files whose name, or path within the source, matches one of these globs.
     mixed_precision, precision, oom_recovery
         As in `featurestore.FeatureExtractor`.
     extractor : FeatureExtractor, optional
@@ -199,10 +215,19 @@ def build(
     FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype or "float32", codec=codec or "none")  # as a store can have
     tally = Tally(listener=progress)
     tally.facts.update(dry_run=dry_run, store=str(store), feature_level=feature_level or DEFAULT_LEVEL)
-    with Interrupts() as interrupts:
+    with recording(at, given, tally), Interrupts() as interrupts:
         try:
-            tally.notify()
-            tracks = discover(source, id_from=id_from, file_pattern=file_pattern, dataset=dataset)[:limit]
+            tally.enter(STAGES[0])
+            known = [] if is_vacant(at) else read_runs(at)
+            recorded = recorded_ids(known, source)
+            dataset, id_from = dataset or recorded[0], id_from or recorded[1]
+            tracks = discover(source, id_from=id_from, file_pattern=file_pattern, exclude=exclude, dataset=dataset)
+            if retry_failed:
+                failed = {failure["track_id"] for failure in failures_of(known)}
+                tracks = [track for track in tracks if track.track_id in failed]
+                given["retried"] = [track.track_id for track in tracks[:limit]]
+            tracks = tracks[:limit]
+            given.update(dataset=dataset, id_from=id_from)
             tally.total = len(tracks)
             tally.enter("opening the model")
             there = open_existing(at)
@@ -233,7 +258,7 @@ def build(
             with _executor(job, device, processes, workers, ahead_mb, settings, interrupts, tally) as executor:
                 run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
-            return tally.report(interrupted=True)
+            tally.interrupted = True
     return tally.report()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,15 @@ DEFAULT_MODEL, DEFAULT_LEVEL = "m-a-p/MERT-v1-95M", "segments"
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _LOOKED_AT = 20
 """Tracks that are looked at for the level of a store."""
+
+
+def recorded_ids(runs: Sequence[Mapping[str, Any]], source: str | os.PathLike[str]) -> tuple[str | None, str]:
+    """Return the data set and the rule of the ids that the last run with a source had."""
+    for run in reversed(runs):
+        options = run.get("options")
+        if isinstance(options, Mapping) and run.get("source") == os.path.abspath(source):
+            return options.get("dataset"), options.get("id_from", "path")
+    return None, "path"
 
 
 def recorded_level(there: StoreReader) -> str | None:

@@ -239,6 +239,8 @@ class Tally:
     audio_seconds: float = 0.0
     audio_seconds_total: float = 0.0
     encoding_seconds: float = 0.0
+    interrupted: bool = False
+    entered: list[tuple[str, float]] = field(default_factory=list)
     waited_for_audio: float = 0.0
     waited_for_store: float = 0.0
     furthest: float = 0.0
@@ -247,7 +249,16 @@ class Tally:
     def enter(self, stage: str) -> None:
         """Begin the next stage."""
         self.stage = stage
+        self.entered.append((stage, time.monotonic()))
         self.notify()
+
+    def stages(self) -> dict[str, float]:
+        """Return the seconds that each stage has taken by now."""
+        found = dict.fromkeys((stage for stage, _ in self.entered), 0.0)
+        ends = [moment for _, moment in self.entered[1:]] + [time.monotonic()]
+        for (stage, begin), end in zip(self.entered, ends, strict=True):
+            found[stage] += round(end - begin, 3)
+        return found
 
     def add(self, done: TrackDone) -> None:
         """Count a track."""
@@ -304,7 +315,7 @@ class Tally:
             )
         )
 
-    def report(self, *, interrupted: bool = False) -> BuildReport:
+    def report(self) -> BuildReport:
         """Make the report, as of now."""
         spent = self.encoding_seconds
         return BuildReport(
@@ -315,7 +326,7 @@ class Tally:
             failed=len(self.failures),
             errors=tuple(self.failures),
             warnings=tuple(self.warnings),
-            interrupted=interrupted,
+            interrupted=self.interrupted,
             elapsed_time=time.monotonic() - self.began,
             avg_time_per_file=spent / self.processed if self.processed else None,
             audio_hours=self.audio_seconds / 3600,

@@ -88,6 +88,10 @@ class StorePaths:
         return self.hidden / "changes"
 
     @cached_property
+    def runs(self) -> Path:
+        return self.hidden / "runs"
+
+    @cached_property
     def packed(self) -> Path:
         return self.root / "packed"
 
@@ -107,5 +111,5 @@ def invalid_paths(paths: StorePaths) -> list[Path]:
     """What is a link or a file where a store has a folder: it might lead anywhere."""
     folders = [paths.hidden, paths.packed, *map(paths.kind, KINDS)]
     if reading.is_dir(paths.hidden):
-        folders += [paths.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE)]
+        folders += [paths.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE, "runs")]
     return [folder for folder in folders if os.path.lexists(folder) and not reading.is_dir(folder)]

@@ -1,0 +1,54 @@
+"""fs-extract runs and failures: what the builds of a store did."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import click
+
+from fs_extract.console import Command, Console, GivenPath, duration, json_option, print_json, printable
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@json_option
+@click.pass_obj
+def runs(console: Console, store: Path, *, as_json: bool) -> int:
+    """List the builds of STORE, oldest first."""
+    from featurestore import FeatureStore
+
+    found = FeatureStore(store).runs()
+    if as_json:
+        print_json(found)
+        return 0
+    for run in found:
+        how = " (interrupted)" if run.get("interrupted") else " (stopped)" if run.get("stopped") else ""
+        counts = f"{run.get('processed')} extracted, {run.get('cached')} there before, {run.get('failed')} failed"
+        took = duration(run.get("elapsed_time", 0.0))
+        console.say(f"{run['began'][:19]}  {took:>8}  {counts}{how}  {printable(str(run.get('source')))}")
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.option("--csv", "as_csv", is_flag=True, help="Print a table for spreadsheets.")
+@json_option
+@click.pass_obj
+def failures(console: Console, store: Path, *, as_csv: bool, as_json: bool) -> int:
+    """List the tracks of STORE that have failed, and why; build --retry-failed tries them again."""
+    from featurestore import FeatureStore
+
+    found = FeatureStore(store).failures()
+    if as_json:
+        print_json(found)
+    elif as_csv:
+        columns = ["track_id", "path", "error", "message", "source", "time"]
+        writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    else:
+        for failure in found:
+            console.say(f"{printable(failure['track_id'])}: {printable(failure['message'])}")
+    return 0

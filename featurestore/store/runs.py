@@ -1,0 +1,61 @@
+"""Memory of runs: what each build of a store did, one file of JSON each in `.featurestore/runs`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from featurestore.atomic import replacing
+from featurestore.store.paths import StorePaths
+
+_MOST_BYTES = 2**28
+
+
+def write_run(store: Path, run: Mapping[str, Any]) -> None:
+    """Keep what a build did; it has ``began``, a time of ISO 8601.
+
+    Raises
+    ------
+    StoreAccessError
+        If it cannot be written.
+    """
+    moment = datetime.fromisoformat(run["began"]).astimezone(UTC)
+    with replacing(StorePaths.of(store).runs / f"{moment:%Y%m%dT%H%M%S.%fZ}.json") as (file,):
+        file.write(json.dumps(run, indent=1).encode())
+
+
+def read_runs(store: Path) -> list[dict[str, Any]]:
+    """Return what is known of the builds of a store, oldest first; files that are no such thing are left out."""
+    found = []
+    for path in sorted(StorePaths.of(store).runs.glob("[0-9]*.json")):
+        try:
+            run = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else None
+        except (OSError, ValueError):
+            continue
+        if isinstance(run, dict) and isinstance(run.get("errors"), list) and isinstance(run.get("began"), str):
+            found.append(run)
+    return found
+
+
+def failures_of(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tracks that failed and were not built since: those of each source's last whole run, and later.
+
+    Parameters
+    ----------
+    runs : iterable of mapping
+        Oldest first.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        source, done = run.get("source"), set(run.get("retried", ()))
+        found = {
+            track: failure
+            for track, failure in found.items()
+            if failure["source"] != source or not (run.get("whole") or track in done)
+        }
+        for failure in run["errors"]:
+            found[failure["track_id"]] = {**failure, "source": source, "time": run["began"]}
+    return list(found.values())

@@ -1,0 +1,92 @@
+"""A store knows its runs: what each build did, what failed, and how to try that again."""
+
+import json
+
+import pytest
+
+from featurestore import FeatureStore, build
+from featurestore.errors import SourceError, SpecMismatchError
+
+
+@pytest.fixture
+def made(music, tmp_path):
+    """Builds a store of spectra: the cheapest features."""
+
+    def make(**options):
+        return build(music, tmp_path / "s.zarr", model="logmel", segment_duration=1.0, layers=[0], **options)
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "s.zarr"
+
+
+@pytest.mark.slow
+def test_each_run_says_what_it_did_and_with_what(music, made, store):
+    (music / "broken.wav").write_bytes(b"RIFF")
+    report = made()
+    made(limit=2)
+    first, second = FeatureStore(store).runs()
+    assert (first["processed"], first["failed"], first["source"]) == (4, 1, str(music))
+    assert first["options"]["layers"] == [0]
+    assert first["errors"][0]["message"] == report.errors[0].message
+    assert first["versions"]["featurestore"]
+    assert {"checking", "extracting", "packing"} <= first["stages"].keys()
+    assert sum(first["stages"].values()) == pytest.approx(first["elapsed_time"], abs=0.5)
+    assert (second["cached"], second["whole"], first["whole"]) == (2, False, True)
+    assert FeatureStore(store).verify(deep=True).ok
+
+
+@pytest.mark.slow
+def test_what_does_nothing_is_no_run(made, store):
+    made(dry_run=True)
+    assert not store.exists()
+    made()
+    with pytest.raises(SpecMismatchError):
+        made(overlap=0.25)
+    made(dry_run=True)
+    assert len(FeatureStore(store).runs()) == 1
+
+
+@pytest.mark.slow
+def test_failed_tracks_are_tried_again_alone(music, made, store, clip):
+    (music / "broken.wav").write_bytes(b"RIFF")
+    (music / "worse.wav").write_bytes(b"RIFF")
+    made()
+    assert [x["track_id"] for x in FeatureStore(store).failures()] == ["broken", "worse"]
+    clip(music / "broken.wav", seed=9)
+    clip(music / "new.wav", seed=10)
+    report = made(retry_failed=True)
+    assert (report.total_files, report.processed, report.failed) == (2, 1, 1)
+    assert [x["track_id"] for x in FeatureStore(store).failures()] == ["worse"]
+    (music / "worse.wav").unlink()
+    made()
+    assert FeatureStore(store).failures() == []
+
+
+@pytest.mark.slow
+def test_the_ids_of_a_source_are_remembered(music, made, store, tmp_path, clip):
+    made(dataset="mine", limit=1)
+    made()
+    clip(tmp_path / "other" / "x.wav")
+    build(tmp_path / "other", store)
+    assert sorted(FeatureStore(store)) == ["mine/a/one", "mine/a/two", "mine/b/one", "mine/b/three", "x"]
+
+
+@pytest.mark.slow
+def test_files_are_excluded_by_name_or_path(made, store):
+    assert made(exclude=["B/*", "*.FLAC"]).total_files == 1
+    assert FeatureStore(store).track_ids == ["a/one"]
+    with pytest.raises(SourceError, match="`exclude`"):
+        made(exclude=["*"])
+
+
+@pytest.mark.slow
+def test_damaged_records_are_left_out(made, store):
+    made()
+    folder = store / ".featurestore" / "runs"
+    (folder / "0.json").write_text("{")
+    (folder / "1.json").write_text(json.dumps({"began": 5}))
+    assert len(FeatureStore(store).runs()) == 1
