@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BAR = "{desc}: {n_fmt}/{total_fmt} tracks |{bar:20}| {elapsed}{postfix}"
 _BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
+_NAMED = 5  # orphans
 _SHOWN_WAIT = 0.05
 """Share of the time from which a user may want to know of it."""
 
@@ -149,6 +150,7 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 )
 @click.option("--force", is_flag=True, help="Extract again what is there.")
 @click.option("--upgrade", is_flag=True, help="Allow a higher --feature-level than the store has.")
+@click.option("--prune", is_flag=True, help="Remove tracks whose files were in SOURCE and are gone.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
 @click.option("--retry-failed", is_flag=True, help="Only the tracks that have failed (see fs-extract failures).")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tracks of the source.")
@@ -284,4 +286,14 @@ def _summary(report: BuildReport) -> dict[str, str]:
         waits = {"audio (more --workers may help)": report.waited_for_audio, "store": report.waited_for_store}
         if waited := ", ".join(f"{share:.0%} for {what}" for what, share in waits.items() if share >= _SHOWN_WAIT):
             rows["model waited"] = waited
+    if report.moved:
+        rows["moved"] = f"{report.moved} tracks are renamed, as their files were"
+    if report.pruned:
+        rows["pruned"] = f"{report.pruned} tracks, whose files are gone"
+    elif report.orphans:
+        more = ", ..." if len(report.orphans) > _NAMED else ""
+        named = ", ".join(report.orphans[:_NAMED])
+        rows["orphans"] = (
+            f"{len(report.orphans)} tracks, whose files are gone; --prune removes them: {named}{more}"
+        )
     return {**rows, "time": duration(report.elapsed_time)}

@@ -15,6 +15,7 @@ from featurestore.errors import MissingDependencyError, SettingError
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Executor, IdleExecutor, LocalExecutor, ModelNeededError, run_job
 from featurestore.pipeline.one_file import build_file
+from featurestore.pipeline.orphans import source_root
 from featurestore.pipeline.plan import Job
 from featurestore.pipeline.processes import WorkerPool
 from featurestore.pipeline.recorded import (
@@ -65,6 +66,7 @@ def build(
     codec: str | None = None,
     force: bool = False,
     upgrade: bool = False,
+    prune: bool = False,
     dry_run: bool = False,
     limit: int | None = None,
     retry_failed: bool = False,
@@ -127,6 +129,8 @@ def build(
         Extract again what is there.
     upgrade : bool
         Allow a higher `feature_level` than the store has: its tracks are extracted again.
+    prune : bool
+        Remove tracks whose files were in the source and are gone. A file that was moved keeps its track.
     dry_run : bool
         Find out what is to be done, and write nothing at all.
     limit : int, optional
@@ -222,6 +226,7 @@ def build(
             recorded = recorded_ids(known, source)
             dataset, id_from = dataset or recorded[0], id_from or recorded[1]
             tracks = discover(source, id_from=id_from, file_pattern=file_pattern, exclude=exclude, dataset=dataset)
+            root = source_root(source, tracks)
             if retry_failed:
                 failed = {failure["track_id"] for failure in failures_of(known)}
                 tracks = [track for track in tracks if track.track_id in failed]
@@ -237,6 +242,8 @@ def build(
             job = Job(
                 store=at,
                 kinds=kinds_of_level(level),
+                root=None if retry_failed or limit else root,
+                prune=prune,
                 upgrades_from=None if upgrade else lower_level(had, level),
                 dtype=dtype or ("float32" if there is None else there.spec.dtype),
                 codec=codec or ("none" if there is None else there.spec.codec),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from featurestore.audio import AudioFile
@@ -12,6 +12,7 @@ from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatch
 from featurestore.pipeline.claim import Attempts
 from featurestore.pipeline.extraction import Extraction, published_attributes
 from featurestore.pipeline.interrupts import Interrupts
+from featurestore.pipeline.orphans import TAKEN, find_moved, find_orphans, rename_moved
 from featurestore.pipeline.plan import (
     Job,
     TrackPlan,
@@ -153,12 +154,23 @@ def run_job(
     if there is not None:
         check_settings(there, spec)
     tally.enter("checking")
+    orphans = {} if there is None or job.root is None else find_orphans(there, tracks, job.root)
+    moved = {} if there is None else find_moved(there, tracks, orphans)
+    if moved and there is not None and not job.dry_run:
+        with StoreWriter(job.store, spec=spec) as renaming:
+            rename_moved(there, renaming, tracks, moved, orphans)
+    tally.facts["moved"] = len(moved) + (0 if job.dry_run else tally.facts.get("moved", 0))
+    orphans = {track_id: known for track_id, known in orphans.items() if track_id not in moved.values()}
+    tally.facts["orphans"] = tuple(orphans)
+    names = moved if job.dry_run else {}
     plans = plan_tracks(
         tracks,
         requirements=job.requirements(spec),
         # Asked for with `in` first: the error of an unknown track looks for ids that are alike.
         existing=lambda track_id: (
-            None if there is None or track_id not in there else published_attributes(there.provenance, track_id)
+            None
+            if there is None or (name := names.get(track_id, track_id)) not in there
+            else published_attributes(there.provenance, name)
         ),
         planned=executor.planned,
         notify=lambda done: _checked(tally, done),
@@ -178,6 +190,10 @@ def run_job(
                 usable = _usable(job, plans, tally)
                 if not (job.fail_fast and tally.failures):
                     executor.run(usable, writer=opened, interrupts=interrupts, tally=tally)
+                for track_id in orphans if job.prune else ():
+                    with suppress(*TAKEN):
+                        opened.remove(track_id)
+                    tally.facts["pruned"] = tally.facts.get("pruned", 0) + 1
                 if job.packs:
                     tally.enter("packing")
                     with interrupts.deferred():

@@ -132,6 +132,10 @@ class Job:
         As in `build`.
     dataset : str or None
         As in `build`.
+    root : str, optional
+        The folder of the source, if tracks of files that are gone are to be looked for.
+    prune : bool
+        Whether those are removed.
     packs : bool
         Whether the build ends with packing.
     """
@@ -147,6 +151,8 @@ class Job:
     dry_run: bool = False
     fail_fast: bool = False
     dataset: str | None = None
+    root: str | None = None
+    prune: bool = False
     packs: bool = True
 
     def requirements(self, spec: FeatureSpec) -> Requirements:

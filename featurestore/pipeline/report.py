@@ -126,6 +126,10 @@ class BuildReport:
         Tracks to do whose files do not state their length; it is guessed, or unknown.
     estimated_bytes, free_bytes : int or None
         What the tracks to do were going to take on disk, and what was free, when the run began.
+    orphans : tuple of str
+        Tracks of the store whose files were in the source and are gone.
+    pruned, moved : int
+        How many of those were removed; tracks that were renamed, as their files were.
     store, model, revision, device, fingerprint : str or None
         Of what, with what and where it was built.
     feature_level : str
@@ -160,6 +164,9 @@ class BuildReport:
     guessed: int = 0
     estimated_bytes: int | None = None
     free_bytes: int | None = None
+    orphans: tuple[str, ...] = ()
+    pruned: int = 0
+    moved: int = 0
     store: str | None = None
     model: str | None = None
     revision: str | None = None
@@ -182,7 +189,12 @@ class BuildReport:
         3
         """
         values = dataclasses.asdict(self)
-        return {**values, "errors": list(values["errors"]), "warnings": list(values["warnings"])}
+        return {
+            **values,
+            "errors": list(values["errors"]),
+            "warnings": list(values["warnings"]),
+            "orphans": list(self.orphans),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

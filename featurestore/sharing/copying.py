@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,26 +90,37 @@ def copy_tracks(
         there = writer.existing(track_id)
         if there is None:
             kinds = [kind for kind in known["kinds"] if kind in wanted]
-            _copy_track(source, writer, track_id, known, kinds, layers)
+            copy_track(source, writer, track_id, {**known, "kinds": kinds})
         else:
             _check_equal(source, writer, track_id, layers)
         yield track_id, there is None
 
 
-def _copy_track(
-    source: StoreReader,
-    writer: StoreWriter,
-    track_id: str,
-    known: dict[str, Any],
-    kinds: Sequence[str],
-    layers: Sequence[int],
+def copy_track(
+    source: StoreReader, writer: StoreWriter, old: str, known: Mapping[str, Any], *, track_id: str | None = None
 ) -> None:
+    """Copy one track, perhaps to another id.
+
+    Parameters
+    ----------
+    source : StoreReader
+        Where it is.
+    writer : StoreWriter
+        Where it goes; its spec says which layers.
+    old : str
+        Its id.
+    known : mapping
+        What is known of it: its ``kinds`` are copied, the rest is written down.
+    track_id : str, optional
+        Its new id.
+    """
+    layers, kinds = writer.spec.layers, known["kinds"]
     attributes = {name: value for name, value in known.items() if name not in _OWN}
-    row = source.aggregated(layer=layers, tracks=[track_id]).to_numpy()[0]
-    with writer.track(track_id, kinds=kinds, attributes=attributes) as track:
+    row = source.aggregated(layer=layers, tracks=[old]).to_numpy()[0]
+    with writer.track(track_id or old, kinds=kinds, attributes=attributes) as track:
         if "segments" in kinds or "raw" in kinds:
-            raw = source.raw(track_id, layer=layers) if "raw" in kinds else None
-            pooled = source.segments(track_id, layer=layers) if "segments" in kinds else None
+            raw = source.raw(old, layer=layers) if "raw" in kinds else None
+            pooled = source.segments(old, layer=layers) if "segments" in kinds else None
             view = raw if raw is not None else pooled
             assert view is not None
             rows = max(1, _BLOCK_BYTES // max(1, view.nbytes // len(view)))
