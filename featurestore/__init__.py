@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from featurestore.models import load_model
     from featurestore.pipeline import BuildReport, build
     from featurestore.pipeline.extractor import FeatureExtractor
+    from featurestore.sharing.earlier_names import (
+        features_exist,
+        features_exist_for_types,
+        load_features,
+        load_selected_features,
+    )
     from featurestore.spec import FeatureSpec
     from featurestore.store import StoreWriter, VerifyReport
 
@@ -29,8 +35,12 @@ __all__ = [
     "VerifyReport",
     "__version__",
     "build",
+    "features_exist",
+    "features_exist_for_types",
     "load_audio",
+    "load_features",
     "load_model",
+    "load_selected_features",
     "segment_audio",
     "validate_audio_file",
 ]
@@ -45,6 +55,12 @@ __getattr__ = lazy(
         "featurestore.models": ["load_model"],
         "featurestore.pipeline": ["BuildReport", "build"],
         "featurestore.pipeline.extractor": ["FeatureExtractor"],
+        "featurestore.sharing.earlier_names": [
+            "features_exist",
+            "features_exist_for_types",
+            "load_features",
+            "load_selected_features",
+        ],
         "featurestore.spec": ["FeatureSpec"],
         "featurestore.store": ["StoreWriter", "VerifyReport"],
     },

@@ -77,7 +77,7 @@ class FeatureExtractor(WindowEncoder):
         include_raw, include_segments : bool
             Which kinds are wanted, besides "aggregated".
         output_dir : path, optional
-            Another name of `store`.
+            An earlier name of `store`.
 
         Returns
         -------
@@ -163,7 +163,7 @@ class FeatureExtractor(WindowEncoder):
         self,
         audio_dir: str | os.PathLike[str],
         store: str | os.PathLike[str] | None = None,
-        file_pattern: str | None = "*.wav",
+        file_pattern: str | None = None,
         skip_existing: bool = True,
         num_workers: int = 1,
         include_raw: bool = True,
@@ -181,8 +181,8 @@ class FeatureExtractor(WindowEncoder):
             Folder, file, glob, or list of files.
         store : path
             The store; made if it does not exist.
-        file_pattern : str or None
-            Only files whose name matches this glob; None for every format.
+        file_pattern : str, optional
+            Only files whose name matches this glob; by default every format.
         skip_existing : bool
             Leave alone what the store has.
         num_workers : int
@@ -192,7 +192,7 @@ class FeatureExtractor(WindowEncoder):
         dataset : str, optional
             Prefix of the track ids.
         output_dir : path
-            Another name of `store`.
+            An earlier name of `store`.
         **options
             As for `featurestore.build`: dtype, codec, limit, fail_fast, dry_run, id_from, progress.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import CheckpointError
+from featurestore.keywords import warn_of_earlier_variables
 from featurestore.models.checkpoints.files import find_weights, weights_sha256
 from featurestore.pipeline.extraction import published_attributes
 from featurestore.pipeline.plan import Job
@@ -52,6 +53,7 @@ def recorded_settings(there: StoreReader | None, given: Mapping[str, Any]) -> di
 
     Layers and revision are those of the store's own model alone.
     """
+    warn_of_earlier_variables()
     if there is None:
         return {"model": DEFAULT_MODEL} if given["model"] is None else {}
     spec, model = there.spec, given["model"]

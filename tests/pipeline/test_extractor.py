@@ -464,15 +464,21 @@ def test_a_collection_in_the_old_words(model, tmp_path):
 @pytest.mark.slow
 def test_the_older_keywords_of_a_store(model, wav, tmp_path):
     extractor = FeatureExtractor(model=model, segment_duration=2.0)
-    expected = extractor.extract_track_features(audio_path=wav, output_dir=tmp_path / "a.zarr", include_raw=False)
+    older = {"output_dir": tmp_path / "a.zarr", "include_raw": False}
+    with pytest.warns(DeprecationWarning, match="`output_dir` is called `store` now") as told:
+        expected = extractor.extract_track_features(audio_path=wav, **older)
+    assert told[0].filename == __file__
     assert list(FeatureStore(tmp_path / "a.zarr").track_ids) == ["piece"]
     found = extractor.extract_track_features(wav, tmp_path / "a.zarr", "piece", include_raw=False)
     np.testing.assert_array_equal(found["aggregated"], expected["aggregated"])
     found, error = extractor.extract_track_features_safe(wav, str(tmp_path / "b.zarr"), "other", include_raw=False)
     assert (list(FeatureStore(tmp_path / "b.zarr").track_ids), error) == (["other"], None)
-    found, error = extractor.extract_track_features_safe(audio_path=wav, output_dir=tmp_path / "b.zarr")
+    with pytest.warns(DeprecationWarning, match="`output_dir`"):
+        found, error = extractor.extract_track_features_safe(audio_path=wav, output_dir=tmp_path / "b.zarr")
     assert (FeatureStore(tmp_path / "b.zarr").track_ids, error) == (["other", "piece"], None)
-    report = extractor.extract_dataset_features(wav.parent, output_dir=tmp_path / "c.zarr", include_raw=False)
+    with pytest.warns(DeprecationWarning, match="`output_dir`") as told:
+        report = extractor.extract_dataset_features(wav.parent, output_dir=tmp_path / "c.zarr", include_raw=False)
+    assert told[0].filename == __file__
     assert report["processed"] == 1
     twice = {"store": tmp_path / "a.zarr", "output_dir": tmp_path / "d.zarr"}
     for call in (extractor.extract_track_features, extractor.extract_dataset_features):
