@@ -104,7 +104,7 @@ class Console:
         try:
             file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise click.ClickException(f"the log file {path} cannot be written: {error.strerror}") from None
+            raise click.ClickException(f"--log-file {path} cannot be written: {error.strerror}") from None
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         click.get_current_context().call_on_close(file.close)
         logger.addHandler(file)

@@ -33,7 +33,7 @@ def runs(console: Console, store: Path, *, as_json: bool) -> int:
 
 @click.command(cls=Command)
 @click.argument("store", type=GivenPath())
-@click.option("--csv", "as_csv", is_flag=True, help="Print a table for spreadsheets.")
+@click.option("--csv", "as_csv", is_flag=True, envvar="FEATURESTORE_CSV", help="Print a table for spreadsheets.")
 @json_option
 @click.pass_obj
 def failures(console: Console, store: Path, *, as_csv: bool, as_json: bool) -> int:

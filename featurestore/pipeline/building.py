@@ -224,7 +224,8 @@ def build(
             tally.enter(STAGES[0])
             known = [] if is_vacant(at) else read_runs(at)
             recorded = recorded_ids(known, source)
-            dataset, id_from = dataset or recorded[0], id_from or recorded[1]
+            dataset = recorded[0] if dataset is None else dataset
+            id_from = recorded[1] if id_from is None else id_from
             tracks = discover(source, id_from=id_from, file_pattern=file_pattern, exclude=exclude, dataset=dataset)
             root = source_root(source, tracks)
             if retry_failed:

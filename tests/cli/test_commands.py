@@ -15,7 +15,20 @@ import featurestore
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from fs_extract.commands import fs_extract
 
-COMMANDS = ["build", "info", "ls", "verify", "pack", "rm", "export", "copy", "similar", "probe"]
+COMMANDS = [
+    "build",
+    "info",
+    "ls",
+    "verify",
+    "pack",
+    "rm",
+    "runs",
+    "failures",
+    "export",
+    "copy",
+    "similar",
+    "probe",
+]
 COMMANDS += ["manifest", "labels", "pretrain", "doctor"]
 
 
