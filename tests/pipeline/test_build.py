@@ -288,7 +288,7 @@ def test_a_source_without_audio_leaves_no_store(tmp_path, model_folder, source):
 @pytest.mark.slow
 def test_it_is_the_old_words_for_a_collection(music, tmp_path, extractor):
     report = extractor.extract_dataset_features(music, tmp_path / "s.zarr", include_raw=False)
-    assert (report["total_files"], report["processed"], report["failed"]) == (2, 2, 0)  # *.wav only
+    assert (report["total_files"], report["processed"], report["failed"]) == (4, 4, 0)
     assert not FeatureStore(tmp_path / "s.zarr").has("a/one", kinds=("raw",))
 
 

@@ -451,13 +451,13 @@ def test_a_collection_in_the_old_words(model, tmp_path):
     path = tmp_path / "store.zarr"
     report = extractor.extract_dataset_features(folder, path, include_raw=False, dataset="d")
     counts = ("total_files", "processed", "cached", "skipped", "failed")
-    assert [report[name] for name in counts] == [3, 2, 0, 0, 1]
+    assert [report[name] for name in counts] == [4, 3, 0, 0, 1]
     store = FeatureStore(path)
-    assert sorted(store.track_ids) == ["d/0", "d/1"]
+    assert sorted(store.track_ids) == ["d/0", "d/1", "d/other"]
     assert store.has("d/0", kinds=("segments", "aggregated"))
     assert not store.has("d/0", kinds=("raw",))
     report = extractor.extract_dataset_features(folder, path, include_raw=False, dataset="d", num_workers=2)
-    assert [report[name] for name in counts] == [3, 0, 2, 0, 1]
+    assert [report[name] for name in counts] == [4, 0, 3, 0, 1]
     json.dumps(report)
 
 

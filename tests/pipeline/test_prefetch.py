@@ -5,12 +5,14 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featurestore.audio import AudioFile, load_audio
 from featurestore.errors import AudioError
+from featurestore.pipeline.decoder import DecoderProcess
 from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
 
 
@@ -110,6 +112,27 @@ def decoder_processes():
     return [int(x) for x in children.stdout.split()]
 
 
+def is_open(path, process):
+    try:
+        return str(path) in [os.readlink(x) for x in Path(f"/proc/{process}/fd").iterdir()]
+    except FileNotFoundError:  # closed just now
+        return False
+
+
+@pytest.mark.slow
+def test_a_decoder_that_died_since_the_last_file_is_replaced(clip, tmp_path):
+    paths = [clip(tmp_path / f"{n}.wav", seed=n) for n in range(2)]
+    decoder = DecoderProcess()
+    for path in paths:
+        *blocks, known = decoder.decode(path, 24_000)
+        np.testing.assert_array_equal(np.concatenate(blocks), load_audio(path, 24_000))
+        assert known["audio"]["path"] == str(path)
+        (process,) = decoder_processes()
+        os.kill(process, signal.SIGSEGV)
+        decoder._process.wait()
+    decoder.close()
+
+
 @pytest.mark.slow
 def test_a_decoder_that_dies_fails_its_track_and_no_other(tmp_path, clip):
     long = AudioFile("long", clip(tmp_path / "long.wav", 120, rate=8_000))
@@ -118,11 +141,9 @@ def test_a_decoder_that_dies_fails_its_track_and_no_other(tmp_path, clip):
     ahead = [TrackAudio(track, 24_000, buffer) for track in (long, *tracks)]
     with decode_ahead(ahead, workers=2) as audios:
         blocks = next(audios).blocks()
-        while not (ahead[1].attributes and ahead[2].attributes and buffer.used > 400_000):
-            time.sleep(0.01)  # now one decodes the long file, and the other waits for its next one
-        assert len(decoder_processes()) == 2
-        for process in decoder_processes():
-            os.kill(process, signal.SIGSEGV)
+        while buffer.used < 400_000 or not (decoding := [x for x in decoder_processes() if is_open(long.path, x)]):
+            time.sleep(0.01)
+        os.kill(*decoding, signal.SIGSEGV)
         with pytest.raises(AudioError, match=r"long\.wav cannot be decoded.*SIGSEGV"):
             list(blocks)
         for track, audio in zip(tracks, audios, strict=True):

@@ -18,7 +18,8 @@ def one_thread_of_k_means():
 def labelled(run, music, tmp_path):
     """Manifests in tmp_path/data, and a store of the spectra of the music."""
     assert run("manifest", music, tmp_path / "data", "--valid", 0.3).code == 0
-    assert run("build", music, tmp_path / "s.zarr", "--model", "logmel", "--segment-duration", 1).code == 0
+    settings = ("--model", "logmel", "--segment-duration", 1, "--feature-level", "all")
+    assert run("build", music, tmp_path / "s.zarr", *settings).code == 0
     return tmp_path / "data"
 
 
@@ -48,8 +49,9 @@ def test_from_audio_to_labels(run, labelled, tmp_path):
 @pytest.mark.slow
 def test_a_manifest_is_built_from(run, labelled, tmp_path):
     store = tmp_path / "t.zarr"
+    settings = ("--model", "logmel", "--layers", 0, "--feature-level", "all")
     for split in ("train", "valid"):
-        assert run("build", labelled / f"{split}.tsv", store, "--model", "logmel", "--layers", 0).code == 0
+        assert run("build", labelled / f"{split}.tsv", store, *settings).code == 0
     assert run("labels", store, labelled, "--layer", 0, "--clusters", 3).code == 0
 
 
