@@ -74,6 +74,20 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(f"{value!r} is no number of seconds, nor auto or full", param, ctx)
 
 
+class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Where MLflow keeps its runs; empty for its default."""
+
+    name = "uri"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The URI, which is no SOURCE that stands behind the option."""
+        if value and ":" not in value and value != "databricks":
+            self.fail(
+                f"{value!r} is no URI like sqlite:///runs.db: put --mlflow after SOURCE and STORE", param, ctx
+            )
+        return str(value)
+
+
 @click.command(
     cls=Command, settings={"mixed_precision": "--no-mixed-precision", "oom_recovery": "--disable-oom-recovery"}
 )
@@ -176,6 +190,14 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "[default: as in the store, or fp16 on cuda, or fp32]",
 )
 @click.option("--no-mixed-precision", is_flag=True, help="Calculate in float32 on cuda, too.")
+@click.option(
+    "--mlflow",
+    type=TrackingUri(),
+    is_flag=False,
+    flag_value="",
+    metavar="[URI]",
+    help="Log the build to MLflow, like --mlflow=http://host:5000.  [URI: MLFLOW_TRACKING_URI, or mlflow.db here]",
+)
 @click.option("--disable-oom-recovery", is_flag=True, help="Never go on with smaller batches.")
 @json_option
 @click.pass_obj
@@ -189,6 +211,7 @@ def build(
     no_mixed_precision: bool,
     disable_oom_recovery: bool,
     log_file: Path | None,
+    mlflow: str | None,
     **settings: Any,
 ) -> int:
     """Extract the features of SOURCE into STORE.
@@ -202,6 +225,7 @@ def build(
     if log_file is not None:
         console.log_to(log_file)
     from featurestore.errors import BuildStoppedError
+    from featurestore.pipeline import MLflowCallback
     from featurestore.pipeline import build as build_store
 
     try:
@@ -212,6 +236,7 @@ def build(
                 mixed_precision=not no_mixed_precision,
                 oom_recovery=not disable_oom_recovery,
                 progress=progress,
+                callbacks=() if mlflow is None else (MLflowCallback(mlflow or None),),
                 **settings,
             )
     except BuildStoppedError as error:
@@ -276,9 +301,8 @@ def _summary(report: BuildReport) -> dict[str, str]:
     counts = f"{report.processed} extracted, {report.cached} there before, {report.failed} failed"
     if report.skipped:
         counts += f", {report.skipped} left to other workers"
-    done = report.processed + report.cached + report.failed + report.skipped
-    if done < report.total_files:
-        counts += f", {report.total_files - done} not reached"
+    if report.not_reached:
+        counts += f", {report.not_reached} not reached"
     speed = f", {report.x_real_time:.1f} x real time" if report.x_real_time else ""
     rows = {"store": str(report.store), "tracks": f"{report.total_files}: {counts}"}
     if report.processed:

@@ -46,6 +46,7 @@ BAD = {
     "--log-file": ["", "/nothing/there.log"],
     "--precision": ["fp8", "fp16"],
     "--no-mixed-precision": ["yes"],
+    "--mlflow": ["runs"],
     "--disable-oom-recovery": ["yes"],
     "--json": ["yes"],
     "--verbose": ["yes"],
