@@ -13,6 +13,7 @@ from fs_extract.analysis import probe, similar
 from fs_extract.build import build
 from fs_extract.console import Console, Group, ReaderGoneError
 from fs_extract.doctor import doctor
+from fs_extract.importing import import_
 from fs_extract.runs import failures, runs
 from fs_extract.sharing import copy, export
 from fs_extract.store import info, ls, pack, rm, verify
@@ -59,6 +60,7 @@ for _command in (
     failures,
     export,
     copy,
+    import_,
     similar,
     probe,
     manifest,

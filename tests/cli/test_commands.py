@@ -27,6 +27,7 @@ COMMANDS = [
     "failures",
     "export",
     "copy",
+    "import",
     "similar",
     "probe",
 ]
