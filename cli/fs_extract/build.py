@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,9 @@ from fs_extract.console import (
 if TYPE_CHECKING:
     from featurestore.pipeline import BuildReport, Progress
 
-_BAR = "{desc}: {n_fmt}/{total_fmt} tracks |{bar:20}| {elapsed}{postfix}"
+_BAR = "{desc}: {n_fmt}/{total_fmt} tracks{postfix} |{bar}| {elapsed}"
+_BAR_COLUMNS = 18
+"""What the bar itself and the time take of a terminal's width."""
 _BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
 _NAMED = 5  # orphans
 _SHOWN_WAIT = 0.05
@@ -268,19 +271,31 @@ def _listener(bar: Any) -> Callable[[Progress], None]:
         bar.set_description_str(now.stage, refresh=False)
         bar.total = now.total
         bar.n = now.checked if now.stage == "checking" else now.done
-        parts = [f"{length(now.audio_seconds / 3600)} of audio"]
-        if now.x_real_time is not None:
-            parts.append(f"{now.x_real_time:.1f} x real time")
-        if now.eta is not None:
-            parts.append(f"{duration(now.eta)} to go")
-        if now.failed:
-            parts.append(f"{now.failed} failed")
-        bar.set_postfix_str(", ".join(parts) if now.stage == "extracting" else "", refresh=False)
+        columns = (bar.format_dict["ncols"] or 80) - len(f"{now.stage}: {bar.n}/{now.total} tracks")
+        bar.set_postfix_str(_that_fit(_parts(now), columns - _BAR_COLUMNS), refresh=False)
         if now.elapsed - shown["at"] >= _BETWEEN_DRAWINGS or now.stage != shown["stage"]:
             shown.update(at=now.elapsed, stage=now.stage)
             bar.refresh()
 
     return show
+
+
+def _parts(now: Progress) -> list[str]:
+    """What to say of a running extraction, the most important first."""
+    if now.stage != "extracting":
+        return []
+    return [
+        *([] if now.eta is None else [f"{duration(now.eta)} to go"]),
+        *([f"{now.failed} failed"] if now.failed else []),
+        *([] if now.x_real_time is None else [f"{now.x_real_time:.1f} x real time"]),
+        f"{length(now.audio_seconds / 3600)} of audio",
+    ]
+
+
+def _that_fit(parts: Sequence[str], columns: int) -> str:
+    """Join the first parts, as many as there are columns for."""
+    ends = list(accumulate(len(part) + 2 for part in parts))
+    return ", ".join(part for part, end in zip(parts, ends, strict=True) if end <= columns)
 
 
 def _plan(report: BuildReport) -> dict[str, str]:

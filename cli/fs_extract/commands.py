@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -123,6 +124,9 @@ def _wrong_usage(error: click.UsageError) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
     else:
+        if isinstance(error, click.NoSuchOption):  # of click's guesses, the one that is closest
+            closest = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1)
+            error = click.NoSuchOption(error.option_name, possibilities=closest, ctx=error.ctx)
         Console.error(error.format_message())
         if error.ctx is not None:
             click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)

@@ -181,8 +181,8 @@ class BuildReport:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 some tracks failed, 130 interrupted."""
-        return 130 if self.interrupted else 1 if self.failed else 0
+        """0 done or a dry run, 1 some tracks failed, 130 interrupted."""
+        return 130 if self.interrupted else 1 if self.failed and not self.dry_run else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values.
