@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
+from fs_extract.completion import complete_models
 from fs_extract.console import (
     Command,
     Console,
@@ -98,6 +99,7 @@ class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.argument("store", type=GivenPath())
 @click.option(
     "--model",
+    shell_complete=complete_models,
     help="A local folder, mini, logmel, a name of an installed package, or a name on the hub.  "
     "[default: as in the store, or m-a-p/MERT-v1-95M]",
 )

@@ -12,6 +12,7 @@ import click
 
 from fs_extract.analysis import probe, similar
 from fs_extract.build import build
+from fs_extract.completion import completion
 from fs_extract.console import Console, Group, ReaderGoneError
 from fs_extract.doctor import doctor
 from fs_extract.importing import import_
@@ -68,6 +69,7 @@ for _command in (
     labels,
     pretrain,
     doctor,
+    completion,
 ):
     fs_extract.add_command(_command)
 

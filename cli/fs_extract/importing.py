@@ -9,13 +9,19 @@ from typing import Any
 import click
 
 from fs_extract.build import Layers, SegmentDuration
+from fs_extract.completion import complete_models
 from fs_extract.console import Command, Console, GivenPath, counting_bar, json_option, print_json
 
 
 @click.command("import", cls=Command)
 @click.argument("tree", type=GivenPath())
 @click.argument("store", type=GivenPath())
-@click.option("--model", required=True, help="What the features were computed with, as for build.")
+@click.option(
+    "--model",
+    shell_complete=complete_models,
+    required=True,
+    help="What the features were computed with, as for build.",
+)
 @click.option("--audio", type=GivenPath(), help="The music: a later build of it counts these tracks as there.")
 @click.option("--segment-duration", type=SegmentDuration(), default="auto", help="Seconds of a window, or full.")
 @click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), help="As for build.")

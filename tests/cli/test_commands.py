@@ -31,7 +31,7 @@ COMMANDS = [
     "similar",
     "probe",
 ]
-COMMANDS += ["manifest", "labels", "pretrain", "doctor"]
+COMMANDS += ["manifest", "labels", "pretrain", "doctor", "completion"]
 
 
 def test_help_names_every_command(run):
