@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fs_extract.build import Layers
+from fs_extract.completion import complete_tracks
 from fs_extract.console import Command, Console, GivenPath, json_option, print_json, printable
 
 _METRICS = ("centred-cosine", "cosine", "whitened")
@@ -14,7 +15,7 @@ _METRICS = ("centred-cosine", "cosine", "whitened")
 
 @click.command(cls=Command)
 @click.argument("store", type=GivenPath())
-@click.argument("query", required=False, metavar="[TRACK_ID]")
+@click.argument("query", required=False, metavar="[TRACK_ID]", shell_complete=complete_tracks)
 @click.option("--audio", type=GivenPath(), help="A file of audio instead of a track.")
 @click.option("--at", type=float, metavar="SECONDS", help="A moment of the track: compare segments.")
 @click.option("--layer", type=click.IntRange(min=0), help="The layer; needed where the store has several.")

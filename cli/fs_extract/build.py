@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
+from fs_extract.completion import complete_models
 from fs_extract.console import (
     Command,
     Console,
@@ -26,7 +28,9 @@ from fs_extract.console import (
 if TYPE_CHECKING:
     from featurestore.pipeline import BuildReport, Progress
 
-_BAR = "{desc}: {n_fmt}/{total_fmt} tracks |{bar:20}| {elapsed}{postfix}"
+_BAR = "{desc}: {n_fmt}/{total_fmt} tracks{postfix} |{bar}| {elapsed}"
+_BAR_COLUMNS = 18
+"""What the bar itself and the time take of a terminal's width."""
 _BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
 _NAMED = 5  # orphans
 _SHOWN_WAIT = 0.05
@@ -74,6 +78,20 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(f"{value!r} is no number of seconds, nor auto or full", param, ctx)
 
 
+class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Where MLflow keeps its runs; empty for its default."""
+
+    name = "uri"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The URI, which is no SOURCE that stands behind the option."""
+        if value and ":" not in value and value != "databricks":
+            self.fail(
+                f"{value!r} is no URI like sqlite:///runs.db: put --mlflow after SOURCE and STORE", param, ctx
+            )
+        return str(value)
+
+
 @click.command(
     cls=Command, settings={"mixed_precision": "--no-mixed-precision", "oom_recovery": "--disable-oom-recovery"}
 )
@@ -81,6 +99,7 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.argument("store", type=GivenPath())
 @click.option(
     "--model",
+    shell_complete=complete_models,
     help="A local folder, mini, logmel, a name of an installed package, or a name on the hub.  "
     "[default: as in the store, or m-a-p/MERT-v1-95M]",
 )
@@ -176,6 +195,14 @@ class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "[default: as in the store, or fp16 on cuda, or fp32]",
 )
 @click.option("--no-mixed-precision", is_flag=True, help="Calculate in float32 on cuda, too.")
+@click.option(
+    "--mlflow",
+    type=TrackingUri(),
+    is_flag=False,
+    flag_value="",
+    metavar="[URI]",
+    help="Log the build to MLflow, like --mlflow=http://host:5000.  [URI: MLFLOW_TRACKING_URI, or mlflow.db here]",
+)
 @click.option("--disable-oom-recovery", is_flag=True, help="Never go on with smaller batches.")
 @json_option
 @click.pass_obj
@@ -189,6 +216,7 @@ def build(
     no_mixed_precision: bool,
     disable_oom_recovery: bool,
     log_file: Path | None,
+    mlflow: str | None,
     **settings: Any,
 ) -> int:
     """Extract the features of SOURCE into STORE.
@@ -202,6 +230,7 @@ def build(
     if log_file is not None:
         console.log_to(log_file)
     from featurestore.errors import BuildStoppedError
+    from featurestore.pipeline import MLflowCallback
     from featurestore.pipeline import build as build_store
 
     try:
@@ -212,6 +241,7 @@ def build(
                 mixed_precision=not no_mixed_precision,
                 oom_recovery=not disable_oom_recovery,
                 progress=progress,
+                callbacks=() if mlflow is None else (MLflowCallback(mlflow or None),),
                 **settings,
             )
     except BuildStoppedError as error:
@@ -243,19 +273,31 @@ def _listener(bar: Any) -> Callable[[Progress], None]:
         bar.set_description_str(now.stage, refresh=False)
         bar.total = now.total
         bar.n = now.checked if now.stage == "checking" else now.done
-        parts = [f"{length(now.audio_seconds / 3600)} of audio"]
-        if now.x_real_time is not None:
-            parts.append(f"{now.x_real_time:.1f} x real time")
-        if now.eta is not None:
-            parts.append(f"{duration(now.eta)} to go")
-        if now.failed:
-            parts.append(f"{now.failed} failed")
-        bar.set_postfix_str(", ".join(parts) if now.stage == "extracting" else "", refresh=False)
+        columns = (bar.format_dict["ncols"] or 80) - len(f"{now.stage}: {bar.n}/{now.total} tracks")
+        bar.set_postfix_str(_that_fit(_parts(now), columns - _BAR_COLUMNS), refresh=False)
         if now.elapsed - shown["at"] >= _BETWEEN_DRAWINGS or now.stage != shown["stage"]:
             shown.update(at=now.elapsed, stage=now.stage)
             bar.refresh()
 
     return show
+
+
+def _parts(now: Progress) -> list[str]:
+    """What to say of a running extraction, the most important first."""
+    if now.stage != "extracting":
+        return []
+    return [
+        *([] if now.eta is None else [f"{duration(now.eta)} to go"]),
+        *([f"{now.failed} failed"] if now.failed else []),
+        *([] if now.x_real_time is None else [f"{now.x_real_time:.1f} x real time"]),
+        f"{length(now.audio_seconds / 3600)} of audio",
+    ]
+
+
+def _that_fit(parts: Sequence[str], columns: int) -> str:
+    """Join the first parts, as many as there are columns for."""
+    ends = list(accumulate(len(part) + 2 for part in parts))
+    return ", ".join(part for part, end in zip(parts, ends, strict=True) if end <= columns)
 
 
 def _plan(report: BuildReport) -> dict[str, str]:
@@ -276,9 +318,8 @@ def _summary(report: BuildReport) -> dict[str, str]:
     counts = f"{report.processed} extracted, {report.cached} there before, {report.failed} failed"
     if report.skipped:
         counts += f", {report.skipped} left to other workers"
-    done = report.processed + report.cached + report.failed + report.skipped
-    if done < report.total_files:
-        counts += f", {report.total_files - done} not reached"
+    if report.not_reached:
+        counts += f", {report.not_reached} not reached"
     speed = f", {report.x_real_time:.1f} x real time" if report.x_real_time else ""
     rows = {"store": str(report.store), "tracks": f"{report.total_files}: {counts}"}
     if report.processed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -11,8 +12,10 @@ import click
 
 from fs_extract.analysis import probe, similar
 from fs_extract.build import build
+from fs_extract.completion import completion
 from fs_extract.console import Console, Group, ReaderGoneError
 from fs_extract.doctor import doctor
+from fs_extract.importing import import_
 from fs_extract.runs import failures, runs
 from fs_extract.sharing import copy, export
 from fs_extract.store import info, ls, pack, rm, verify
@@ -59,12 +62,14 @@ for _command in (
     failures,
     export,
     copy,
+    import_,
     similar,
     probe,
     manifest,
     labels,
     pretrain,
     doctor,
+    completion,
 ):
     fs_extract.add_command(_command)
 
@@ -121,6 +126,9 @@ def _wrong_usage(error: click.UsageError) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
     else:
+        if isinstance(error, click.NoSuchOption):  # of click's guesses, the one that is closest
+            closest = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1)
+            error = click.NoSuchOption(error.option_name, possibilities=closest, ctx=error.ctx)
         Console.error(error.format_message())
         if error.ctx is not None:
             click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)

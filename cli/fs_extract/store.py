@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from fs_extract.completion import complete_tracks
 from fs_extract.console import (
     Command,
     Console,
@@ -192,7 +193,7 @@ def pack(console: Console, store: Path, *, as_json: bool) -> int:
 
 @click.command(cls=Command)
 @click.argument("store", type=GivenPath())
-@click.argument("track_ids", nargs=-1, required=True, metavar="TRACK_ID...")
+@click.argument("track_ids", nargs=-1, required=True, metavar="TRACK_ID...", shell_complete=complete_tracks)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_obj

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.audio import discover
 from featurestore.errors import MissingDependencyError, SettingError
+from featurestore.pipeline.callbacks import BuildCallback, follow
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import Executor, IdleExecutor, LocalExecutor, ModelNeededError, run_job
 from featurestore.pipeline.one_file import build_file
@@ -80,6 +81,7 @@ def build(
     oom_recovery: bool = True,
     extractor: WindowEncoder | None = None,
     progress: Callable[[Progress], None] | None = None,
+    callbacks: Sequence[BuildCallback] = (),
 ) -> BuildReport:
     """Extract the features of a collection of audio into a store.
 
@@ -154,6 +156,8 @@ def build(
         Used as it is; model, device, layers, windows, batch size and precision are its own, and not given here.
     progress : callable, optional
         Called with a `Progress` whenever something has changed, in the calling thread.
+    callbacks : sequence of BuildCallback
+        Told when the build begins, goes on, has done a track, and ends.
 
     Returns
     -------
@@ -219,7 +223,7 @@ def build(
     FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype or "float32", codec=codec or "none")  # as a store can have
     tally = Tally(listener=progress)
     tally.facts.update(dry_run=dry_run, store=str(store), feature_level=feature_level or DEFAULT_LEVEL)
-    with recording(at, given, tally), Interrupts() as interrupts:
+    with recording(at, given, tally), Interrupts() as interrupts, follow(callbacks, tally, given):
         try:
             tally.enter(STAGES[0])
             known = [] if is_vacant(at) else read_runs(at)
@@ -267,7 +271,7 @@ def build(
                 run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
             tally.interrupted = True
-    return tally.report()
+        return tally.report()
 
 
 @contextmanager

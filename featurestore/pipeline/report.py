@@ -175,9 +175,14 @@ class BuildReport:
     feature_level: str = "all"
 
     @property
+    def not_reached(self) -> int:
+        """Tracks that the run did not come to."""
+        return self.total_files - self.processed - self.cached - self.skipped - self.failed
+
+    @property
     def exit_code(self) -> int:
-        """0 done, 1 some tracks failed, 130 interrupted."""
-        return 130 if self.interrupted else 1 if self.failed else 0
+        """0 done or a dry run, 1 some tracks failed, 130 interrupted."""
+        return 130 if self.interrupted else 1 if self.failed and not self.dry_run else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values.
@@ -235,6 +240,8 @@ class Tally:
         Called with a `Progress` whenever something has changed.
     on_done : callable, optional
         Called with the `TrackDone` of each track.
+    final : BuildReport, optional
+        The report that was made last.
     """
 
     listener: Callable[[Progress], None] | None = None
@@ -257,6 +264,7 @@ class Tally:
     waited_for_store: float = 0.0
     furthest: float = 0.0
     began: float = field(default_factory=time.monotonic)
+    final: BuildReport | None = None
 
     def enter(self, stage: str) -> None:
         """Begin the next stage."""
@@ -330,7 +338,7 @@ class Tally:
     def report(self) -> BuildReport:
         """Make the report, as of now."""
         spent = self.encoding_seconds
-        return BuildReport(
+        self.final = BuildReport(
             total_files=self.total,
             processed=self.processed,
             cached=self.cached,
@@ -347,3 +355,4 @@ class Tally:
             waited_for_store=min(1.0, self.waited_for_store / spent) if spent else 0.0,
             **self.facts,
         )
+        return self.final

@@ -23,6 +23,8 @@ _PACKAGES = ("featurestore", "numpy", "torch", "av", "transformers")
 _CHOOSING = ("limit", "file_pattern", "exclude", "retry_failed")
 """Options by which a run leaves out some of its source."""
 
+_NO_OPTIONS = ("retried", "callbacks", "progress")
+
 _log = logging.getLogger("featurestore")
 
 
@@ -47,7 +49,7 @@ def recording(store: Path, options: Mapping[str, Any], tally: Tally) -> Iterator
 def _record(options: Mapping[str, Any], tally: Tally, began: datetime, stopped: str | None) -> dict[str, Any]:
     report = tally.report().to_dict()
     retried = options.get("retried", ())
-    given = {x: _plain(value) for x, value in options.items() if x != "retried" and _is_said(value)}
+    given = {x: _plain(value) for x, value in options.items() if x not in _NO_OPTIONS and _is_said(value)}
     return {
         "began": began.isoformat(),
         "ended": datetime.now(UTC).isoformat(),

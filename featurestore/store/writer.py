@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -250,6 +252,8 @@ class StoreWriter:
         *,
         overwrite: bool | None = None,
         attributes: Mapping[str, Any] | None = None,
+        starts: Sequence[float] | None = None,
+        audio: str | Path | None = None,
     ) -> None:
         """Write one track from whole arrays.
 
@@ -262,6 +266,10 @@ class StoreWriter:
             [layer, feature]; those that are given are stored, and a missing "aggregated" is derived.
         overwrite, attributes
             As in `track`.
+        starts : sequence of float, optional
+            Where the segments start in the track, seconds.
+        audio : path-like, optional
+            The file that these are the features of: a build of the same settings leaves it alone.
 
         Raises
         ------
@@ -277,11 +285,13 @@ class StoreWriter:
         """
         if not arrays or set(arrays) - set(KINDS):
             raise SettingError(f"arrays are some of {', '.join(KINDS)}, not {sorted(arrays)}")
+        if audio is not None:
+            attributes = {**(attributes or {}), "audio": _identity(Path(audio))}
         with self.track(track_id, kinds=tuple(arrays), overwrite=overwrite, attributes=attributes) as writer:
             if "aggregated" in arrays:
                 writer.set_aggregated(arrays["aggregated"])
             if "raw" in arrays or "segments" in arrays:
-                writer.append(raw=arrays.get("raw"), segments=arrays.get("segments"))
+                writer.append(raw=arrays.get("raw"), segments=arrays.get("segments"), starts=starts)
 
     def remove(self, track_id: str) -> None:
         """Remove a track.
@@ -373,3 +383,10 @@ class StoreWriter:
             if self._heartbeat is not None:
                 self._heartbeat.check()
             return pack(self._reader, self._staging, self._locks, wait=wait, durable=self.durable)
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """Return by what a build knows a file of audio again."""
+    with path.open("rb") as file:
+        sha256, status = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
+    return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}

@@ -13,6 +13,7 @@ import pytest
 
 import featurestore
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
+from fs_extract.build import TrackingUri
 from fs_extract.commands import fs_extract
 
 COMMANDS = [
@@ -26,10 +27,11 @@ COMMANDS = [
     "failures",
     "export",
     "copy",
+    "import",
     "similar",
     "probe",
 ]
-COMMANDS += ["manifest", "labels", "pretrain", "doctor"]
+COMMANDS += ["manifest", "labels", "pretrain", "doctor", "completion"]
 
 
 def test_help_names_every_command(run):
@@ -91,6 +93,7 @@ def test_wrong_usage_is_2_and_one_line_says_why(run, tmp_path, monkeypatch, argu
 def test_every_option_can_come_from_the_environment(monkeypatch):
     """FEATURESTORE_BATCH_SIZE and so on: one flat name for each option, the same in every command."""
     values = {click.types.IntRange: "3", click.types.FloatRange: "0.25", click.types.FloatParamType: "2.5"}
+    values[TrackingUri] = "sqlite:///runs.db"
     for command in fs_extract.commands.values():
         for option in command.params:
             if not isinstance(option, click.Option) or not option.expose_value:

@@ -1,0 +1,61 @@
+"""fs-extract import: features that another program has extracted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fs_extract.build import Layers, SegmentDuration
+from fs_extract.completion import complete_models
+from fs_extract.console import Command, Console, GivenPath, counting_bar, json_option, print_json
+
+
+@click.command("import", cls=Command)
+@click.argument("tree", type=GivenPath())
+@click.argument("store", type=GivenPath())
+@click.option(
+    "--model",
+    shell_complete=complete_models,
+    required=True,
+    help="What the features were computed with, as for build.",
+)
+@click.option("--audio", type=GivenPath(), help="The music: a later build of it counts these tracks as there.")
+@click.option("--segment-duration", type=SegmentDuration(), default="auto", help="Seconds of a window, or full.")
+@click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), help="As for build.")
+@click.option("--layers", type=Layers(), help="The hidden states in the files.  [default: all]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    default="fp32",
+    help="Arithmetic that they were computed in.",
+)
+@click.option(
+    "--id-from",
+    type=click.Choice(["path", "stem"]),
+    default="path",
+    help="What of the music the files are named after: the relative path, or the name alone.",
+)
+@json_option
+@click.pass_obj
+def import_(console: Console, /, tree: Path, store: Path, *, as_json: bool, **settings: Any) -> int:
+    """Take TREE/raw, TREE/segments and TREE/aggregated, of .npy for each track, into STORE.
+
+    Features are taken over bit for bit. What is there already stays; an interrupted import goes on where it was.
+    """
+    from featurestore.pipeline.importing import import_tree
+
+    with counting_bar(console, "tracks") as notify:
+        report = import_tree(tree, store, notify=notify, **settings)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        console.say(f"{report.imported} tracks were imported to {store}, {report.there} were there")
+        if report.without_audio:
+            console.say(
+                f"{len(report.without_audio)} of them have no audio, and a build will extract them again, like "
+                f"{report.without_audio[0]!r}: name the music by --audio"
+            )
+    return 0
