@@ -24,7 +24,7 @@ class BuildCallback:
     ...     def track(self, done):
     ...         print(done.track.track_id, done.outcome)
     >>> report = build("music", "spectra.zarr", model="logmel", limit=1, callbacks=[Names()])
-    one processed
+    folk/air processed
     """
 
     def begin(self, settings: Mapping[str, Any]) -> None:
