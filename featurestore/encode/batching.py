@@ -124,6 +124,7 @@ class BatchEncoder:
         self._model, self._device = model, device
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
         self._half, self._oom_recovery = half, oom_recovery
+        self._in_half = half is not None or getattr(model, "dtype", torch.float32) == torch.bfloat16
         self._transfer = transfer_for(device) if transfer is None else transfer
         self._workers = workers
         # One batch more than is computed: no worker waits until the results of another are written, and a device
@@ -400,7 +401,7 @@ class BatchEncoder:
             )
 
     def _not_finite(self) -> ExtractionError:
-        advice = "are its weights or the audio damaged?" if self._half is None else "try `precision='fp32'`"
+        advice = "are its weights or the audio damaged?" if not self._in_half else "try `precision='fp32'`"
         return ExtractionError(f"{self._model.name} gives features that are not finite: {advice}")
 
     def _no_room(self, batch: list[Window[T]], reason: str) -> ExtractionError:

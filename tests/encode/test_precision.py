@@ -9,7 +9,7 @@ import torch
 from benchmarks.music import write_pieces
 from featurestore import FeatureExtractor, FeatureStore, load_audio
 from featurestore.encode.device import resolve_precision
-from featurestore.errors import SettingError, SpecMismatchError
+from featurestore.errors import ExtractionError, SettingError, SpecMismatchError
 from featurestore.models.kernels.half import bf16_products
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
@@ -76,6 +76,13 @@ def test_bf16_on_a_cpu_is_near_float32_and_the_spec_says_how_near(request, tmp_p
 
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+def test_features_in_bf16_that_are_not_finite_say_what_to_try(tiny, monkeypatch):
+    with_products("avx512_bf16", monkeypatch)
+    encoder = FeatureExtractor(model=tiny, precision="bf16")
+    with pytest.raises(ExtractionError, match=r"not finite: try `precision='fp32'`"):
+        list(encoder.encode([np.full(encoder.model.sample_rate, np.inf, np.float32)], raw=False))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,23 @@ PIECE = 127
 """Frames of the last convolution that are computed at a time: the second has just below 8 `CHUNK` for them."""
 
 
+_INNER = 32
+
+
+def missing_to_inner(length: int) -> int:
+    """How much an inner length of a bf16 product lacks to a multiple of 32.
+
+    With AMX, oneDNN up to 3.14 reads on beyond any other, and NaN of one row reaches others
+    (uxlfoundation/oneDNN#5717).
+    """
+    return -length % _INNER
+
+
+def product_dtype(dtype: torch.dtype, *inner: int) -> torch.dtype:
+    """`dtype`; float32 instead of bfloat16 where an inner length of the products is no multiple of 32."""
+    return torch.float32 if dtype == torch.bfloat16 and any(map(missing_to_inner, inner)) else dtype
+
+
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, **settings: Any) -> Tensor:
     """`torch.nn.functional.conv1d`; a grouped one on a CPU calculates in float32, whatever is given or autocast.
 
@@ -75,11 +92,13 @@ class SampleConvs:
     layers : iterable of Module
         Each with `conv` (Conv1d) and `layer_norm` (None, LayerNorm, or GroupNorm of one channel each).
     dtype : torch.dtype
-        Of the products and of what lies between them, the first convolution apart, which is in float32.
+        Of the products and of what lies between them, the first convolution apart, which is in float32;
+        `product_dtype` says where bfloat16 becomes float32.
     """
 
     def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype = torch.float32) -> None:
         first, *others = layers
+        dtype = product_dtype(dtype, *(_inner(layer) for layer in others))
         self._dtype = dtype
         self._first, self._others = Conv(first), [Conv(layer, dtype) for layer in others]
 
@@ -131,6 +150,11 @@ class SampleConvs:
                     inputs = given
                 conv.into(inputs, piece)
             x = y
+
+
+def _inner(layer: Any) -> int:
+    conv: nn.Conv1d = layer.conv
+    return conv.in_channels * conv.kernel_size[0]
 
 
 class Conv:

@@ -1,7 +1,7 @@
 """The forward pass of MERT arranged for CPUs, in less time: the same float32 numbers, or with products in bf16.
 
-What is arranged differently, and what it is worth, is in docs/performance.md. It takes operations of torch alone,
-and compiles nothing.
+What is arranged differently, and what it is worth, is in docs/decisions/050 and 112. It takes operations of torch
+alone, and compiles nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from featurestore.errors import ModelError
 from featurestore.models.encoder import Encoder, check_float32
-from featurestore.models.kernels.convolutions import PositionalConv, SampleConvs, ScratchBuffers, gelu_
+from featurestore.models.kernels.convolutions import (
+    PositionalConv,
+    SampleConvs,
+    ScratchBuffers,
+    gelu_,
+    missing_to_inner,
+    product_dtype,
+)
 from featurestore.models.kernels.fidelity import Fidelity, check_close, fidelity, test_signal
 from featurestore.models.mert import MertEncoder
 
@@ -103,7 +110,8 @@ class CpuEngine:
         In float32 on the CPU. Its dense weights are shared, not copied, in float32.
     dtype : torch.dtype
         float32, or bfloat16 for the products of the transformer's layers and of all convolutions over samples but
-        the first. Norms, the residual stream and the positional convolution are float32 in any case.
+        the first. Norms, the residual stream and the positional convolution are float32 in any case, and what
+        `convolutions.product_dtype` says.
 
     Raises
     ------
@@ -113,7 +121,7 @@ class CpuEngine:
 
     def __init__(self, model: MertEncoder, dtype: torch.dtype = torch.float32) -> None:
         check_float32(model, model.name)
-        self.model = model
+        self.model, self.dtype = model, dtype
         self.name, self.revision, self.weights_sha256 = model.name, model.revision, model.weights_sha256
         self.sample_rate, self.do_normalize = model.sample_rate, model.do_normalize
         self.layers, self.dim, self.min_samples = model.layers, model.dim, model.min_samples
@@ -170,7 +178,8 @@ class Block:
         self._heads: int = attention.heads
         self._pre_norm: bool = layer.pre_norm
         self._norms: tuple[nn.LayerNorm, nn.LayerNorm] = layer.layer_norm, layer.final_layer_norm
-        self._dtype = dtype
+        weights = attention.out_proj.weight, feed_forward.output_dense.weight
+        self._dtype = dtype = product_dtype(dtype, *(weight.shape[1] for weight in weights))
         self._query, self._key, self._value, self._out, self._up, self._down = (
             dense.weight.T.to(dtype)
             for dense in (
@@ -203,7 +212,7 @@ class Block:
         ]
         shape = (windows, frames, self._heads, dim // self._heads)
         query, key, value = (part.view(shape).transpose(1, 2) for part in qkv)
-        heads = F.scaled_dot_product_attention(query, key, value)
+        heads = _attention(query, key, value)
         return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out, self._out_bias)
 
     def _fed_forward(self, x: Tensor, residual: Tensor, scratch: ScratchBuffers) -> Tensor:
@@ -211,6 +220,18 @@ class Block:
         inner = scratch.take("large", len(rows), self._up.shape[1], self._dtype)
         gelu_(torch.addmm(self._up_bias, rows, self._up, out=inner))
         return _added(residual, inner, self._down, self._down_bias)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention over frames, [window, head, frame, width] each; in bf16 of inner lengths that it is right with."""
+    if query.dtype == torch.float32:
+        return F.scaled_dot_product_attention(query, key, value)
+    frames, width = query.shape[-2:]
+    more, wider = missing_to_inner(frames), missing_to_inner(width)
+    key, value = (F.pad(x, (0, wider, 0, more)) for x in (key, value))
+    mask = F.pad(query.new_zeros(1, 1, 1, frames), (0, more), value=-torch.inf)
+    heads = F.scaled_dot_product_attention(F.pad(query, (0, wider)), key, value, attn_mask=mask, scale=width**-0.5)
+    return heads[..., :width]
 
 
 def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
