@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from featurestore.encode.batch_size import BatchSize, T, Window, grouped
-from featurestore.encode.card import check_not_lost
-from featurestore.encode.device import arithmetic
-from featurestore.encode.memory import forget_memory, is_full_for_library, is_out_of_memory
+from featurestore.encode.forward import Forward, Full, Outcome, Pending
+from featurestore.encode.memory import forget_memory
 from featurestore.encode.threads import single_core_threads
 from featurestore.encode.transfer import Transfer, transfer_for
-from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
-from featurestore.models.encoder import Encoder, check_state
+from featurestore.errors import ExtractionError
+from featurestore.models.encoder import Encoder
 
 STREAM_BYTES = 1 << 28
 """Frames of a window beyond this are given out state by state where that is asked for."""
@@ -64,26 +62,6 @@ class EncodedState:
     frames: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class _Pending:
-    """Features on their way from the device: means [window, layer, dim], frames [layer, window, frame, dim]."""
-
-    segments: Tensor
-    raw: Tensor | None
-    wait: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class _Full:
-    """The memory that a batch needs is not there; a library says so for other reasons as well."""
-
-    reason: str
-    is_of_library: bool = False
-
-
-_Outcome = _Pending | _Full | Exception
-
-
 class BatchEncoder:
     """Runs a model over windows of equal length.
 
@@ -122,10 +100,10 @@ class BatchEncoder:
     ) -> None:
         self._size = BatchSize(batch_size)
         self._model, self._device = model, device
-        self._slots = {layer: slot for slot, layer in enumerate(layers)}
-        self._half, self._oom_recovery = half, oom_recovery
+        self._layers, self._oom_recovery = len(layers), oom_recovery
         self._in_half = half is not None or getattr(model, "dtype", torch.float32) == torch.bfloat16
         self._transfer = transfer_for(device) if transfer is None else transfer
+        self._forward = Forward(model=model, device=device, layers=layers, half=half, transfer=self._transfer)
         self._workers = workers
         # One batch more than is computed: no worker waits until the results of another are written, and a device
         # that computes while the host does something else has its next batch when it is done.
@@ -203,7 +181,7 @@ class BatchEncoder:
         groups = grouped(windows, lambda: max(self._workers, self._size.now))
         dealt: deque[list[Window[T]]] = deque()
         long: deque[Window[T]] = deque()  # until what was begun before them has been given out
-        running: deque[tuple[list[Window[T]], Future[_Outcome]]] = deque()
+        running: deque[tuple[list[Window[T]], Future[Outcome]]] = deque()
         more, together = True, True
         try:
             while more or running or long:
@@ -239,31 +217,31 @@ class BatchEncoder:
         share = min(-(-len(group) // parts), self._size.now)
         return [group[i : i + share] for i in range(0, len(group), share)]
 
-    def _begin(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None) -> Future[_Outcome]:
+    def _begin(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None) -> Future[Outcome]:
         """Have a batch encoded: by a worker, or here and now (by a device that may still be at it)."""
         if self._workers > 1 and stop is not None:
             if self._pool is None:
                 self._pool = single_core_threads(self._workers)
             return self._pool.submit(self._attempt, batch, raw, stop)
-        done: Future[_Outcome] = Future()
+        done: Future[Outcome] = Future()
         done.set_result(self._attempt(batch, raw))
         return done
 
     def _settled(
-        self, batch: list[Window[T]], outcome: _Outcome, raw: bool
+        self, batch: list[Window[T]], outcome: Outcome, raw: bool
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
         """Yield the results of a batch by owner; what did not fit or failed is attempted again in parts."""
-        outcome = self._arrived(outcome)
-        if isinstance(outcome, _Full) and outcome.is_of_library:
+        outcome = self._forward.arrived(outcome)
+        if isinstance(outcome, Full) and outcome.is_of_library:
             forget_memory(self._device)  # libraries cannot ask for what torch keeps for later
-            outcome = self._arrived(self._attempt(batch, raw))
-        if isinstance(outcome, _Pending):
+            outcome = self._forward.arrived(self._attempt(batch, raw))
+        if isinstance(outcome, Pending):
             self._size.fitted(len(batch))
             yield from self._dealt_back(batch, outcome)
             return
         owners = [list(windows) for _, windows in groupby(batch, lambda window: window.owner)]
         parts: Iterable[list[Window[T]]] = owners
-        if isinstance(outcome, _Full):
+        if isinstance(outcome, Full):
             forget_memory(self._device)
             if len(batch) == 1 or not self._oom_recovery:
                 error = self._no_room(batch, outcome.reason)
@@ -285,99 +263,30 @@ class BatchEncoder:
             yield batch[:size]
             batch = batch[size:]
 
-    def _attempt(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None = None) -> _Outcome:
-        """Encode a batch, or say why not; of a full memory in words, as a traceback would hold what fills it."""
-        try:
-            return self._encode([window.samples for window in batch], raw, stop)
-        except Exception as error:
-            return self._failure(error)
-
-    def _arrived(self, outcome: _Outcome) -> _Outcome:
-        """Wait for the results of a batch; a device may fail only now."""
-        try:
-            if isinstance(outcome, _Pending):
-                outcome.wait()
-            return outcome
-        except Exception as error:
-            return self._failure(error)
-
-    def _failure(self, error: Exception) -> _Full | Exception:
-        """Tell full memory from other errors of a batch; that the device is lost ends all, and is raised."""
-        if not isinstance(error, torch.OutOfMemoryError):
-            check_not_lost(self._device, error)
-        if not is_out_of_memory(error):
-            return error
-        return _Full(str(error), is_full_for_library(error))
-
-    def _encode(
-        self, windows: Sequence[npt.NDArray[np.float32]], raw: bool, stop: threading.Event | None
-    ) -> _Pending:
-        """Encode windows of equal length. That nobody waits for it any more ends it at the next layer."""
-        transfer = self._transfer
-        pooled: list[Tensor] = []
-        frames: Tensor | None = None
-        for slot, state in enumerate(self._states(windows, stop)):
-            with torch.inference_mode(), arithmetic(self._device, self._half):
-                pooled.append(state.mean(dim=1))
-                if raw:
-                    if frames is None:
-                        frames = transfer.empty_on_host(len(self._slots), *state.shape)
-                    transfer.receive(state, frames[slot])
-        with torch.inference_mode(), arithmetic(self._device, self._half):
-            means = torch.stack(pooled, dim=1)
-            segments = transfer.empty_on_host(*means.shape)
-            transfer.receive(means, segments)
-            return _Pending(segments, frames, transfer.mark())
-
-    def _states(
-        self, windows: Sequence[npt.NDArray[np.float32]], stop: threading.Event | None
-    ) -> Iterator[Tensor]:
-        """Yield the wanted hidden states of windows of equal length, each as it is computed."""
-        model, last = self._model, max(self._slots)
-        if (n_samples := len(windows[0])) < model.min_samples:
-            raise AudioTooShortError(
-                f"{n_samples} samples at {model.sample_rate} Hz are too short for "
-                f"{model.name}, which needs {model.min_samples}"
-            )
-        states: Iterator[Tensor] | None = None
-        for layer in range(last + 1):
-            # Entered for each: what takes a state is not to be in this mode.
-            with torch.inference_mode(), arithmetic(self._device, self._half):
-                if states is None:
-                    states = iter(model.states(self._transfer.send(windows), last=last))
-                state = next(states, None)
-                if state is None:
-                    raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
-                if layer in self._slots:
-                    check_state(model, layer, state, windows=len(windows), n_samples=n_samples)
-                    state = state.float()
-            if layer in self._slots:
-                yield state
-            del state
-            if layer < last and stop is not None and stop.is_set():
-                raise CancelledError
+    def _attempt(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None = None) -> Outcome:
+        return self._forward.attempt([window.samples for window in batch], raw=raw, stop=stop)
 
     def _is_long(self, window: Window[T]) -> bool:
         frames = self._model.frames(len(window.samples))
-        return 4 * frames * self._model.dim * len(self._slots) > STREAM_BYTES
+        return 4 * frames * self._model.dim * self._layers > STREAM_BYTES
 
     def _streamed(self, window: Window[T]) -> Iterator[tuple[T, EncodedBatch | EncodedState | Exception]]:
         """Encode one window, and give each state when it is computed: the next one is not until that is taken."""
         pooled: list[npt.NDArray[np.float32]] = []
         try:
-            for state in self._states([window.samples], None):
+            for state in self._forward.states([window.samples], None):
                 pooled.append(state.mean(dim=1).cpu().numpy())
                 yield window.owner, EncodedState(state[0].cpu().numpy())
                 del state
         except Exception as error:
-            failure = self._failure(error)
-            yield window.owner, self._no_room([window], failure.reason) if isinstance(failure, _Full) else failure
+            failure = self._forward.failure(error)
+            yield window.owner, self._no_room([window], failure.reason) if isinstance(failure, Full) else failure
             return
         means = torch.from_numpy(np.stack(pooled, axis=1))
-        yield from self._dealt_back([window], _Pending(means, None, lambda: None))
+        yield from self._dealt_back([window], Pending(means, None, lambda: None))
 
     def _dealt_back(
-        self, batch: list[Window[T]], pending: _Pending
+        self, batch: list[Window[T]], pending: Pending
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
         """Give the results of a batch to the owners of its windows."""
         # Copied, so that what the device writes to is free for the next batch while a track keeps its means.
@@ -419,7 +328,7 @@ class BatchEncoder:
 _END = object()
 
 
-def _is_full(running: tuple[Any, Future[_Outcome]]) -> bool:
+def _is_full(running: tuple[Any, Future[Outcome]]) -> bool:
     """Tell whether a batch is known not to have fitted: nothing more is begun until that is settled."""
     future = running[1]
-    return future.done() and isinstance(future.result(), _Full)
+    return future.done() and isinstance(future.result(), Full)
