@@ -39,14 +39,14 @@ class EncodedBatch:
         Where the last one ends, seconds.
     segments : ndarray of float32, shape (segments, layers, dim)
         Mean over frames.
-    raw : ndarray of float32, shape (segments, layers, frames, dim), or None
+    raw : ndarray of float32 or float16, shape (segments, layers, frames, dim), or None
         None unless asked for. Each [frame, dim] is contiguous.
     """
 
     starts: list[float]
     end: float
     segments: npt.NDArray[np.float32]
-    raw: npt.NDArray[np.float32] | None
+    raw: npt.NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class EncodedState:
 
     Parameters
     ----------
-    frames : ndarray of float32, shape (frames, dim)
+    frames : ndarray of float32 or float16, shape (frames, dim)
         The next of the layers that are wanted.
     """
 
-    frames: npt.NDArray[np.float32]
+    frames: npt.NDArray[Any]
 
 
 class BatchEncoder:
@@ -147,7 +147,7 @@ class BatchEncoder:
                     yield result
 
     def encode_tracks(
-        self, windows: Iterable[Window[T] | None], *, raw: bool, stream: bool = False
+        self, windows: Iterable[Window[T] | None], *, raw: bool, stream: bool = False, dtype: str = "float32"
     ) -> Generator[tuple[T, EncodedBatch | EncodedState | Exception], None, None]:
         """Compute the features of the windows of many tracks, in batches across their borders.
 
@@ -163,6 +163,8 @@ class BatchEncoder:
             Whether the frames are wanted, besides their means.
         stream : bool
             Give the frames of a window of more than `STREAM_BYTES` state by state, as they are computed.
+        dtype : {"float32", "float16"}
+            Type of the frames: what is stored in float16 is cast on the device, and half as much comes back.
 
         Yields
         ------
@@ -177,7 +179,7 @@ class BatchEncoder:
         DeviceLostError
             If a card fails for good.
         """
-        stop = threading.Event()
+        stop, frames = threading.Event(), getattr(torch, dtype) if raw else None
         groups = grouped(windows, lambda: max(self._workers, self._size.now))
         dealt: deque[list[Window[T]]] = deque()
         long: deque[Window[T]] = deque()  # until what was begun before them has been given out
@@ -197,16 +199,16 @@ class BatchEncoder:
                         together = not running and len(group) <= self._workers // 2
                         dealt.extend(self._shares(group, 1 if together else self._workers))
                     batch = dealt.popleft()
-                    running.append((batch, self._begin(batch, raw, None if together else stop)))
+                    running.append((batch, self._begin(batch, frames, None if together else stop)))
                 if running:
                     batch, future = running.popleft()
                     if _is_full((batch, future)):
                         wait([other for _, other in running])
-                    settled = self._settled(batch, future.result(), raw)
+                    settled = self._settled(batch, future.result(), frames)
                     del future  # of an error, it would hold the memory of what failed
                     yield from settled
                 while long and not running:
-                    yield from self._streamed(long.popleft())
+                    yield from self._streamed(long.popleft(), frames)
         finally:
             stop.set()
             for _, future in running:
@@ -217,7 +219,9 @@ class BatchEncoder:
         share = min(-(-len(group) // parts), self._size.now)
         return [group[i : i + share] for i in range(0, len(group), share)]
 
-    def _begin(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None) -> Future[Outcome]:
+    def _begin(
+        self, batch: list[Window[T]], raw: torch.dtype | None, stop: threading.Event | None
+    ) -> Future[Outcome]:
         """Have a batch encoded: by a worker, or here and now (by a device that may still be at it)."""
         if self._workers > 1 and stop is not None:
             if self._pool is None:
@@ -228,7 +232,7 @@ class BatchEncoder:
         return done
 
     def _settled(
-        self, batch: list[Window[T]], outcome: Outcome, raw: bool
+        self, batch: list[Window[T]], outcome: Outcome, raw: torch.dtype | None
     ) -> Iterator[tuple[T, EncodedBatch | Exception]]:
         """Yield the results of a batch by owner; what did not fit or failed is attempted again in parts."""
         outcome = self._forward.arrived(outcome)
@@ -263,20 +267,24 @@ class BatchEncoder:
             yield batch[:size]
             batch = batch[size:]
 
-    def _attempt(self, batch: list[Window[T]], raw: bool, stop: threading.Event | None = None) -> Outcome:
+    def _attempt(
+        self, batch: list[Window[T]], raw: torch.dtype | None, stop: threading.Event | None = None
+    ) -> Outcome:
         return self._forward.attempt([window.samples for window in batch], raw=raw, stop=stop)
 
     def _is_long(self, window: Window[T]) -> bool:
         frames = self._model.frames(len(window.samples))
         return 4 * frames * self._model.dim * self._layers > STREAM_BYTES
 
-    def _streamed(self, window: Window[T]) -> Iterator[tuple[T, EncodedBatch | EncodedState | Exception]]:
+    def _streamed(
+        self, window: Window[T], dtype: torch.dtype | None
+    ) -> Iterator[tuple[T, EncodedBatch | EncodedState | Exception]]:
         """Encode one window, and give each state when it is computed: the next one is not until that is taken."""
         pooled: list[npt.NDArray[np.float32]] = []
         try:
-            for state in self._forward.states([window.samples], None):
-                pooled.append(state.mean(dim=1).cpu().numpy())
-                yield window.owner, EncodedState(state[0].cpu().numpy())
+            for state, mean in self._forward.states([window.samples], None):
+                pooled.append(mean.cpu().numpy())
+                yield window.owner, EncodedState(state[0].to(dtype).cpu().numpy())
                 del state
         except Exception as error:
             failure = self._forward.failure(error)

@@ -71,11 +71,15 @@ class Forward:
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
 
     def attempt(
-        self, windows: Sequence[npt.NDArray[np.float32]], *, raw: bool, stop: threading.Event | None = None
+        self,
+        windows: Sequence[npt.NDArray[np.float32]],
+        *,
+        raw: torch.dtype | None,
+        stop: threading.Event | None = None,
     ) -> Outcome:
         """Encode windows of equal length, or say why not: no traceback holds the memory of what did not fit.
 
-        With `raw`, frames are given besides their means. `stop` ends it at the next layer.
+        With `raw`, frames are given in this type besides their means. `stop` ends it at the next layer.
         """
         try:
             return self._encode(windows, raw, stop)
@@ -100,27 +104,29 @@ class Forward:
         return Full(str(error), is_full_for_library(error))
 
     def _encode(
-        self, windows: Sequence[npt.NDArray[np.float32]], raw: bool, stop: threading.Event | None
+        self, windows: Sequence[npt.NDArray[np.float32]], raw: torch.dtype | None, stop: threading.Event | None
     ) -> Pending:
         """Encode windows of equal length. That nobody waits for it any more ends it at the next layer."""
         transfer = self._transfer
         pooled: list[Tensor] = []
         frames: Tensor | None = None
-        for slot, state in enumerate(self.states(windows, stop)):
-            with torch.inference_mode(), arithmetic(self._device, self._half):
-                pooled.append(state.mean(dim=1))
-                if raw:
+        for slot, (state, mean) in enumerate(self.states(windows, stop)):
+            pooled.append(mean)
+            if raw is not None:
+                with torch.inference_mode():
                     if frames is None:
-                        frames = transfer.empty_on_host(len(self._slots), *state.shape)
-                    transfer.receive(state, frames[slot])
-        with torch.inference_mode(), arithmetic(self._device, self._half):
+                        frames = transfer.empty_on_host(len(self._slots), *state.shape, dtype=raw)
+                    transfer.receive(state.to(raw), frames[slot])
+        with torch.inference_mode():
             means = torch.stack(pooled, dim=1)
             segments = transfer.empty_on_host(*means.shape)
             transfer.receive(means, segments)
             return Pending(segments, frames, transfer.mark())
 
-    def states(self, windows: Sequence[npt.NDArray[np.float32]], stop: threading.Event | None) -> Iterator[Tensor]:
-        """Yield the wanted hidden states of windows of equal length, each as it is computed."""
+    def states(
+        self, windows: Sequence[npt.NDArray[np.float32]], stop: threading.Event | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the wanted hidden states of windows of equal length and their means, each as it is computed."""
         model, last = self._model, max(self._slots)
         if (n_samples := len(windows[0])) < model.min_samples:
             raise AudioTooShortError(
@@ -139,8 +145,9 @@ class Forward:
                 if layer in self._slots:
                     check_state(model, layer, state, windows=len(windows), n_samples=n_samples)
                     state = state.float()
+                    mean = state.mean(dim=1)
             if layer in self._slots:
-                yield state
+                yield state, mean
             del state
             if layer < last and stop is not None and stop.is_set():
                 raise CancelledError

@@ -39,9 +39,9 @@ class Transfer:
         """Send windows of equal length, shape (samples,) each, to the device: tensor (windows, samples)."""
         return torch.from_numpy(np.stack(windows, dtype=np.float32)).to(self._device)
 
-    def empty_on_host(self, *shape: int) -> Tensor:
-        """Return memory of the host for float32 results."""
-        return torch.empty(shape, dtype=torch.float32)
+    def empty_on_host(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return memory of the host for results."""
+        return torch.empty(shape, dtype=dtype)
 
     def receive(self, result: Tensor, into: Tensor) -> None:
         """Copy a result into C-contiguous memory; it is there when what `mark` returns has returned."""
@@ -88,9 +88,9 @@ class PinnedTransfer(Transfer):
         wave.record_stream(computing)
         return wave
 
-    def empty_on_host(self, *shape: int) -> Tensor:
-        """Return pinned memory of the host for float32 results."""
-        return torch.empty(shape, dtype=torch.float32, pin_memory=True)
+    def empty_on_host(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return pinned memory of the host for results."""
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def receive(self, result: Tensor, into: Tensor) -> None:
         """Copy a result to pinned memory once it is computed."""

@@ -304,7 +304,7 @@ class WindowEncoder:
         return window, hop
 
     def encode_tracks(
-        self, windows: Iterable[Window[T] | None], *, raw: bool, stream: bool = False
+        self, windows: Iterable[Window[T] | None], *, raw: bool, stream: bool = False, dtype: str = "float32"
     ) -> Generator[tuple[T, EncodedBatch | EncodedState | Exception], None, None]:
         """Compute the features of the windows of many tracks, in batches across their borders.
 
@@ -321,7 +321,7 @@ class WindowEncoder:
         >>> [(track, start) for track, batch in found for start in batch.starts]
         [('a', 0.0), ('a', 0.5), ('b', 0.0)]
         """
-        return self._encoder.encode_tracks(windows, raw=raw, stream=stream)
+        return self._encoder.encode_tracks(windows, raw=raw, stream=stream, dtype=dtype)
 
 
 def _default_overlap(segment_duration: float | str, context: float) -> float:

@@ -22,6 +22,7 @@ from toy import (
 )
 
 from featurestore.encode.batch_size import GROW_AFTER, Window
+from featurestore.encode.batching import EncodedState
 from featurestore.encode.transfer import Transfer
 from featurestore.errors import AudioTooShortError, ExtractionError, ModelError
 
@@ -430,8 +431,8 @@ class Late(Transfer):
         super().__init__(CPU)
         self.under_way = []
 
-    def empty_on_host(self, *shape):
-        return torch.full(shape, torch.nan)
+    def empty_on_host(self, *shape, dtype=torch.float32):
+        return torch.full(shape, torch.nan, dtype=dtype)
 
     def receive(self, result, into):
         self.under_way.append((result.clone(), into))
@@ -453,3 +454,32 @@ def test_nothing_is_looked_at_before_it_has_arrived(fits):
     found = by_owner(encoder(Toy(fits), transfer=Late()).encode_tracks(stream, raw=True))
     for owner, track in tracks.items():
         check(found[owner], track)
+
+
+@pytest.mark.parametrize("bound", [1 << 28, 0], ids=["batches", "streamed"])
+def test_frames_for_a_store_of_float16_are_cast_by_the_device(monkeypatch, bound):
+    class Noted(Late):
+        def receive(self, result, into):
+            types.append((result.dtype, into.dtype))
+            super().receive(result, into)
+
+    types = []
+    monkeypatch.setattr("featurestore.encode.batching.STREAM_BYTES", bound)
+    exact, half = (
+        [
+            result.frames if isinstance(result, EncodedState) else result.raw
+            for _, result in encoder(Toy(), transfer=Noted()).encode_tracks(
+                many_tracks([5, 3])[1], raw=True, stream=True, dtype=dtype
+            )
+        ]
+        for dtype in ("float32", "float16")
+    )
+    assert len(exact) == len(half) > 1
+    for a, b in zip(exact, half, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert b.dtype == np.float16
+            np.testing.assert_array_equal(b, a.astype(np.float16))
+    if bound:  # the frames of each layer, and the means, which stay exact
+        assert {x for x, y in types} == {torch.float32, torch.float16}
+        assert all(x == y for x, y in types)
