@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import tee
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 from featurestore._version import __version__
 from featurestore.encode.batch_size import Window
 from featurestore.errors import (
-    AudioError,
-    CorruptTrackError,
     DeviceLostError,
     ExtractionError,
     FeatureStoreError,
     StoreError,
     TrackAccessError,
     TrackLockedError,
-    TrackNotFoundError,
 )
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts, RawWriter, TrackClaim, most_open
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.plan import Job, Requirements, TrackPlan
+from featurestore.pipeline.plan import Job, TrackPlan
 from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
+from featurestore.pipeline.published import is_published
 from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.store import StoreWriter
 
@@ -142,13 +140,13 @@ class Extraction:
     def _attempt(self, plans: Iterable[TrackPlan]) -> None:
         """Attempt tracks in order, and count what becomes of them."""
         self._mark = time.monotonic()
-        raw = "raw" in self._job.kinds
+        options: dict[str, Any] = {"raw": "raw" in self._job.kinds, "dtype": self._writer.spec.dtype}
         reason: BaseException = _LeftAlone()
         with self._interrupts.deferred():
             try:
                 with (
                     closing(self._windows(plans)) as windows,
-                    closing(self._extractor.encode_tracks(windows, raw=raw, stream=True)) as results,
+                    closing(self._extractor.encode_tracks(windows, stream=True, **options)) as results,
                 ):
                     while (found := self._next(results)) is not None:
                         self._take(*found)
@@ -328,28 +326,6 @@ def _named(plan: TrackPlan, error: Exception) -> FeatureStoreError:
     named = ExtractionError(f"{plan.track.path}: encoding failed with {type(error).__name__}: {error}")
     named.__cause__ = error
     return named
-
-
-def is_published(writer: StoreWriter, requirements: Requirements, plan: TrackPlan) -> bool:
-    """Tell whether the store has the features of a track by now."""
-    published = published_attributes(writer.existing, plan.track.track_id)
-    try:
-        return requirements.is_satisfied_by(published, plan.track)
-    except AudioError:
-        return False  # decoding says what is wrong with the file
-
-
-def published_attributes(
-    read: Callable[[str], Mapping[str, Any] | None], track_id: str
-) -> Mapping[str, Any] | None:
-    """Return the attributes of a track; None if there is none, or a damaged one, which is extracted again."""
-    try:
-        return read(track_id)
-    except TrackNotFoundError:
-        return None
-    except CorruptTrackError as error:
-        logger.warning("%s: %s", track_id, error)
-        return None
 
 
 def _too_long(track_id: str) -> TrackLockedError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from featurestore.audio import AudioFile
 from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatchError, StoreError
 from featurestore.pipeline.claim import Attempts
-from featurestore.pipeline.extraction import Extraction, published_attributes
+from featurestore.pipeline.extraction import Extraction
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.orphans import TAKEN, find_moved, find_orphans, rename_moved
 from featurestore.pipeline.plan import (
@@ -22,6 +22,7 @@ from featurestore.pipeline.plan import (
     in_words,
     plan_tracks,
 )
+from featurestore.pipeline.published import published_attributes
 from featurestore.pipeline.report import Tally, TrackDone
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreReader, StoreWriter

@@ -18,9 +18,9 @@ from typing import Any, Self
 
 from featurestore.errors import ExtractionError, FeatureStoreError, SettingError, StoreError
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts
-from featurestore.pipeline.extraction import is_published
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import Job, TrackPlan
+from featurestore.pipeline.published import is_published
 from featurestore.pipeline.report import Progress, Tally, TrackDone
 from featurestore.pipeline.worker import WorkerConfig, worker_main
 from featurestore.spec import FeatureSpec
