@@ -1,8 +1,9 @@
 """How fast the engine for CPUs is, beside transformers' HubertModel with the same weights and the machine's peak.
 
-    python -m benchmarks.encoder CHECKPOINT [--parts thread stages machine start build memory]
+    python -m benchmarks.encoder CHECKPOINT [--parts thread bf16 stages machine start build memory]
 
 thread   CPU time of one thread for a window, and its share of what torch.mm reaches in the same round
+bf16     CPU time of one thread in float32 and in bfloat16, and how near pooled features of rendered music are
 stages   where the engine spends it
 machine  wall time with all cores: batches dealt to workers, beside one forward pass on all cores
 start, build, memory, song   whole programs, see benchmarks/programs.py
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,15 +32,19 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import HubertModel
 
 from benchmarks import programs
+from benchmarks.music import write_pieces
 from benchmarks.plain_loop import load_peer
+from featurestore.audio import load_audio
 from featurestore.encode.batching import BatchEncoder
 from featurestore.encode.device import default_batch_size
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.checkpoints.config import MertConfig
 from featurestore.models.kernels.engine import CpuEngine
+from featurestore.models.kernels.half import bf16_products
 from featurestore.models.mert import MertEncoder
 
 BATCH, SECONDS, MATRIX = 4, 5, 2048
+AMX_BARS = {"engine in bf16 to plain": 4.5, "engine in bf16 to plain under autocast": 2.7}
 Times = dict[str, list[float]]
 
 
@@ -85,7 +91,7 @@ def ratio(times: Times, slow: str, fast: str) -> float:
 def plain(peer: HubertModel, wave: torch.Tensor) -> np.ndarray:
     """What the plain loop does with a batch: all hidden states are kept, then averaged."""
     hidden = peer(wave, output_hidden_states=True).hidden_states
-    return torch.stack(hidden, dim=1).numpy().mean(axis=2)
+    return torch.stack([state.float() for state in hidden], dim=1).numpy().mean(axis=2)
 
 
 @torch.inference_mode()
@@ -100,8 +106,7 @@ def thread(folder: Path, rounds: int) -> dict[str, float]:
     model = load_model(folder)
     assert isinstance(model, MertEncoder)
     engine = CpuEngine(model)
-    wave = torch.randn(BATCH, SECONDS * model.sample_rate)
-    wave = (wave - wave.mean(dim=1, keepdim=True)) / wave.std(dim=1, keepdim=True, correction=0)
+    wave = noise(model)
     wanted, found = plain(peer, wave), pooled(engine, wave)
     ours = default_batch_size(torch.device("cpu"))
     a, b, c = (torch.randn(MATRIX, MATRIX) for _ in range(3))
@@ -134,6 +139,53 @@ def thread(folder: Path, rounds: int) -> dict[str, float]:
         "plain, share of peak": share("plain"),
         "engine, share of peak": share("engine"),
         "largest relative difference": float(np.abs(found - wanted).max() / np.abs(wanted).max()),
+    }
+
+
+def noise(model: MertEncoder) -> torch.Tensor:
+    """A batch of windows as a checkpoint's extractor gives them."""
+    wave = torch.randn(BATCH, SECONDS * model.sample_rate)
+    return (wave - wave.mean(dim=1, keepdim=True)) / wave.std(dim=1, keepdim=True, correction=0)
+
+
+def bf16(folder: Path, rounds: int) -> dict[str, float]:
+    """CPU time of one thread by precision, and the distance of bfloat16 from float32."""
+    torch.set_num_threads(1)
+    products = bf16_products()
+    if products != "amx_bf16":
+        bars = ", ".join(f"{name} {bar}" for name, bar in AMX_BARS.items())
+        print(f"  this machine has {products or 'no bf16 products'}, no amx_bf16: no bars of AMX here ({bars})")
+    peer, _ = load_peer(folder)
+    model = load_model(folder)
+    assert isinstance(model, MertEncoder)
+    exact, half = CpuEngine(model), CpuEngine(model, torch.bfloat16)
+    wave = noise(model)
+
+    def autocast() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            plain(peer, wave)
+
+    things = {
+        "plain": partial(plain, peer, wave),
+        "autocast": autocast,
+        "engine": partial(pooled, exact, wave),
+        "bf16": partial(pooled, half, wave),
+    }
+    times = in_turns(things, rounds, time.thread_time)
+    with tempfile.TemporaryDirectory() as scratch:
+        pieces = [load_audio(path, model.sample_rate) for path in write_pieces(Path(scratch))]
+    n = SECONDS * model.sample_rate
+    windows = [torch.from_numpy(piece[:n])[None] for piece in pieces if len(piece) >= n]
+    wanted, found = (np.concatenate([pooled(encoder, window) for window in windows]) for encoder in (exact, half))
+    wanted, found = wanted - (mean := wanted.mean(axis=0)), found - mean
+    cosines = (wanted * found).sum((0, 2)) / np.sqrt((wanted**2).sum((0, 2)) * (found**2).sum((0, 2)))
+    return {
+        **{f"{name}, s per window": median(values) / BATCH for name, values in times.items()},
+        "engine to plain": ratio(times, "plain", "engine"),
+        "engine in bf16 to plain": ratio(times, "plain", "bf16"),
+        "engine in bf16 to plain under autocast": ratio(times, "autocast", "bf16"),
+        "windows of rendered music": len(windows),
+        "least pooled centred cosine of a state": float(cosines.min()),
     }
 
 
@@ -240,6 +292,7 @@ def main() -> None:
         save_random_checkpoint(arguments.checkpoint, shape=arguments.shape)
     parts: dict[str, Callable[[Path, int], dict[str, float]]] = {
         "thread": thread,
+        "bf16": bf16,
         "stages": stages,
         "machine": machine,
         "start": programs.start,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import cuda, host
+from benchmarks import cuda, encoder, host
 
 
 @pytest.fixture
@@ -37,3 +37,11 @@ def test_what_the_host_delivers(one_thread):
     found = host.measure(seconds=12, tracks=2, rounds=1)
     assert list(found) == ["wav", "flac", "mp3", "2 workers to 1, flac", "2 workers to 1, mp3", "main thread"]
     assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.slow
+def test_the_precisions_of_a_processor(one_thread, tiny, capsys):
+    found = encoder.bf16(tiny, rounds=1)
+    assert all(value > 0 for value in found.values())
+    assert 0.99 < found["least pooled centred cosine of a state"] < 1
+    assert ("bars of AMX" in capsys.readouterr().out) == (encoder.bf16_products() != "amx_bf16")
