@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.errors import ModelError
+from featurestore.models.conformer import ConformerEncoder
 from featurestore.models.encoder import Encoder, check_float32
+from featurestore.models.kernels.conformers import arrange_conformer
 from featurestore.models.kernels.convolutions import PositionalConv, SampleConvs, ScratchBuffers, gelu_
 from featurestore.models.kernels.fidelity import Fidelity, check_close, fidelity, test_signal
 from featurestore.models.mert import MertEncoder
@@ -39,27 +41,28 @@ def optimize_for_cpu(encoder: Encoder) -> Encoder:
     Returns
     -------
     Encoder
-        A `CpuEngine` for a `MertEncoder` if both give the same hidden states of a short signal, or else `encoder`
-        itself. That they differ, or that the engine fails, is said through the logger "featurestore".
+        One that several threads can use at a time, for encoders of this library's own if both give the same hidden
+        states of a short signal, or else `encoder` itself. That they differ, or that the engine fails, is said
+        through the logger "featurestore".
 
     Raises
     ------
     ModelError
         If the weights are not float32.
     """
-    if not isinstance(encoder, MertEncoder):
-        return encoder
     try:
-        engine = CpuEngine(encoder)
-        deviation = engine.deviation()
+        engine = _arranged(encoder, torch.float32)
+        if engine is encoder:
+            return encoder
+        difference = deviation(engine, encoder)
     except ModelError:
         raise
     except Exception as error:  # whatever operations of another build of torch, or a changed model, make of it
         found = f"fails ({(str(error) or type(error).__name__).splitlines()[0]})"
     else:
-        if deviation <= TOLERANCE:
+        if difference <= TOLERANCE:
             return engine
-        found = f"differs from the plain forward pass (by {deviation:.1e} of the largest value)"
+        found = f"differs from the plain forward pass (by {difference:.1e} of the largest value)"
     logger.warning("%s: the engine for CPUs %s; the plain one is used, which is slower", encoder.name, found)
     return encoder
 
@@ -75,7 +78,8 @@ def bf16_for_cpu(encoder: Encoder) -> tuple[Encoder, Fidelity]:
     Returns
     -------
     Encoder
-        A `CpuEngine` for a `MertEncoder`; any other encoder as it is, to be run under autocast.
+        One that several threads can use at a time, for encoders of this library's own; any other encoder as it
+        is, to be run under autocast.
     Fidelity
         Of all hidden states.
 
@@ -87,11 +91,30 @@ def bf16_for_cpu(encoder: Encoder) -> tuple[Encoder, Fidelity]:
         If a state is far from float32 (`fidelity.LEAST_COSINE`).
     """
     dtype = torch.bfloat16
-    fast = CpuEngine(encoder, dtype) if isinstance(encoder, MertEncoder) else encoder
+    fast = _arranged(encoder, dtype)
     waves = test_signal(encoder.sample_rate, encoder.min_samples)
     found = fidelity(fast, encoder, waves, autocast=dtype if fast is encoder else None)
     check_close(found, f"{encoder.name} in bfloat16", "precision fp32")
     return fast, found
+
+
+def _arranged(encoder: Encoder, dtype: torch.dtype) -> Encoder:
+    """The engine for an encoder; itself if there is none."""
+    if isinstance(encoder, MertEncoder):
+        return CpuEngine(encoder, dtype)
+    return arrange_conformer(encoder, dtype) if isinstance(encoder, ConformerEncoder) else encoder
+
+
+@torch.no_grad()
+def deviation(fast: Encoder, plain: Encoder) -> float:
+    """Largest difference of the states of a short signal, relative to each largest value of the plain encoder's.
+
+    NaN if one of both is not finite.
+    """
+    samples = max(_SIGNAL_SAMPLES, plain.min_samples)
+    signal = torch.randn(1, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    pairs = zip(fast.states(signal), plain.states(signal), strict=True)
+    return float(torch.stack([(x - y).abs().max() / y.abs().max() for x, y in pairs]).max())
 
 
 class CpuEngine:
@@ -150,16 +173,6 @@ class CpuEngine:
     def hidden_states(self, wave: Tensor) -> Tensor:
         """All hidden states, shape (windows, layers + 1, frames, dim)."""
         return torch.stack(list(self.states(wave)), dim=1)
-
-    def deviation(self) -> float:
-        """Largest difference from the plain forward pass on a short signal, relative to each largest value.
-
-        NaN if one of both is not finite.
-        """
-        samples = max(_SIGNAL_SAMPLES, self.min_samples)
-        signal = torch.randn(1, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-        pairs = zip(self.states(signal), self.model.states(signal), strict=True)
-        return float(torch.stack([(x - y).abs().max() / y.abs().max() for x, y in pairs]).max())
 
 
 class Block:
