@@ -28,7 +28,6 @@ from featurestore.models.encoder import (
 from featurestore.models.kernels.engine import bf16_for_cpu, optimize_for_cpu
 from featurestore.models.kernels.fidelity import Fidelity
 from featurestore.models.kernels.half import HALF, to_half
-from featurestore.models.paging import page_out
 from featurestore.spec import FeatureSpec, check_count, is_whole
 from featurestore.windows import (
     AUTO,
@@ -161,12 +160,10 @@ class WindowEncoder:
             if self.device.type != "cpu":
                 network = network if half is None else to_half(network, half)
             elif half is None:
-                network = optimize_for_cpu(self.model)
+                network = optimize_for_cpu(self.model, spare_memory=is_long)
             else:
                 network, self._fidelity = bf16_for_cpu(self.model)
             is_arranged = self.device.type == "cpu" and network is not self.model
-            if is_long and isinstance(self.model, torch.nn.Module):
-                page_out(self.model)  # comparisons have read all weights
             if self.device.type == "cuda":
                 try_out(self.model, None if half is None else network, self.device, half)
                 self.model = network  # weights in float32 that it does not need leave the card

@@ -130,6 +130,15 @@ def test_one_that_differs_or_fails_is_not_used(mert2, monkeypatch, caplog):
     assert "fails (no such operation)" in caplog.text
 
 
+@pytest.mark.parametrize("seconds", [30.0, "full"])
+def test_weights_leave_memory_before_long_windows_alone(mert2, monkeypatch, seconds):
+    left = []
+    monkeypatch.setattr(engine, "page_out", left.append)
+    WindowEncoder(model=mert2, segment_duration=seconds)
+    assert len(left) == (mert2.layers + 1 if seconds == "full" else 0)
+    assert all(model is mert2 for model in left)
+
+
 def test_bfloat16_that_is_wrong_is_refused(mert2, monkeypatch):
     monkeypatch.setattr(conformers._Convolution, "forward", lambda _, x: 3 * x.flip(1))
     with pytest.raises(SettingError, match="far from float32"):
