@@ -6,6 +6,7 @@ thread   CPU time of one thread for a window, and its share of what torch.mm rea
 bf16     CPU time of one thread in float32 and in bfloat16, and how near pooled features of rendered music are
 stages   where the engine spends it
 machine  wall time with all cores: batches dealt to workers, beside one forward pass on all cores
+conformer, conformer-machine   the same for MERT-v2, MuQ or MusicFM (--shape mert2-30s), beside the plain network
 start, build, memory, song   whole programs, see benchmarks/programs.py
 
 Everything is measured in turns, round by round. CHECKPOINT is a folder, and is made of random weights of the shape
@@ -20,6 +21,7 @@ import os
 import platform
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,8 @@ from featurestore.encode.batching import BatchEncoder
 from featurestore.encode.device import default_batch_size
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.checkpoints.config import MertConfig
+from featurestore.models.conformer import ConformerEncoder
+from featurestore.models.kernels.conformers import arrange_conformer
 from featurestore.models.kernels.engine import CpuEngine
 from featurestore.models.kernels.half import bf16_products
 from featurestore.models.mert import MertEncoder
@@ -278,6 +282,59 @@ def machine(folder: Path, rounds: int) -> dict[str, float]:
     }
 
 
+def conformers(folder: Path) -> dict[str, ConformerEncoder]:
+    """The plain network, and what the library makes of it."""
+    model = load_model(folder)
+    assert isinstance(model, ConformerEncoder)
+    return {"plain": model, "engine": arrange_conformer(model), "bf16": arrange_conformer(model, torch.bfloat16)}
+
+
+def conformer(folder: Path, rounds: int) -> dict[str, float]:
+    """CPU time of one thread for a window of 30 s in a Conformer network."""
+    torch.set_num_threads(1)
+    encoders = conformers(folder)
+    wave = 0.1 * torch.randn(1, 30 * encoders["plain"].sample_rate)
+    states: dict[str, np.ndarray] = {}
+
+    @torch.inference_mode()
+    def once(name: str, encoder: ConformerEncoder, autocast: bool = False) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            states[name] = torch.stack([state.float() for state in encoder.states(wave)]).numpy()
+
+    things = {name: partial(once, name, encoder) for name, encoder in encoders.items()}
+    things["autocast"] = partial(once, "autocast", encoders["plain"], autocast=True)
+    times = in_turns(things, rounds, time.thread_time)
+    found, wanted = {"plain, s per window": median(times["plain"])}, states.pop("plain")
+    for name, values in states.items():
+        largest = np.abs(values - wanted).max(axis=(1, 2, 3)) / np.abs(wanted).max(axis=(1, 2, 3))
+        found[f"{name}, times faster"] = ratio(times, "plain", name)
+        found[f"{name}, largest relative difference"] = float(largest.max())
+    return found
+
+
+def conformer_machine(folder: Path, rounds: int) -> dict[str, float]:
+    """Wall time with all cores for windows of 30 s in a Conformer network, one by each core."""
+    cores, encoders = torch.get_num_threads(), conformers(folder)
+    windows = 0.1 * torch.randn(cores, 30 * encoders["plain"].sample_rate)
+
+    def drain(encoder: ConformerEncoder, workers: int) -> None:
+        batches = BatchEncoder(
+            model=encoder,
+            device=torch.device("cpu"),
+            batch_size=workers,
+            layers=tuple(range(encoder.layers + 1)),
+            workers=workers,
+        )
+        deque(batches.encode(((0, window) for window in windows.numpy()), raw=False), maxlen=0)
+
+    things = {name: partial(drain, one, 1 if name == "plain" else cores) for name, one in encoders.items()}
+    times = in_turns(things, rounds, time.perf_counter)
+    return {
+        "cores": cores,
+        **{f"{name}, times faster": ratio(times, "plain", name) for name in ("engine", "bf16")},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
@@ -295,6 +352,8 @@ def main() -> None:
         "bf16": bf16,
         "stages": stages,
         "machine": machine,
+        "conformer": conformer,
+        "conformer-machine": conformer_machine,
         "start": programs.start,
         "build": partial(programs.build, audio=arguments.audio),
         "memory": lambda folder, _: programs.memory(folder, arguments.minutes),

@@ -25,7 +25,7 @@ from featurestore.models.encoder import (
     require_encoder,
     window_bytes,
 )
-from featurestore.models.kernels.engine import CpuEngine, bf16_for_cpu, optimize_for_cpu
+from featurestore.models.kernels.engine import bf16_for_cpu, optimize_for_cpu
 from featurestore.models.kernels.fidelity import Fidelity
 from featurestore.models.kernels.half import HALF, to_half
 from featurestore.spec import FeatureSpec, check_count, is_whole
@@ -160,9 +160,10 @@ class WindowEncoder:
             if self.device.type != "cpu":
                 network = network if half is None else to_half(network, half)
             elif half is None:
-                network = optimize_for_cpu(self.model)
+                network = optimize_for_cpu(self.model, spare_memory=is_long)
             else:
                 network, self._fidelity = bf16_for_cpu(self.model)
+            is_arranged = self.device.type == "cpu" and network is not self.model
             if self.device.type == "cuda":
                 try_out(self.model, None if half is None else network, self.device, half)
                 self.model = network  # weights in float32 that it does not need leave the card
@@ -175,10 +176,10 @@ class WindowEncoder:
             device=self.device,
             batch_size=int(batch_size),
             layers=self.layers,
-            half=None if isinstance(network, CpuEngine) else half,
+            half=None if is_arranged else half,
             oom_recovery=oom_recovery,
             # Long windows are encoded one by one, each with all cores: every one more at a time needs its memory.
-            workers=torch.get_num_threads() if isinstance(network, CpuEngine) and not is_long else 1,
+            workers=torch.get_num_threads() if is_arranged and not is_long else 1,
         )
 
     @property

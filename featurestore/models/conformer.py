@@ -137,7 +137,9 @@ def _rotated(x: Tensor, rotation: Rotation) -> Tensor:
     return turned.to(x.dtype)
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
+    """Over frames, each channel by itself, between a gated dense layer and another one."""
+
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         width, kernel = shape.width, shape.kernel
@@ -171,7 +173,7 @@ class Block(nn.Module):
         self.ffn1 = _FeedForward(shape)
         self.attn_layer_norm = nn.LayerNorm(width, eps=eps)
         self.attn = _Attention(shape)
-        self.conv_module = _Convolution(shape)
+        self.conv_module = Convolution(shape)
         self.ffn2_layer_norm = nn.LayerNorm(width, eps=eps)
         self.ffn2 = _FeedForward(shape)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.errors import ModelError
+from featurestore.models.conformer import ConformerEncoder
 from featurestore.models.encoder import Encoder, check_float32
+from featurestore.models.kernels.conformers import arrange_conformer
 from featurestore.models.kernels.convolutions import (
     PositionalConv,
     SampleConvs,
@@ -26,6 +28,7 @@ from featurestore.models.kernels.convolutions import (
 )
 from featurestore.models.kernels.fidelity import Fidelity, check_close, fidelity, test_signal
 from featurestore.models.mert import MertEncoder
+from featurestore.models.paging import page_out
 
 TOLERANCE = 1e-4
 """Largest difference from the plain forward that counts as rounding, relative to a state's largest value."""
@@ -35,38 +38,41 @@ _SIGNAL_SAMPLES = 6_000
 logger = logging.getLogger("featurestore")
 
 
-def optimize_for_cpu(encoder: Encoder) -> Encoder:
+def optimize_for_cpu(encoder: Encoder, *, spare_memory: bool = False) -> Encoder:
     """The fastest exact form of an encoder on the CPU.
 
     Parameters
     ----------
     encoder : Encoder
         On the CPU.
+    spare_memory : bool
+        Whether weights that are mapped from a file leave memory as soon as they are compared; they are read twice.
 
     Returns
     -------
     Encoder
-        A `CpuEngine` for a `MertEncoder` if both give the same hidden states of a short signal, or else `encoder`
-        itself. That they differ, or that the engine fails, is said through the logger "featurestore".
+        One that several threads can use at a time, for encoders of this library's own if both give the same hidden
+        states of a short signal, or else `encoder` itself. That they differ, or that the engine fails, is said
+        through the logger "featurestore".
 
     Raises
     ------
     ModelError
         If the weights are not float32.
     """
-    if not isinstance(encoder, MertEncoder):
-        return encoder
     try:
-        engine = CpuEngine(encoder)
-        deviation = engine.deviation()
+        engine = _arranged(encoder, torch.float32)
+        if engine is encoder:
+            return encoder
+        difference = deviation(engine, encoder, spare_memory=spare_memory)
     except ModelError:
         raise
     except Exception as error:  # whatever operations of another build of torch, or a changed model, make of it
         found = f"fails ({(str(error) or type(error).__name__).splitlines()[0]})"
     else:
-        if deviation <= TOLERANCE:
+        if difference <= TOLERANCE:
             return engine
-        found = f"differs from the plain forward pass (by {deviation:.1e} of the largest value)"
+        found = f"differs from the plain forward pass (by {difference:.1e} of the largest value)"
     logger.warning("%s: the engine for CPUs %s; the plain one is used, which is slower", encoder.name, found)
     return encoder
 
@@ -82,7 +88,8 @@ def bf16_for_cpu(encoder: Encoder) -> tuple[Encoder, Fidelity]:
     Returns
     -------
     Encoder
-        A `CpuEngine` for a `MertEncoder`; any other encoder as it is, to be run under autocast.
+        One that several threads can use at a time, for encoders of this library's own; any other encoder as it
+        is, to be run under autocast.
     Fidelity
         Of all hidden states.
 
@@ -94,11 +101,34 @@ def bf16_for_cpu(encoder: Encoder) -> tuple[Encoder, Fidelity]:
         If a state is far from float32 (`fidelity.LEAST_COSINE`).
     """
     dtype = torch.bfloat16
-    fast = CpuEngine(encoder, dtype) if isinstance(encoder, MertEncoder) else encoder
+    fast = _arranged(encoder, dtype)
     waves = test_signal(encoder.sample_rate, encoder.min_samples)
     found = fidelity(fast, encoder, waves, autocast=dtype if fast is encoder else None)
     check_close(found, f"{encoder.name} in bfloat16", "precision fp32")
     return fast, found
+
+
+def _arranged(encoder: Encoder, dtype: torch.dtype) -> Encoder:
+    """The engine for an encoder; itself if there is none."""
+    if isinstance(encoder, MertEncoder):
+        return CpuEngine(encoder, dtype)
+    return arrange_conformer(encoder, dtype) if isinstance(encoder, ConformerEncoder) else encoder
+
+
+@torch.no_grad()
+def deviation(fast: Encoder, plain: Encoder, *, spare_memory: bool = False) -> float:
+    """Largest difference of the states of a short signal, relative to each largest value of the plain encoder's.
+
+    NaN if one of both is not finite.
+    """
+    samples = max(_SIGNAL_SAMPLES, plain.min_samples)
+    signal = torch.randn(1, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    differences = []
+    for x, y in zip(fast.states(signal), plain.states(signal), strict=True):
+        differences.append((x - y).abs().max() / y.abs().max())
+        if spare_memory and isinstance(plain, nn.Module):
+            page_out(plain)
+    return float(torch.stack(differences).max())
 
 
 class CpuEngine:
@@ -158,16 +188,6 @@ class CpuEngine:
     def hidden_states(self, wave: Tensor) -> Tensor:
         """All hidden states, shape (windows, layers + 1, frames, dim)."""
         return torch.stack(list(self.states(wave)), dim=1)
-
-    def deviation(self) -> float:
-        """Largest difference from the plain forward pass on a short signal, relative to each largest value.
-
-        NaN if one of both is not finite.
-        """
-        samples = max(_SIGNAL_SAMPLES, self.min_samples)
-        signal = torch.randn(1, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-        pairs = zip(self.states(signal), self.model.states(signal), strict=True)
-        return float(torch.stack([(x - y).abs().max() / y.abs().max() for x, y in pairs]).max())
 
 
 class Block:
