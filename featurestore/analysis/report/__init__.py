@@ -73,6 +73,7 @@ def write_report(
     mean = statistics.means[spec.layers.index(chosen)]
     pictures = _pictures(store, track_ids, known, chosen, mean, tracks)
     warned = [(n, str(text)) for n, track in enumerate(known) for text in track.get("warnings", ())]
+    layers_shown = _layer_rows(spec.layers, statistics)
     html = render(
         template,
         {
@@ -89,8 +90,8 @@ def write_report(
             "place": place,
             "durations": histogram(seconds / 60, "minutes"),
             "loudness": histogram(loudness, "dB"),
-            "layers": _layer_rows(spec.layers, statistics),
-            "norm_axis": axis(np.nanmax(np.where(np.isfinite(statistics.norms), statistics.norms, 0))),
+            "layers": layers_shown,
+            "norm_axis": axis(max((row["high"] for row in layers_shown if row["high"] > 0), default=0)),
             "similarity": statistics.similarity,
             "sampled": statistics.sampled,
             "points": len(points),
@@ -228,7 +229,7 @@ def _pictures(
         view = store.segments(track_id, layer=layer)
         segments, starts = view.to_numpy(), view.starts
         cosines = self_similarity(segments, mean, _LONGEST)
-        levels = np.nan_to_num(np.clip((cosines + 1) * 127.5, 0, 255)).astype(np.uint8)
+        levels = np.nan_to_num(np.clip(np.rint((cosines + 1) * 127.5), 0, 255)).astype(np.uint8)
         end = float(starts[-1] + (store.spec.segment_duration or 0)) if len(starts) else float("nan")
         off = cosines[~np.eye(len(cosines), dtype=bool)]
         found.append(

@@ -19,7 +19,7 @@ class Histogram:
     Attributes
     ----------
     edges : list of float
-        One more than there are counts; the last bin may hold all that is larger.
+        One more than there are counts; the first and the last bin hold all that is beyond.
     counts : list of int
         Of each bin.
     known : int
@@ -28,8 +28,6 @@ class Histogram:
         The median and the extremes.
     unit : str
         Of the values.
-    beyond : bool
-        Whether values larger than the last edge are in the last bin.
     """
 
     edges: list[float]
@@ -39,19 +37,19 @@ class Histogram:
     low: float
     high: float
     unit: str
-    beyond: bool
 
 
 def histogram(values: npt.NDArray[Any], unit: str) -> Histogram | None:
-    """The histogram of what is finite, or None. Bins end at the 99th percentile, for the sake of the rest."""
+    """The histogram of what is finite, or None. Bins are of the 1st to the 99th percentile."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if not len(finite):
         return None
     low, high = float(finite.min()), float(finite.max())
-    end = max(float(np.percentile(finite, 99)), low + max(abs(low), 1) * 1e-3)
-    counts, edges = np.histogram(np.minimum(finite, end), bins=min(_BINS, max(1, len(finite))), range=(low, end))
+    first, last = np.percentile(finite, (1, 99))
+    last = max(last, first + max(abs(first), 1) * 1e-3)
+    counts, edges = np.histogram(np.clip(finite, first, last), bins=min(_BINS, len(finite)), range=(first, last))
     middle = float(np.median(finite))
-    return Histogram(edges.tolist(), counts.tolist(), len(finite), middle, low, high, unit, high > end)
+    return Histogram(edges.tolist(), counts.tolist(), len(finite), middle, low, high, unit)
 
 
 def axis(highest: float) -> float:

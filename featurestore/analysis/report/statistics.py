@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 SAMPLE = 1000
-"""Tracks that means, axes and similarities of layers are calculated from."""
+"""Tracks that means, axes and similarities of layers are calculated from, extremes left out."""
 
 NEIGHBOURS = 10
 """Nearest neighbours that a map is asked for."""
 
 _BLOCK = 4096
+_EXTREME = 5.0
 _LEAST = 4
 """Tracks without which the unbiased estimate does not exist."""
 
@@ -80,17 +81,17 @@ def layer_statistics(store: StoreReader, track_ids: list[str]) -> LayerStatistic
     coordinates = np.empty((len(layers), tracks, 2), np.float32)
     means = np.empty((len(layers), store.spec.dim), np.float32)
     explained, kept = np.empty(len(layers)), np.empty(len(layers))
-    grams, finite = [], np.ones(len(chosen), bool)
+    grams, common = [], np.ones(len(chosen), bool)
     for number, layer in enumerate(layers):
         view = store.aggregated(layer, tracks=track_ids)
         sample = view[chosen].astype(np.float32)
-        is_finite = np.asarray(np.isfinite(sample).all(axis=1))
-        finite &= is_finite
-        mean = sample[is_finite].mean(axis=0) if is_finite.any() else np.zeros(store.spec.dim, np.float32)
-        sample -= mean
-        axes, explained[number] = principal_axes(sample[is_finite])
-        kept[number] = neighbours_kept(sample[is_finite], sample[is_finite] @ axes.T)
-        grams.append(np.where(is_finite[:, None], sample, 0) @ np.where(is_finite[:, None], sample, 0).T)
+        usual = usual_rows(sample)
+        common &= usual
+        mean = sample[usual].mean(axis=0) if usual.any() else np.zeros(store.spec.dim, np.float32)
+        sample = np.where(usual[:, None], sample - mean, 0)
+        axes, explained[number] = principal_axes(sample[usual])
+        kept[number] = neighbours_kept(sample[usual], sample[usual] @ axes.T)
+        grams.append(sample @ sample.T)
         means[number] = mean
         for first in range(0, tracks, _BLOCK):
             rows = slice(first, min(tracks, first + _BLOCK))
@@ -100,8 +101,21 @@ def layer_statistics(store: StoreReader, track_ids: list[str]) -> LayerStatistic
                 block = block - mean
                 distances[rows, number] = np.sqrt(np.einsum("rf,rf->r", block, block))
                 coordinates[number, rows] = block @ axes.T
-    similarity = linear_cka([gram[np.ix_(finite, finite)] for gram in grams])
+    similarity = linear_cka([gram[np.ix_(common, common)] for gram in grams])
     return LayerStatistics(norms, distances, coordinates, means, explained, kept, similarity, len(chosen))
+
+
+def usual_rows(rows: Floats) -> npt.NDArray[np.bool_]:
+    """Tell which rows are finite and no extremes, which would move the mean and be an axis of their own.
+
+    Extremes are more than `_EXTREME` times as far from the median of each feature as the median row is.
+    """
+    finite = np.asarray(np.isfinite(rows).all(axis=1))
+    if finite.any():
+        distances = np.linalg.norm(rows[finite] - np.median(rows[finite], axis=0), axis=1)
+        limit = _EXTREME * np.median(distances)
+        finite[finite] = (distances <= limit) | (limit == 0)
+    return finite
 
 
 def principal_axes(centred: Floats) -> tuple[Floats, float]:

@@ -15,6 +15,7 @@ POINTS = 20_000
 
 _ID_BYTES = 1_000_000
 _LAYERS = 5
+_CLASSES = 30
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Colouring:
 
     @property
     def differs(self) -> bool:
-        """Whether there are two values at least, and fewer classes than half the points."""
+        """Whether there are two values at least, and not too many classes to tell apart."""
         if self.names is not None:
-            return 1 < len(self.names) <= max(2, len(self.values) // 2)
+            return 1 < len(self.names) <= _CLASSES
         known = self.values[np.isfinite(self.values)]
         return bool(len(known) and known.min() < known.max())
 
@@ -77,16 +78,19 @@ def pack_map(
 ) -> dict[str, Any]:
     """What the page's script draws.
 
-    Each map is scaled by percentiles: one silent track would press all others into a point. Points beyond lie on
-    the edge, and those without a place (features that are no numbers) have the number 65535.
+    Each map ends at the last points within Tukey's outer fences: one silent track would press all others into
+    a point. Points beyond lie on the edge, and those without a place (features that are no numbers) have the number 65535.
     """
     packed = []
     for layer in coordinates:
         low, high = np.zeros(2), np.ones(2)
         finite = np.isfinite(layer).all(axis=1)
         if finite.any():
-            low, high = np.percentile(layer[finite], (1, 99), axis=0)
-            low, high = low - 0.08 * (high - low), high + 0.08 * (high - low)
+            known = layer[finite]
+            first, last = np.percentile(known, (25, 75), axis=0)
+            inside = (known >= first - 3 * (last - first)) & (known <= last + 3 * (last - first))
+            low = np.min(known, axis=0, where=inside, initial=np.inf)
+            high = np.max(known, axis=0, where=inside, initial=-np.inf)
         shown = layer[points]
         with np.errstate(all="ignore"):
             scaled = np.clip((shown - low) / np.where(high > low, high - low, 1), 0, 1) * 65534
