@@ -92,7 +92,7 @@
     tip.textContent = describe(point);
     const right = canvas.clientWidth - tip.offsetWidth, x = places[2 * point], y = places[2 * point + 1];
     tip.style.left = `${Math.max(0, Math.min(right, x + 10))}px`;
-    tip.style.top = `${y + 24 + tip.offsetHeight > canvas.clientHeight ? Math.max(0, y - tip.offsetHeight) : y + 24}px`;
+    tip.style.top = `${y + 24 + tip.offsetHeight > canvas.clientHeight ? Math.max(0, y - tip.offsetHeight - 8) : y + 24}px`;
   };
   const choose = (point) => {
     chosen = point;

@@ -79,7 +79,7 @@ def pack_map(
     """What the page's script draws.
 
     Each map ends at the last points within Tukey's outer fences: one silent track would press all others into
-    a point. Points beyond lie on the edge, and those without a place (features that are no numbers) have the number 65535.
+    a point. Points beyond lie on the edge, and those without a place (features that are no numbers) have 65535.
     """
     packed = []
     for layer in coordinates:
