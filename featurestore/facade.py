@@ -332,7 +332,9 @@ class FeatureStore(SharingStore):
         if labels is not None:
             joined = self.join(labels, on=on, missing="drop")
             found = dict(zip(joined.track_ids, joined.column(label).tolist(), strict=True))
-        return write_report(self, Path(path), labels=found, label=label, layer=layer, tracks=tracks)
+        runs = self.runs()
+        settings: dict[str, Any] = {"label": label, "layer": layer, "tracks": tracks}
+        return write_report(self, Path(path), runs, labels=found, **settings)
 
     def to_torch_dataset(
         self,

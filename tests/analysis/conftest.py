@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
+from featurestore.store.runs import write_run
 from featurestore.store.track_writer import TrackWriter
 
 SCRIPT = "</script><img src=x onerror=document.title='run'>"
@@ -43,4 +44,7 @@ def suspicious_store(tmp_path_factory):
             with writer.track(name, kinds=["segments"], attributes=attributes) as track:
                 track.append(segments=block, starts=(2.5 * np.arange(len(block))).tolist())
         writer.pack()
+    failure = {"track_id": "<b>gone</b>", "path": "gone.mp3", "error": "AudioError", "message": "<i>no audio</i>"}
+    run = {"began": "2026-01-02T03:04:05+00:00", "command": "fs-extract build <music>", "source": "music"}
+    write_run(path, {**run, "whole": True, "errors": [failure]})
     return FeatureStore(path)

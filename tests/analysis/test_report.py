@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +13,8 @@ from conftest import LONG, SCRIPT
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.analysis.report import track_map
-from featurestore.errors import SettingError, TrackNotFoundError
+from featurestore.errors import MissingDependencyError, SettingError, TrackNotFoundError
+from fs_extract.commands import run
 
 pytestmark = pytest.mark.slow
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -92,6 +94,8 @@ def test_what_the_page_says_of_the_store(page, suspicious_store):
     assert suspicious_store.spec.fingerprint in facts
     assert "cpu (80)" in facts
     assert "it is silent" in facts
+    assert "2026-01-02T03:04:05, one of 1" in facts
+    assert {"fs-extract build <music>", "<b>gone</b>", "<i>no audio</i>"} <= set(page.text_of("bdi"))
 
 
 def test_nothing_is_loaded_and_nothing_else_runs(page):
@@ -190,3 +194,29 @@ def test_what_cannot_be_reported(suspicious_store, tmp_path):
     with pytest.raises(SettingError, match="no tracks yet"):
         FeatureStore(tmp_path / "e.zarr").report(path)
     assert not path.exists()
+
+
+def test_the_command(suspicious_store, tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("id,genre\nrock/02,rock\njazz/01,jazz\n", encoding="utf-8")
+    path = tmp_path / "out" / "r.html"
+    arguments = ["report", str(suspicious_store.path), "-o", str(path)]
+    labels = ["--labels", str(tmp_path / "labels.csv"), "--label", "genre", "--on", "id"]
+    assert run([*arguments, *labels, "--track", "rock/02", "--layer", "2"]) == 0
+    assert capsys.readouterr().out == f"{path}: no features 1, silent 1, clipped 1, duplicates 2, outliers 1\n"
+    found = json.loads(Page(path.read_text(encoding="utf-8")).text_of("script")[0])
+    assert (found["colours"][0]["names"], found["layer"], len(found["pictures"])) == (["jazz", "rock"], 2, 1)
+    assert run([*arguments, "--label", "genre"]) == 2
+    assert "--labels and --label go together" in capsys.readouterr().err
+
+
+def test_without_jinja2_it_says_what_to_install(suspicious_store, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingDependencyError, match=r"featurestore\[report\]"):
+        suspicious_store.report(tmp_path / "r.html")
+
+
+def test_a_file_of_hdf5_has_a_report_as_well(suspicious_store, tmp_path):
+    file = suspicious_store.export(
+        tmp_path / "s.h5", tracks=[x for x in suspicious_store.track_ids if x != "bad/nan"]
+    )
+    assert FeatureStore(file).report(tmp_path / "r.html")["Clipped"] == 1

@@ -24,6 +24,7 @@ from featurestore.analysis.report.track_map import (
 )
 from featurestore.atomic import replacing
 from featurestore.errors import SettingError, TrackNotFoundError
+from featurestore.store.runs import failures_of
 
 if TYPE_CHECKING:
     from featurestore.store import StoreReader
@@ -40,6 +41,7 @@ _SHOWN_TRACKS = 3
 def write_report(
     store: StoreReader,
     path: Path,
+    runs: Sequence[Mapping[str, Any]],
     *,
     labels: Mapping[str, Any] | None = None,
     label: str = "label",
@@ -48,7 +50,7 @@ def write_report(
 ) -> dict[str, int]:
     """Write the report; `featurestore.FeatureStore.report` says what the parameters are.
 
-    Here `labels` are the values of the tracks that have one.
+    Here `labels` are the values of the tracks that have one, and `runs` what builds did.
     """
     spec = store.spec
     chosen = spec.layers[len(spec.layers) // 2] if layer is None else layer
@@ -80,7 +82,8 @@ def write_report(
             "name": store.path.name,
             "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "count": len(track_ids),
-            "facts": _facts(store, known, seconds),
+            "facts": _facts(store, known, seconds, runs),
+            "failed": failures_of(runs),
             "suspects": suspects,
             "suspicious": len({n for kind in suspects for n, _ in kind.rows}),
             "unknown_levels": int(np.isnan(levels).sum()),
@@ -130,7 +133,9 @@ def _seconds(track: Mapping[str, Any]) -> float:
     return float("nan") if duration is None else float(duration)
 
 
-def _facts(store: StoreReader, known: Sequence[Mapping[str, Any]], seconds: Any) -> list[tuple[str, str]]:
+def _facts(
+    store: StoreReader, known: Sequence[Mapping[str, Any]], seconds: Any, runs: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
     """What is in the store and how it was made, as names and values."""
     info, spec = store.info(), store.spec
     hours = float(np.nansum(seconds)) / 3600
@@ -149,6 +154,8 @@ def _facts(store: StoreReader, known: Sequence[Mapping[str, Any]], seconds: Any)
         ("Device", _counted(track.get("device") for track in known)),
         ("Decoder", _counted(track.get("decoder") for track in known)),
         ("Written by", _counted(track.get("featurestore_version") for track in known)),
+        ("Last build", f"{runs[-1]['began'][:19]}, one of {len(runs):,}" if runs else ""),
+        ("Its command", str(runs[-1].get("command", "")) if runs else ""),
         ("Format", str(info["format"])),
         ("Fingerprint", info["fingerprint"]),
     ]
