@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import LONG, SCRIPT
+from suspicious import LONG, SCRIPT
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.analysis.report import track_map

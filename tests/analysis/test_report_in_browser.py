@@ -6,7 +6,7 @@ import json
 import browser as browsers
 import numpy as np
 import pytest
-from conftest import LONG, SCRIPT
+from suspicious import LONG, SCRIPT
 
 pytestmark = [
     pytest.mark.slow,
