@@ -7,9 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from featurestore.errors import SettingError
 from featurestore.sharing.store import SharingStore
 from featurestore.store import StoreReader
@@ -283,11 +280,61 @@ class FeatureStore(SharingStore):
         if baseline is not None:
             sources.append((f"{baseline.path.name}:", baseline))
         features = {
-            f"{prefix}{layer}": _Reading(store, layer, joined.track_ids)
+            f"{prefix}{layer}": store.aggregated(layer=layer, tracks=joined.track_ids).to_numpy
             for prefix, store in sources
             for layer in (layers if layers is not None and store is self else store.spec.layers)
         }
         return probe_layers(features, values, label=label, groups=groups)
+
+    def report(
+        self,
+        path: str | Path,
+        *,
+        labels: Any = None,
+        label: str = "label",
+        on: str = "track_id",
+        layer: int | None = None,
+        tracks: Sequence[str] | None = None,
+    ) -> dict[str, int]:
+        """Write a page of HTML about the store, which loads nothing and can be sent to anybody. Needs jinja2.
+
+        Parameters
+        ----------
+        path : path
+            The file; what is there is replaced.
+        labels, on
+            As in `join`; the map of tracks is coloured by them. Tracks may lack one.
+        label : str
+            The column of the labels.
+        layer : int, optional
+            Layer that the map begins with, and of the tracks over time; by default the middle one.
+        tracks : sequence of str, optional
+            Tracks that are shown over time; by default the three longest.
+
+        Returns
+        -------
+        dict of str to int
+            How many tracks are suspicious, for each reason.
+
+        Raises
+        ------
+        SettingError, TrackNotFoundError
+            If the store has no tracks, or no such track, layer or label.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").report("report.html")["Duplicates"]
+        0
+        """
+        from featurestore.analysis.report import write_report
+
+        found = None
+        if labels is not None:
+            joined = self.join(labels, on=on, missing="drop")
+            found = dict(zip(joined.track_ids, joined.column(label).tolist(), strict=True))
+        runs = self.runs()
+        settings: dict[str, Any] = {"label": label, "layer": layer, "tracks": tracks}
+        return write_report(self, Path(path), runs, labels=found, **settings)
 
     def to_torch_dataset(
         self,
@@ -335,13 +382,3 @@ class FeatureStore(SharingStore):
             return TrackDataset(self, level, layer, self.track_ids, None)
         joined = self.join(labels, on=on, missing=missing)
         return TrackDataset(self, level, layer, joined.track_ids, joined.column(label))
-
-
-class _Reading:
-    """Reads one layer of some tracks, when it is called."""
-
-    def __init__(self, store: StoreReader, layer: int, track_ids: Sequence[str]) -> None:
-        self.view = store.aggregated(layer=layer, tracks=track_ids)
-
-    def __call__(self) -> npt.NDArray[Any]:
-        return np.asarray(self.view)

@@ -1,4 +1,4 @@
-"""fs-extract similar and probe: questions to a store."""
+"""fs-extract similar, probe and report: questions to a store."""
 
 from __future__ import annotations
 
@@ -91,4 +91,37 @@ def probe(
         print_json(report.to_dict())
     else:
         console.say(str(report))
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("store", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), default=Path("report.html"), help="The file.")
+@click.option("--labels", type=GivenPath(), help="A CSV file; the map of tracks is coloured by it.")
+@click.option("--label", help="The column of the labels.")
+@click.option("--on", default="track_id", help="The column with the track ids.")
+@click.option("--layer", type=click.IntRange(min=0), help="The layer of the map.  [default: the middle one]")
+@click.option("--track", multiple=True, help="A track to show over time; may be given several times.")
+@click.pass_obj
+def report(
+    console: Console,
+    store: Path,
+    *,
+    output: Path,
+    labels: Path | None,
+    label: str | None,
+    on: str,
+    layer: int | None,
+    track: tuple[str, ...],
+) -> int:
+    """Write a page of HTML about STORE: what is in it, what is suspicious, layers, and a map of the tracks."""
+    from featurestore import FeatureStore
+
+    if (labels is None) != (label is None):
+        raise click.UsageError("--labels and --label go together: the file, and the column to colour by")
+    found = FeatureStore(store).report(
+        output, labels=labels, label=label or "label", on=on, layer=layer, tracks=track or None
+    )
+    suspicious = ", ".join(f"{kind.lower()} {count}" for kind, count in found.items() if count)
+    console.say(f"{printable(str(output))}: {suspicious or 'nothing suspicious'}")
     return 0

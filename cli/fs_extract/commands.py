@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from fs_extract.analysis import probe, similar
+from fs_extract.analysis import probe, report, similar
 from fs_extract.build import build
 from fs_extract.completion import completion
 from fs_extract.console import Console, Group, ReaderGoneError
@@ -65,6 +65,7 @@ for _command in (
     import_,
     similar,
     probe,
+    report,
     manifest,
     labels,
     pretrain,

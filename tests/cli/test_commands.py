@@ -30,6 +30,7 @@ COMMANDS = [
     "import",
     "similar",
     "probe",
+    "report",
 ]
 COMMANDS += ["manifest", "labels", "pretrain", "doctor", "completion"]
 
