@@ -144,13 +144,13 @@ def test_options_of_other_names():
 
 @pytest.mark.slow
 def test_the_log_and_failures_of_tracks_use_the_options_too(run, music, tmp_path, monkeypatch):
-    from featurestore.encode.batching import BatchEncoder
+    from featurestore.encode.forward import Forward
 
     def fails(*_, **__):
         logging.getLogger("featurestore").warning("try `batch_size=%d`", 2)
         raise MemoryError
 
-    monkeypatch.setattr(BatchEncoder, "_encode", fails)
+    monkeypatch.setattr(Forward, "_encode", fails)
     for options in ([], ["--json"]):
         result = run("build", music, tmp_path / "s.zarr", "--model", "logmel", "--workers", 2, *options)
         assert result.code == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featurestore import FeatureStore, build
-from featurestore.encode.batching import BatchEncoder
+from featurestore.encode.forward import Forward
 from featurestore.errors import (
     BuildStoppedError,
     DeviceLostError,
@@ -73,15 +73,15 @@ def test_a_folder_without_permission_is_named(music, tmp_path, extractor):
 def test_a_card_that_fails_stops_the_build_and_keeps_what_is_published(
     music, tmp_path, extractor, monkeypatch, staged
 ):
-    real = BatchEncoder._encode
+    real = Forward._encode
 
     def fail_later(self, windows, raw, stop):
         if len(FeatureStore(tmp_path / "s.zarr")):
             raise DeviceLostError("cuda:0 has failed")
         return real(self, windows, raw, stop)
 
-    monkeypatch.setattr(BatchEncoder, "_encode", fail_later)
-    monkeypatch.setattr(BatchEncoder, "_failure", lambda _, error: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(Forward, "_encode", fail_later)
+    monkeypatch.setattr(Forward, "failure", lambda _, error: (_ for _ in ()).throw(error))
     with pytest.raises(
         BuildStoppedError, match=r"cuda:0 has failed\. The 1 tracks that it has published are kept"
     ) as caught:
