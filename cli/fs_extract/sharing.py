@@ -100,8 +100,9 @@ def copy(
 
     opened = [FeatureStore(store) for store in stores]
     ids = _ids(tracks)
-    wanted = [[x for x in store if ids is None or x in set(ids)] for store in opened]
-    if ids is not None and (missing := set(ids).difference(*wanted)):
+    chosen = None if ids is None else set(ids)
+    wanted = [[x for x in store if chosen is None or x in chosen] for store in opened]
+    if chosen is not None and (missing := chosen.difference(*wanted)):
         opened[0].aggregated(tracks=sorted(missing))  # raises, naming ids that are alike
     total, done, copied = sum(map(len, wanted)), 0, 0
     spec = common_spec(opened, layers, dtype)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featurestore.models.encoder import check_float32, check_longest, check_wave, checked_last
+from featurestore.models.encoder import check_call, check_longest
 from featurestore.models.kernels.convolutions import GroupedConv1d, gelu_
 from featurestore.models.paging import page_out
 
@@ -303,9 +303,7 @@ class ConformerEncoder(nn.Module):
         >>> [tuple(state.shape) for state in model.states(torch.zeros(2, 24_000), last=1)]
         [(2, 25, 64), (2, 25, 64)]
         """
-        check_float32(self, self.name)
-        last = checked_last(self, last)
-        check_wave(wave, self.min_samples)
+        last = check_call(self, wave, last)
         # Always in full precision: decibels of quiet audio have no room in half.
         with torch.autocast(wave.device.type, enabled=False):
             x: Tensor = self.network.feature_extractor(wave.float())

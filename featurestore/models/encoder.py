@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -248,6 +248,14 @@ def checked_last(model: Encoder, last: int | None) -> int:
     last = model.layers if last is None else last
     if not 0 <= last <= model.layers:
         raise SettingError(f"{model.name} has hidden states 0 to {model.layers}, not {last}")
+    return last
+
+
+def check_call(model: Encoder, wave: Tensor, last: int | None) -> int:
+    """Return the last state that is wanted of windows, all if `last` is None; raise as `Encoder.states` says."""
+    check_float32(cast(nn.Module, model), model.name)
+    last = checked_last(model, last)
+    check_wave(wave, model.min_samples)
     return last
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.models.checkpoints.config import MertConfig
-from featurestore.models.encoder import CONTEXT_SECONDS, check_float32, check_wave, checked_last
+from featurestore.models.encoder import CONTEXT_SECONDS, check_call
 from featurestore.models.frontends import Samples
 from featurestore.models.kernels.convolutions import GroupedConv1d
 
@@ -235,9 +235,7 @@ class MertEncoder(nn.Module):
         >>> wave.shape, last
         (torch.Size([1, 24000]), 4)
         """
-        check_float32(self, self.name)
-        last = checked_last(self, last)
-        check_wave(wave, self.min_samples)
+        last = check_call(self, wave, last)
         return self._frontend(wave.float()), last
 
     @torch.no_grad()

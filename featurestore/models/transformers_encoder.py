@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError
-from featurestore.models.encoder import check_float32, check_wave, checked_last
+from featurestore.models.encoder import check_call
 from featurestore.models.frontends import Frontend
 from featurestore.models.kernels.convolutions import GroupedConv1d
 
@@ -158,9 +158,7 @@ class TransformersEncoder(_OfTransformers):
         SettingError
             If `wave` has another shape or length than the model can hear, or there is no state `last`.
         """
-        check_float32(self, self.name)
-        last = checked_last(self, last)
-        check_wave(wave, self.min_samples)
+        last = check_call(self, wave, last)
         frames = self.frames(wave.shape[1])
         x, args, kwargs = self._first_call(wave)
         yield self._frontend.of_window(x, frames)
@@ -217,9 +215,7 @@ class ClapEncoder(_OfTransformers):
         SettingError
             If `wave` is longer than the model can hear, or another state is asked for.
         """
-        check_float32(self, self.name)
-        checked_last(self, last)
-        check_wave(wave, self.min_samples)
+        check_call(self, wave, last)
         self.frames(wave.shape[1])
         heard = self._heard(wave)
         # Only audio beyond the longest window would be heard in pieces that are fused.

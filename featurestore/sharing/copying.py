@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from featurestore.errors import SettingError, SpecMismatchError, TrackExistsError
 from featurestore.spec import DTYPES, FeatureSpec, kinds_of_level
+from featurestore.store import StoreReader, StoreWriter
 from featurestore.store.selection import resolve_layers
-
-if TYPE_CHECKING:
-    from featurestore.store import StoreReader, StoreWriter
 
 _BLOCK_BYTES = 64 * 2**20
 _OWN = ("track_id", "revision", "fingerprint", "kinds", "layers", "starts", "checksums")
@@ -84,6 +81,7 @@ def copy_tracks(
         If the other store has a track of this id with other features.
     """
     wanted = kinds_of_level(level)
+    copies = StoreReader(writer.path)
     layers = resolve_layers(list(writer.spec.layers), source.spec, source.path).numbers
     for track_id in source.track_ids if tracks is None else tracks:
         known = source.provenance(track_id)
@@ -92,7 +90,7 @@ def copy_tracks(
             kinds = [kind for kind in known["kinds"] if kind in wanted]
             copy_track(source, writer, track_id, {**known, "kinds": kinds})
         else:
-            _check_equal(source, writer, track_id, layers)
+            _check_equal(source, copies, track_id, layers)
         yield track_id, there is None
 
 
@@ -134,13 +132,11 @@ def copy_track(
         track.set_aggregated(row)
 
 
-def _check_equal(source: StoreReader, writer: StoreWriter, track_id: str, layers: Sequence[int]) -> None:
-    from featurestore.store import StoreReader
-
-    ours = source.aggregated(layer=layers, tracks=[track_id]).to_numpy().astype(writer.spec.dtype)
-    theirs = StoreReader(writer.path).aggregated(tracks=[track_id]).to_numpy()
+def _check_equal(source: StoreReader, copies: StoreReader, track_id: str, layers: Sequence[int]) -> None:
+    ours = source.aggregated(layer=layers, tracks=[track_id]).to_numpy().astype(copies.spec.dtype)
+    theirs = copies.aggregated(tracks=[track_id]).to_numpy()
     if not np.array_equal(ours, theirs):
         raise TrackExistsError(
-            f"{track_id!r:.200} is in {source.path} and in {Path(writer.path)}, with other features: remove it "
+            f"{track_id!r:.200} is in {source.path} and in {copies.path}, with other features: remove it "
             "from one of them, or leave it out"
         )

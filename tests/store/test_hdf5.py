@@ -23,6 +23,7 @@ from featurestore.errors import (
     SettingError,
     StoreAccessError,
     StoreVersionError,
+    TrackNotFoundError,
 )
 from featurestore.store.hdf5.source import Hdf5Source
 
@@ -106,6 +107,16 @@ def test_a_part_of_it(store, tmp_path):
     assert opened.track_ids == some
     np.testing.assert_array_equal(opened.segments(layer=2)[:], store.segments(layer=2, tracks=some)[:])
     assert opened.provenance(some[0])["kinds"] == ["segments", "aggregated"]
+
+
+@pytest.mark.parametrize("level", ["aggregated", "segments"])
+def test_a_kind_that_it_does_not_have_is_no_damage(store, tmp_path, level):
+    opened = FeatureStore(store.export(tmp_path / "part.h5", level=level))
+    assert not opened.has("a/ü 0", ("segments",))
+    for ask in (lambda: opened.segments("a/ü 0", 1)[:], lambda: opened.segments(layer=1, tracks=["a/ü 0"])[:]):
+        with pytest.raises(TrackNotFoundError, match="no segments of"):
+            ask()
+    assert opened.segments(layer=1, tracks=[]).to_numpy().shape == (0, 4)
 
 
 def test_float16_is_float32_there(tmp_path):

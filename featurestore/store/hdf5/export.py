@@ -76,12 +76,14 @@ class _Writer:
         self.scales["layer"].make_scale("layer")
 
     def write(self, kinds: Sequence[str]) -> None:
-        described, attributes = [], []
+        described, attributes, with_raw = [], [], []
         for track_id in self.track_ids:
             found = dict(self.source.attributes(track_id))
             found.pop("checksums", None)
             found["fingerprint"] = self.fingerprint
             found["kinds"] = [kind for kind in found["kinds"] if kind in kinds]
+            if "raw" in found["kinds"]:
+                with_raw.append(track_id)
             rows, starts = 0, np.array(found["starts"], np.float64)
             if "segments" in found["kinds"]:
                 (rows, *_), starts = self.source.describe("segments", track_id)
@@ -98,8 +100,7 @@ class _Writer:
         self._features("aggregated", ("track", "layer", "feature"), self._aggregated())
         if "segments" in kinds:
             self._features("segments", ("row", "layer", "feature"), self._segments(sizes))
-        if "raw" in kinds:
-            self._raw()
+        self._raw(with_raw)
 
     def _dimension(self, name: str, size: int) -> str:
         """A dimension without labels, as netCDF keeps it."""
@@ -166,10 +167,8 @@ class _Writer:
             if rows:
                 yield self.source.read_segments("segments", track_id, self.positions)[0]
 
-    def _raw(self) -> None:
-        for track_id in self.track_ids:
-            if "raw" not in self.source.attributes(track_id)["kinds"]:
-                continue
+    def _raw(self, track_ids: Sequence[str]) -> None:
+        for track_id in track_ids:
             segments, _, frames, _ = self.source.describe("raw", track_id)[0]
             dims = (
                 self._dimension(f"segment_{segments}", segments),

@@ -27,7 +27,7 @@ class _Index:
     track_ids: list[str]
     rows: dict[str, int]
     provenance: list[bytes]
-    ends: npt.NDArray[np.int64]
+    splits: npt.NDArray[np.int64]
     starts: npt.NDArray[np.float64]
 
 
@@ -61,8 +61,8 @@ class Hdf5Source(Source):
         provenance = dataset(file, "provenance", (tracks,), "S")[:].tolist()
         sizes = dataset(file, "row_size", (tracks,), "i")[:]
         starts = dataset(file, "start", (None,), "f")[:]
-        ends = np.cumsum(sizes, dtype=np.int64)
-        if (sizes < 0).any() or (int(ends[-1]) if tracks else 0) != len(starts):
+        splits = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        if (sizes < 0).any() or int(splits[-1]) != len(starts):
             raise ValueError("the rows of the tracks do not add up")
         layers = dataset(file, "layer", (None,), "i")[:].tolist()
         if tuple(layers) != self.spec.layers:
@@ -70,7 +70,7 @@ class Hdf5Source(Source):
         rows = {track_id: row for row, track_id in enumerate(ids)}
         if len(rows) < tracks or "" in rows:
             raise ValueError("a track id is there twice, or empty")
-        return _Index(ids, rows, provenance, ends, starts)
+        return _Index(ids, rows, provenance, splits, starts)
 
     def _features(self, file: Any, name: str, shape: tuple[int | None, ...]) -> Any:
         found = dataset(file, name, shape, "f")
@@ -104,8 +104,7 @@ class Hdf5Source(Source):
         return index.rows[track_id]
 
     def _starts(self, index: _Index, row: int) -> npt.NDArray[np.float64]:
-        first = int(index.ends[row - 1]) if row else 0
-        starts = index.starts[first : int(index.ends[row])]
+        starts = index.starts[slice(*index.splits[row : row + 2].tolist())]
         return starts[:0] if np.isnan(starts).any() else starts
 
     @property
@@ -156,8 +155,10 @@ class Hdf5Source(Source):
         if kind == "raw":
             shape = (None, len(self.spec.layers), None, self.spec.dim)
             return tuple(self._features(file, f"raw/{encode_key(track_id)}", shape).shape), starts
-        segments = int(index.ends[row]) - (int(index.ends[row - 1]) if row else 0)
-        return (segments, len(self.spec.layers), self.spec.dim), starts
+        first, last = index.splits[row : row + 2].tolist()
+        if first == last:
+            raise TrackNotFoundError(f"{self.path} has no segments of {track_id!r:.200}: export a higher `level`")
+        return (last - first, len(self.spec.layers), self.spec.dim), starts
 
     def read_segments(
         self,
@@ -177,8 +178,7 @@ class Hdf5Source(Source):
             wanted = np.arange(described[0][0]) if rows is None else rows
             if kind == "raw":
                 return _take(file[f"raw/{encode_key(track_id)}"], wanted, positions), described
-            row = self._row(index, track_id)
-            first = int(index.ends[row]) - described[0][0]
+            first = int(index.splits[self._row(index, track_id)])
             return _take(self._segments(file, index), wanted + first, positions), described
 
     def _segments(self, file: Any, index: _Index) -> Any:
@@ -189,12 +189,11 @@ class Hdf5Source(Source):
     ) -> tuple[npt.NDArray[Any], list[Described]]:
         with self._reading() as (file, index):
             described = [self._describe(file, index, "segments", track_id) for track_id in track_ids]
-            rows = [
-                np.arange(end - shape[0], end)
-                for track_id, (shape, _) in zip(track_ids, described, strict=True)
-                for end in [int(index.ends[index.rows[track_id]])]
-            ]
-            wanted = np.concatenate([np.empty(0, np.int64), *rows])
+            rows = [index.rows[track_id] for track_id in track_ids]
+            parts = [np.arange(index.splits[row], index.splits[row + 1]) for row in rows]
+            if not parts:
+                return np.empty((0, len(positions), self.spec.dim), self.spec.dtype), described
+            wanted = np.concatenate(parts)
             return _take(self._segments(file, index), wanted, positions), described
 
 
