@@ -61,7 +61,7 @@ class _Dense(nn.Module):
 
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self._dtype, self._by_onednn = dtype, torch.backends.cpu.get_cpu_capability() == "AVX512"
+        self._dtype, self._by_onednn = dtype, _has_products(dtype)
         self.weight, self.bias = nn.Parameter(layer.weight.flatten(1)), layer.bias
         if dtype != torch.float32:
             _halve(self, dtype)
@@ -74,6 +74,13 @@ class _Dense(nn.Module):
             return F.linear(x, self.weight, self.bias)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return out
+
+
+def _has_products(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has the faster products: it may have been told to use fewer instructions than there are."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _HalfConv2d(nn.Module):
