@@ -18,6 +18,7 @@ import numpy.typing as npt
 from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 from featurestore.store import reading
+from featurestore.store.byte_source import ByteFolder, LocalFolder
 from featurestore.store.commit.transaction import BACKUP
 from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.keys import encode_key
@@ -95,20 +96,14 @@ class TrackReader:
     def __reduce__(self) -> tuple[Any, ...]:
         return TrackReader, (self.paths, self.spec)
 
-    def _open_dir(self, *parts: str) -> int:
+    def _folder(self, *parts: str) -> LocalFolder:
         """Open a folder of the store, following no link below the root."""
-        fd = reading.open_root(self.paths.root, follow_links=self.paths.follow_links)
-        for part in parts:
-            try:
-                below = reading.open_dir(part, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = below
-        return fd
+        with LocalFolder.root(self.paths.root, follow_links=self.paths.follow_links) as root:
+            return root.folder(*parts)
 
-    def _document(self, fd: int, name: str) -> dict[str, Any]:
+    def _document(self, folder: ByteFolder, name: str) -> dict[str, Any]:
         try:
-            return decode_document(reading.read_file(METADATA, dir_fd=fd, limit=MAX_METADATA_BYTES))
+            return decode_document(folder.read(METADATA, MAX_METADATA_BYTES))
         except ValueError as error:
             raise _corrupt(name, str(error)) from None
 
@@ -128,11 +123,8 @@ class TrackReader:
         """Metadata of the `aggregated` in a folder, None if there is none."""
         name = "/".join(parts)
         try:
-            fd = self._open_dir(*parts)
-            try:
-                return self._checked(self._document(fd, name), "aggregated", key, name)
-            finally:
-                os.close(fd)
+            with self._folder(*parts) as folder:
+                return self._checked(self._document(folder, name), "aggregated", key, name)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
@@ -199,17 +191,17 @@ class TrackReader:
         for parts in candidates:
             name = "/".join(parts)
             try:
-                fd = self._open_dir(*parts)
+                folder = self._folder(*parts)
             except FileNotFoundError:
                 continue
             except NotADirectoryError:
                 raise _corrupt(name, "not a folder, or a link") from None
             try:
-                document = self._document(fd, name)
+                document = self._document(folder, name)
                 metadata = self._checked(document, kind, key, name)
                 if revision is not None and metadata.attributes["revision"] != revision:
                     continue
-                data = reading.open_file(shard_name(len(metadata.shape)), dir_fd=fd)
+                data = folder.open(shard_name(len(metadata.shape)))
             except FileNotFoundError:
                 continue  # being discarded, or damaged: the caller looks again
             except OSError as error:
@@ -217,13 +209,13 @@ class TrackReader:
                     raise
                 raise _corrupt(name, "the data is a link") from None
             finally:
-                os.close(fd)
+                folder.close()
             try:
                 return OpenArray(metadata, ShardReader(data, metadata, name))
             except FileNotFoundError:  # removed by another host since it was opened
-                os.close(data)
+                data.close()
             except BaseException:
-                os.close(data)
+                data.close()
                 raise
         return None
 
@@ -243,8 +235,8 @@ class TrackReader:
         size = self.spec.dim * out.itemsize + CRC_BYTES
         offsets = [layer * size for layer in layers]
         crc = bytearray(CRC_BYTES)
-        folder = self._open_dir("aggregated")
-        try:
+        with self._folder("aggregated") as opened:
+            folder = opened.fd
             # No link may be followed: to list the folders once is quicker than to open each of many.
             plain = self.spec.codec == "none" and sys.byteorder == "little"
             folders = reading.list_dirs(folder) if plain and len(track_ids) >= _MANY else None
@@ -253,8 +245,6 @@ class TrackReader:
                 real = plain and (reading.is_dir(key, dir_fd=folder) if folders is None else key in folders)
                 if not (real and self._read_row(folder, key, offsets, block, crc)):
                     block[...] = _again(partial(self._read_aggregated, key, track_id, layers))
-        finally:
-            os.close(folder)
         return out
 
     def _read_aggregated(self, key: str, track_id: str, layers: Sequence[int]) -> npt.NDArray[Any]:

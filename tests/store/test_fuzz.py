@@ -15,6 +15,7 @@ from samples import SPEC, features, write_store
 from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import reading
+from featurestore.store.byte_source import LocalFile
 from featurestore.store.commit.transaction import INTENT, TransactionRecord
 from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.compression import compress, decompress
@@ -169,9 +170,9 @@ def test_a_shard_is_read_right_or_refused(shard, data):
         lie = lie[: data.draw(st.integers(0, len(lie)))]
     file.write_bytes(lie)
     metadata = track_metadata("raw", raw.shape, SPEC, ATTRIBUTES)
-    fd = os.open(file, reading.READ)
+    opened = LocalFile(os.open(file, reading.READ))
     try:
-        with ShardReader(fd, metadata, "the lie") as reader:
+        with ShardReader(opened, metadata, "the lie") as reader:
             found = reader.read(range(reader.chunks)).reshape(raw.shape)
             reader.checksums()
     except CorruptTrackError:

@@ -5,7 +5,6 @@ because version control keeps neither empty folders nor times of change.
 """
 
 import json
-import os
 import tarfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import zarr
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
+from featurestore.store.byte_source import LocalFolder
 from featurestore.store.format.metadata import FORMAT_VERSION
 from featurestore.store.table.table import PackedTable
 
@@ -126,11 +126,8 @@ def version_of(path):
 
 def test_its_packed_table_is_used_or_replaced(store):
     store, _ = store
-    root = os.open(store.path, os.O_RDONLY)
-    try:
+    with LocalFolder.root(store.path) as root:
         table = PackedTable.open(root, store.spec)
-    finally:
-        os.close(root)
     if version_of(store.path) == 1:
         assert table is None
         assert store.info()["packed"] == 0

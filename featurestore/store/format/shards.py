@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -22,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, SettingError
-from featurestore.store import filesystem, reading
+from featurestore.store import filesystem
+from featurestore.store.byte_source import ByteFile
 from featurestore.store.format.compression import OVERHEAD, compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata
 
@@ -198,8 +198,8 @@ class ShardReader:
 
     Parameters
     ----------
-    fd : int
-        Descriptor of the shard file; the reader closes it.
+    file : ByteFile
+        The shard; the reader closes it.
     metadata : ArrayMetadata
         Of the array that the file belongs to.
     name : str
@@ -211,8 +211,8 @@ class ShardReader:
         If the file is not of the size that the metadata implies, or its index fails its checks.
     """
 
-    def __init__(self, fd: int, metadata: ArrayMetadata, name: str) -> None:
-        self._fd = fd
+    def __init__(self, file: ByteFile, metadata: ArrayMetadata, name: str) -> None:
+        self._file = file
         self._name = name
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
         self._compressor = metadata.compressor
@@ -229,23 +229,23 @@ class ShardReader:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._file.close()
 
     def _damaged(self, what: str) -> CorruptTrackError:
         return CorruptTrackError(f"{self._name}: {what}; extract the track again, or run verify --repair")
 
     def _read_index(self) -> npt.NDArray[np.uint64]:
-        status = os.fstat(self._fd)
+        found = self._file.size
         chunks = math.prod(self._grid)
         values_bytes = self._values * self._dtype.itemsize
         if chunks > MAX_CHUNKS or values_bytes > MAX_CHUNK_BYTES:
             raise self._damaged(f"{chunks} chunks of {values_bytes} bytes are more than any track has")
         size = chunks * _ENTRY + CRC_BYTES
         plain = self._compressor == "none"
-        wanted = shard_bytes(chunks, values_bytes) if plain else status.st_size
-        if not stat.S_ISREG(status.st_mode) or status.st_size != wanted or wanted < size:
-            raise self._damaged(f"not a file of {max(wanted, size)} bytes, but of {status.st_size}")
-        content = reading.read_exactly(self._fd, size, status.st_size - size)
+        wanted = shard_bytes(chunks, values_bytes) if plain else found
+        if found != wanted or wanted < size:
+            raise self._damaged(f"not a file of {max(wanted, size)} bytes, but of {found}")
+        content = self._file.read(size, found - size)
         if int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(content[:-CRC_BYTES]):
             raise self._damaged("the index fails its checksum")
         index = np.frombuffer(content, "<u8", count=2 * chunks).reshape(chunks, 2)
@@ -254,7 +254,7 @@ class ShardReader:
         offsets, sizes = index[np.argsort(index[:, 0])].T
         ends = np.cumsum(sizes)
         right = (sizes == most if plain else (sizes > CRC_BYTES) & (sizes <= most)).all()
-        if not right or (offsets != ends - sizes).any() or ends[-1] != status.st_size - size:
+        if not right or (offsets != ends - sizes).any() or ends[-1] != found - size:
             raise self._damaged("the index does not point at chunks")
         return index
 
@@ -265,7 +265,7 @@ class ShardReader:
 
     def checksums(self) -> str:
         """SHA-256 of the stored CRC-32C values, as `ShardWriter.finish` gives it."""
-        stored = [reading.read_exactly(self._fd, CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index]
+        stored = [self._file.read(CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index]
         return hashlib.sha256(b"".join(stored)).hexdigest()
 
     def read(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -305,7 +305,7 @@ class ShardReader:
         plain = self._compressor == "none"
         content = target if plain else np.empty(size - CRC_BYTES, np.uint8)
         try:
-            read_checked(self._fd, offset, size - CRC_BYTES, content, 0)
+            read_checked(self._file, offset, size - CRC_BYTES, content, 0)
             if not plain:
                 decompress(content.tobytes(), target)
         except ValueError as error:
@@ -314,7 +314,7 @@ class ShardReader:
             out.byteswap(inplace=True)
 
 
-def read_checked(fd: int, offset: int, size: int, out: npt.NDArray[np.uint8], skip: int) -> None:
+def read_checked(file: ByteFile, offset: int, size: int, out: npt.NDArray[np.uint8], skip: int) -> None:
     """Read a part, from `skip` on, of bytes that their CRC-32C follows; all of them are read and checked.
 
     Raises
@@ -332,7 +332,7 @@ def read_checked(fd: int, offset: int, size: int, out: npt.NDArray[np.uint8], sk
         else:
             block = aside[: (skip if at < skip else size) - at]
         parts: list[Any] = [block.data, stored] if at + block.nbytes == size else [block.data]
-        if reading.read_into(fd, parts, offset + at) != sum(map(len, parts)):
+        if file.read_into(parts, offset + at) != sum(map(len, parts)):
             raise ValueError("ends with the file")
         crc = google_crc32c.extend(crc, block)
         at += block.nbytes

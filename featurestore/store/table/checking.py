@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
-from featurestore.store import reading
+from featurestore.store.byte_source import ByteFolder, LocalFolder
 from featurestore.store.table.mtime_token import MtimeToken
 from featurestore.store.table.packing import list_keys, track_ids_of
 from featurestore.store.table.rows import digest
@@ -56,20 +56,18 @@ class TableCheck:
             Number of its rows; 0 where it cannot be told.
         """
         for _ in range(_ATTEMPTS):
-            root = reading.open_root(self._paths.root, follow_links=self._paths.follow_links)
             try:
-                return self._compare(root)
+                with LocalFolder.root(self._paths.root, follow_links=self._paths.follow_links) as root:
+                    return self._compare(root)
             except (TableChangedError, TrackNotFoundError):
                 self.problems.clear()  # it was packed, or a track removed, meanwhile
             except CorruptTrackError as error:
                 self.problems.append((None, str(error)))
                 return 0
-            finally:
-                os.close(root)
         self.problems.append((None, "the store changes too fast to compare the table with it"))
         return 0
 
-    def _compare(self, root: int) -> int:
+    def _compare(self, root: ByteFolder) -> int:
         table = PackedTable.open(root, self._reader.spec)
         if table is None:
             return 0
@@ -109,7 +107,7 @@ class TableCheck:
                     found.add(row)
         return found
 
-    def _differing(self, root: int, table: PackedTable, keys: list[str]) -> set[int]:
+    def _differing(self, root: ByteFolder, table: PackedTable, keys: list[str]) -> set[int]:
         """Rows of the table that differ from their tracks, where these are sound."""
         spec = self._reader.spec
         size = table.rows_per_chunk

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
 from featurestore.store import filesystem
+from featurestore.store.byte_source import ByteFile
 from featurestore.store.format.shards import CRC_BYTES, read_checked
 
 
@@ -33,8 +33,8 @@ class ChunkReader:
 
     Parameters
     ----------
-    fd : int
-        Descriptor of the file; the reader closes it.
+    file : ByteFile
+        The file; the reader closes it.
     name : str
         How errors call it.
     shape : tuple of int
@@ -48,26 +48,25 @@ class ChunkReader:
         If the file is not of the size that a chunk has.
     """
 
-    def __init__(self, fd: int, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        self._fd = fd
+    def __init__(self, file: ByteFile, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        self._file = file
         self._name = name
         self._shape = shape
         self._dtype = np.dtype(dtype)
         self._bytes = math.prod(shape) * self._dtype.itemsize
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != self._bytes + CRC_BYTES:
-            raise ValueError(f"{name} is not a file of {self._bytes + CRC_BYTES} bytes, but of {status.st_size}")
+        if file.size != self._bytes + CRC_BYTES:
+            raise ValueError(f"{name} is not a file of {self._bytes + CRC_BYTES} bytes, but of {file.size}")
 
     def __enter__(self) -> ChunkReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def first_value(self, row: int) -> Any:
         """Read the first value of a row, without a check."""
         size = self._dtype.itemsize
-        content = os.pread(self._fd, size, row * math.prod(self._shape[1:]) * size)
+        content = self._file.read(size, row * math.prod(self._shape[1:]) * size)
         return np.frombuffer(content, self._dtype.newbyteorder("<"))[0]
 
     def read(self) -> npt.NDArray[Any]:
@@ -94,7 +93,7 @@ class ChunkReader:
         """
         skip = first * math.prod(self._shape[1:]) * self._dtype.itemsize
         try:
-            read_checked(self._fd, 0, self._bytes, out.reshape(-1).view(np.uint8), skip)
+            read_checked(self._file, 0, self._bytes, out.reshape(-1).view(np.uint8), skip)
         except ValueError as error:
             # What is packed again is read only where it changes.
             raise CorruptTrackError(

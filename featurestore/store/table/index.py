@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
-from featurestore.store import reading
+from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.changes import Position, changed_keys, end_of_log
 from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import is_hashed
@@ -250,19 +250,13 @@ class TrackIndex:
     def _read_table(
         self, table: PackedTable, rows: npt.NDArray[np.int64], positions: Sequence[int]
     ) -> npt.NDArray[Any]:
-        root = reading.open_root(self._paths.root, follow_links=self._paths.follow_links)
-        try:
+        with LocalFolder.root(self._paths.root, follow_links=self._paths.follow_links) as root:
             return table.read(root, rows, positions)
-        finally:
-            os.close(root)
 
 
 def _table(reader: TrackReader) -> PackedTable | None:
-    root = reading.open_root(reader.paths.root, follow_links=reader.paths.follow_links)
-    try:
+    with LocalFolder.root(reader.paths.root, follow_links=reader.paths.follow_links) as root:
         return PackedTable.open(root, reader.spec)
-    finally:
-        os.close(root)
 
 
 def _signature_of_table(paths: StorePaths) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
 from featurestore.store import fallbacks, filesystem, reading
+from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.staging import StagingArea
 from featurestore.store.commit.transaction import BACKUP, is_backed_up
@@ -188,15 +189,12 @@ class _Packing:
             filesystem.sync_dir(self.paths.root)
 
     def _old(self) -> PreviousTable | None:
-        root = reading.open_root(self.paths.root)
-        try:
+        with LocalFolder.root(self.paths.root) as root:
             opened = PackedTable.open(root, self.spec)
             if opened is None:
                 return None
             opened.check(root)
             return PreviousTable(self.reader, opened)
-        finally:
-            os.close(root)
 
     def _layout(self, old: PreviousTable | None, large: bool) -> int:
         """Give the old one if all that readers of the old table may ask for stays where it is, or the next."""
@@ -280,8 +278,7 @@ class _Packing:
                 lost = error
         if lost is not None:
             raise lost
-        root = reading.open_root(self.paths.root)
-        try:
+        with LocalFolder.root(self.paths.root) as root:
             for layer in range(len(self.spec.layers)):
                 shape = rows, 1, self.spec.dim
                 chunk = np.full(shape, np.nan, np.dtype(self.spec.dtype).newbyteorder("<"))
@@ -293,8 +290,6 @@ class _Packing:
                 if fresh:
                     chunk[fresh] = values[:, layer : layer + 1]
                 write_chunk(folder / chunk_name(encoding, number, layer, 0), chunk)
-        finally:
-            os.close(root)
 
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         key = encode_key(track_id)

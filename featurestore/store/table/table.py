@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy.typing as npt
 
 from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
-from featurestore.store import reading
+from featurestore.store.byte_source import ByteFolder
 from featurestore.store.format.keys import encode_keys
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, axes, decode_document
 from featurestore.store.format.shards import THREADS
@@ -114,7 +113,7 @@ class PackedTable:
         return encoding_of(self.layout)
 
     @classmethod
-    def open(cls, root: int, spec: FeatureSpec) -> PackedTable | None:
+    def open(cls, root: ByteFolder, spec: FeatureSpec) -> PackedTable | None:
         """State of the table below an open folder, None if there is no table, or one of format 1.
 
         Raises
@@ -124,29 +123,29 @@ class PackedTable:
         """
         for _ in range(_ATTEMPTS):
             try:
-                fd = reading.open_dir("packed", dir_fd=root)
+                folder = root.folder("packed")
             except FileNotFoundError:
                 return None
             except NotADirectoryError as error:
                 raise damaged(error) from None
             try:
-                return cls._opened(fd, spec)
+                return cls._opened(folder, spec)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise damaged(error) from None
             except OSError as error:
                 if not _is_missing(error):
                     raise
-                if _is_current(fd, root):
-                    if not _has_document(fd):  # it goes first where a folder cannot be renamed, only removed
+                if folder.is_still("packed", root):
+                    if not folder.has(METADATA):  # it goes first where a folder cannot be renamed, only removed
                         return None
                     raise damaged(error) from None
             finally:
-                os.close(fd)
+                folder.close()
         raise damaged("it is packed again and again")
 
     @classmethod
-    def _opened(cls, fd: int, spec: FeatureSpec) -> PackedTable | None:
-        group = _document(fd, "")
+    def _opened(cls, folder: ByteFolder, spec: FeatureSpec) -> PackedTable | None:
+        group = _document(folder, "")
         if "featurestore" in group["attributes"]:
             return None
         own = _checked(group)
@@ -162,9 +161,9 @@ class PackedTable:
         ids = []
         for number in range(math.ceil(tracks / rows)):
             name = chunk_name(encoding_of(own["layout"]), number)
-            ids.append(checked_ids(_read(fd, "track_id", name, _MAX_BYTES), rows))
+            ids.append(checked_ids(_read(folder, "track_id", name, _MAX_BYTES), rows))
         # Which also tells apart files of two states, where they were copied meanwhile.
-        described = decode_rows(_read(fd, "track_id", ROWS, _MAX_BYTES), tracks, own["rows_crc32c"])
+        described = decode_rows(_read(folder, "track_id", ROWS, _MAX_BYTES), tracks, own["rows_crc32c"])
         return cls(TrackIds(ids, tracks), own, described, rows, spec)
 
     def keys(self) -> list[str]:
@@ -183,7 +182,7 @@ class PackedTable:
             raise damaged("a track id occurs twice")
         return keys
 
-    def read(self, root: int, rows: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:
+    def read(self, root: ByteFolder, rows: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:
         """Some rows of some layers (by position); NaN where the files are of a state with fewer rows.
 
         Returns
@@ -198,7 +197,7 @@ class PackedTable:
             If it is damaged.
         """
         out = np.empty((len(rows), len(layers), self.spec.dim), self.spec.dtype)
-        with self._opened_again(root) as fd, _below(fd, "features") as features:
+        with self._opened_again(root) as folder, folder.folder("features") as features:
             numbers = rows // self.rows_per_chunk
 
             def fill(number: int) -> None:
@@ -218,10 +217,10 @@ class PackedTable:
                         pass
         return out
 
-    def check(self, root: int) -> None:
+    def check(self, root: ByteFolder) -> None:
         """Raise as `read` does unless all files are there, with all rows, and all is as it was written."""
-        with self._opened_again(root) as fd:
-            with _below(fd, "features") as features:
+        with self._opened_again(root) as folder:
+            with folder.folder("features") as features:
                 for number in range(self.chunks):
                     # Chunks are filled from their first row on: if the last one is there, all are.
                     last = min((number + 1) * self.rows_per_chunk, len(self.ids)) - 1
@@ -230,47 +229,47 @@ class PackedTable:
                             if np.isnan(chunk.first_value(last % self.rows_per_chunk)):
                                 raise ValueError(f"row {last} is missing: its file is of an earlier state")
             # Once: a writer may give the group another token meanwhile.
-            group = _document(fd, "")
+            group = _document(folder, "")
             wanted = table_documents(len(self.ids), self.rows_per_chunk, self.spec, _checked(group))
             for name, document in wanted.items():
-                if (_document(fd, name) if name else group) != document:
+                if (_document(folder, name) if name else group) != document:
                     raise ValueError(f"{name}/{METADATA} is not what was written")
-            if _read(fd, "layer", chunk_name("default", 0), MAX_METADATA_BYTES) != encode_layers(self.spec):
+            if _read(folder, "layer", chunk_name("default", 0), MAX_METADATA_BYTES) != encode_layers(self.spec):
                 raise ValueError("the layers are not those of the store")
 
     @contextlib.contextmanager
-    def _opened_again(self, root: int) -> Iterator[int]:
+    def _opened_again(self, root: ByteFolder) -> Iterator[ByteFolder]:
         """The folder of this state of the table."""
         try:
-            fd = reading.open_dir("packed", dir_fd=root)
+            folder = root.folder("packed")
         except FileNotFoundError:
             raise TableChangedError from None
         except NotADirectoryError as error:
             raise damaged(error) from None
         try:
-            if _checked(_document(fd, "")).get("generation") != self.generation:
+            if _checked(_document(folder, "")).get("generation") != self.generation:
                 raise TableChangedError
-            yield fd
+            yield folder
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(error) from None
         except OSError as error:
             if not _is_missing(error):
                 raise
             # Either the table was packed again and this state is being discarded, or a file is missing.
-            if _is_current(fd, root):
+            if folder.is_still("packed", root):
                 raise damaged(error) from None
             raise TableChangedError from None
         finally:
-            os.close(fd)
+            folder.close()
 
-    def _open_chunk(self, features: int, number: int, layer: int) -> ChunkReader:
+    def _open_chunk(self, features: ByteFolder, number: int, layer: int) -> ChunkReader:
         name = chunk_name(self.encoding, number, layer, 0)
-        fd = reading.open_file(name, dir_fd=features)
+        file = features.open(name)
         try:
             shape = self.rows_per_chunk, 1, self.spec.dim
-            return ChunkReader(fd, f"features/{name}", shape, self.spec.dtype)
+            return ChunkReader(file, f"features/{name}", shape, self.spec.dtype)
         except BaseException:
-            os.close(fd)
+            file.close()
             raise
 
 
@@ -299,41 +298,15 @@ def _is_missing(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
-def _is_current(fd: int, root: int) -> bool:
-    """Whether an open folder is the table's still."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat("packed", dir_fd=root, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
+def _read(folder: ByteFolder, below: str, name: str, limit: int) -> bytes:
+    if not below:
+        return folder.read(name, limit)
+    with folder.folder(below) as inner:
+        return inner.read(name, limit)
 
 
-@contextlib.contextmanager
-def _below(fd: int, folder: str) -> Iterator[int]:
-    """A folder in an open one."""
-    below = reading.open_dir(folder, dir_fd=fd)
-    try:
-        yield below
-    finally:
-        os.close(below)
-
-
-def _read(fd: int, folder: str, name: str, limit: int) -> bytes:
-    if not folder:
-        return reading.read_file(name, dir_fd=fd, limit=limit)
-    with _below(fd, folder) as below:
-        return reading.read_file(name, dir_fd=below, limit=limit)
-
-
-def _document(fd: int, folder: str) -> dict[str, Any]:
-    return decode_document(_read(fd, folder, METADATA, MAX_METADATA_BYTES))
-
-
-def _has_document(fd: int) -> bool:
-    try:
-        os.stat(METADATA, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+def _document(folder: ByteFolder, below: str) -> dict[str, Any]:
+    return decode_document(_read(folder, below, METADATA, MAX_METADATA_BYTES))
 
 
 def _checked(group: dict[str, Any]) -> dict[str, Any]:

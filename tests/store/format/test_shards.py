@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError
 from featurestore.store import reading
+from featurestore.store.byte_source import LocalFile
 from featurestore.store.format.metadata import METADATA, ArrayMetadata, encode_document, shard_name, track_metadata
 from featurestore.store.format.shards import ShardReader, ShardWriter, shard_bytes
 
@@ -64,8 +65,8 @@ def write(folder, array, *, batches=1, codec="none"):
 
 
 def read(folder, metadata):
-    fd = os.open(folder / shard_name(len(metadata.shape)), reading.READ)
-    with ShardReader(fd, metadata, "the test") as reader:
+    file = LocalFile(os.open(folder / shard_name(len(metadata.shape)), reading.READ))
+    with ShardReader(file, metadata, "the test") as reader:
         chunks = reader.read(range(reader.chunks))
     out = np.empty(metadata.shape, metadata.dtype)
     places = chunks_of(np.arange(out.size).reshape(out.shape), metadata.chunk_shape)

@@ -14,7 +14,7 @@ from samples import SPEC, features, place_aggregated, write_store
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
-from featurestore.store import reading
+from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import exclusive
 from featurestore.store.table import index, layout
 from featurestore.store.table.layout import TOMBSTONE, chunk_name, chunk_rows, encoding_of
@@ -473,7 +473,7 @@ def test_new_tracks_leave_no_stale_markers(path):
 def test_a_group_that_gets_another_mtime_token_while_it_is_checked_is_no_damage(tmp_path, monkeypatch):
     """Packing when nothing is new gives the group's document another time of change, in place."""
     store = write_store(tmp_path / "s.zarr", {"a": features()}, pack=True)
-    root = reading.open_root(store.path)
+    root = LocalFolder.root(store.path)
     opened = PackedTable.open(root, SPEC)
     document, packing_now = read_document, []
 
@@ -488,4 +488,4 @@ def test_a_group_that_gets_another_mtime_token_while_it_is_checked_is_no_damage(
 
     monkeypatch.setattr("featurestore.store.table.table._document", read)
     opened.check(root)
-    os.close(root)
+    root.close()

@@ -1,0 +1,148 @@
+"""Where the bytes of a store come from: open folders and files, here those of a disk.
+
+What reads the format knows the two protocols, and nothing of descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from featurestore.store import reading
+
+
+class ByteFile(Protocol):
+    """An open file.
+
+    Attributes
+    ----------
+    size : int
+        Bytes; -1 of what is no file.
+    """
+
+    size: int
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Read `size` bytes from `offset`, fewer only at the end of the file."""
+
+    def read_into(self, parts: Sequence[Any], offset: int) -> int:
+        """Read from `offset` into buffers; gives the number of bytes, fewer only at the end of the file."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class ByteFolder(Protocol):
+    """An open folder, which stays what it was when it was opened; missing files raise FileNotFoundError."""
+
+    def folder(self, *names: str) -> ByteFolder:
+        """Open a folder below it; NotADirectoryError if there is something else."""
+
+    def open(self, name: str) -> ByteFile:
+        """Open a file in it; OSError (ELOOP) if that is a link and may not be one."""
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Content of a file in it; ValueError if it has more than `limit` bytes, or is none."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is something of this name in it."""
+
+    def is_still(self, name: str, above: ByteFolder) -> bool:
+        """Whether it is the folder of this name in the one above still."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+    def __enter__(self) -> Self:
+        """Enter a block at whose end it is closed."""
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+
+
+class LocalFile:
+    """A file of a disk, by its descriptor, which is closed with it."""
+
+    __slots__ = ("_fd", "size")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        status = os.fstat(fd)
+        self.size = status.st_size if stat.S_ISREG(status.st_mode) else -1
+
+    def read(self, size: int, offset: int) -> bytes:
+        return reading.read_exactly(self._fd, size, offset)
+
+    def read_into(self, parts: Sequence[Any], offset: int) -> int:
+        return reading.read_into(self._fd, parts, offset)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class LocalFolder:
+    """A folder of a disk, by its descriptor, which is closed with it.
+
+    Attributes
+    ----------
+    fd : int
+        The descriptor.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def root(cls, path: Path, *, follow_links: bool = False) -> LocalFolder:
+        """Open the folder of a store, which may be a link."""
+        return cls(reading.open_root(path, follow_links=follow_links))
+
+    def folder(self, *names: str) -> LocalFolder:
+        fd = self.fd
+        for name in names:
+            try:
+                below = reading.open_dir(name, dir_fd=fd)
+            finally:
+                if fd is not self.fd:
+                    os.close(fd)
+            fd = below
+        return LocalFolder(fd)
+
+    def open(self, name: str) -> LocalFile:
+        fd = reading.open_file(name, dir_fd=self.fd)
+        try:
+            return LocalFile(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def read(self, name: str, limit: int) -> bytes:
+        return reading.read_file(name, dir_fd=self.fd, limit=limit)
+
+    def has(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_still(self, name: str, above: ByteFolder) -> bool:
+        assert isinstance(above, LocalFolder)
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.stat(name, dir_fd=above.fd, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
