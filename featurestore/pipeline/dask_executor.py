@@ -290,6 +290,8 @@ def _local_cluster(workers: int) -> LocalCluster:
 def _client(address: Any) -> Client:
     client = None
     try:
+        if not address:  # Dask would begin a cluster of its own
+            raise ValueError("the address is empty")
         client = Client(address, timeout=_PATIENCE, set_as_default=False)
         client.wait_for_workers(1, timeout=_PATIENCE)
     except (OSError, ValueError) as error:  # TimeoutError is an OSError

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import dask
 import pretend
@@ -156,3 +157,34 @@ def test_what_cannot_be_is_refused(music, tmp_path, extractor):
 
 def test_a_dry_run_needs_no_cluster(music, tmp_path):
     assert build(music, tmp_path / "s.zarr", model="logmel", scheduler="nonsense", dry_run=True).to_do == 4
+
+
+def test_a_client_that_is_killed_leaves_a_store_that_the_next_one_completes(cluster, tmp_path, clip, staged):
+    for number in range(40):
+        clip(tmp_path / "music" / f"{number:02}.wav", 10.0, seed=number)
+    at = tmp_path / "s.zarr"
+    command = [sys.executable, "-m", "fs_extract", "build", tmp_path / "music", at, "--model", "logmel"]
+    with subprocess.Popen([*command, "--scheduler", cluster.scheduler_address]) as process:
+        while not list(at.glob("segments/*/zarr.json")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    report = build(tmp_path / "music", at, scheduler=cluster.scheduler_address)
+    assert (report.failed, report.processed + report.cached + report.skipped) == (0, 40)
+    assert report.processed < 40
+    assert len(FeatureStore(at)) == 40
+    assert FeatureStore(at).verify(deep=True).problems == ()
+
+
+def test_a_worker_that_does_not_see_the_store_says_so(run, monkeypatch):
+    real = DaskExecutor.__init__
+
+    def elsewhere(self, job, *arguments, **options):
+        real(self, job, *arguments, **options)
+        self._job = replace(self._job, store=job.store.with_name("elsewhere.zarr"))
+
+    monkeypatch.setattr(DaskExecutor, "__init__", elsewhere)
+    with pytest.raises(
+        BuildStoppedError, match=r"sees no store at .*elsewhere.zarr: all workers need the same"
+    ):
+        run(["a", "b"])
