@@ -118,6 +118,11 @@ class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="Processes for each device, which share the tracks, the cores and the memory.",
 )
 @click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Have the workers of a Dask cluster extract: tcp://host:8786, or local for --processes workers here.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     help="Tracks that are decoded at a time, ahead of the model, for each process.  "

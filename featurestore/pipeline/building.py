@@ -40,6 +40,7 @@ from featurestore.windows import check_windows
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder
     from featurestore.models import Encoder
+    from featurestore.pipeline.dask_executor import DaskExecutor
 
 _MOST_WORKERS = 8
 """Decoders that a card gets without being asked for: some 5,000 times real time."""
@@ -56,6 +57,7 @@ def build(
     revision: str | None = None,
     device: str = "cpu",
     processes: int = 1,
+    scheduler: str | None = None,
     feature_level: str | None = None,
     workers: int | None = None,
     ahead_mb: int | None = None,
@@ -108,6 +110,9 @@ def build(
     processes : int
         Processes for each device, which share its memory and the cores. Several processes need a main module that
         can be imported (``if __name__ == "__main__":``), and a `model` that is a name or a folder.
+    scheduler : str, optional
+        Have the workers of a Dask cluster extract: the address of its scheduler ("tcp://host:8786"), or "local"
+        for one of this machine, with `processes` workers. All of them need to see the source and the store.
     feature_level : {"all", "segments", "aggregated"}, optional
         What is stored: raw, segments and aggregated; the last two; the last one. Segments, for a new store.
     workers : int, optional
@@ -211,7 +216,7 @@ def build(
             check_count("batch_size", batch_size)
         check_windows(segment_duration, overlap)
     else:
-        _check_defaults({**settings, "device": device, "processes": processes})
+        _check_defaults({**settings, "device": device, "processes": processes, "scheduler": scheduler})
     if workers is not None:
         check_count("workers", workers)
     if ahead_mb is not None:
@@ -267,7 +272,8 @@ def build(
                     run_job(job, tracks, there, IdleExecutor(there.spec), interrupts, tally)
                     return tally.report()
             tally.enter("opening the model")
-            with _executor(job, device, processes, workers, ahead_mb, settings, interrupts, tally) as executor:
+            places = (device, processes, scheduler)
+            with _executor(job, places, workers, ahead_mb, settings, interrupts, tally) as executor:
                 run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
             tally.interrupted = True
@@ -277,26 +283,36 @@ def build(
 @contextmanager
 def _executor(
     job: Job,
-    device: str,
-    processes: int,
+    places: tuple[str, int, str | None],
     workers: int | None,
     ahead_mb: int | None,
     settings: dict[str, Any],
     interrupts: Interrupts,
     tally: Tally,
 ) -> Iterator[Executor]:
-    """Open an encoder in this process, or several processes if there are several devices or more are asked for."""
+    """Open an encoder in this process, or several processes for several places, or have a Dask cluster do it."""
+    device, processes, scheduler = places
     encoder_class = _encoder_class()
     from featurestore.encode.device import resolve_devices
 
-    devices = resolve_devices(device)
-    loaded = not isinstance(settings["model"], str | os.PathLike)
+    devices = resolve_devices(device) if scheduler is None else [device]
+    loaded = not isinstance(settings["model"], str | os.PathLike | None)
     if loaded and device == "auto":
         devices = devices[:1]
-    if loaded and len(devices) * processes > 1:
+    if loaded and (scheduler or len(devices) * processes > 1):
         raise SettingError(
-            "several processes (`device`, `processes`) need the name or the folder of a `model`, not a loaded one"
+            "several processes (`device`, `processes`, `scheduler`) need the name or the folder of a `model`, "
+            "not a loaded one"
         )
+    if scheduler is not None and not job.dry_run:
+        if "," in device or device == "auto":
+            raise SettingError("`device` is that of each worker of the `scheduler`: cpu, cuda, cuda:N or mps")
+        job = _ahead(job, workers, ahead_mb, devices * processes, tally.total)
+        with _dask_executor_class()(
+            job, scheduler, {**settings, "device": device}, processes=processes
+        ) as cluster:
+            yield cluster
+        return
     devices = [name for name in devices for _ in range(processes)][: max(1, tally.total)]
     job = _ahead(job, workers, ahead_mb, devices, tally.total)
     if len(devices) == 1 or job.dry_run:
@@ -342,6 +358,16 @@ def _check_defaults(settings: Mapping[str, Any]) -> None:
 def open_existing(path: Path) -> StoreReader | None:
     """Open the store at a path; None if one is to be made there."""
     return None if is_vacant(path) else StoreReader(path)
+
+
+def _dask_executor_class() -> type[DaskExecutor]:
+    try:
+        from featurestore.pipeline.dask_executor import DaskExecutor
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"`scheduler` needs {error.name}: pip install 'featurestore[dask]'"
+        ) from error
+    return DaskExecutor
 
 
 def _encoder_class() -> type[WindowEncoder]:

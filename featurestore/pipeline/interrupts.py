@@ -37,6 +37,10 @@ class Interrupts:
         if not self._deferred:
             self._raise()
 
+    def ask(self) -> None:
+        """Ask for an interrupt from another thread: it comes with the next moment that allows one."""
+        self._asked = True
+
     def _raise(self) -> None:
         if self._asked and not self._raised:
             self._raised = True

@@ -147,13 +147,7 @@ class WorkerPool:
 
     def planned(self, n_samples: int) -> tuple[int, int]:
         """Return the windows of a track, and the frames of all of them, or one more of each window."""
-        rate, frame_rate, seconds = self.spec.sample_rate, self.spec.frame_rate, self.spec.segment_duration
-        window, windows = n_samples, 1
-        if rate is not None and isinstance(seconds, int | float):
-            window = window_samples(seconds, rate)
-            windows = window_count(n_samples, window, hop_samples(window, self.spec.overlap or 0.0))
-        frames = 1 if rate is None or frame_rate is None else round(min(window, n_samples) * frame_rate / rate)
-        return windows, windows * max(1, frames)
+        return planned_windows(self.spec, n_samples)
 
     def run(
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
@@ -314,6 +308,17 @@ class WorkerPool:
                 error = ExtractionError(f"{plan.track.path}: {reason}; {self._last_death}")
                 logger.info("%s failed: %s", plan.track.track_id, error)
             self._count(TrackDone(track=plan.track, outcome=outcome, planned=plan.seconds, error=error))
+
+
+def planned_windows(spec: FeatureSpec, n_samples: int) -> tuple[int, int]:
+    """Return the windows of a track, and the frames of all of them, or one more of each, without a model."""
+    rate, frame_rate, seconds = spec.sample_rate, spec.frame_rate, spec.segment_duration
+    window, windows = n_samples, 1
+    if rate is not None and isinstance(seconds, int | float):
+        window = window_samples(seconds, rate)
+        windows = window_count(n_samples, window, hop_samples(window, spec.overlap or 0.0))
+    frames = 1 if rate is None or frame_rate is None else round(min(window, n_samples) * frame_rate / rate)
+    return windows, windows * max(1, frames)
 
 
 def _cause(code: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -235,7 +235,8 @@ class View(ABC):
     def to_dask(self, chunks: Any = "auto") -> dask.array.Array:
         """Make a dask array, which reads when it is computed; needs the extra ``xarray``.
 
-        The view is pickled to workers, which read for themselves.
+        The view is pickled to workers, which read for themselves. If it is of all tracks, they list these anew,
+        and refuse to read a store that has others by then.
 
         Parameters
         ----------
@@ -258,7 +259,11 @@ class View(ABC):
             raise MissingDependencyError("dask is needed: pip install 'featurestore[xarray]'") from error
         if chunks == "auto":
             chunks = (max(1, min(self.shape[0], self._rows_of(_CHUNK_BYTES))), *self.shape[1:])
-        return dask.array.from_array(self, chunks=chunks, name=False, asarray=False)
+        return dask.array.from_array(self._for_graph(), chunks=chunks, name=False, asarray=False)
+
+    def _for_graph(self) -> Self:
+        """Return this view as the tasks of a graph are to get it."""
+        return self
 
     def to_torch(self) -> torch.Tensor:
         """Read everything into a tensor; needs torch.

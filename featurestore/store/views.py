@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import TrackNotFoundError
+from featurestore.errors import StoreError, TrackNotFoundError
 from featurestore.store.lazy_array import View
 from featurestore.store.selection import Layers
 from featurestore.store.source import Source
@@ -32,10 +34,12 @@ class ManyTracksView(View):
         are left out then.
     """
 
+    _digest: bytes  # of all ids, if tasks list them anew
+
     def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str], *, every: bool = False) -> None:
         super().__init__(source, layers)
-        self._ids = track_ids
-        self._may_leave_out = every
+        self._given_ids: Sequence[str] | None = track_ids
+        self._may_leave_out = self._every = every
 
     @property
     def track_ids(self) -> list[str]:
@@ -43,14 +47,40 @@ class ManyTracksView(View):
         self._may_leave_out = False
         return list(self._ids)
 
+    @property
+    def _ids(self) -> Sequence[str]:
+        if self._given_ids is None:
+            self._given_ids = self._source.track_ids()
+            if _digest(self._given_ids) != self._digest:
+                self._given_ids = None
+                raise StoreError(
+                    f"the tracks of the store {self._source.path} have changed since this array was made: "
+                    "make it anew, or name the tracks"
+                )
+        return self._given_ids
+
+    def _for_graph(self) -> Self:
+        """Return this view as tasks get it: they know all tracks of a store by a digest, and list them anew."""
+        view = copy(self)
+        if self._every:
+            view._digest = _digest(self.track_ids)
+        return view
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if "_digest" in state:
+            state["_given_ids"] = None
+            state.pop("row_tracks", None)
+        return state
+
     def _leave_out_removed(self) -> bool:
         """Leave out tracks that are gone by now, if that is allowed; whether there were some."""
         if not self._may_leave_out:
             return False
         present = set(self._source.track_ids())
         before = self._ids
-        self._ids = [track_id for track_id in before if track_id in present]
-        return len(self._ids) < len(before)
+        self._given_ids = kept = [track_id for track_id in before if track_id in present]
+        return len(kept) < len(before)
 
 
 class AggregatedView(ManyTracksView):
@@ -220,6 +250,10 @@ class RaggedView(ManyTracksView):
         counts = self.__dict__["_described"] = np.array([shape[0] for shape, _ in described], np.int64)
         self.__dict__["row_starts"] = _joined([starts for _, starts in described], counts)
         return out
+
+
+def _digest(track_ids: Sequence[str]) -> bytes:
+    return hashlib.sha256("\n".join(track_ids).encode("utf-8", "surrogatepass")).digest()
 
 
 def _joined(starts: Sequence[npt.NDArray[np.float64]], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

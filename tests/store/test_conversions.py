@@ -1,5 +1,6 @@
 """Views in the words of xarray, dask and torch."""
 
+import pickle
 import sys
 
 import dask
@@ -9,8 +10,8 @@ import torch
 import xarray as xr
 from samples import features, write_store
 
-from featurestore import FeatureSpec
-from featurestore.errors import MissingDependencyError
+from featurestore import FeatureSpec, StoreWriter
+from featurestore.errors import MissingDependencyError, StoreError
 
 TRACKS = {track_id: features(seed, segments=2 + seed) for seed, track_id in enumerate(["a", "b", "c"])}
 
@@ -53,6 +54,24 @@ def test_dask_workers_read_for_themselves(store):
     view = store.segments(layer=1)
     with dask.config.set(scheduler="processes", num_workers=2):
         assert np.array_equal(view.to_dask(chunks=(2, 4)).compute(), view)
+
+
+@pytest.mark.parametrize("kind", ["aggregated", "segments"])
+def test_the_graph_of_all_tracks_does_not_carry_their_ids(tmp_path, kind):
+    tracks = {f"{number:03}{'x' * 100}": features(number) for number in range(200)}
+    store = write_store(tmp_path / "s", tracks, pack=True)
+    array = getattr(store, kind)(layer=1).to_dask()
+    read = pickle.loads(pickled := pickle.dumps(array))
+    assert len(pickled) < 8_000
+    assert np.array_equal(read.compute(scheduler="synchronous"), array.compute(scheduler="synchronous"))
+    some = pickle.loads(pickle.dumps(getattr(store, kind)(layer=1, tracks=list(tracks)[:2]).to_dask()))
+    with StoreWriter(store.path, spec=store.spec) as writer:
+        writer.put("another", features(1))
+    with pytest.raises(StoreError, match="have changed since this array was made"):
+        pickle.loads(pickled).compute(scheduler="synchronous")
+    assert np.array_equal(
+        some.compute(scheduler="synchronous"), array[: len(some)].compute(scheduler="synchronous")
+    )
 
 
 def test_data_arrays_have_names_and_labels(view):
