@@ -184,7 +184,5 @@ def test_a_worker_that_does_not_see_the_store_says_so(run, monkeypatch):
         self._job = replace(self._job, store=job.store.with_name("elsewhere.zarr"))
 
     monkeypatch.setattr(DaskExecutor, "__init__", elsewhere)
-    with pytest.raises(
-        BuildStoppedError, match=r"sees no store at .*elsewhere.zarr: all workers need the same"
-    ):
+    with pytest.raises(BuildStoppedError, match=r"sees no store at .*elsewhere.zarr: all workers need the same"):
         run(["a", "b"])
