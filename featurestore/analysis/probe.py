@@ -191,8 +191,7 @@ def _splits(
     target: npt.NDArray[Any], groups: npt.NDArray[Any] | None, classify: bool, repeats: int, seed: int, label: str
 ) -> list[Split]:
     if classify:
-        counted = target if groups is None else np.unique(np.stack([target, _numbered(groups)]), axis=1)[0]
-        least = int(np.bincount(counted.astype(np.int64), minlength=int(target.max()) + 1).min())
+        least = _least(target, groups)
         if int(target.max()) < 1 or least < 2:
             what = "groups" if groups is not None else "tracks"
             raise SettingError(
@@ -221,6 +220,12 @@ def _deal(
     else:  # which cannot be shuffled in every version: other names of the groups are another deal
         names = np.random.default_rng(seed).permutation(len(np.unique(groups)))[_numbered(groups)]
         yield from GroupKFold(folds).split(rows, target, names)
+
+
+def _least(target: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> int:
+    """How many tracks, or groups, the rarest class has."""
+    counted = target if groups is None else np.unique(np.stack([target, _numbered(groups)]), axis=1)[0]
+    return int(np.unique(counted, return_counts=True)[1].min())
 
 
 def _numbered(groups: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -253,7 +258,7 @@ def _inner(
 ) -> Iterator[Split]:
     """A split of the training rows, by the same rule; none where they are too few."""
     try:
-        yield from _deal(target, groups, classify, 4, seed)
+        yield from _deal(target, groups, classify, min(4, _least(target, groups)) if classify else 4, seed)
     except ValueError:
         return
 

@@ -48,6 +48,14 @@ def test_without_groups_artists_are_recognised():
     assert mixed > apart + 0.3
 
 
+def test_few_groups_are_enough_for_the_choice_within_a_fold():
+    """Three artists of each class: two are left to train on, and one of these to choose by."""
+    labels, artists = np.repeat(["jazz", "rock"], 6), np.repeat(np.arange(6), 2)
+    x = np.random.default_rng(0).normal(size=(12, 4)) + 4 * (labels == "rock")[:, None]
+    report = probe_layers({"0": lambda: x}, labels, label="genre", groups=artists)
+    assert report.scores["0"].mean() > 0.9
+
+
 @pytest.mark.parametrize("groups", [GROUPS, None])
 def test_numbers_are_predicted(groups):
     features = layers([0.0, 1.0])

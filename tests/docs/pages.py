@@ -6,6 +6,7 @@ with 0. A block below ``<!-- skip: next "why" -->`` is not run; it must say why.
 
 import doctest
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -39,10 +40,20 @@ SYBIL = Sybil(
 )
 
 
+def languages():
+    """Names for `skip: next if(...)`: which languages but Python are installed here."""
+    rhdf5 = shutil.which("Rscript") and not subprocess.call(
+        ["Rscript", "-e", "library(rhdf5)"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    return {"octave": bool(shutil.which("octave")), "rhdf5": bool(rhdf5)}
+
+
 def run_page(page):
     """Run a page; the reasons of what was not run."""
     document = SYBIL.parse(page)
     document.namespace["__name__"] = "__main__"
+    if "skip: next if(" in page.read_text(encoding="utf-8"):
+        document.namespace.update(languages())
     skipped = []
     for example in document.examples():
         try:

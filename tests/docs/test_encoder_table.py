@@ -43,7 +43,7 @@ def test_every_network_is_explained():
 
 def test_layers_of_the_guide_exist(encoder_table):
     """MERT-v2 has 24 blocks, which its card counts from 1: the number is that of the state."""
-    page = PAGE.read_text(encoding="utf-8")
+    page = (ROOT / "docs/guides/which-layer.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| MERT-v2 \| \w+ \| L(\d+) \| (\d+) \|", page, flags=re.MULTILINE)
     assert len(rows) >= 3
     assert all(card == state and 1 <= int(state) <= 24 for card, state in rows)

@@ -117,11 +117,12 @@ class _Writer:
         return made
 
     def _texts(self, name: str, values: list[bytes]) -> None:
-        """Text of equal length, which every reader of HDF5 understands."""
+        """Text of equal length, which every reader of HDF5 understands; Octave reads no other than ASCII."""
         for track_id, value in zip(self.track_ids, values, strict=True):
             if value.endswith(b"\0"):
                 raise SettingError(f"the track id {track_id!r} ends with NUL, which HDF5 drops: leave it out")
-        text = import_h5py().string_dtype("utf-8", max([1, *map(len, values)]))
+        encoding = "ascii" if b"".join(values).isascii() else "utf-8"
+        text = import_h5py().string_dtype(encoding, max([1, *map(len, values)]))
         data = np.array(values, text)
         chunks = (max(1, min(len(values), 2**20 // text.itemsize)),) if values else None
         made = self._variable(
