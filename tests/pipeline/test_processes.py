@@ -24,7 +24,7 @@ from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import run_job
 from featurestore.pipeline.plan import Job
 from featurestore.pipeline.processes import WorkerPool
-from featurestore.pipeline.report import Tally
+from featurestore.pipeline.tally import Tally
 
 TWO = "cpu,cpu"
 
@@ -159,7 +159,7 @@ def test_a_loaded_model_stays_in_its_process(many, tmp_path, settings, extractor
 
 
 def test_a_dry_run_begins_no_process(many, tmp_path, settings, monkeypatch):
-    monkeypatch.setattr("featurestore.pipeline.building.WorkerPool", None)
+    monkeypatch.setattr("featurestore.pipeline.executors.WorkerPool", None)
     assert build(many, tmp_path / "s.zarr", device=TWO, dry_run=True, **settings).to_do == 12
 
 
