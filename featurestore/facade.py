@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,3 +145,43 @@ class FeatureStore(AnalysisStore, SharingStore):
         from featurestore.pipeline.extractor import extractor_of
 
         return extractor_of(self, device=device, **settings)
+
+    def to_hf_dataset(
+        self,
+        level: str = "aggregated",
+        layer: int | Sequence[int] | None = None,
+        labels: Any = None,
+        *,
+        label: str = "label",
+        on: str = "track_id",
+        missing: str = "error",
+    ) -> Any:
+        """Read a data set of Hugging Face's `datasets` into memory: a row for each track, or for each segment.
+
+        Its columns are ``track_id``, ``start`` of segments (seconds), one for each layer (``layer7``), and
+        ``label``. What does not fit into memory: `export` to Parquet, and ``datasets.load_dataset("parquet")``.
+
+        Parameters
+        ----------
+        level, layer, labels, label, on, missing
+            As in `to_torch_dataset`, but for raw features.
+
+        Raises
+        ------
+        MissingDependencyError
+            If datasets is not installed: the extra ``datasets``.
+
+        Examples
+        --------
+        >>> dataset = FeatureStore("features.zarr").to_hf_dataset("segments", layer=7)
+        >>> dataset.with_format("numpy")[0]["layer7"].shape
+        (768,)
+        """
+        from featurestore.sharing.hugging_face import hugging_face_dataset
+
+        layers = self.aggregated(layer, tracks=[]).layers
+        if labels is None:
+            return hugging_face_dataset(self, self.track_ids, level, layers, None)
+        joined = self.join(labels, on=on, missing=missing)
+        values = dict(zip(joined.track_ids, joined.column(label), strict=True))
+        return hugging_face_dataset(self, joined.track_ids, level, layers, values)

@@ -75,7 +75,10 @@ def probe(
     baseline: Path | None,
     as_json: bool,
 ) -> int:
-    """Tell which layer of STORE knows a label of the CSV file LABELS best, by linear probes."""
+    """Tell which layer of STORE knows a label best, by linear probes.
+
+    LABELS is a CSV file, or mirdata:NAME for a data set that mirdata knows.
+    """
     from featurestore import FeatureStore
 
     report = FeatureStore(store).probe(
@@ -97,7 +100,7 @@ def probe(
 @click.command(cls=Command)
 @click.argument("store", type=GivenPath())
 @click.option("-o", "--output", type=GivenPath(), default=Path("report.html"), help="The file.")
-@click.option("--labels", type=GivenPath(), help="A CSV file; the map of tracks is coloured by it.")
+@click.option("--labels", type=GivenPath(), help="A CSV file, or mirdata:NAME, to colour the map by.")
 @click.option("--label", help="The column of the labels.")
 @click.option("--on", default="track_id", help="The column with the track ids.")
 @click.option("--layer", type=click.IntRange(min=0), help="The layer of the map.  [default: the middle one]")

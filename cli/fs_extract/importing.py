@@ -32,6 +32,7 @@ from fs_extract.console import Command, Console, GivenPath, counting_bar, json_o
     default="fp32",
     help="Arithmetic that they were computed in.",
 )
+@click.option("--dataset", help="Prefix of the track ids, as for build; the files do not have it.")
 @click.option(
     "--id-from",
     type=click.Choice(["path", "stem"]),

@@ -1,4 +1,4 @@
-"""Labels of tracks, as people have them: a CSV file, a DataFrame, a mapping."""
+"""Labels of tracks, as people have them: a CSV file, a DataFrame, a mapping, a data set that mirdata knows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.analysis.music_datasets import PREFIX, DatasetLabels, find_tracks
 from featurestore.errors import SettingError
 
 MISSING = ("error", "drop")
@@ -26,7 +27,7 @@ class Joined:
     ----------
     track_ids : list of str
         The tracks, in the order of the store.
-    columns : dict of str to ndarray
+    columns : mapping of str to ndarray
         Values of each column, in the same order.
     without_label : list of str
         Tracks of the store that were left out.
@@ -40,7 +41,7 @@ class Joined:
     """
 
     track_ids: list[str]
-    columns: dict[str, npt.NDArray[Any]]
+    columns: Mapping[str, npt.NDArray[Any]]
     without_label: list[str]
     unknown: list[str]
 
@@ -58,11 +59,14 @@ class Joined:
         >>> joined.column("bpm").tolist()
         [120]
         """
-        if name not in self.columns:
+        try:
+            return self.columns[name]
+        except KeyError:
             close = difflib.get_close_matches(name, self.columns, n=1)
             hint = f": did you mean {close[0]!r}?" if close else ""
-            raise SettingError(f"the labels have no column {name!r}, only {', '.join(self.columns)}{hint}")
-        return self.columns[name]
+            raise SettingError(
+                f"the labels have no column {name!r}, only {', '.join(self.columns)}{hint}"
+            ) from None
 
     def to_pandas(self) -> Any:
         """Make a DataFrame with the track ids as index; needs pandas.
@@ -75,7 +79,7 @@ class Joined:
         """
         import pandas
 
-        return pandas.DataFrame(self.columns, index=pandas.Index(self.track_ids, name="track_id"))
+        return pandas.DataFrame(dict(self.columns), index=pandas.Index(self.track_ids, name="track_id"))
 
 
 def join(track_ids: Sequence[str], labels: Any, *, on: str = "track_id", missing: str = "error") -> Joined:
@@ -87,7 +91,7 @@ def join(track_ids: Sequence[str], labels: Any, *, on: str = "track_id", missing
         The tracks.
     labels : path, DataFrame or mapping
         A CSV file with a header; a DataFrame; a mapping of track ids to a value each, or to a mapping of names to
-        values.
+        values; ``mirdata:NAME`` or ``mirdata:NAME:FOLDER``, a data set.
     on : str
         The column with the track ids; an index of a DataFrame may have this name.
     missing : str
@@ -104,10 +108,15 @@ def join(track_ids: Sequence[str], labels: Any, *, on: str = "track_id", missing
     """
     if missing not in MISSING:
         raise SettingError(f"`missing` must be one of {', '.join(MISSING)}, not {missing!r}")
-    rows = _rows(labels, on)
+    dataset, rows = None, dict[str, Any]()
+    if isinstance(labels, str | PathLike) and fspath(labels).startswith(PREFIX):
+        dataset, rows = find_tracks(fspath(labels), track_ids)
+        unknown = sorted(set(dataset.track_ids).difference(rows.values()))
+    else:
+        rows = _rows(labels, on)
+        unknown = sorted(rows.keys() - set(track_ids))
     without = [track_id for track_id in track_ids if track_id not in rows]
     kept = [track_id for track_id in track_ids if track_id in rows]
-    unknown = sorted(rows.keys() - set(track_ids))
     if not kept or (without and missing == "error"):
         example = f", such as {without[0]!r:.200}" if without else ""
         other = f"; {len(unknown)} labels are of no track, such as {unknown[0]!r:.200}" if unknown else ""
@@ -115,12 +124,14 @@ def join(track_ids: Sequence[str], labels: Any, *, on: str = "track_id", missing
             f"{len(without)} of {len(track_ids)} tracks have no label{example}{other}: complete the labels, or "
             "leave such tracks out by missing='drop'"
         )
+    if dataset is not None:
+        return Joined(kept, DatasetLabels(fspath(labels), dataset, [rows[x] for x in kept]), without, unknown)
     names = dict.fromkeys(name for track_id in kept for name in rows[track_id])
     columns = {name: np.array([rows[track_id].get(name) for track_id in kept]) for name in names}
     return Joined(kept, columns, without, unknown)
 
 
-def _rows(labels: Any, on: str) -> dict[str, Mapping[str, Any]]:
+def _rows(labels: Any, on: str) -> dict[str, Any]:
     if isinstance(labels, str | PathLike):
         return _read_csv(fspath(labels), on)
     if isinstance(labels, Mapping):

@@ -68,7 +68,9 @@ class AnalysisStore(StoreReader):
         ----------
         labels : path, DataFrame or mapping
             A CSV file with a header; a DataFrame; a mapping of track ids to a value each, or to a mapping of names
-            to values.
+            to values; ``mirdata:NAME`` or ``mirdata:NAME:FOLDER`` (extra ``mirdata``): a data set, whose columns
+            are what its tracks know, ``split`` included. An id is found there if it is the path of the audio,
+            without suffix, below any of its folders, or its id there, with or without the prefix of `dataset`.
         on : str
             The column with the track ids.
         missing : str

@@ -171,9 +171,7 @@ def _with_ids(files: Sequence[Listed], id_from: str, dataset: str | None) -> lis
     """The files with the id of each, in their order."""
     if id_from not in ("path", "stem"):
         raise SettingError(f'`id_from` must be "path" or "stem", not {id_from!r}')
-    if dataset is not None and not (isinstance(dataset, str) and dataset.strip("/")):
-        raise SettingError(f"`dataset` must be a name, not {dataset!r}")
-    prefix = "" if dataset is None else dataset.strip("/") + "/"
+    prefix = id_prefix(dataset)
     found = []
     for file in files:
         name = posixpath.splitext(file.relative.replace(os.sep, "/"))[0]
@@ -186,6 +184,13 @@ def _with_ids(files: Sequence[Listed], id_from: str, dataset: str | None) -> lis
         found.append(AudioFile(track_id, Path(file.path)))
     _check_unique(found, id_from)
     return found
+
+
+def id_prefix(dataset: str | None) -> str:
+    """What the ids of a data set begin with; SettingError if it has no name."""
+    if dataset is not None and not (isinstance(dataset, str) and dataset.strip("/")):
+        raise SettingError(f"`dataset` must be a name, not {dataset!r}")
+    return "" if dataset is None else dataset.strip("/") + "/"
 
 
 def _check_unique(files: list[AudioFile], id_from: str) -> None:

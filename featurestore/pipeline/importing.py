@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featurestore.audio import discover, read_header
+from featurestore.audio.sources import id_prefix
 from featurestore.errors import SettingError, SourceError
 from featurestore.sharing.files import import_npy, npy_tracks
 from featurestore.spec import FeatureSpec
@@ -42,6 +43,7 @@ def import_tree(
     overlap: float | None = None,
     layers: Sequence[int] | None = None,
     precision: str = "fp32",
+    dataset: str | None = None,
     id_from: str = "path",
     notify: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
@@ -64,6 +66,8 @@ def import_tree(
         How the features were made, as in `featurestore.build`.
     precision : {"fp32", "fp16", "bf16"}
         The arithmetic that they were computed in.
+    dataset : str, optional
+        Prefix of the ids, as in `featurestore.build`; the paths of the arrays do not have it.
     id_from : {"path", "stem"}
         How the audio's ids are made, which are the paths of the arrays in the tree.
     notify : callable, optional
@@ -85,6 +89,7 @@ def import_tree(
     if not ids:
         raise SourceError(f"{folder} has no raw, segments or aggregated with files of .npy")
     files = {} if audio is None else {found.track_id: found.path for found in discover(audio, id_from=id_from)}
+    prefix = id_prefix(dataset)
     if audio is not None and not files.keys() & set(ids):
         raise SourceError(
             f"no track of {folder} is in {audio}: the first ids are {ids[0]!r:.200} and "
@@ -94,12 +99,13 @@ def import_tree(
     spec = replace(encoder.spec(), precision=precision)
     there, without_audio = 0, []
     with StoreWriter(store, spec=spec) as writer:
-        for number, track_id in enumerate(ids, 1):
+        for number, name in enumerate(ids, 1):
+            track_id = prefix + name
             if writer.existing(track_id) is not None:
                 there += 1
             else:
-                _import_track(writer, folder, track_id, files.get(track_id))
-                if track_id not in files:
+                _import_track(writer, track_id, folder, name, files.get(name))
+                if name not in files:
                     without_audio.append(track_id)
             if notify is not None:
                 notify(number, len(ids))
@@ -107,13 +113,13 @@ def import_tree(
     return ImportReport(imported=len(ids) - there, there=there, without_audio=tuple(without_audio))
 
 
-def _import_track(writer: StoreWriter, folder: Path, track_id: str, audio: Path | None) -> None:
-    arrays = import_npy(folder, track_id, len(writer.spec.layers), writer.spec.dim)
+def _import_track(writer: StoreWriter, track_id: str, folder: Path, name: str, audio: Path | None) -> None:
+    arrays = import_npy(folder, name, len(writer.spec.layers), writer.spec.dim)
     rows = arrays.get("raw", arrays.get("segments"))
     starts = None
     if audio is not None and rows is not None:
         duration = read_header(audio).duration
-        starts = None if not duration else _starts(writer.spec, len(rows), duration, f"{track_id!r} of {folder}")
+        starts = None if not duration else _starts(writer.spec, len(rows), duration, f"{name!r} of {folder}")
     writer.put(track_id, arrays, starts=starts, audio=audio, attributes={"imported_from": str(folder)})
 
 

@@ -137,24 +137,43 @@ def export_parquet(
     MissingDependencyError
         If pyarrow is not installed.
     """
+    schema, tables = arrow_tables(store, tracks, level, layers)
+    import pyarrow.parquet as pq
+
+    with replacing(path) as (file,), pq.ParquetWriter(file, schema) as out:
+        for table in tables:
+            out.write_table(table)
+
+
+def arrow_tables(
+    store: StoreReader, tracks: Sequence[str], level: str, layers: Sequence[int]
+) -> tuple[Any, Iterator[Any]]:
+    """Make the schema of such a table, and its rows, some tracks at a time.
+
+    Raises
+    ------
+    MissingDependencyError
+        If pyarrow is not installed.
+    """
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingDependencyError("pyarrow is needed: pip install 'featurestore[parquet]'") from error
     number = pa.from_numpy_dtype(np.dtype(store.spec.dtype))
     lists = [(f"layer{layer}", pa.list_(number, store.spec.dim)) for layer in layers]
-    schema = pa.schema(
-        [("track_id", pa.string()), *([("start", pa.float64())] if level == "segments" else []), *lists]
-    )
+    start = [("start", pa.float64())] if level == "segments" else []
+    schema = pa.schema([("track_id", pa.string()), *start, *lists])
     schema = schema.with_metadata({"featurestore": json.dumps(store.spec.to_dict())})
-    with replacing(path) as (file,), pq.ParquetWriter(file, schema) as out:
+
+    def tables() -> Iterator[Any]:
         for ids, starts, block in _table(store, tracks, level, layers):
             columns = [pa.array(ids, pa.string()), *([] if starts is None else [pa.array(starts)])]
             for position in range(len(layers)):
                 values = pa.array(np.ascontiguousarray(block[:, position]).reshape(-1))
                 columns.append(pa.FixedSizeListArray.from_arrays(values, store.spec.dim))
-            out.write_table(pa.table(columns, schema=schema))
+            yield pa.table(columns, schema=schema)
+
+    return schema, tables()
 
 
 def _table(

@@ -14,7 +14,7 @@ from featurestore.store.paths import resolve_store_path
 from featurestore.store.selection import resolve_layers, resolve_tracks
 from featurestore.store.source import FolderSource, Source
 from featurestore.store.verify import VerifyReport
-from featurestore.store.views import AggregatedView, RaggedView, TrackView
+from featurestore.store.views import POOLINGS, AggregatedView, RaggedView, TrackView
 from featurestore.store.writer import StoreWriter
 
 _PATIENCE = 600.0
@@ -68,7 +68,11 @@ class StoreReader:
             return False
 
     def aggregated(
-        self, layer: int | Sequence[int] | None = None, tracks: Sequence[str] | None = None
+        self,
+        layer: int | Sequence[int] | None = None,
+        tracks: Sequence[str] | None = None,
+        *,
+        pooling: str = "mean",
     ) -> AggregatedView:
         """Return a view of one row for each track: the mean over its segments.
 
@@ -78,6 +82,9 @@ class StoreReader:
             One layer, or several or (None) all, which keeps the layer dimension.
         tracks : sequence of str, optional
             Track ids, in this order; by default all, in the order of `track_ids`.
+        pooling : {"mean", "mean+std"}
+            ``mean+std`` calculates the mean and the standard deviation of the stored segments (population, 0 of a
+            single one), one behind the other: twice as many features, float32.
 
         Returns
         -------
@@ -87,9 +94,10 @@ class StoreReader:
         Raises
         ------
         SettingError
-            If the store has no such layer.
+            If the store has no such layer, or there is no such pooling.
         TrackNotFoundError
-            If the store has no such track; the message names ids that look alike.
+            If the store has no such track; the message names ids that look alike. Of ``mean+std``, when it is
+            read, also if a track has no segments.
 
         Examples
         --------
@@ -100,7 +108,9 @@ class StoreReader:
         (2, 2, 768)
         """
         layers = resolve_layers(layer, self.spec, self.path)
-        return AggregatedView(self._source, layers, self._choose(tracks), every=tracks is None)
+        if pooling not in POOLINGS:
+            raise SettingError(f"`pooling` must be one of {', '.join(POOLINGS)}, not {pooling!r}")
+        return POOLINGS[pooling](self._source, layers, self._choose(tracks), every=tracks is None)
 
     @overload
     def segments(self, track: str, layer: int | Sequence[int] | None = None) -> TrackView: ...

@@ -17,6 +17,9 @@ from featurestore.store.selection import Layers
 from featurestore.store.source import Source
 from featurestore.store.track_reader import Described
 
+_BLOCK_BYTES = 64 * 2**20
+"""About as many segments are read at once, where only what is made of them is kept."""
+
 
 class ManyTracksView(View):
     """A view of many tracks.
@@ -110,10 +113,52 @@ class AggregatedView(ManyTracksView):
         while True:
             ids = self._ids if rows is None else [self._ids[row] for row in rows]
             try:
-                return self._source.read_aggregated(ids, positions)
+                return self._read_tracks(ids, positions)
             except TrackNotFoundError:
                 if rows is not None or not self._leave_out_removed():
                     raise
+
+    def _read_tracks(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
+        return self._source.read_aggregated(ids, positions)
+
+
+class MeanStdView(AggregatedView):
+    """Mean and standard deviation of the stored segments, one behind the other, as float32.
+
+    Made by ``FeatureStore.aggregated(pooling="mean+std")``; the dimension feature is twice as long.
+
+    Examples
+    --------
+    >>> FeatureStore("features.zarr").aggregated(layer=7, pooling="mean+std").shape
+    (3, 1536)
+    """
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *outer, dim = super().shape
+        return (*outer, 2 * dim)
+
+    def _read_tracks(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
+        counts = self._source.count_segments(ids)
+        dim = self._source.spec.dim
+        out = np.empty((len(ids), len(positions), 2 * dim), np.float32)
+        rows = max(1, _BLOCK_BYTES // (max(1, len(positions)) * dim * 4))
+        blocks = np.flatnonzero(np.diff(np.cumsum(counts) // rows)) + 1
+        for block in np.split(np.arange(len(ids)), blocks):
+            segments, described = self._source.read_ragged([ids[row] for row in block], positions)
+            for row, (shape, _) in zip(block, described, strict=True):
+                own, segments = segments[: shape[0]], segments[shape[0] :]
+                out[row, :, :dim] = own.mean(axis=0, dtype=np.float64)
+                out[row, :, dim:] = own.std(axis=0, dtype=np.float64)
+        return out
+
+
+POOLINGS: dict[str, type[AggregatedView]] = {"mean": AggregatedView, "mean+std": MeanStdView}
+"""What makes one row of the segments of a track."""
 
 
 class TrackView(View):

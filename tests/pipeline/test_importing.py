@@ -36,6 +36,19 @@ def test_a_build_counts_what_was_imported_as_there(music, tree, tmp_path):
     assert import_tree(tree, tmp_path / "s.zarr", audio=music, **LOGMEL).there == 4
 
 
+def test_ids_with_a_prefix(music, tree, tmp_path):
+    report = import_tree(tree, tmp_path / "s.zarr", audio=music, dataset="mine/", **LOGMEL)
+    assert (report.imported, report.without_audio) == (4, ())
+    assert FeatureStore(tmp_path / "s.zarr").track_ids == [
+        f"mine/{x}" for x in ("a/one", "a/two", "b/one", "b/three")
+    ]
+    assert build(music, tmp_path / "s.zarr", feature_level="all", dataset="mine", **LOGMEL).cached == 4
+    assert import_tree(tree, tmp_path / "s.zarr", dataset="mine", **LOGMEL).there == 4
+    assert import_tree(tree, tmp_path / "s.zarr", dataset="other", **LOGMEL).without_audio[0] == "other/a/one"
+    with pytest.raises(SettingError, match="`dataset` must be a name"):
+        import_tree(tree, tmp_path / "s.zarr", dataset="", **LOGMEL)
+
+
 def test_a_last_window_that_others_leave_out_may_be_missing(music, tree, tmp_path):
     for kind in ("raw", "segments"):
         path = tree / kind / "a" / "one.npy"

@@ -134,13 +134,16 @@ def test_without_tracks(tmp_path):
     assert opened.segments(layer=1).to_numpy().shape == (0, 4)
 
 
-def test_xarray_reads_it_without_warnings(store, file):
-    with xarray.open_dataset(file, engine="h5netcdf") as found:
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
+def test_xarray_reads_it_without_warnings(store, file, engine):
+    pytest.importorskip({"netcdf4": "netCDF4"}.get(engine, engine))
+    with xarray.open_dataset(file, engine=engine) as found:
         assert found.aggregated.dims == ("track", "layer", "feature")
-        assert found.track_id.values.tolist() == store.track_ids
+        ids = found.track_id.values.tolist()
+        assert [x.decode() if engine == "h5netcdf" else x for x in ids] == store.track_ids
         np.testing.assert_array_equal(found.aggregated.values, store.aggregated()[:])
         assert int(found.row_size.sum()) == found.sizes["row"] == len(found.start)
-    with xarray.open_datatree(file, engine="h5netcdf") as tree:
+    with xarray.open_datatree(file, engine=engine) as tree:
         assert len(tree["raw"].data_vars) == 12
 
 

@@ -117,7 +117,10 @@ class _Writer:
         return made
 
     def _texts(self, name: str, values: list[bytes]) -> None:
-        """Text of equal length, which every reader of HDF5 understands; Octave reads no other than ASCII."""
+        """Text of equal length, which every reader of HDF5 understands; Octave reads no other than ASCII.
+
+        Without the attribute _Encoding: xarray takes text that netCDF4 has decoded for bytes then, and fails.
+        """
         for track_id, value in zip(self.track_ids, values, strict=True):
             if value.endswith(b"\0"):
                 raise SettingError(f"the track id {track_id!r} ends with NUL, which HDF5 drops: leave it out")
@@ -125,10 +128,7 @@ class _Writer:
         text = import_h5py().string_dtype(encoding, max([1, *map(len, values)]))
         data = np.array(values, text)
         chunks = (max(1, min(len(values), 2**20 // text.itemsize)),) if values else None
-        made = self._variable(
-            name, ("track",), data=data, dtype=text, chunks=chunks, compression=chunks and "gzip"
-        )
-        made.attrs["_Encoding"] = "utf-8"
+        self._variable(name, ("track",), data=data, dtype=text, chunks=chunks, compression=chunks and "gzip")
 
     def _features(self, name: str, dims: tuple[str, ...], blocks: Iterator[npt.NDArray[Any]]) -> None:
         """An array written in whole chunks, however its rows come."""
