@@ -27,8 +27,9 @@ from featurestore.pipeline.recorded import (
     recorded_level,
     recorded_settings,
 )
-from featurestore.pipeline.report import STAGES, BuildReport, Progress, Tally
+from featurestore.pipeline.report import STAGES, BuildReport, Progress
 from featurestore.pipeline.run_record import recording
+from featurestore.pipeline.tally import Tally
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import StoreReader
 from featurestore.store.creation import is_vacant

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from featurestore.pipeline.report import BuildReport, Progress, Tally, TrackDone
+from featurestore.pipeline.report import BuildReport, Progress, TrackDone
+from featurestore.pipeline.tally import Tally
 
 logger = logging.getLogger("featurestore")
 

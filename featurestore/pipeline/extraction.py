@@ -24,7 +24,8 @@ from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import Job, TrackPlan
 from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
 from featurestore.pipeline.published import is_published
-from featurestore.pipeline.report import Tally, TrackDone
+from featurestore.pipeline.report import TrackDone
+from featurestore.pipeline.tally import Tally
 from featurestore.store import StoreWriter
 
 if TYPE_CHECKING:

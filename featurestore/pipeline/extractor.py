@@ -20,7 +20,8 @@ from featurestore.pipeline.building import build, open_existing
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import LocalExecutor, check_settings, run_job
 from featurestore.pipeline.plan import Job
-from featurestore.pipeline.report import Tally, TrackDone
+from featurestore.pipeline.report import TrackDone
+from featurestore.pipeline.tally import Tally
 from featurestore.pooling import pool_segments
 from featurestore.spec import KINDS
 from featurestore.store import StoreReader, StoreWriter

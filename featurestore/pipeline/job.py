@@ -23,7 +23,8 @@ from featurestore.pipeline.plan import (
     plan_tracks,
 )
 from featurestore.pipeline.published import published_attributes
-from featurestore.pipeline.report import Tally, TrackDone
+from featurestore.pipeline.report import TrackDone
+from featurestore.pipeline.tally import Tally
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreReader, StoreWriter
 from featurestore.store.os_errors import translate_os_errors

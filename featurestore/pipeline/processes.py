@@ -21,7 +21,8 @@ from featurestore.pipeline.claim import MOST_DEATHS, Attempts
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import Job, TrackPlan
 from featurestore.pipeline.published import is_published
-from featurestore.pipeline.report import Progress, Tally, TrackDone
+from featurestore.pipeline.report import Progress, TrackDone
+from featurestore.pipeline.tally import Tally
 from featurestore.pipeline.worker import WorkerConfig, worker_main
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import BuildStoppedError, StoreError
-from featurestore.pipeline.report import Tally
+from featurestore.pipeline.tally import Tally
 from featurestore.store.runs import write_run
 
 _PACKAGES = ("featurestore", "numpy", "torch", "av", "transformers")

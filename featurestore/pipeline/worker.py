@@ -24,7 +24,7 @@ from featurestore.pipeline.claim import Attempts
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import LocalExecutor
 from featurestore.pipeline.plan import Job, TrackPlan
-from featurestore.pipeline.report import Tally
+from featurestore.pipeline.tally import Tally
 from featurestore.store import StoreWriter
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import run_job
 from featurestore.pipeline.plan import Job
 from featurestore.pipeline.processes import WorkerPool
-from featurestore.pipeline.report import Tally
+from featurestore.pipeline.tally import Tally
 
 TWO = "cpu,cpu"
 
