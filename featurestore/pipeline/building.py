@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.audio import discover
-from featurestore.errors import MissingDependencyError, SettingError
+from featurestore.errors import SettingError
 from featurestore.pipeline.callbacks import BuildCallback, follow
+from featurestore.pipeline.executors import open_executor, settle_ahead
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import Executor, IdleExecutor, LocalExecutor, ModelNeededError, run_job
+from featurestore.pipeline.job import IdleExecutor, LocalExecutor, ModelNeededError, run_job
 from featurestore.pipeline.one_file import build_file
 from featurestore.pipeline.orphans import source_root
 from featurestore.pipeline.plan import Job
-from featurestore.pipeline.processes import WorkerPool
 from featurestore.pipeline.recorded import (
     DEFAULT_LEVEL,
     fits,
@@ -41,13 +40,6 @@ from featurestore.windows import check_windows
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder
     from featurestore.models import Encoder
-    from featurestore.pipeline.dask_executor import DaskExecutor
-
-_MOST_WORKERS = 8
-"""Decoders that a card gets without being asked for: some 5,000 times real time."""
-
-_CARD_AHEAD_MB = 512
-"""Megabytes of decoded audio that wait for a card: 1.5 hours at 24 kHz."""
 
 
 def build(
@@ -264,7 +256,7 @@ def build(
                 dataset=dataset,
             )
             if extractor is not None:
-                job = _ahead(job, workers, ahead_mb, [str(extractor.device)], tally.total)
+                job = settle_ahead(job, workers, ahead_mb, [str(extractor.device)], tally.total)
                 run_job(job, tracks, there, LocalExecutor(job, extractor), interrupts, tally)
                 return tally.report()
             settings.update(recorded_settings(there, settings))
@@ -274,71 +266,11 @@ def build(
                     return tally.report()
             tally.enter("opening the model")
             places = (device, processes, scheduler)
-            with _executor(job, places, workers, ahead_mb, settings, interrupts, tally) as executor:
+            with open_executor(job, places, workers, ahead_mb, settings, interrupts, tally) as executor:
                 run_job(job, tracks, there, executor, interrupts, tally)
         except KeyboardInterrupt:
             tally.interrupted = True
         return tally.report()
-
-
-@contextmanager
-def _executor(
-    job: Job,
-    places: tuple[str, int, str | None],
-    workers: int | None,
-    ahead_mb: int | None,
-    settings: dict[str, Any],
-    interrupts: Interrupts,
-    tally: Tally,
-) -> Iterator[Executor]:
-    """Open an encoder in this process, or several processes for several places, or have a Dask cluster do it."""
-    device, processes, scheduler = places
-    encoder_class = _encoder_class()
-    from featurestore.encode.device import resolve_devices
-
-    devices = resolve_devices(device) if scheduler is None else [device]
-    loaded = not isinstance(settings["model"], str | os.PathLike | None)
-    if loaded and device == "auto":
-        devices = devices[:1]
-    if loaded and (scheduler or len(devices) * processes > 1):
-        raise SettingError(
-            "several processes (`device`, `processes`, `scheduler`) need the name or the folder of a `model`, "
-            "not a loaded one"
-        )
-    if scheduler is not None and not job.dry_run:
-        if "," in device or device == "auto":
-            raise SettingError("`device` is that of each worker of the `scheduler`: cpu, cuda, cuda:N or mps")
-        job = _ahead(job, workers, ahead_mb, devices * processes, tally.total)
-        with _dask_executor_class()(
-            job, scheduler, {**settings, "device": device}, processes=processes
-        ) as cluster:
-            yield cluster
-        return
-    devices = [name for name in devices for _ in range(processes)][: max(1, tally.total)]
-    job = _ahead(job, workers, ahead_mb, devices, tally.total)
-    if len(devices) == 1 or job.dry_run:
-        yield LocalExecutor(job, encoder_class(device=devices[0], **settings))
-        return
-    with WorkerPool(job, devices, settings, interrupts, tally, tracks=tally.total) as pool:
-        yield pool
-
-
-def _ahead(job: Job, workers: int | None, ahead_mb: int | None, devices: Sequence[str], tracks: int) -> Job:
-    """Settle how far decoding may be ahead of the model."""
-    workers = workers or default_workers(devices[0], len(devices))
-    if ahead_mb is None:
-        ahead_mb = _CARD_AHEAD_MB if devices[0].startswith("cuda") else job.ahead_mb
-    return replace(job, workers=min(workers, tracks), ahead_mb=ahead_mb)
-
-
-def default_workers(device: str, processes: int = 1) -> int:
-    """Return how many tracks are decoded at a time for one of the processes that encode on this machine.
-
-    One worker keeps up with any CPU, whose cores are the model's. A card needs more, as one core decodes FLAC and
-    MP3 at some 600 times real time.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores // processes)) if device.startswith("cuda") else 1
 
 
 def _check_defaults(settings: Mapping[str, Any]) -> None:
@@ -359,23 +291,3 @@ def _check_defaults(settings: Mapping[str, Any]) -> None:
 def open_existing(path: Path) -> StoreReader | None:
     """Open the store at a path; None if one is to be made there."""
     return None if is_vacant(path) else StoreReader(path)
-
-
-def _dask_executor_class() -> type[DaskExecutor]:
-    try:
-        from featurestore.pipeline.dask_executor import DaskExecutor
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"`scheduler` needs {error.name}: pip install 'featurestore[dask]'"
-        ) from error
-    return DaskExecutor
-
-
-def _encoder_class() -> type[WindowEncoder]:
-    try:
-        from featurestore.encode import WindowEncoder
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"building a store needs {error.name}: pip install 'featurestore[extract]'"
-        ) from error
-    return WindowEncoder

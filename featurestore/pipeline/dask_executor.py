@@ -35,7 +35,8 @@ from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import LocalExecutor
 from featurestore.pipeline.plan import Job, TrackPlan
 from featurestore.pipeline.processes import planned_windows
-from featurestore.pipeline.report import Tally, TrackDone
+from featurestore.pipeline.report import TrackDone
+from featurestore.pipeline.tally import Tally
 from featurestore.pipeline.worker import WorkerConfig, open_encoder
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter

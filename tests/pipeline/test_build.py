@@ -14,8 +14,8 @@ import featurestore
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
 from featurestore.errors import ExtractionError, SettingError, SourceError, SpecMismatchError
 from featurestore.pipeline import prefetch
-from featurestore.pipeline.building import default_workers
 from featurestore.pipeline.claim import TrackClaim
+from featurestore.pipeline.executors import default_workers
 from featurestore.pipeline.prefetch import TrackAudio, threads
 from featurestore.store.track_writer import TrackWriter
 

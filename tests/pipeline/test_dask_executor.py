@@ -18,7 +18,7 @@ from featurestore.pipeline.dask_executor import DaskExecutor
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import run_job
 from featurestore.pipeline.plan import Job
-from featurestore.pipeline.report import Tally
+from featurestore.pipeline.tally import Tally
 
 pytestmark = [
     pytest.mark.slow,

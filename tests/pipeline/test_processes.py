@@ -159,7 +159,7 @@ def test_a_loaded_model_stays_in_its_process(many, tmp_path, settings, extractor
 
 
 def test_a_dry_run_begins_no_process(many, tmp_path, settings, monkeypatch):
-    monkeypatch.setattr("featurestore.pipeline.building.WorkerPool", None)
+    monkeypatch.setattr("featurestore.pipeline.executors.WorkerPool", None)
     assert build(many, tmp_path / "s.zarr", device=TWO, dry_run=True, **settings).to_do == 12
 
 
