@@ -6,9 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any, TypeVar
 
 import google_crc32c
@@ -31,6 +29,7 @@ from featurestore.store.format.metadata import (
     decode_document,
     shard_name,
 )
+from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.root import RootCheck
 from featurestore.store.format.shards import CRC_BYTES, ShardReader, plain_index
 from featurestore.store.paths import HIDDEN, StorePaths
@@ -48,31 +47,6 @@ Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
 
 class ReplacedError(StoreError):
     """A track was replaced by one of another shape since a view told its own."""
-
-
-@dataclass
-class OpenArray:
-    """An array of a track, open for reading, whatever happens to its folder from now on."""
-
-    metadata: ArrayMetadata
-    shard: ShardReader
-
-    def __enter__(self) -> OpenArray:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shard.__exit__()
-
-    @property
-    def revision(self) -> str:
-        return str(self.metadata.attributes["revision"])
-
-    @property
-    def starts(self) -> npt.NDArray[np.float64]:
-        """Where its segments start, seconds; empty if the store was not told."""
-        return np.array(self.metadata.attributes["starts"], np.float64)
 
 
 class TrackReader:
@@ -249,7 +223,7 @@ class TrackReader:
 
     def _read_aggregated(self, key: str, track_id: str, layers: Sequence[int]) -> npt.NDArray[Any]:
         with self.open("aggregated", key, track_id) as array:
-            return self.read(array, layers=layers)
+            return array.read(layers)
 
     def _read_row(
         self, folder: int, key: str, offsets: Sequence[int], block: npt.NDArray[Any], crc: bytearray
@@ -305,28 +279,9 @@ class TrackReader:
                     f"{array.metadata.shape}: ask the store for a new view"
                 )
             if kind == "raw":
-                return self.read(array, layers=layers, segments=None if rows is None else rows.tolist()), described
-            block = self.read(array, layers=layers)
+                return array.read(layers, None if rows is None else rows.tolist()), described
+            block = array.read(layers)
             return (block if rows is None else block[rows]), described
-
-    def read(
-        self,
-        array: OpenArray,
-        *,
-        layers: Sequence[int],
-        segments: Sequence[int] | None = None,
-    ) -> npt.NDArray[Any]:
-        """Layers (by position) of an open array, of some or all segments where it is raw."""
-        positions = np.asarray(layers, np.int64)
-        total = len(self.spec.layers)
-        chunks = array.shard
-        if len(array.metadata.shape) == 4:
-            rows = np.arange(array.metadata.shape[0]) if segments is None else np.asarray(segments, np.int64)
-            numbers = (rows[:, None] * total + positions[None, :]).reshape(-1)
-            return chunks.read(numbers).reshape(len(rows), len(positions), *array.metadata.shape[2:])
-        if len(array.metadata.shape) == 3:
-            return chunks.read(positions)[:, :, 0].swapaxes(0, 1)
-        return chunks.read(positions)[:, 0]
 
 
 def _again(read: Callable[[], T]) -> T:

@@ -28,9 +28,10 @@ from featurestore.store.format.metadata import (
     shard_name,
     structure,
 )
+from featurestore.store.format.open_array import OpenArray
 from featurestore.store.paths import HIDDEN, StorePaths, invalid_paths
 from featurestore.store.table.checking import TableCheck
-from featurestore.store.track_reader import OpenArray, TrackReader
+from featurestore.store.track_reader import TrackReader
 
 _OF_ONE_TRACK = (errno.EACCES, errno.EPERM, errno.EIO)
 

@@ -28,6 +28,7 @@ from featurestore.store.format.metadata import (
     encode_document,
     root_document,
 )
+from featurestore.store.format.open_array import OpenArray
 from featurestore.store.paths import StorePaths
 from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
@@ -37,7 +38,7 @@ from featurestore.store.table.mtime_token import MtimeToken, set_mtime_token
 from featurestore.store.table.previous import PreviousTable, layout_on_disk
 from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, Rows, digest, encode_rows, times_of_change
 from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
-from featurestore.store.track_reader import OpenArray, TrackReader
+from featurestore.store.track_reader import TrackReader
 
 _log = logging.getLogger("featurestore")
 
@@ -298,7 +299,7 @@ class _Packing:
             with self.reader.open("aggregated", key, track_id) as array:
                 self.revisions[key] = array.revision
                 self.segments[key] = self._segments(track_id, array)
-                return self.reader.read(array, layers=range(len(self.spec.layers)))
+                return array.read(range(len(self.spec.layers)))
         except CorruptTrackError as error:
             _log.warning("%s: left out of the packed table", error)
             self.damaged.add(key)
