@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from featurestore.errors import TrackLockedError
+from featurestore.errors import TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem, reading
 from featurestore.store.commit.changes import log_change
 from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.session import WriterSession
 from featurestore.store.commit.transaction import mark_stale
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -22,10 +23,45 @@ from featurestore.store.format.metadata import (
     structure,
 )
 from featurestore.store.paths import QUARANTINE, StorePaths
+from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
-from featurestore.store.verify import Problem, damaged_kinds, damaged_structure, stray_files
+from featurestore.store.verify import (
+    Problem,
+    VerifyReport,
+    damaged_kinds,
+    damaged_structure,
+    stray_files,
+    verify,
+)
 
 _LONGEST_NAME = 200
+
+
+def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[VerifyReport, list[Path]]:
+    """Verify a store, finish or take back what is unfinished, put aside what is damaged, and pack.
+
+    Returns
+    -------
+    VerifyReport
+        What was wrong.
+    list of Path
+        Where the folders of damaged tracks are now.
+    """
+    paths, durable = reader.paths, session.durable
+    report = verify(reader, deep=deep)
+    found = {problem.what for problem in report.problems}
+    for key in {problem.key for problem in report.problems if problem.what == "unfinished"}:
+        with contextlib.suppress(TrackLockedError, TrackAccessError), session.lock(key, removing=True):
+            pass
+    if "structure" in found:
+        staged = session.staging.folder()
+        restore_structure(paths, reader.spec, staged)
+        filesystem.discard(staged, paths.trash)
+    moved = quarantine(reader, session.locks, report.problems, deep=deep)
+    wrong = "packed" in found
+    if moved or wrong:
+        pack(reader, session.staging, session.locks, wait=600, durable=durable, anew=wrong)
+    return report, moved
 
 
 def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Problem], *, deep: bool) -> list[Path]:

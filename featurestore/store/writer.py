@@ -15,27 +15,23 @@ import numpy.typing as npt
 
 from featurestore.errors import (
     SettingError,
-    TrackAccessError,
     TrackExistsError,
-    TrackLockedError,
     TrackNotFoundError,
 )
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem
-from featurestore.store.commit import heartbeat, recovery, transaction
-from featurestore.store.commit.heartbeat import Heartbeat
-from featurestore.store.commit.locks import TrackLocks
-from featurestore.store.commit.staging import StagingArea, clean_stale
+from featurestore.store.commit import recovery, transaction
+from featurestore.store.commit.session import WriterSession
 from featurestore.store.creation import create_or_check
 from featurestore.store.format.keys import encode_key
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths, resolve_store_path
-from featurestore.store.repair import quarantine, restore_structure
+from featurestore.store.repair import repair
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.track_writer import TrackWriter
-from featurestore.store.verify import VerifyReport, verify
+from featurestore.store.verify import VerifyReport
 
 
 class StoreWriter:
@@ -83,20 +79,7 @@ class StoreWriter:
         self._paths = StorePaths.of(self.path)
         with translate_os_errors(self.path):
             create_or_check(self._paths, spec, self.path, durable=durable)
-            self._locks = TrackLocks(self._paths.locks)
-            self._told: set[str] = set()
-            self._heartbeat: Heartbeat | None = None
-            self._staging = StagingArea(self._paths.staging, durable=durable)
-            try:
-                alive = self._paths.locks / heartbeat.NAME
-                if self._staging.is_seen_by_others:
-                    heartbeat.refuse_others(alive)
-                else:
-                    self._heartbeat = Heartbeat.begin(alive)
-                self._recover(sweeping=True)
-            except BaseException:
-                self._end()
-                raise
+            self._session = WriterSession(self._paths, durable=durable)
         self._reader = TrackReader(self._paths, spec)
         self._index = TrackIndex(self._reader)
 
@@ -118,21 +101,7 @@ class StoreWriter:
         >>> writer.close()
         """
         with translate_os_errors(self.path):
-            try:
-                self._recover(sweeping=False)
-            finally:
-                self._end()
-
-    def _recover(self, *, sweeping: bool) -> None:
-        needed = recovery.recover(self._paths, self._locks, told=self._told)
-        if sweeping:
-            clean_stale(self._paths, needed=needed)
-
-    def _end(self) -> None:
-        self._staging.close(self._paths.trash)
-        if self._heartbeat is not None:
-            self._heartbeat.close()
-            self._heartbeat = None
+            self._session.close()
 
     def existing(self, track_id: str) -> dict[str, Any] | None:
         """Return the attributes of a published track, None if there is none.
@@ -211,12 +180,12 @@ class StoreWriter:
         replace = self.overwrite if overwrite is None else overwrite
         with contextlib.ExitStack() as stack:
             with translate_os_errors(self.path):
-                self._lock(stack, key, wait)
+                stack.enter_context(self._session.lock(key, wait=wait))
                 if not replace and self._paths.array("aggregated", key).exists():
                     raise TrackExistsError(
                         f"the store {self.path} has the track {track_id!r}: pass `overwrite=True` to replace it"
                     )
-                folder = self._staging.folder()
+                folder = self._session.staging.folder()
             try:
                 with TrackWriter(
                     track_id, folder, self.spec, chosen, dict(attributes or {}), store=self.path
@@ -235,15 +204,7 @@ class StoreWriter:
                     filesystem.discard(folder, self._paths.trash)
                 raise
             if emptied:
-                self._staging.reuse(folder)
-
-    def _lock(self, stack: contextlib.ExitStack, key: str, wait: float, *, removing: bool = False) -> None:
-        """Hold the lock of a track until the stack is left, with no unfinished change of the track."""
-        if self._heartbeat is not None:
-            self._heartbeat.check()
-        stack.enter_context(self._locks.holding(key, wait=wait))
-        if (self._paths.journal / key).exists():
-            recovery.finish(self._paths, key, durable=self.durable, back=removing)
+                self._session.staging.reuse(folder)
 
     def put(
         self,
@@ -312,11 +273,10 @@ class StoreWriter:
         0
         """
         key = encode_key(track_id)
-        with translate_os_errors(self.path), contextlib.ExitStack() as stack:
-            self._lock(stack, key, 60.0, removing=True)
+        with translate_os_errors(self.path), self._session.lock(key, wait=60.0, removing=True):
             if not self._paths.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
-            folder = self._staging.folder()
+            folder = self._session.staging.folder()
             record = transaction.TransactionRecord((), uuid.uuid4().hex)
             transaction.commit(self._paths, folder, key, record, has_row=True, durable=self.durable)
 
@@ -345,20 +305,7 @@ class StoreWriter:
         (True, [])
         """
         with translate_os_errors(self.path):
-            report = verify(self._reader, deep=deep)
-            found = {problem.what for problem in report.problems}
-            for key in {problem.key for problem in report.problems if problem.what == "unfinished"}:
-                with contextlib.suppress(TrackLockedError, TrackAccessError), contextlib.ExitStack() as stack:
-                    self._lock(stack, key, 0.0, removing=True)
-            if "structure" in found:
-                staged = self._staging.folder()
-                restore_structure(self._paths, self.spec, staged)
-                filesystem.discard(staged, self._paths.trash)
-            moved = quarantine(self._reader, self._locks, report.problems, deep=deep)
-            wrong = "packed" in found
-            if moved or wrong:
-                pack(self._reader, self._staging, self._locks, wait=600, durable=self.durable, anew=wrong)
-        return report, moved
+            return repair(self._reader, self._session, deep=deep)
 
     def pack(self, *, wait: float = 0.0) -> bool:
         """Bring the packed table up to date.
@@ -380,9 +327,8 @@ class StoreWriter:
         True
         """
         with translate_os_errors(self.path):
-            if self._heartbeat is not None:
-                self._heartbeat.check()
-            return pack(self._reader, self._staging, self._locks, wait=wait, durable=self.durable)
+            self._session.check()
+            return pack(self._reader, self._session.staging, self._session.locks, wait=wait, durable=self.durable)
 
 
 def _identity(path: Path) -> dict[str, Any]:
