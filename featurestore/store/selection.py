@@ -1,16 +1,22 @@
-"""What a caller asks for: layers by their numbers, and a part of a view by an index of numpy."""
+"""What a caller asks for: layers by their numbers, tracks by their ids, a part of a view by an index of numpy."""
 
 from __future__ import annotations
 
+import difflib
+import heapq
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from featurestore.errors import SettingError
+from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
+
+_LOOKED_AT, _COMPARED = 50_000, 200
+"""Ids that are looked at for one that is like an unknown one, and those of them that are compared by difflib."""
 
 
 class Layers(NamedTuple):
@@ -58,6 +64,49 @@ def resolve_layers(layer: int | Sequence[int] | None, spec: FeatureSpec, store: 
             f"the store {store} has no layer {', '.join(map(str, missing))}: it has {', '.join(map(str, stored))}"
         )
     return Layers(wanted, [stored.index(x) for x in wanted], dropped=single)
+
+
+def resolve_tracks(
+    tracks: Sequence[str] | None, every: Callable[[], Sequence[str]], known: Container[str], store: Path
+) -> Sequence[str]:
+    """The track ids that a caller names, or all; `known` tells of each whether it exists.
+
+    Raises
+    ------
+    SettingError
+        If this is no sequence.
+    TrackNotFoundError
+        If the store has no such track.
+    """
+    if tracks is None:
+        return every()
+    if isinstance(tracks, str):
+        raise SettingError(f"tracks is a sequence of track ids, not one: [{tracks!r}]")
+    if not isinstance(tracks, Iterable):
+        raise SettingError(f"tracks is a sequence of track ids or None, not {tracks!r:.100}")
+    tracks = list(tracks)
+    # Looking at each folder is cheaper than listing them all only for a few.
+    known = known if len(tracks) < 100 else set(every())
+    for track_id in tracks:
+        if not isinstance(track_id, str) or track_id not in known:
+            close = close_ids(str(track_id), every())
+            hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
+            message = f"the store {store} has no track {track_id!r:.200}{hint}"
+            raise TrackNotFoundError(message, close_matches=close)
+    return tracks
+
+
+def close_ids(wanted: str, track_ids: Sequence[str]) -> list[str]:
+    """Up to three track ids that an unknown one may mean, the closest first."""
+    pairs = set(pairwise(wanted))
+
+    def alike(other: str) -> float:
+        """Dice's coefficient of pairs of letters: fast, where difflib takes half a millisecond."""
+        others = set(pairwise(other))
+        return len(pairs & others) / (len(pairs) + len(others) + 1)
+
+    others = (other for other in track_ids[:_LOOKED_AT] if other != wanted)
+    return difflib.get_close_matches(wanted, heapq.nlargest(_COMPARED, others, key=alike), n=3)
 
 
 def full_index(index: Any, ndim: int) -> tuple[Any, ...] | None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import heapq
-from collections.abc import Container, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,7 +11,7 @@ from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store.format.metadata import FORMAT_VERSION, read_root
 from featurestore.store.hdf5.layout import is_hdf5
 from featurestore.store.paths import resolve_store_path
-from featurestore.store.selection import resolve_layers
+from featurestore.store.selection import resolve_layers, resolve_tracks
 from featurestore.store.source import FolderSource, Source
 from featurestore.store.verify import VerifyReport
 from featurestore.store.views import AggregatedView, RaggedView, TrackView
@@ -22,9 +19,6 @@ from featurestore.store.writer import StoreWriter
 
 _PATIENCE = 600.0
 """Seconds to wait for another writer that is packing."""
-
-_LOOKED_AT, _COMPARED = 50_000, 200
-"""Ids that are looked at for one that is like an unknown one, and those of them that are compared by difflib."""
 
 
 class StoreReader:
@@ -287,8 +281,7 @@ class StoreReader:
         >>> store.track_ids
         ['folk/air', 'rock/song']
         """
-        if track_id not in self:
-            raise self._unknown(track_id)
+        self._choose([track_id])
         with self._writer() as writer:
             writer.remove(track_id)
 
@@ -328,34 +321,7 @@ class StoreReader:
         return TrackView(self._source, layers, kind, track_id)
 
     def _choose(self, tracks: Sequence[str] | None) -> Sequence[str]:
-        if tracks is None:
-            return self._source.track_ids()
-        if isinstance(tracks, str):
-            raise SettingError(f"tracks is a sequence of track ids, not one: [{tracks!r}]")
-        if not isinstance(tracks, Iterable):
-            raise SettingError(f"tracks is a sequence of track ids or None, not {tracks!r:.100}")
-        tracks = list(tracks)
-        # Looking at each folder is cheaper than listing them all only for a few.
-        known: Container[str] = self if len(tracks) < 100 else set(self._source.track_ids())
-        for track_id in tracks:
-            if not isinstance(track_id, str) or track_id not in known:
-                raise self._unknown(track_id)
-        return tracks
-
-    def _unknown(self, track_id: object) -> TrackNotFoundError:
-        wanted = str(track_id)
-        pairs = set(pairwise(wanted))
-
-        def alike(other: str) -> float:
-            """Dice's coefficient of pairs of letters: fast, where difflib takes half a millisecond."""
-            others = set(pairwise(other))
-            return len(pairs & others) / (len(pairs) + len(others) + 1)
-
-        others = (other for other in self._source.track_ids()[:_LOOKED_AT] if other != track_id)
-        close = difflib.get_close_matches(wanted, heapq.nlargest(_COMPARED, others, key=alike), n=3)
-        hint = f": did you mean {', '.join(f'{other!r:.200}' for other in close)}?" if close else ""
-        message = f"the store {self.path} has no track {track_id!r:.200}{hint}"
-        return TrackNotFoundError(message, close_matches=close)
+        return resolve_tracks(tracks, self._source.track_ids, self, self.path)
 
 
 def open_source(path: Path, *, follow_links: bool = False) -> Source:
