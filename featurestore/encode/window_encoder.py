@@ -13,36 +13,16 @@ from featurestore.encode.batch_size import T, Window
 from featurestore.encode.batching import BatchEncoder, EncodedBatch, EncodedState
 from featurestore.encode.card import try_out
 from featurestore.encode.device import default_batch_size, resolve_device, resolve_precision
-from featurestore.encode.memory import free_memory, is_out_of_memory
-from featurestore.errors import DeviceError, ExtractionError, SettingError
+from featurestore.encode.memory import is_out_of_memory
+from featurestore.encode.track_windows import TrackWindows
+from featurestore.errors import DeviceError, SettingError
 from featurestore.models.checkpoints.load import load_model
-from featurestore.models.encoder import (
-    CONTEXT_SECONDS,
-    Encoder,
-    context_seconds,
-    frame_rate,
-    longest_window,
-    require_encoder,
-    window_bytes,
-)
+from featurestore.models.encoder import Encoder, frame_rate, require_encoder
 from featurestore.models.kernels.engine import bf16_for_cpu, optimize_for_cpu
 from featurestore.models.kernels.fidelity import Fidelity
 from featurestore.models.kernels.half import HALF, to_half
 from featurestore.spec import FeatureSpec, check_count, is_whole
-from featurestore.windows import (
-    AUTO,
-    FULL,
-    check_windows,
-    equal_windows,
-    hop_samples,
-    sliding_windows,
-    window_count,
-    window_samples,
-    window_starts,
-)
-
-_LONG_SECONDS = 60
-"""Windows beyond this are encoded one at a time by default."""
+from featurestore.windows import AUTO, check_windows
 
 
 class WindowEncoder:
@@ -135,24 +115,10 @@ class WindowEncoder:
             raise SettingError(f"`revision` {revision!r} is for models of the hub, not for one that is loaded")
         require_encoder(model)
         self.layers = _checked_layers(layers, model)
-        seconds = context_seconds(model)
-        if overlap is None:
-            overlap = _default_overlap(segment_duration, seconds)
-        self._segment_duration: float | str = FULL
-        if segment_duration != FULL:
-            self._segment_duration = seconds = seconds if segment_duration == AUTO else float(segment_duration)
-        self._overlap, self._longest = float(overlap), longest_window(model)
-        self._window = window_samples(seconds, model.sample_rate)
-        self._hop = hop_samples(self._window, overlap)
-        is_long = segment_duration == FULL or seconds > _LONG_SECONDS
+        self._windows = windows = TrackWindows(model, segment_duration, overlap)
         if batch_size is None:
-            batch_size = 1 if is_long else default_batch_size(self.device)
-        if self._window < model.min_samples:
-            raise SettingError(
-                f"`segment_duration` {seconds:g} s is {self._window} samples; {model.name} needs at "
-                f"least {model.min_samples} ({model.min_samples / model.sample_rate:.4f} s)"
-            )
-        self._frame_rate = frame_rate(model, self._window)
+            batch_size = 1 if windows.are_long else default_batch_size(self.device)
+        self._frame_rate = frame_rate(model, windows.window)
         half = HALF.get(self.precision)
         self._fidelity: Fidelity | None = None
         try:
@@ -160,7 +126,7 @@ class WindowEncoder:
             if self.device.type != "cpu":
                 network = network if half is None else to_half(network, half)
             elif half is None:
-                network = optimize_for_cpu(self.model, spare_memory=is_long)
+                network = optimize_for_cpu(self.model, spare_memory=windows.are_long)
             else:
                 network, self._fidelity = bf16_for_cpu(self.model)
             is_arranged = self.device.type == "cpu" and network is not self.model
@@ -179,7 +145,7 @@ class WindowEncoder:
             half=None if is_arranged else half,
             oom_recovery=oom_recovery,
             # Long windows are encoded one by one, each with all cores: every one more at a time needs its memory.
-            workers=torch.get_num_threads() if is_arranged and not is_long else 1,
+            workers=torch.get_num_threads() if is_arranged and not windows.are_long else 1,
         )
 
     @property
@@ -209,8 +175,8 @@ class WindowEncoder:
             sample_rate=self.model.sample_rate,
             do_normalize=self.model.do_normalize,
             frame_rate=self._frame_rate,
-            segment_duration=self._segment_duration,
-            overlap=self._overlap,
+            segment_duration=self._windows.segment_duration,
+            overlap=self._windows.overlap,
             resampler=RESAMPLER,
             precision=self.precision,
             dtype=dtype,
@@ -264,13 +230,7 @@ class WindowEncoder:
         >>> [(first, len(samples)) for first, samples in encoder.windows(blocks)]
         [(0, 120000), (60000, 120000), (80000, 120000)]
         """
-        if self._segment_duration != FULL:
-            yield from sliding_windows(blocks, self._window, self._hop)
-            return
-        samples = np.concatenate([np.zeros(0, np.float32), *blocks])
-        window, hop = self._bounds(len(samples))
-        for start in window_starts(len(samples), window, hop):
-            yield int(start), samples[start : start + window]
+        return self._windows.cut(blocks, self.model, self.device)
 
     def planned(self, n_samples: int) -> tuple[int, int]:
         """Windows of a track of `n_samples` samples, and the frames of all of them.
@@ -286,23 +246,7 @@ class WindowEncoder:
         >>> WindowEncoder(model="mini").planned(200_000)
         (3, 1122)
         """
-        window, hop = self._bounds(n_samples)
-        windows = window_count(n_samples, window, hop)
-        return windows, windows * self.model.frames(min(window, n_samples))
-
-    def _bounds(self, n_samples: int) -> tuple[int, int]:
-        """Window and hop for a track of this length."""
-        if self._segment_duration != FULL:
-            return self._window, self._hop
-        window, hop = equal_windows(n_samples, self._longest or n_samples, self._overlap)
-        needed, free = window_bytes(self.model, window), free_memory(self.device)
-        if free is not None and needed > free:
-            raise ExtractionError(
-                f"one window of {window / self.model.sample_rate:.0f} s needs about {needed / 1e9:.1f} GB of "
-                f"memory in {self.model.name}, and {self.device} has {free / 1e9:.1f} GB free: choose "
-                f"`segment_duration='auto'` or a number of seconds instead of 'full'"
-            )
-        return window, hop
+        return self._windows.count(n_samples, self.model, self.device)
 
     def encode_tracks(
         self, windows: Iterable[Window[T] | None], *, raw: bool, stream: bool = False, dtype: str = "float32"
@@ -323,12 +267,6 @@ class WindowEncoder:
         [('a', 0.0), ('a', 0.5), ('b', 0.0)]
         """
         return self._encoder.encode_tracks(windows, raw=raw, stream=stream, dtype=dtype)
-
-
-def _default_overlap(segment_duration: float | str, context: float) -> float:
-    """Half, as MERT v0 and v1 want it; long windows lose little at their edges and cost twice as much with it."""
-    is_long = segment_duration == FULL or (segment_duration == AUTO and context > CONTEXT_SECONDS)
-    return 0.0 if is_long else 0.5
 
 
 def _no_room(device: torch.device, model: Encoder, error: Exception) -> DeviceError:

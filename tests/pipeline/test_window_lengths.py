@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featurestore import FeatureExtractor, FeatureStore, build, load_model
-from featurestore.encode import WindowEncoder, batching, window_encoder
+from featurestore.encode import WindowEncoder, batching, track_windows
 from featurestore.errors import AudioTooShortError, SettingError
 from featurestore.models import save_random_checkpoint
 
@@ -125,7 +125,7 @@ def test_audio_that_is_too_short_for_a_frame_is_refused(mert2):
 def test_a_window_that_memory_cannot_hold_is_refused_before_any_work(model_folder, clip, tmp_path, monkeypatch):
     music = clip(tmp_path / "music" / "short.wav", 2.0).parent
     clip(music / "long.wav", 60.0, rate=8000)
-    monkeypatch.setattr(window_encoder, "free_memory", lambda _: 50_000_000)
+    monkeypatch.setattr(track_windows, "free_memory", lambda _: 50_000_000)
     options = {"model": model_folder, "segment_duration": "full", "feature_level": "segments"}
     report = build(music, tmp_path / "s.zarr", dry_run=True, **options)
     (failure,) = report.errors
