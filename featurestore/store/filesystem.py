@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,14 @@ _AT_FDCWD = -100
 _SYNC_FILE_RANGE_WRITE = 2
 _FALLOC_FL_KEEP_SIZE = 1
 _COPY_BYTES = 2**24
+
+
+@contextlib.contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def make_dir(path: Path) -> None:
@@ -99,19 +107,15 @@ def reserve(fd: int, offset: int, size: int) -> None:
 
     The file does not grow; where there is no room, or no such call, the write tells.
     """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(AttributeError):
-        _libc().fallocate(fd, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size))
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):
+            _libc().fallocate(fd, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(size))
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a new file."""
-    fd = create_file(path)
-    try:
+    with _closing(create_file(path)) as fd:
         write_all(fd, [content])
-    finally:
-        os.close(fd)
 
 
 def open_lock(path: Path) -> int:
@@ -160,10 +164,8 @@ def append_to(path: Path, content: bytes) -> None:
     except FileNotFoundError:
         touch(path)
         fd = os.open(path, flags)
-    try:
+    with _closing(fd):
         write_all(fd, [content])
-    finally:
-        os.close(fd)
 
 
 def set_modified(path: Path, moment: int) -> None:
@@ -173,24 +175,19 @@ def set_modified(path: Path, moment: int) -> None:
 
 def sync_file(path: Path) -> None:
     """Make the content of a file durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with _closing(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def sync_dir(path: Path) -> None:
     """Make the entries of a folder durable."""
-    fd = reading.open_dir(path)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some network file systems have no fsync for folders; their renames are durable by themselves.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(fd)
+    with _closing(reading.open_dir(path)) as fd:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            # Some network file systems have no fsync for folders; their renames are durable by themselves.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
 
 
 def sync_parent(path: Path) -> None:
@@ -217,15 +214,9 @@ def sync_tree(path: Path) -> None:
 
 def _start_writing(path: Path) -> None:
     """Let the system begin to write a file to disk, so that one fsync need not wait for what another begins."""
-    if sys.platform != "linux":
-        return
-    fd = os.open(path, reading.READ)
-    try:
-        _libc().sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
-    except AttributeError:
-        pass
-    finally:
-        os.close(fd)
+    if sys.platform == "linux":
+        with _closing(os.open(path, reading.READ)) as fd, contextlib.suppress(AttributeError):
+            _libc().sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -240,16 +231,9 @@ def link(source: Path, target: Path) -> None:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file to a new one."""
-    fd = os.open(source, reading.READ)
-    try:
-        copy = create_file(target)
-        try:
-            while content := os.read(fd, _COPY_BYTES):
-                write_all(copy, [content])
-        finally:
-            os.close(copy)
-    finally:
-        os.close(fd)
+    with _closing(os.open(source, reading.READ)) as fd, _closing(create_file(target)) as copy:
+        while content := os.read(fd, _COPY_BYTES):
+            write_all(copy, [content])
 
 
 def unlink(path: Path) -> None:
@@ -310,11 +294,8 @@ def _flatten(path: Path) -> None:
     while pending:
         above = pending.pop()
         with contextlib.suppress(OSError):
-            fd = reading.open_dir(above)
-            try:
+            with _closing(reading.open_dir(above)) as fd:
                 below = reading.list_dirs(fd)
-            finally:
-                os.close(fd)
             for name in below:
                 target = path / uuid.uuid4().hex
                 with contextlib.suppress(OSError):
