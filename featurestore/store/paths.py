@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,24 @@ def resolve_store_path(path: str | os.PathLike[str]) -> Path:
         raise NotAStoreError(f"the store {os.fspath(path)} is {error}") from None
 
 
-@dataclass(frozen=True)
 class StorePaths:
-    """The paths of a store: where it really is, and the absolute path by which it was given."""
+    """The paths of a store: where it really is, and the absolute path by which it was given.
 
-    root: Path
-    follow_links: bool = False  # whether files that are links are read
-    given: Path | None = None
+    Parameters
+    ----------
+    root : Path
+        The folder of the store, without links.
+    follow_links : bool
+        Whether files that are links are read.
+    given : Path, optional
+        How messages call the store; by default `root`.
+    """
+
+    def __init__(self, root: Path, follow_links: bool = False, given: Path | None = None) -> None:
+        self.root, self.follow_links, self.name = root, follow_links, given or root
+        self.packed, self.hidden = root / "packed", root / HIDDEN
+        self.locks, self.staging, self.journal, self.stale, self.trash = (self.hidden / x for x in HIDDEN_DIRS)
+        self.changes, self.runs = self.hidden / "changes", self.hidden / "runs"
 
     @classmethod
     def of(cls, path: Path, *, follow_links: bool = False) -> StorePaths:
@@ -53,47 +63,6 @@ class StorePaths:
     def __reduce__(self) -> tuple[Any, ...]:
         # Behind one path there may be another real path wherever this is unpickled.
         return partial(StorePaths.of, follow_links=self.follow_links), (self.name,)
-
-    @property
-    def name(self) -> Path:
-        """How messages call the store."""
-        return self.given or self.root
-
-    @cached_property
-    def hidden(self) -> Path:
-        return self.root / HIDDEN
-
-    @cached_property
-    def locks(self) -> Path:
-        return self.hidden / "locks"
-
-    @cached_property
-    def staging(self) -> Path:
-        return self.hidden / "staging"
-
-    @cached_property
-    def journal(self) -> Path:
-        return self.hidden / "journal"
-
-    @cached_property
-    def stale(self) -> Path:
-        return self.hidden / "stale"
-
-    @cached_property
-    def trash(self) -> Path:
-        return self.hidden / "trash"
-
-    @cached_property
-    def changes(self) -> Path:
-        return self.hidden / "changes"
-
-    @cached_property
-    def runs(self) -> Path:
-        return self.hidden / "runs"
-
-    @cached_property
-    def packed(self) -> Path:
-        return self.root / "packed"
 
     def kind(self, kind: str) -> Path:
         return self.root / kind

@@ -185,45 +185,42 @@ _SAMPLES = {
 _PATCHES = dict.fromkeys(
     ("patch_size", "frequency_stride", "time_stride", "max_length", "num_mel_bins"), MOST_UNITS
 )
-_NEEDED = (*_TRANSFORMER, "conv_dim", "conv_kernel", "conv_stride")
+
+
+def _hears_samples(name: str, module: str, integers: Mapping[str, int], *booleans: str, **others: Any) -> Family:
+    """One of the relatives of wav2vec 2.0: convolutions of samples, then a transformer."""
+    package, _, stem = module.rpartition(".")
+    return Family(
+        module=f"{package or stem}.modeling_{stem}",
+        config=f"{name}Config",
+        network=f"{name}Model",
+        prefixes=(f"{stem}.",),
+        integers={**_SAMPLES, **integers},
+        booleans=("conv_bias", *booleans),
+        required=(*_TRANSFORMER, "conv_dim", "conv_kernel", "conv_stride", *booleans[:1]),
+        **others,
+    )
+
+
+_STABLE = "do_stable_layer_norm"
+_ADAPTER = {"adapter_attn_dim": MOST_UNITS}
+_BUCKETS = {"num_buckets": MOST_UNITS, "max_bucket_distance": MOST_UNITS}
+# Here the first is the number of convolutions of positions, not the width of one.
+_CONVS = {"num_conv_pos_embeddings": MOST_CONVS, "conv_pos_kernel_size": MOST_UNITS}
+_CONFORMER = {"conv_depthwise_kernel_size": MOST_UNITS, "rotary_embedding_base": _MOST_BASE}
 
 FAMILIES: dict[str, Family] = {
-    "hubert": Family(
-        module="hubert.modeling_hubert",
-        config="HubertConfig",
-        network="HubertModel",
-        prefixes=("hubert.",),
-        integers={**_SAMPLES, "adapter_attn_dim": MOST_UNITS},
-        booleans=("conv_bias", "do_stable_layer_norm", "feat_proj_layer_norm", "conv_pos_batch_norm"),
-        required=(*_NEEDED, "do_stable_layer_norm"),
-    ),
-    "wav2vec2": Family(
-        module="wav2vec2.modeling_wav2vec2",
-        config="Wav2Vec2Config",
-        network="Wav2Vec2Model",
-        prefixes=("wav2vec2.",),
-        integers={**_SAMPLES, "adapter_attn_dim": MOST_UNITS},
-        booleans=("conv_bias", "do_stable_layer_norm"),
-        required=(*_NEEDED, "do_stable_layer_norm"),
-    ),
-    "wavlm": Family(
-        module="wavlm.modeling_wavlm",
-        config="WavLMConfig",
-        network="WavLMModel",
-        prefixes=("wavlm.",),
-        integers={**_SAMPLES, "num_buckets": MOST_UNITS, "max_bucket_distance": MOST_UNITS},
-        booleans=("conv_bias", "do_stable_layer_norm"),
-        required=(*_NEEDED, "do_stable_layer_norm"),
-    ),
-    "data2vec-audio": Family(
-        module="data2vec.modeling_data2vec_audio",
-        config="Data2VecAudioConfig",
-        network="Data2VecAudioModel",
-        prefixes=("data2vec_audio.",),
-        # Here this is the number of convolutions of positions, not the width of one.
-        integers={**_SAMPLES, "num_conv_pos_embeddings": MOST_CONVS, "conv_pos_kernel_size": MOST_UNITS},
-        booleans=("conv_bias",),
-        required=_NEEDED,
+    "hubert": _hears_samples("Hubert", "hubert", _ADAPTER, _STABLE, "feat_proj_layer_norm", "conv_pos_batch_norm"),
+    "wav2vec2": _hears_samples("Wav2Vec2", "wav2vec2", _ADAPTER, _STABLE),
+    "wavlm": _hears_samples("WavLM", "wavlm", _BUCKETS, _STABLE),
+    "unispeech-sat": _hears_samples("UniSpeechSat", "unispeech_sat", _ADAPTER, _STABLE),
+    "data2vec-audio": _hears_samples("Data2VecAudio", "data2vec.data2vec_audio", _CONVS),
+    "wav2vec2-conformer": _hears_samples(
+        "Wav2Vec2Conformer",
+        "wav2vec2_conformer",
+        _CONFORMER,
+        positions=("relative", "rotary"),
+        final_norm=True,
     ),
     "whisper": Family(
         module="whisper.modeling_whisper",
@@ -244,17 +241,6 @@ FAMILIES: dict[str, Family] = {
         ignored=(),
         final_norm=True,
     ),
-    "wav2vec2-conformer": Family(
-        module="wav2vec2_conformer.modeling_wav2vec2_conformer",
-        config="Wav2Vec2ConformerConfig",
-        network="Wav2Vec2ConformerModel",
-        prefixes=("wav2vec2_conformer.",),
-        integers={**_SAMPLES, "conv_depthwise_kernel_size": MOST_UNITS, "rotary_embedding_base": _MOST_BASE},
-        booleans=("conv_bias",),
-        positions=("relative", "rotary"),
-        required=_NEEDED,
-        final_norm=True,
-    ),
     "wav2vec2-bert": Family(
         module="wav2vec2_bert.modeling_wav2vec2_bert",
         config="Wav2Vec2BertConfig",
@@ -265,22 +251,12 @@ FAMILIES: dict[str, Family] = {
             "feature_projection_input_dim": MOST_UNITS,
             "left_max_position_embeddings": MOST_UNITS,
             "right_max_position_embeddings": MOST_UNITS,
-            "conv_depthwise_kernel_size": MOST_UNITS,
-            "rotary_embedding_base": _MOST_BASE,
+            **_CONFORMER,
         },
         activations=("hidden_act",),
         positions=("relative_key", "relative", "rotary"),
         required=(*_TRANSFORMER, "left_max_position_embeddings", "right_max_position_embeddings"),
         final_norm=False,
-    ),
-    "unispeech-sat": Family(
-        module="unispeech_sat.modeling_unispeech_sat",
-        config="UniSpeechSatConfig",
-        network="UniSpeechSatModel",
-        prefixes=("unispeech_sat.",),
-        integers={**_SAMPLES, "adapter_attn_dim": MOST_UNITS},
-        booleans=("conv_bias", "do_stable_layer_norm"),
-        required=(*_NEEDED, "do_stable_layer_norm"),
     ),
     "audio-spectrogram-transformer": Family(
         module="audio_spectrogram_transformer.modeling_audio_spectrogram_transformer",
