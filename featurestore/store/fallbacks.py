@@ -18,12 +18,12 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS, errno.EBUSY, er
 _COPYING = ".copying"
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
     """Hard-link a file that never changes again, or copy it where that is refused, for whatever reason."""
     try:
         filesystem.link(source, target)
     except OSError:
-        filesystem.copy_file(source, target)
+        filesystem.copy_file(Path(source), Path(target))
 
 
 def replace_dir(source: Path, target: Path, backup: Path, *, keep: bool = True) -> None:
