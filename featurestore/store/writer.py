@@ -309,14 +309,7 @@ class StoreWriter:
 
     @property
     def packed(self) -> int:
-        """Number of rows of the packed table.
-
-        Examples
-        --------
-        >>> with StoreWriter("features.zarr", spec=FeatureStore("features.zarr").spec) as writer:
-        ...     writer.packed
-        3
-        """
+        """Number of rows of the packed table."""
         with translate_os_errors(self.path):
             return self._index.packed_rows
 
@@ -344,9 +337,9 @@ class StoreWriter:
         """
         with translate_os_errors(self.path):
             self._session.check()
-            options = {"wait": wait, "durable": self.durable, "thorough": thorough}
-            session, opened = self._session, self._index.open_table
-            return pack(self._reader, session.staging, session.locks, opened=opened, **options)
+            staging, locks, opened = self._session.staging, self._session.locks, self._index.open_table
+            options = {"durable": self.durable, "thorough": thorough}
+            return pack(self._reader, staging, locks, wait=wait, opened=opened, **options)
 
 
 def _identity(path: Path) -> dict[str, Any]:
