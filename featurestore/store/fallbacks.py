@@ -62,8 +62,9 @@ def set_aside(folder: Path, backup: Path, *, keep: bool = True) -> None:
                 raise
         if keep:
             copy_dir(folder, backup)
-    # Readers that do not find the metadata look at the backup.
+    # Readers that do not find the metadata look at the backup: it must not come back when other files are gone.
     filesystem.unlink(folder / METADATA)
+    filesystem.sync_dir(folder)
     filesystem.remove_dir(folder)
 
 
