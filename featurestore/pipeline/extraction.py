@@ -31,8 +31,9 @@ from featurestore.store import StoreWriter
 if TYPE_CHECKING:
     from featurestore.encode import EncodedBatch, EncodedState, WindowEncoder
 
-PACK_EVERY = 256
-"""Published tracks after which they are packed: one at a time would rewrite the tail of the table each time."""
+PACK_EVERY, PACK_SHARE = 256, 16
+"""Published tracks after which they are packed; in a large table they must be this part of its rows, so that all
+packs of a build take no longer than some of the last."""
 
 LOCK_PATIENCE = 600.0
 """Seconds that a track is waited for whose lock is held for another track."""
@@ -130,7 +131,7 @@ class Extraction:
         """Bring what is published into the packed table; if another writer is at it, wait for so many seconds."""
         began = time.monotonic()
         with self._interrupts.deferred():
-            self._writer.pack(wait=wait)
+            self._writer.pack(wait=wait, thorough=False)
         self._unpacked = 0
         self._mark += time.monotonic() - began  # is no time of encoding
 
@@ -183,7 +184,7 @@ class Extraction:
                     yield None
                 if self._stopped:
                     return
-                if self._unpacked >= PACK_EVERY:
+                if self._unpacked >= PACK_EVERY and self._unpacked >= self._writer.packed // PACK_SHARE:
                     self.pack(wait=0)
                 claim.begun = True
                 try:

@@ -199,7 +199,7 @@ def run_job(
                 if job.packs:
                     tally.enter("packing")
                     with interrupts.deferred():
-                        opened.pack(wait=_PACK_WAIT)
+                        opened.pack(wait=_PACK_WAIT, thorough=False)
         except (StoreError, DeviceLostError) as error:
             raise BuildStoppedError(
                 f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "

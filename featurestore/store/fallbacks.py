@@ -18,12 +18,12 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EXDEV, errno.EROFS, errno.EBUSY, er
 _COPYING = ".copying"
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
     """Hard-link a file that never changes again, or copy it where that is refused, for whatever reason."""
     try:
         filesystem.link(source, target)
     except OSError:
-        filesystem.copy_file(source, target)
+        filesystem.copy_file(Path(source), Path(target))
 
 
 def replace_dir(source: Path, target: Path, backup: Path, *, keep: bool = True) -> None:
@@ -62,8 +62,9 @@ def set_aside(folder: Path, backup: Path, *, keep: bool = True) -> None:
                 raise
         if keep:
             copy_dir(folder, backup)
-    # Readers that do not find the metadata look at the backup.
+    # Readers that do not find the metadata look at the backup: it must not come back when other files are gone.
     filesystem.unlink(folder / METADATA)
+    filesystem.sync_dir(folder)
     filesystem.remove_dir(folder)
 
 

@@ -15,13 +15,15 @@ from featurestore.errors import SettingError
 
 MAX_KEY_BYTES = 200
 MAX_ID_BYTES = 65_536
+_SAFE = b"abcdefghijklmnopqrstuvwxyz0123456789_-"
 _UNSAFE = re.compile(rb"[^a-z0-9_-]")
 _ESCAPED = re.compile(rb"=([0-9a-f]{2})")
 _PLAIN = re.compile(r"[a-z0-9_-]+\Z")
 _HASHED = re.compile(r"=h[0-9a-f]{64}\Z")
-_END = b"\xff"  # is in no UTF-8
+_END = "\udcff"  # in no valid text; the byte 255, which is in no UTF-8
 # Names that Windows keeps for devices.
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z")
+_RESERVED_LENGTH = 4
 
 
 def encode_key(track_id: str) -> str:
@@ -53,15 +55,19 @@ def encode_keys(track_ids: Sequence[str]) -> list[str]:
     if not all(track_ids):
         raise SettingError("a track id has 1 byte or more, not 0")
     try:
-        joined = _END.join(track_id.encode() for track_id in track_ids)
+        "".join(track_ids).encode()
     except UnicodeEncodeError:
         raise SettingError("a track id is not valid Unicode") from None
-    for byte in sorted(set(_UNSAFE.findall(joined)) - {_END}, key=lambda byte: byte != b"="):
-        joined = joined.replace(byte, b"=%02x" % byte[0])
-    keys = joined.decode("ascii", "surrogateescape").split(_END.decode("ascii", "surrogateescape"))
+    joined = _END.join(track_ids).encode(errors="surrogateescape")
+    unsafe = set(joined.translate(None, _SAFE)) - {255}
+    for byte in sorted(unsafe, key=lambda byte: byte != ord("=")):
+        joined = joined.replace(bytes([byte]), b"=%02x" % byte)
+    keys = joined.decode("ascii", "surrogateescape").split(_END) if unsafe else list(track_ids)
+    lengths = range(_RESERVED_LENGTH + 1, MAX_KEY_BYTES + 1)
+    if not keys or (min(map(len, keys)) in lengths and max(map(len, keys)) in lengths):
+        return keys
     return [
-        encode_key(track_id) if len(key) > MAX_KEY_BYTES or _RESERVED.match(key) else key
-        for key, track_id in zip(keys, track_ids, strict=bool(track_ids))
+        key if len(key) in lengths else encode_key(track_id) for key, track_id in zip(keys, track_ids, strict=True)
     ]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.store.byte_source import ByteFolder, LocalFolder
+from featurestore.store.table.listing import list_keys, track_ids_of
 from featurestore.store.table.mtime_token import MtimeToken
-from featurestore.store.table.packing import list_keys, track_ids_of
 from featurestore.store.table.rows import digest
 from featurestore.store.table.table import PackedTable, TableChangedError
 from featurestore.store.track_reader import TrackReader
@@ -71,15 +71,15 @@ class TableCheck:
         table = PackedTable.open(root, self._reader.spec)
         if table is None:
             return 0
-        keys = table.keys()
+        keys = table.keys
         table.check(root)
-        present = list_keys(self._paths)
+        present = set(list_keys(self._paths))
         superseded = self._superseded(table, keys)
         differing = self._differing(root, table, keys) if self._deep else set()
         # Marks last: a row that was superseded meanwhile has one by now.
         stale_markers = set(os.listdir(self._paths.stale)) if self._paths.stale.exists() else set()
         table.check(root)  # unless the table was packed anew, which removes it
-        lacking = track_ids_of(self._reader, present.difference(keys))
+        lacking = track_ids_of(self._reader, present - table.key_set)
         # Unchanged since, or the table was copied here together with the time of change.
         token = MtimeToken.of(self._paths.kind("aggregated"))
         if lacking and table.mtime_token is not None and table.mtime_token.modified == token.modified:

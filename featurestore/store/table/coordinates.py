@@ -26,11 +26,11 @@ def encode_layers(spec: FeatureSpec) -> bytes:
 
 def encode_ids(track_ids: Sequence[str], rows: int) -> bytes:
     """Track ids as a chunk, of some rows, of a Zarr array of strings; what is left of it is empty."""
-    parts = [rows.to_bytes(4, "little")]
-    for track_id in track_ids:
-        raw = track_id.encode()
-        parts += [len(raw).to_bytes(4, "little"), raw]
-    return with_crc(b"".join(parts) + bytes(4 * (rows - len(track_ids))))
+    from numcodecs.vlen import VLenUTF8
+
+    padded = np.full(rows, "", object)
+    padded[: len(track_ids)] = track_ids
+    return with_crc(bytes(VLenUTF8().encode(padded)))
 
 
 def checked_ids(content: bytes, rows: int) -> npt.NDArray[np.uint8]:

@@ -17,8 +17,8 @@ from featurestore.store.commit.changes import Position, changed_keys, end_of_log
 from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import is_hashed
 from featurestore.store.paths import StorePaths
+from featurestore.store.table.listing import compare_keys, track_ids_of
 from featurestore.store.table.mtime_token import MtimeToken
-from featurestore.store.table.packing import list_keys, track_ids_of
 from featurestore.store.table.rows import UNKNOWN
 from featurestore.store.table.snapshot import Listed, Snapshot, TrackList
 from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
@@ -66,7 +66,7 @@ class TrackIndex:
         self._seen_at = 0.0
         self._table: tuple[tuple[int, ...], PackedTable | None] = (), None
         self._by_key: dict[str, str] = {}
-        self._packed: tuple[PackedTable | None, frozenset[str]] = None, frozenset()
+        self._hashed: PackedTable | None = None  # whose hashed keys are among these
         self._listed: Listed | None = None
         self._pause = _PAUSE
         self._due = -math.inf  # when to list again, whatever the log says, on the monotonic clock
@@ -119,7 +119,7 @@ class TrackIndex:
         except FileNotFoundError:
             table, stale_markers = None, set()  # nothing says which rows of the table are superseded
         else:
-            table = self._open_table()
+            table = self.open_table()
         until = math.inf
         if (
             table is not None
@@ -133,8 +133,8 @@ class TrackIndex:
         else:
             listed = self._list(table, modified, log)
         self._listed = listed
-        rows = {} if table is None else table.rows
-        marked = frozenset(self._ids_of(stale_markers).values()) & rows.keys() if stale_markers else frozenset()
+        known = frozenset[str]() if table is None or not stale_markers else table.key_set
+        marked = frozenset(self._ids_of(stale_markers & known).values())
         return Snapshot(listed.track_ids, table, listed.gone | marked, signature, until)
 
     def _follow(self, table: PackedTable | None, modified: int, log: Position) -> Listed | None:
@@ -156,7 +156,7 @@ class TrackIndex:
             return None  # removed, and who knows what
         gone, more = set(before.gone), set(before.more)
         for key, track_id in ids.items():
-            packed = table is not None and track_id in table.rows
+            packed = table is not None and key in table.key_set
             there = is_published(self._paths, key)
             if packed:
                 (gone.discard if there else gone.add)(track_id)
@@ -166,18 +166,13 @@ class TrackIndex:
 
     def _list(self, table: PackedTable | None, modified: int, log: Position) -> Listed:
         begun = time.monotonic()
-        if self._packed[0] is not table:
-            packed = [] if table is None else table.keys()
-            self._packed = table, frozenset(packed)
-            self._by_key |= zip(packed, () if table is None else table.track_ids, strict=True)
-        keys, had = list_keys(self._paths), self._packed[1]
-        gone = frozenset(self._ids_of(had - keys).values())
-        more = frozenset(self._ids_of(keys - had).values())
+        fresh, lost = compare_keys(self._paths, frozenset() if table is None else table.key_set)
+        gone, more = (frozenset(self._ids_of(keys).values()) for keys in (lost, fresh))
         self._pause = max(_PAUSE, _SHARE * (time.monotonic() - begun))
         self._due = time.monotonic() + self._pause
         return Listed(table, gone, more, modified, log)
 
-    def _open_table(self) -> PackedTable | None:
+    def open_table(self) -> PackedTable | None:
         """The table as it is now."""
         signature = _signature_of_table(self._paths)
         if signature != self._table[0]:
@@ -186,16 +181,31 @@ class TrackIndex:
 
     def _ids_of(self, keys: Set[str]) -> dict[str, str]:
         """Track id of each key that has one."""
+        table = self._table[1]
+        if table is not None and table is not self._hashed and any(map(is_hashed, keys - self._by_key.keys())):
+            # Of a track that is gone only the table knows the id.
+            pairs = zip(table.keys, table.track_ids, strict=True)
+            self._by_key |= {key: track_id for key, track_id in pairs if is_hashed(key)}
+            self._hashed = table
         self._by_key |= track_ids_of(self._reader, keys - self._by_key.keys())
         return {key: self._by_key[key] for key in keys & self._by_key.keys()}
 
-    def has_row(self, track_id: str) -> bool:
+    def has_row(self, key: str) -> bool:
         """Whether the packed table has a row of a track, which may be gone, as far as the table can be read."""
         try:
-            table = self._open_table()
+            table = self.open_table()
         except CorruptTrackError:  # nobody reads from it
             return False
-        return table is not None and track_id in table.rows
+        return table is not None and key in table.key_set
+
+    @property
+    def packed_rows(self) -> int:
+        """Rows of the packed table, 0 if it cannot be read."""
+        try:
+            table = self.open_table()
+        except CorruptTrackError:
+            return 0
+        return 0 if table is None else len(table.ids)
 
     def segments(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """How many segments each of some tracks has, as far as the table tells; `UNKNOWN` for the others."""
@@ -232,9 +242,9 @@ class TrackIndex:
     def _gather(self, snapshot: Snapshot, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         table, rows = snapshot.table, snapshot.rows(ids)
         if table is not None and len(ids):
-            chunks, counts = np.unique(rows // table.rows_per_chunk, return_counts=True)
-            few = chunks[(counts * _FEW < table.rows_per_chunk) & (chunks >= 0)]
-            rows[np.isin(rows // table.rows_per_chunk, few)] = -1
+            chunks = rows // table.rows_per_chunk
+            few = np.bincount(chunks + 1) * _FEW < table.rows_per_chunk
+            rows[few[chunks + 1]] = -1
         packed = np.flatnonzero(rows >= 0)
         if table is not None and len(packed):
             out = found = self._read_table(table, rows[packed], positions)

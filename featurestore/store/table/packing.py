@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from featurestore.store import fallbacks, filesystem, reading
 from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.staging import StagingArea
-from featurestore.store.commit.transaction import BACKUP, is_backed_up
-from featurestore.store.format.keys import decode_key, encode_key, is_hashed
+from featurestore.store.commit.transaction import BACKUP
+from featurestore.store.format.keys import encode_key, is_hashed
 from featurestore.store.format.metadata import (
     FORMAT_VERSION,
     MAX_METADATA_BYTES,
@@ -29,11 +29,11 @@ from featurestore.store.format.metadata import (
     root_document,
 )
 from featurestore.store.format.open_array import OpenArray
-from featurestore.store.paths import StorePaths
 from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
 from featurestore.store.table.coordinates import encode_ids, encode_layers
 from featurestore.store.table.layout import OWN, TOMBSTONE, chunk_name, encoding_of_name, table_documents
+from featurestore.store.table.listing import compare_keys, track_ids_of
 from featurestore.store.table.mtime_token import MtimeToken, set_mtime_token
 from featurestore.store.table.previous import PreviousTable, layout_on_disk
 from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, Rows, digest, encode_rows, times_of_change
@@ -41,6 +41,7 @@ from featurestore.store.table.table import PackedTable, TableChangedError, is_pa
 from featurestore.store.track_reader import TrackReader
 
 _log = logging.getLogger("featurestore")
+_COPY_BYTES = 64 * 2**20  # of the old table's rows that are copied at once
 
 
 def pack(
@@ -50,9 +51,14 @@ def pack(
     *,
     wait: float,
     durable: bool,
+    thorough: bool = True,
     anew: bool = False,
+    opened: Callable[[], PackedTable | None] | None = None,
 ) -> bool:
-    """Bring the packed table up to date; `anew` does not look at the old one.
+    """Bring the packed table up to date; `anew` does not look at the old one, which `opened` may have open.
+
+    What takes time for each packed track, and not only for those that are new, is done where it is `thorough`: to
+    look whether somebody put back another revision by hand, and whether all files of the table are whole.
 
     Returns
     -------
@@ -63,9 +69,9 @@ def pack(
         if held:
             damaged: set[str] = set()
             while True:
-                job = _Packing(reader, staging.folder(), damaged, durable=durable)
+                job = _Packing(reader, opened, staging.folder(), damaged, durable=durable)
                 try:
-                    job.run(anew=anew)
+                    job.run(thorough=thorough, anew=anew)
                     break
                 except TrackNotFoundError:
                     continue  # removed, or found to be damaged, since it was listed
@@ -81,49 +87,20 @@ def pack(
     return held
 
 
-def list_keys(paths: StorePaths) -> set[str]:
-    """Keys of all published tracks."""
-    folder = paths.kind("aggregated")
-    keys = set(os.listdir(folder))
-    try:
-        moved = [
-            key
-            for key in os.listdir(paths.journal)
-            if key not in keys and (paths.journal / key / ("aggregated" + BACKUP)).exists()
-        ]
-    except FileNotFoundError:
-        moved = []
-    if moved:  # aside for an instant, or by now in its place
-        keys |= {key for key in moved if is_backed_up(paths, key)}
-        keys |= set(os.listdir(folder))
-    return keys - {METADATA}
-
-
-def track_ids_of(reader: TrackReader, keys: Iterable[str]) -> dict[str, str]:
-    """Track id of each key; what is no key of a track, or of one whose id is lost, is left out."""
-    found = {}
-    for key in keys:
-        try:
-            track_id = decode_key(key)
-        except ValueError:
-            continue
-        if track_id is None:
-            try:
-                current = reader.current(key)
-            except CorruptTrackError:
-                continue
-            if current is None:
-                continue
-            track_id = str(current.attributes["track_id"])
-        found[key] = track_id
-    return found
-
-
 class _Packing:
     """One attempt at a new state of the table; `damaged` collects keys that cannot be packed."""
 
-    def __init__(self, reader: TrackReader, folder: Path, damaged: set[str], *, durable: bool) -> None:
+    def __init__(
+        self,
+        reader: TrackReader,
+        opened: Callable[[], PackedTable | None] | None,
+        folder: Path,
+        damaged: set[str],
+        *,
+        durable: bool,
+    ) -> None:
         self.reader = reader
+        self.opened = opened
         self.paths = reader.paths
         self.spec = reader.spec
         self.folder = folder
@@ -133,30 +110,34 @@ class _Packing:
         self.changed: dict[str, int] = {}
         self.segments: dict[str, int] = {}
         self.ids: list[str] = []
+        self.before = np.empty(0, np.int64)  # the row of the old table that each row is, -1 where it is read anew
         self.stale_markers: set[str] = set()
-        self.stale: set[str] = set()
 
-    def run(self, *, anew: bool) -> None:
+    def run(self, *, thorough: bool, anew: bool) -> None:
         """Make the new state; `anew` does not look at the old one."""
         # Marks first: a track that is superseded from now on is marked again.
         self.stale_markers = set(os.listdir(self.paths.stale))
         token = set_mtime_token(self.paths.kind("aggregated"))
-        listed = list_keys(self.paths)
-        keys = listed - self.damaged
-        old = None if anew else self._old()
-        self.stale = set(track_ids_of(self.reader, self.stale_markers & keys).values())
-        if old is None:
-            kept: list[str] = []
-            known: set[str] = set()
-        else:
-            known = set(old.keys)
-            kept = [track_id for track_id, key in zip(old.ids, old.keys, strict=True) if key in keys]
-            self.stale |= old.superseded(keys - self.stale_markers)
-        fresh = track_ids_of(self.reader, keys - known)
-        self.ids = kept + sorted(fresh.values())
-        if self.damaged & listed or any(map(is_hashed, keys - known - fresh.keys())):
+        old = None if anew else self._old(thorough=thorough)
+        known = frozenset[str]() if old is None else old.table.key_set
+        fresh, gone = compare_keys(self.paths, known)
+        left_out = self.damaged & (fresh | known) - gone
+        found = track_ids_of(self.reader, fresh - left_out)
+        if left_out or any(map(is_hashed, fresh - found.keys())):
             token = None  # what is left out must not be forgotten
-        same = old is not None and self.ids == old.ids and not self.stale & old.table.rows.keys()
+        removed = [] if old is None else old.rows_of(gone | left_out & known)
+        self.before = np.arange(0 if old is None else len(old), dtype=np.int64)
+        if old is not None:
+            self.ids = old.table.track_ids
+            self.before[old.rows_of(self.stale_markers & known)] = -1
+            self.before[old.superseded()] = -1
+        if removed:
+            self.before = np.delete(self.before, removed)
+            ids = np.array(self.ids, object)
+            self.ids = np.delete(ids, removed).tolist()
+        same = old is not None and not found and not removed and not (self.before < 0).any()
+        self.ids = self.ids + sorted(found.values())
+        self.before = np.append(self.before, np.full(len(found), -1))
         if old is not None and same and not old.looks_different:
             if token != old.table.mtime_token:
                 self._write_group(self.folder, old.table.rows_per_chunk, _own(old.table.own, token))
@@ -189,21 +170,22 @@ class _Packing:
         if self.durable:
             filesystem.sync_dir(self.paths.root)
 
-    def _old(self) -> PreviousTable | None:
+    def _old(self, *, thorough: bool) -> PreviousTable | None:
         with LocalFolder.root(self.paths.root) as root:
-            opened = PackedTable.open(root, self.spec)
-            if opened is None:
+            table = PackedTable.open(root, self.spec) if self.opened is None else self.opened()
+            if table is None:
                 return None
-            opened.check(root)
-            return PreviousTable(self.reader, opened)
+            if thorough:
+                table.check(root)
+        return PreviousTable(self.reader, table, thorough=thorough)
 
     def _layout(self, old: PreviousTable | None, large: bool) -> int:
         """Give the old one if all that readers of the old table may ask for stays where it is, or the next."""
         if old is None:
             before = layout_on_disk(self.paths.packed)
             return layouts.first_layout() if before is None else before + 1
-        appended = large == old.table.is_large and self.ids[: len(old.ids)] == old.ids
-        return old.table.layout + (not (appended and self.stale.isdisjoint(old.ids)))
+        appended = large == old.table.is_large and np.array_equal(self.before[: len(old)], range(len(old)))
+        return old.table.layout + (not appended)
 
     def _write_group(self, folder: Path, rows: int, own: dict[str, Any]) -> None:
         for name, document in table_documents(len(self.ids), rows, self.spec, own).items():
@@ -213,28 +195,26 @@ class _Packing:
     def _rows(self, old: PreviousTable | None) -> Rows:
         """What each row of the new table is of."""
         found = np.zeros(len(self.ids), ROW)
-        rows = {} if old is None else old.table.rows
-        for row, track_id in enumerate(self.ids):
-            key = encode_key(track_id)
-            if key in self.revisions:
-                found[row] = digest(self.revisions[key]), self.changed[key], self.segments[key]
-            elif old is not None:
-                before = rows[track_id]
-                found[row] = old.table.described[before]
-                found["changed"][row] = old.changed[before]
+        kept = self.before >= 0
+        if old is not None:
+            found[kept] = old.table.described[self.before[kept]]
+            found["changed"][kept] = old.changed[self.before[kept]]
+        for row in np.flatnonzero(~kept).tolist():
+            key = encode_key(self.ids[row])
+            found[row] = digest(self.revisions[key]), self.changed[key], self.segments[key]
         return found
 
     def _write_chunks(self, new: Path, old: PreviousTable | None, rows: int, encoding: str) -> None:
         layers = range(len(self.spec.layers))
         for number in range(-(-len(self.ids) // rows)):
             ids = self.ids[number * rows : (number + 1) * rows]
-            if old is not None and self._unchanged(old, number, rows, ids):
+            if old is not None and self._unchanged(old, number, rows):
                 for array, indices in ("track_id", [(number,)]), ("features", [(number, n, 0) for n in layers]):
                     for index in indices:
-                        before = self.paths.packed / array / chunk_name(old.table.encoding, *index)
-                        fallbacks.link_or_copy(before, new / array / chunk_name(encoding, *index))
+                        before = f"{self.paths.packed}/{array}/{chunk_name(old.table.encoding, *index)}"
+                        fallbacks.link_or_copy(before, f"{new}/{array}/{chunk_name(encoding, *index)}")
             else:
-                self._write_features(new / "features", old, rows, encoding, number, ids)
+                self._write_features(new / "features", old, rows, encoding, number)
                 filesystem.write_file(new / "track_id" / chunk_name(encoding, number), encode_ids(ids, rows))
 
     def _keep_for_readers(self, new: Path, encoding: str) -> None:
@@ -250,47 +230,43 @@ class _Packing:
                     if named is None or not entry.is_file(follow_symlinks=False):
                         continue
                     if named != encoding:
-                        fallbacks.link_or_copy(Path(entry.path), new / array / entry.name)
-                    elif not (new / array / entry.name).exists():
+                        fallbacks.link_or_copy(entry.path, f"{new}/{array}/{entry.name}")
+                    elif not os.path.lexists(f"{new}/{array}/{entry.name}"):
                         filesystem.write_file(new / array / entry.name, TOMBSTONE)
 
-    def _unchanged(self, old: PreviousTable, number: int, rows: int, ids: list[str]) -> bool:
-        before = old.ids[number * rows : (number + 1) * rows]
-        return old.table.rows_per_chunk == rows and ids == before and self.stale.isdisjoint(ids)
+    def _unchanged(self, old: PreviousTable, number: int, rows: int) -> bool:
+        first, end = number * rows, min((number + 1) * rows, max(len(self.ids), len(old)))
+        return old.table.rows_per_chunk == rows and np.array_equal(self.before[first:end], range(first, end))
 
     def _write_features(
-        self, folder: Path, old: PreviousTable | None, rows: int, encoding: str, number: int, ids: list[str]
+        self, folder: Path, old: PreviousTable | None, rows: int, encoding: str, number: int
     ) -> None:
         """Write one chunk of each layer: rows of the old table, where they are current, or else of the tracks."""
-        moved = [
-            (row, old.table.rows[track_id])
-            for row, track_id in enumerate(ids)
-            if old is not None and track_id in old.table.rows and track_id not in self.stale
-        ]
-        kept = {row for row, _ in moved}
-        fresh = [row for row in range(len(ids)) if row not in kept]
-        targets, sources = np.array(moved, np.int64).reshape(-1, 2).T
+        first = number * rows
+        before = self.before[first : first + rows]
+        targets, fresh = np.flatnonzero(before >= 0), np.flatnonzero(before < 0)
         values = np.empty((len(fresh), len(self.spec.layers), self.spec.dim), self.spec.dtype)
         lost: TrackNotFoundError | None = None
-        for place, row in enumerate(fresh):
+        for place, row in enumerate(fresh.tolist()):
             try:
-                values[place] = self._row(ids[row])
+                values[place] = self._row(self.ids[first + row])
             except TrackNotFoundError as error:  # all that are lost are found before beginning again
                 lost = error
         if lost is not None:
             raise lost
+        layers = range(len(self.spec.layers))
+        step = max(1, _COPY_BYTES // (rows * self.spec.dim * values.itemsize))
         with LocalFolder.root(self.paths.root) as root:
-            for layer in range(len(self.spec.layers)):
-                shape = rows, 1, self.spec.dim
-                chunk = np.full(shape, np.nan, np.dtype(self.spec.dtype).newbyteorder("<"))
-                if old is not None and moved:
-                    found = old.table.read(root, sources, [layer])
+            for some in (layers[at : at + step] for at in layers[::step]):
+                chunks = np.full((len(some), rows, self.spec.dim), np.nan, values.dtype.newbyteorder("<"))
+                if old is not None and len(targets):
+                    found = old.table.read(root, before[targets], some)
                     if is_padding(found).any():
                         raise CorruptTrackError("packed: rows are missing")
-                    chunk[targets] = found
-                if fresh:
-                    chunk[fresh] = values[:, layer : layer + 1]
-                write_chunk(folder / chunk_name(encoding, number, layer, 0), chunk)
+                    chunks[:, targets] = found.swapaxes(0, 1)
+                chunks[:, fresh] = values[:, some.start : some.stop].swapaxes(0, 1)
+                for layer, chunk in zip(some, chunks, strict=True):
+                    write_chunk(folder / chunk_name(encoding, number, layer, 0), chunk)
 
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         key = encode_key(track_id)
@@ -315,14 +291,13 @@ class _Packing:
 
     def clear_stale_markers(self, locks: TrackLocks) -> None:
         """Remove the stale markers of tracks whose row is, or whose absence from the table is, up to date."""
-        packed = {encode_key(track_id) for track_id in self.ids} if self.stale_markers else set()
         for key in self.stale_markers:
             # Under the lock, and with nothing in the journal, the track does not change.
             with contextlib.suppress(TrackLockedError, CorruptTrackError), locks.holding(key):
                 current = self.reader.current(key)
                 revision = None if current is None else current.attributes["revision"]
-                known = self.revisions.get(key) if key in packed else None
-                if not (self.paths.journal / key).exists() and revision == known:
+                # Rows with a marker were read anew; without a row there must be no track.
+                if not (self.paths.journal / key).exists() and revision == self.revisions.get(key):
                     filesystem.unlink(self.paths.stale / key)
 
     def _upgrade_root(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -24,40 +24,42 @@ class PreviousTable:
         Of the store.
     table : PackedTable
         The table.
+    thorough : bool
+        Whether to look at each track, rather than believe what the table says.
 
     Attributes
     ----------
-    ids, keys : list of str
-        Track of each row, and its key.
     changed : ndarray of int64
-        When the metadata of each track last changed, nanoseconds.
+        When the metadata of the track of each row last changed, nanoseconds.
     """
 
-    def __init__(self, reader: TrackReader, table: PackedTable) -> None:
+    def __init__(self, reader: TrackReader, table: PackedTable, *, thorough: bool) -> None:
         self._reader = reader
         self.table = table
-        self.ids = table.track_ids
-        self.keys = table.keys()
-        self.changed = times_of_change(reader.paths, self.keys)
+        self.changed = times_of_change(reader.paths, table.keys) if thorough else table.described["changed"]
 
-    def superseded(self, keys: Container[str]) -> set[str]:
-        """Find tracks, among some keys, that have another revision than their row, though nothing marked them.
+    def __len__(self) -> int:
+        return len(self.table.ids)
+
+    def rows_of(self, keys: Set[str]) -> list[int]:
+        """Rows of the tracks with some keys."""
+        return [row for row, key in enumerate(self.table.keys) if key in keys] if keys else []
+
+    def superseded(self) -> list[int]:
+        """Rows of another revision than their track has, though nothing marked them.
 
         Only tracks whose metadata changed are looked at: one that was restored, or all of a store that was copied.
         """
-        found = set()
-        for row in np.flatnonzero(self.changed != self.table.described["changed"]).tolist():
-            key, revision = self.keys[row], self.table.described["revision"][row]
-            if key in keys and not self._has_revision(key, revision):
-                found.add(self.ids[row])
-        return found
+        looked_at = np.flatnonzero(self.changed != self.table.described["changed"]).tolist()
+        return [row for row in looked_at if not self._is_current(row)]
 
-    def _has_revision(self, key: str, revision: bytes) -> bool:
+    def _is_current(self, row: int) -> bool:
         try:
-            current = self._reader.current(key)
+            current = self._reader.current(self.table.keys[row])
         except CorruptTrackError:
             return False
-        return current is not None and digest(str(current.attributes["revision"])) == revision
+        own = self.table.described["revision"][row]
+        return current is not None and digest(str(current.attributes["revision"])) == own
 
     @property
     def looks_different(self) -> bool:

@@ -166,19 +166,19 @@ class PackedTable:
         described = decode_rows(_read(folder, "track_id", ROWS, _MAX_BYTES), tracks, own["rows_crc32c"])
         return cls(TrackIds(ids, tracks), own, described, rows, spec)
 
+    @cached_property
     def keys(self) -> list[str]:
-        """Key of each row's track.
-
-        Raises
-        ------
-        CorruptTrackError
-            If one is no track id, or occurs twice.
-        """
+        """Key of each row's track; CorruptTrackError if one is no track id."""
         try:
-            keys = encode_keys(self.track_ids)
+            return encode_keys(self.track_ids)
         except SettingError as error:
             raise damaged(error) from None
-        if len(set(keys)) != len(keys):
+
+    @cached_property
+    def key_set(self) -> frozenset[str]:
+        """The same without an order; CorruptTrackError, too, if one occurs twice."""
+        keys = frozenset(self.keys)
+        if len(keys) != len(self.keys):
             raise damaged("a track id occurs twice")
         return keys
 
@@ -199,21 +199,22 @@ class PackedTable:
         out = np.empty((len(rows), len(layers), self.spec.dim), self.spec.dtype)
         with self._opened_again(root) as folder, folder.folder("features") as features:
             numbers = rows // self.rows_per_chunk
+            order = np.argsort(numbers, kind="stable")
+            parts = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(rows) else []
 
-            def fill(number: int) -> None:
-                where = np.flatnonzero(numbers == number)
+            def fill(where: npt.NDArray[np.int64]) -> None:
+                number = int(numbers[where[0]])
                 within = rows[where] - number * self.rows_per_chunk
                 for column, layer in enumerate(layers):
                     with self._open_chunk(features, number, layer) as chunk:
                         _fill(chunk, out[:, column], where, within)
 
-            wanted = np.unique(numbers).tolist()
-            if len(wanted) < _FEW_CHUNKS:
-                for number in wanted:
-                    fill(number)
+            if len(parts) < _FEW_CHUNKS:
+                for part in parts:
+                    fill(part)
             else:  # reading and checksums release the interpreter
-                with ThreadPoolExecutor(min(THREADS, len(wanted))) as pool:
-                    for _ in pool.map(fill, wanted):
+                with ThreadPoolExecutor(min(THREADS, len(parts))) as pool:
+                    for _ in pool.map(fill, parts):
                         pass
         return out
 

@@ -17,6 +17,7 @@ from featurestore.errors import CorruptTrackError
 from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import exclusive
 from featurestore.store.table import index, layout
+from featurestore.store.table.coordinates import checked_ids, decode_ids, encode_ids
 from featurestore.store.table.layout import TOMBSTONE, chunk_name, chunk_rows, encoding_of
 from featurestore.store.table.table import PackedTable
 from featurestore.store.table.table import _document as read_document
@@ -287,7 +288,7 @@ def test_a_query_of_packed_tracks_lists_no_folder(writer, path, monkeypatch):
     def listing(paths):
         raise AssertionError("the folder was listed")
 
-    monkeypatch.setattr(index, "list_keys", listing)
+    monkeypatch.setattr(index, "compare_keys", listing)
     store = FeatureStore(path)
     assert len(store) == 5
     assert np.array_equal(store.aggregated(layer=1), [aggregated(n)["aggregated"][1] for n in range(5)])
@@ -489,3 +490,43 @@ def test_a_group_that_gets_another_mtime_token_while_it_is_checked_is_no_damage(
     monkeypatch.setattr("featurestore.store.table.table._document", read)
     opened.check(root)
     root.close()
+
+
+def test_a_pack_that_only_adds_leaves_what_was_put_back_by_hand_to_the_next_thorough_one(writer, path, tmp_path):
+    expected = {t: aggregated(i)["aggregated"] for i, t in enumerate("ab/")}
+    for i, t in enumerate("ab/"):
+        writer.put(t, aggregated(i))
+    other = write_store(tmp_path / "other.zarr", {"a": aggregated(7)})
+    writer.pack()
+    shutil.rmtree(path / "aggregated" / "a")
+    shutil.copytree(other.path / "aggregated" / "a", path / "aggregated" / "a")
+    writer.put("c", aggregated(3))
+    writer.put("b", aggregated(4), overwrite=True)
+    writer.remove("/")
+    expected |= {"c": aggregated(3)["aggregated"], "b": aggregated(4)["aggregated"]}
+    del expected["/"]
+    assert writer.pack(thorough=False)
+    values, ids = table(path)
+    assert ids == ["a", "b", "c"]
+    assert np.array_equal(values, [expected[track_id] for track_id in ids])
+    assert {problem.track_id for problem in FeatureStore(path).verify().problems} == {"a"}
+    assert writer.pack()
+    assert_complete(path, expected | {"a": aggregated(7)["aggregated"]})
+
+
+@given(rows=st.lists(st.text("abc/éC=", min_size=1), max_size=12, unique=True))
+def test_ids_are_written_as_zarr_writes_them(rows):
+    content = encode_ids(rows, 12)
+    assert decode_ids(checked_ids(content, 12)) == rows + [""] * (12 - len(rows))
+
+
+def test_a_writer_tells_the_rows_of_the_table(path):
+    with StoreWriter(path, spec=SPEC) as writer:
+        assert writer.packed == 0
+        for number in range(3):
+            writer.put(str(number), features(number))
+        writer.pack(thorough=False)
+        assert writer.packed == 3
+        (path / "packed" / "zarr.json").unlink()
+        (path / "packed" / "zarr.json").write_text("{}")
+        assert writer.packed == 0  # cannot be read
