@@ -179,6 +179,13 @@ class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--retry-failed", is_flag=True, help="Only the tracks that have failed (see fs-extract failures).")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tracks of the source.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first track that fails.")
+@click.option(
+    "--wait-for-others",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    metavar="SECONDS",
+    help="How long to wait at the end for tracks that other builds have.",
+)
 @click.option("--dataset", help="Prefix of the track ids.")
 @click.option(
     "--id-from",
@@ -269,6 +276,11 @@ def _show(console: Console, report: BuildReport, *, as_json: bool) -> None:
         console.say(table(_plan(report) if report.dry_run else _summary(report)))
     console.errors(() if console.quiet else report.warnings, "more warnings", "warning")
     console.errors(report.errors, "more failed")
+    undone = [
+        f"{track_id}: another process has it; the same command does what is left"
+        for track_id in report.skipped_tracks
+    ]
+    console.errors(undone, "more are left undone", "undone")
 
 
 def _listener(bar: Any) -> Callable[[Progress], None]:
@@ -322,7 +334,7 @@ def _plan(report: BuildReport) -> dict[str, str]:
 def _summary(report: BuildReport) -> dict[str, str]:
     counts = f"{report.processed} extracted, {report.cached} there before, {report.failed} failed"
     if report.skipped:
-        counts += f", {report.skipped} left to other workers"
+        counts += f", {report.skipped} left undone to others"
     if report.not_reached:
         counts += f", {report.not_reached} not reached"
     speed = f", {report.x_real_time:.1f} x real time" if report.x_real_time else ""

@@ -67,6 +67,7 @@ def build(
     limit: int | None = None,
     retry_failed: bool = False,
     fail_fast: bool = False,
+    wait_for_others: float = 60.0,
     dataset: str | None = None,
     id_from: str | None = None,
     file_pattern: str | None = None,
@@ -139,6 +140,9 @@ def build(
         Only the tracks that have failed in the last runs, as `FeatureStore.failures` lists them.
     fail_fast : bool
         Stop at the first track that fails.
+    wait_for_others : float
+        Seconds that tracks are waited for at the end which other builds have. Those that are neither done nor free
+        by then are left undone, and named in the report.
     dataset : str, optional
         Prefix of the track ids; by default that of the last run with this source.
     id_from : {"path", "stem"}, optional
@@ -217,6 +221,8 @@ def build(
     check_count("processes", processes)
     if limit is not None:
         check_count("limit", limit)
+    if not wait_for_others >= 0:
+        raise SettingError(f"`wait_for_others` must be a number of seconds, 0 or more, not {wait_for_others!r}")
     kinds_of_level(feature_level or DEFAULT_LEVEL)
     FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype or "float32", codec=codec or "none")  # as a store can have
     tally = Tally(listener=progress)
@@ -254,6 +260,7 @@ def build(
                 dry_run=dry_run,
                 fail_fast=fail_fast,
                 dataset=dataset,
+                wait_for_others=wait_for_others,
             )
             if extractor is not None:
                 job = settle_ahead(job, workers, ahead_mb, [str(extractor.device)], tally.total)

@@ -138,6 +138,8 @@ class Job:
         Whether those are removed.
     packs : bool
         Whether the build ends with packing.
+    wait_for_others : float
+        Seconds that tracks are waited for at the end which other writers have.
     """
 
     store: Path
@@ -154,6 +156,7 @@ class Job:
     root: str | None = None
     prune: bool = False
     packs: bool = True
+    wait_for_others: float = 0.0
 
     def requirements(self, spec: FeatureSpec) -> Requirements:
         """Return what published features must be, so that their track is left alone."""
