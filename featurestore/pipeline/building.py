@@ -29,6 +29,7 @@ from featurestore.pipeline.recorded import (
 from featurestore.pipeline.report import STAGES, BuildReport, Progress
 from featurestore.pipeline.run_record import recording
 from featurestore.pipeline.tally import Tally
+from featurestore.shard import Shard
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import StoreReader
 from featurestore.store.creation import is_vacant
@@ -65,6 +66,7 @@ def build(
     prune: bool = False,
     dry_run: bool = False,
     limit: int | None = None,
+    shard: str | None = None,
     retry_failed: bool = False,
     fail_fast: bool = False,
     wait_for_others: float = 60.0,
@@ -136,6 +138,9 @@ def build(
         Find out what is to be done, and write nothing at all.
     limit : int, optional
         Only the first tracks of the source.
+    shard : str, optional
+        "2/8": only the second of eight parts of the source, by a hash of the track ids, which is the same on all
+        machines; "auto": the part of this task of a job array of Slurm.
     retry_failed : bool
         Only the tracks that have failed in the last runs, as `FeatureStore.failures` lists them.
     fail_fast : bool
@@ -221,6 +226,7 @@ def build(
     check_count("processes", processes)
     if limit is not None:
         check_count("limit", limit)
+    part = None if shard is None else Shard.parse(shard)
     if not wait_for_others >= 0:
         raise SettingError(f"`wait_for_others` must be a number of seconds, 0 or more, not {wait_for_others!r}")
     kinds_of_level(feature_level or DEFAULT_LEVEL)
@@ -240,8 +246,8 @@ def build(
                 failed = {failure["track_id"] for failure in failures_of(known)}
                 tracks = [track for track in tracks if track.track_id in failed]
                 given["retried"] = [track.track_id for track in tracks[:limit]]
-            tracks = tracks[:limit]
-            given.update(dataset=dataset, id_from=id_from)
+            tracks = [track for track in tracks if part is None or part.holds(track.track_id)][:limit]
+            given.update(dataset=dataset, id_from=id_from, shard=part and str(part))
             tally.total = len(tracks)
             tally.enter("opening the model")
             there = open_existing(at)
@@ -251,7 +257,7 @@ def build(
             job = Job(
                 store=at,
                 kinds=kinds_of_level(level),
-                root=None if retry_failed or limit else root,
+                root=None if retry_failed or limit or part else root,
                 prune=prune,
                 upgrades_from=None if upgrade else lower_level(had, level),
                 dtype=dtype or ("float32" if there is None else there.spec.dtype),
