@@ -24,6 +24,7 @@ from fs_extract.console import (
     progress_bar,
     table,
 )
+from fs_extract.plan import source_options
 
 if TYPE_CHECKING:
     from featurestore.pipeline import BuildReport, Progress
@@ -178,20 +179,20 @@ class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
 @click.option("--retry-failed", is_flag=True, help="Only the tracks that have failed (see fs-extract failures).")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tracks of the source.")
+@click.option(
+    "--shard",
+    help="Only part I of N of SOURCE, by a hash of the ids; auto: I and N of Slurm's job array.",
+    metavar="I/N|auto",
+)
 @click.option("--fail-fast", is_flag=True, help="Stop at the first track that fails.")
-@click.option("--dataset", help="Prefix of the track ids.")
 @click.option(
-    "--id-from",
-    type=click.Choice(["path", "stem"]),
-    help="What becomes the track id: the relative path without suffix, or the name of the file alone.  "
-    "[default: as in the last run of this source, or path]",
+    "--wait-for-others",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    metavar="SECONDS",
+    help="How long to wait at the end for tracks that other builds have.",
 )
-@click.option("--file-pattern", help='Only files whose name matches, like "*.flac".')
-@click.option(
-    "--exclude",
-    multiple=True,
-    help='No files whose name or path matches, like "live/*"; may be given several times.',
-)
+@source_options
 @click.option("--log-file", type=GivenPath(), help="Write what -v tells to this file as well, with times.")
 @click.option(
     "--precision",
@@ -269,6 +270,11 @@ def _show(console: Console, report: BuildReport, *, as_json: bool) -> None:
         console.say(table(_plan(report) if report.dry_run else _summary(report)))
     console.errors(() if console.quiet else report.warnings, "more warnings", "warning")
     console.errors(report.errors, "more failed")
+    undone = [
+        f"{track_id}: another process has it; the same command does what is left"
+        for track_id in report.skipped_tracks
+    ]
+    console.errors(undone, "more are left undone", "undone")
 
 
 def _listener(bar: Any) -> Callable[[Progress], None]:
@@ -322,7 +328,7 @@ def _plan(report: BuildReport) -> dict[str, str]:
 def _summary(report: BuildReport) -> dict[str, str]:
     counts = f"{report.processed} extracted, {report.cached} there before, {report.failed} failed"
     if report.skipped:
-        counts += f", {report.skipped} left to other workers"
+        counts += f", {report.skipped} left undone to others"
     if report.not_reached:
         counts += f", {report.not_reached} not reached"
     speed = f", {report.x_real_time:.1f} x real time" if report.x_real_time else ""

@@ -16,6 +16,7 @@ from fs_extract.completion import completion
 from fs_extract.console import Console, Group, ReaderGoneError
 from fs_extract.doctor import doctor
 from fs_extract.importing import import_
+from fs_extract.plan import plan
 from fs_extract.runs import failures, runs
 from fs_extract.sharing import copy, export
 from fs_extract.store import info, ls, pack, rm, verify
@@ -37,7 +38,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.group(
     cls=Group,
     epilog="Every option can also come from the environment: --batch-size as FEATURESTORE_BATCH_SIZE, and so on. "
-    "Exit codes: 0 done, 1 some tracks failed, 2 wrong usage, 130 interrupted.",
+    "Exit codes: 0 done, 1 some tracks failed, 2 wrong usage, 3 left undone to others, 130 interrupted.",
 )
 @click.option(
     "--version",
@@ -53,6 +54,7 @@ def fs_extract() -> None:
 
 for _command in (
     build,
+    plan,
     info,
     ls,
     verify,

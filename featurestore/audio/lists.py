@@ -17,6 +17,9 @@ from featurestore.audio.info import quoted
 from featurestore.errors import SourceError
 from featurestore.spelling import spelling_hint
 
+SECONDS, GUESSED = "audio_seconds", "audio_seconds_guessed"
+"""The columns of a table that say how long the audio is, or about how long, so that nobody needs to look."""
+
 LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".csv", ".tsv")
 
 _OTHER_LISTS = """
@@ -34,7 +37,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://|file:", re.IGNORECASE)
 class Listed:
     """A file of a list: its path there, normalised and without a leading slash, and where it is.
 
-    A table gives an id, a manifest the samples at the file's own rate; lines count from 1.
+    A table gives an id and perhaps seconds, a manifest the samples at the file's own rate; lines count from 1.
     """
 
     relative: str
@@ -42,6 +45,8 @@ class Listed:
     track_id: str | None = None
     line: int = 0
     samples: int | None = None
+    seconds: float | None = None
+    guessed: bool = False
 
 
 def other_list(name: str) -> str | None:
@@ -135,9 +140,20 @@ def _read_table(path: Path, text: str) -> Iterator[Listed]:
                 raise _mistake(path, rows.line_num, what)
             if not row["track_id"]:
                 raise _mistake(path, rows.line_num, "has no track_id")
-            yield _listed(path, rows.line_num, path.parent, row["path"] or "", row["track_id"])
+            listed = _listed(path, rows.line_num, path.parent, row["path"] or "", row["track_id"])
+            stated, guessed = _seconds(row.get(SECONDS)), _seconds(row.get(GUESSED))
+            yield replace(listed, seconds=stated or guessed, guessed=stated is None)
     except csv.Error as error:
         raise _mistake(path, rows.reader.line_num, f"is not comma-separated text: {error}") from None
+
+
+def _seconds(text: str | None) -> float | None:
+    """A length that can be one; None for what is anything else, as the column may be somebody else's."""
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < float("inf") else None
 
 
 def _read_manifest(path: Path, text: str, *, root_is_there: bool) -> Iterator[Listed]:

@@ -37,10 +37,16 @@ class AudioFile:
         Valid unicode, unique within a source.
     path : Path
         The file; whether it can be read shows when it is.
+    seconds : float or None
+        Its length, if a list says it.
+    guessed : bool
+        Whether that is a guess.
     """
 
     track_id: str
     path: Path
+    seconds: float | None = None
+    guessed: bool = False
 
 
 def discover(
@@ -59,9 +65,9 @@ def discover(
         One of: a directory, searched to its depths for the suffixes of audio files, in any case; a file; a
         pattern with ``*``, ``?``, ``[...]`` or ``**``, which finds files with these suffixes and directories,
         searched likewise; a list: ``.txt`` with a path per line, ``.m3u`` or ``.m3u8`` as players write them,
-        ``.csv`` with columns track_id and path, or ``.tsv`` as fairseq's manifests (the root, then a relative
-        path, a tab and a number of samples per line). Relative paths of a list start at the list, those of a
-        manifest at its root.
+        ``.csv`` with columns track_id, path and perhaps audio_seconds, or ``.tsv`` as fairseq's manifests (the
+        root, then a relative path, a tab and a number of samples per line). Relative paths of a list start at the
+        list, those of a manifest at its root.
         Searches follow links and skip names that begin with a dot, and folders that systems make for themselves:
         ``__MACOSX``, ``@eaDir``, ``lost+found``, and those of what was deleted.
     id_from : {"path", "stem"}
@@ -181,7 +187,7 @@ def _with_ids(files: Sequence[Listed], id_from: str, dataset: str | None) -> lis
             name = posixpath.basename(name)
         # Bytes that are not UTF-8 are written as \xff.
         track_id = prefix + os.fsencode(name).decode("utf-8", "backslashreplace")
-        found.append(AudioFile(track_id, Path(file.path)))
+        found.append(AudioFile(track_id, Path(file.path), file.seconds, file.guessed))
     _check_unique(found, id_from)
     return found
 

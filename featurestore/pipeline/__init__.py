@@ -4,6 +4,7 @@ from featurestore.pipeline.building import build
 from featurestore.pipeline.callbacks import BuildCallback
 from featurestore.pipeline.mlflow_callback import MLflowCallback
 from featurestore.pipeline.report import BuildReport, Failure, Progress, TrackDone, TrackWarning
+from featurestore.pipeline.source_list import SourceList, write_source_list
 
 __all__ = [
     "BuildCallback",
@@ -11,7 +12,9 @@ __all__ = [
     "Failure",
     "MLflowCallback",
     "Progress",
+    "SourceList",
     "TrackDone",
     "TrackWarning",
     "build",
+    "write_source_list",
 ]

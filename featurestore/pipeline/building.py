@@ -29,6 +29,7 @@ from featurestore.pipeline.recorded import (
 from featurestore.pipeline.report import STAGES, BuildReport, Progress
 from featurestore.pipeline.run_record import recording
 from featurestore.pipeline.tally import Tally
+from featurestore.shard import Shard
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import StoreReader
 from featurestore.store.creation import is_vacant
@@ -65,8 +66,10 @@ def build(
     prune: bool = False,
     dry_run: bool = False,
     limit: int | None = None,
+    shard: str | None = None,
     retry_failed: bool = False,
     fail_fast: bool = False,
+    wait_for_others: float = 60.0,
     dataset: str | None = None,
     id_from: str | None = None,
     file_pattern: str | None = None,
@@ -135,10 +138,16 @@ def build(
         Find out what is to be done, and write nothing at all.
     limit : int, optional
         Only the first tracks of the source.
+    shard : str, optional
+        "2/8": only the second of eight parts of the source, by a hash of the track ids, which is the same on all
+        machines; "auto": the part of this task of a job array of Slurm.
     retry_failed : bool
         Only the tracks that have failed in the last runs, as `FeatureStore.failures` lists them.
     fail_fast : bool
         Stop at the first track that fails.
+    wait_for_others : float
+        Seconds that tracks are waited for at the end which other builds have. Those that are neither done nor free
+        by then are left undone, and named in the report.
     dataset : str, optional
         Prefix of the track ids; by default that of the last run with this source.
     id_from : {"path", "stem"}, optional
@@ -217,6 +226,9 @@ def build(
     check_count("processes", processes)
     if limit is not None:
         check_count("limit", limit)
+    part = None if shard is None else Shard.parse(shard)
+    if not wait_for_others >= 0:
+        raise SettingError(f"`wait_for_others` must be a number of seconds, 0 or more, not {wait_for_others!r}")
     kinds_of_level(feature_level or DEFAULT_LEVEL)
     FeatureSpec.for_arrays(layers=1, dim=1, dtype=dtype or "float32", codec=codec or "none")  # as a store can have
     tally = Tally(listener=progress)
@@ -234,8 +246,8 @@ def build(
                 failed = {failure["track_id"] for failure in failures_of(known)}
                 tracks = [track for track in tracks if track.track_id in failed]
                 given["retried"] = [track.track_id for track in tracks[:limit]]
-            tracks = tracks[:limit]
-            given.update(dataset=dataset, id_from=id_from)
+            tracks = [track for track in tracks if part is None or part.holds(track.track_id)][:limit]
+            given.update(dataset=dataset, id_from=id_from, shard=part and str(part))
             tally.total = len(tracks)
             tally.enter("opening the model")
             there = open_existing(at)
@@ -245,7 +257,7 @@ def build(
             job = Job(
                 store=at,
                 kinds=kinds_of_level(level),
-                root=None if retry_failed or limit else root,
+                root=None if retry_failed or limit or part else root,
                 prune=prune,
                 upgrades_from=None if upgrade else lower_level(had, level),
                 dtype=dtype or ("float32" if there is None else there.spec.dtype),
@@ -254,6 +266,7 @@ def build(
                 dry_run=dry_run,
                 fail_fast=fail_fast,
                 dataset=dataset,
+                wait_for_others=wait_for_others,
             )
             if extractor is not None:
                 job = settle_ahead(job, workers, ahead_mb, [str(extractor.device)], tally.total)

@@ -17,6 +17,7 @@ from featurestore.errors import (
     FeatureStoreError,
     StoreError,
     TrackAccessError,
+    TrackExistsError,
     TrackLockedError,
 )
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts, RawWriter, TrackClaim, most_open
@@ -35,11 +36,11 @@ PACK_EVERY, PACK_SHARE = 256, 16
 """Published tracks after which they are packed; in a large table they must be this part of its rows, so that all
 packs of a build take no longer than some of the last."""
 
-LOCK_PATIENCE = 600.0
-"""Seconds that a track is waited for whose lock is held for another track."""
-
 _LOCK_WAIT = 0.05
 """Seconds to wait for a lock that is held for another track before other tracks come first."""
+
+_PAUSES = 0.05, 2.0
+"""Seconds between two looks at tracks that others have, at first and at most."""
 
 logger = logging.getLogger("featurestore")
 
@@ -97,14 +98,15 @@ class Extraction:
         self._open: list[TrackClaim] = []
         self._most_open = most_open()
         self._later: list[TrackPlan] = []
-        self._again = self._in_vain = False
+        self._again = self._last_look = False
         self._unpacked = 0
         self._mark = time.monotonic()
 
     def run(self, plans: Sequence[TrackPlan]) -> None:
         """Extract tracks, all of which are to be done.
 
-        Those that others have, or that a process has died with, are looked at again at the end, each alone.
+        Those that others have, or that a process has died with, are looked at again at the end, each alone, until
+        they are done or free, or the time to wait for others is over.
 
         Raises
         ------
@@ -116,16 +118,18 @@ class Extraction:
 
     def _run(self, plans: Sequence[TrackPlan]) -> None:
         self._attempt(plans)
-        patience = time.monotonic() + LOCK_PATIENCE
-        pause, self._again = 0.0, True
+        (pause, longest), self._again = _PAUSES, True
+        deadline = time.monotonic() + self._job.wait_for_others
+        if self._later:
+            logger.info("%d tracks are at hand elsewhere, and are looked at again", len(self._later))
         while self._later and not self._stopped:
-            time.sleep(pause)
-            pause = min(5.0, pause + 0.5)
-            # Another writer that held a track has finished it by now, or is still at it, or has died.
-            self._in_vain = time.monotonic() > patience
+            self._last_look = time.monotonic() >= deadline
             plans, self._later = self._later, []
             for plan in plans:
                 self._attempt([plan])
+            if self._later:
+                time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+                pause = min(longest, 2 * pause)
 
     def pack(self, *, wait: float) -> None:
         """Bring what is published into the packed table; if another writer is at it, wait for so many seconds."""
@@ -213,13 +217,8 @@ class Extraction:
         try:
             claim = TrackClaim(plan, audio, context, self._raw_writer)
         except TrackLockedError as error:
-            logger.info("%s: %s", track_id, error)
-            if not error.same_track and self._in_vain:
-                self._fail(plan, _too_long(track_id))
-            elif error.same_track and self._again:
-                self._done(plan, "skipped")
-            else:
-                self._later.append(plan)
+            logger.debug("%s: %s", track_id, error)
+            self._put_off(plan)
             return None
         except TrackAccessError as error:
             self._fail(plan, error)
@@ -238,7 +237,7 @@ class Extraction:
                 return claim
             self._release(claim, _LeftAlone())
             if published:
-                self._done(plan, "skipped" if self._again else "cached")
+                self._done(plan, "cached")
             else:
                 self._later.append(plan)
         else:
@@ -274,6 +273,10 @@ class Extraction:
         self._open.remove(claim)
         try:
             claim.publish()
+        except (TrackLockedError, TrackExistsError) as error:
+            logger.info("%s: %s", plan.track.track_id, error)
+            self._put_off(plan)
+            return True
         except TrackAccessError as error:
             self._fail(plan, error)
             return True
@@ -303,6 +306,15 @@ class Extraction:
             self._fail(claim.plan, error)  # before others may have it
             self._release(claim, error)
 
+    def _put_off(self, plan: TrackPlan) -> None:
+        """Look at a track that another writer has again later, or now for the last time."""
+        if not self._last_look:
+            self._later.append(plan)
+        elif is_published(self._writer, self._requirements, plan):
+            self._done(plan, "cached")
+        else:
+            self._done(plan, "skipped")
+
     def _fail(self, plan: TrackPlan, error: BaseException) -> None:
         logger.info("%s failed: %s", plan.track.track_id, error)
         self._done(plan, "failed", error=error)
@@ -328,10 +340,3 @@ def _named(plan: TrackPlan, error: Exception) -> FeatureStoreError:
     named = ExtractionError(f"{plan.track.path}: encoding failed with {type(error).__name__}: {error}")
     named.__cause__ = error
     return named
-
-
-def _too_long(track_id: str) -> TrackLockedError:
-    return TrackLockedError(
-        f"track {track_id!r} waited {LOCK_PATIENCE:.0f} s for a lock that another writer holds for another "
-        "track: run again later"
-    )

@@ -6,15 +6,13 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from featurestore.audio import AudioFile, file_sha256, read_header
 from featurestore.audio.info import file_status
 from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessError
-from featurestore.pipeline.prefetch import AHEAD_MB, threads
+from featurestore.pipeline.prefetch import AHEAD_MB, map_in_threads
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
 from featurestore.store import estimate_bytes
 from featurestore.store.reading import free_files
@@ -22,8 +20,6 @@ from featurestore.store.reading import free_files
 _log = logging.getLogger("featurestore")
 
 _FILES_OF_A_STORE = 50  # and of its table
-_THREADS = 8
-"""Threads that read headers; their time is waiting, on network file systems above all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +134,8 @@ class Job:
         Whether those are removed.
     packs : bool
         Whether the build ends with packing.
+    wait_for_others : float
+        Seconds that tracks are waited for at the end which other writers have.
     """
 
     store: Path
@@ -154,6 +152,7 @@ class Job:
     root: str | None = None
     prune: bool = False
     packs: bool = True
+    wait_for_others: float = 0.0
 
     def requirements(self, spec: FeatureSpec) -> Requirements:
         """Return what published features must be, so that their track is left alone."""
@@ -188,25 +187,11 @@ def plan_tracks(
     list of TrackPlan
         One for each track, in their order.
     """
-    plans = [TrackPlan(number=number, track=track) for number, track in enumerate(tracks)]
-    ready: SimpleQueue[tuple[int, TrackPlan | BaseException]] = SimpleQueue()
-
-    def look_at(number: int) -> None:
-        try:
-            ready.put((number, _plan_track(number, tracks[number], requirements, existing, planned)))
-        except BaseException as error:
-            ready.put((number, error))
-
-    with threads(min(_THREADS, len(plans)) or 1, name="featurestore-plan") as submit:
-        for number in range(len(plans)):
-            submit(partial(look_at, number))
-        for done in range(len(plans)):
-            number, found = ready.get()
-            if isinstance(found, BaseException):
-                raise found
-            plans[number] = found
-            notify(done + 1)
-    return plans
+    return map_in_threads(
+        lambda number: _plan_track(number, tracks[number], requirements, existing, planned),
+        range(len(tracks)),
+        notify,
+    )
 
 
 def _plan_track(
@@ -220,12 +205,13 @@ def _plan_track(
     try:
         if requirements.is_satisfied_by(published, track):
             return TrackPlan(number=number, track=track, cached=True)
-        info = read_header(track.path)
+        info = None if track.seconds else read_header(track.path)
     except (FeatureStoreError, OSError) as error:
         return TrackPlan(number=number, track=track, error=error)
     replaces = published is not None and set(requirements.kinds) <= set(published.get("kinds", ()))
     rate = requirements.spec.sample_rate
-    samples = round((info.duration or 0.0) * (rate or 0))
+    seconds = track.seconds or (0.0 if info is None else info.duration or 0.0)
+    samples = round(seconds * (rate or 0))
     try:
         segments, frames = planned(max(1, samples))
     except ExtractionError as error:
@@ -236,8 +222,8 @@ def _plan_track(
         number=number,
         track=track,
         replaces=replaces,
-        seconds=info.duration or 0.0,
-        guessed=info.frames is None,
+        seconds=seconds,
+        guessed=track.guessed if info is None else info.frames is None,
         segments=segments,
         frames=frames,
     )

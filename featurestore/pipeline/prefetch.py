@@ -6,11 +6,11 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,15 @@ from featurestore.pipeline.decoder import Decoded, DecoderProcess, decode_track
 AHEAD_MB = 64
 """Megabytes of decoded audio that wait for the model, of all tracks together: 11 minutes at 24 kHz."""
 
+_LOOKING = 8
+"""Threads that read headers; their time is waiting, on network file systems above all."""
+
 _PATIENCE = 1.0
 """Seconds that the threads are waited for at the end."""
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class _ClosedError(Exception):
@@ -252,3 +259,36 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
             jobs.put(None)
         for thread in started:
             thread.join(_PATIENCE)
+
+
+def map_in_threads(look_at: Callable[[T], R], items: Sequence[T], notify: Callable[[int], None]) -> list[R]:
+    """Apply a function that waits for a disk to all items, in their order.
+
+    Parameters
+    ----------
+    look_at : callable
+        Called in threads; the first error ends all, and is raised.
+    items : sequence
+        What it is given.
+    notify : callable
+        Called with the number of items done, after each.
+    """
+    ready: SimpleQueue[tuple[int, Any, bool]] = SimpleQueue()
+
+    def work(number: int) -> None:
+        try:
+            ready.put((number, look_at(items[number]), True))
+        except BaseException as error:
+            ready.put((number, error, False))
+
+    found: dict[int, R] = {}
+    with threads(min(_LOOKING, len(items)) or 1, name="featurestore-look") as submit:
+        for number in range(len(items)):
+            submit(partial(work, number))
+        while len(found) < len(items):
+            number, result, is_well = ready.get()
+            if not is_well:
+                raise result
+            found[number] = result
+            notify(len(found))
+    return [found[number] for number in range(len(items))]

@@ -297,7 +297,7 @@ class WorkerPool:
                 continue
             deaths, outcome, error = self._attempts[plan], "failed", None
             if is_published(writer, requirements, plan):
-                outcome = "cached" if deaths else "skipped"  # its process has died just then, or it is another's
+                outcome = "cached"  # its process has died just then, or another build was at it
             elif self._finished and not deaths:
                 outcome = "skipped"
             else:

@@ -96,8 +96,10 @@ class BuildReport:
     total_files : int
         Tracks of the source, after `limit`.
     processed, cached, skipped, failed : int
-        Tracks extracted by this run; there before, of the same settings and audio; left to another worker that
-        has them; not extracted because of an error.
+        Tracks extracted by this run; there, of the same settings and audio, by earlier or other runs; left undone
+        because another process has them; not extracted because of an error.
+    skipped_tracks : tuple of str
+        The ids of those left undone.
     to_do : int
         Tracks that needed extraction when the run began.
     errors : tuple of Failure
@@ -148,6 +150,7 @@ class BuildReport:
     cached: int = 0
     skipped: int = 0
     failed: int = 0
+    skipped_tracks: tuple[str, ...] = ()
     to_do: int = 0
     errors: tuple[Failure, ...] = ()
     warnings: tuple[TrackWarning, ...] = ()
@@ -180,8 +183,10 @@ class BuildReport:
 
     @property
     def exit_code(self) -> int:
-        """0 done or a dry run, 1 some tracks failed, 130 interrupted."""
-        return 130 if self.interrupted else 1 if self.failed and not self.dry_run else 0
+        """0 done or a dry run, 1 some tracks failed, 3 some are left undone to others, 130 interrupted."""
+        if self.interrupted or self.dry_run:
+            return 130 if self.interrupted else 0
+        return 3 if self.skipped else 1 if self.failed else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values.
@@ -198,6 +203,7 @@ class BuildReport:
             "errors": list(values["errors"]),
             "warnings": list(values["warnings"]),
             "orphans": list(self.orphans),
+            "skipped_tracks": list(self.skipped_tracks),
         }
 
 

@@ -20,7 +20,7 @@ from featurestore.pipeline.tally import Tally
 from featurestore.store.runs import write_run
 
 _PACKAGES = ("featurestore", "numpy", "torch", "av", "transformers")
-_CHOOSING = ("limit", "file_pattern", "exclude", "retry_failed")
+_CHOOSING = ("limit", "file_pattern", "exclude", "retry_failed", "shard")
 """Options by which a run leaves out some of its source."""
 
 _NO_OPTIONS = ("retried", "callbacks", "progress")

@@ -31,7 +31,7 @@ class Tally:
     checked: int = 0
     processed: int = 0
     cached: int = 0
-    skipped: int = 0
+    skipped_tracks: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     warnings: list[TrackWarning] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +68,8 @@ class Tally:
             self.failures.append(
                 Failure(track_id=track_id, path=path, error=name, message=str(done.error) or name)
             )
+        elif done.outcome == "skipped":
+            self.skipped_tracks.append(track_id)
         else:
             setattr(self, done.outcome, getattr(self, done.outcome) + 1)
         self.warnings += [TrackWarning(track_id=track_id, path=path, message=text) for text in done.warnings]
@@ -102,7 +104,7 @@ class Tally:
                 checked=self.checked,
                 processed=self.processed,
                 cached=self.cached,
-                skipped=self.skipped,
+                skipped=len(self.skipped_tracks),
                 failed=len(self.failures),
                 track=track,
                 audio_seconds=audio,
@@ -122,8 +124,9 @@ class Tally:
             total_files=self.total,
             processed=self.processed,
             cached=self.cached,
-            skipped=self.skipped,
+            skipped=len(self.skipped_tracks),
             failed=len(self.failures),
+            skipped_tracks=tuple(sorted(self.skipped_tracks)),
             errors=tuple(self.failures),
             warnings=tuple(self.warnings),
             interrupted=self.interrupted,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.atomic import replacing
+from featurestore.errors import SettingError
+from featurestore.shard import Shard
 from featurestore.store.paths import StorePaths
 
 _MOST_BYTES = 2**28
@@ -40,6 +42,18 @@ def read_runs(store: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _shard_of(run: Mapping[str, Any]) -> Shard | None:
+    """The part of its source that a run has been through, if it was one and no less."""
+    options = run.get("options")
+    if not isinstance(options, Mapping) or run.get("interrupted") or run.get("stopped"):
+        return None
+    less = {"limit", "file_pattern", "exclude", "retry_failed"} & options.keys()
+    try:
+        return None if less or "shard" not in options else Shard.parse(str(options["shard"]), {})
+    except SettingError:
+        return None
+
+
 def failures_of(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the tracks that failed and were not built since: those of each source's last whole run, and later.
 
@@ -51,10 +65,12 @@ def failures_of(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         source, done = run.get("source"), set(run.get("retried", ()))
+        shard = _shard_of(run)
         found = {
             track: failure
             for track, failure in found.items()
-            if failure["source"] != source or not (run.get("whole") or track in done)
+            if failure["source"] != source
+            or not (run.get("whole") or track in done or (shard and shard.holds(track)))
         }
         for failure in run["errors"]:
             found[failure["track_id"]] = {**failure, "source": source, "time": run["began"]}

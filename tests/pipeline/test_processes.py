@@ -78,7 +78,9 @@ def test_two_processes_make_what_one_makes(many, tmp_path, settings, children, s
     with StoreWriter(tmp_path / "two.zarr", spec=one.spec) as other:
         holder = other.track("03")  # another writer is at work on it
         holder.__enter__()
-        report = build(many, tmp_path / "two.zarr", device=TWO, progress=seen.append, **settings)
+        report = build(
+            many, tmp_path / "two.zarr", device=TWO, wait_for_others=0, progress=seen.append, **settings
+        )
         assert not holder.__exit__(RuntimeError, RuntimeError("died"), None)
     assert (report.processed, report.skipped, report.cached, report.device) == (11, 1, 0, TWO)
     for name in ("total_files", "failed", "to_do", "fingerprint", "errors"):
@@ -213,7 +215,7 @@ def run(tmp_path, clip, children, monkeypatch):
 @pytest.mark.slow
 def test_counts_are_added_up(run, caplog):
     tally = run([*TRACKS, "bad"], "a", "b", "c")
-    assert (tally.processed, tally.audio_seconds, tally.skipped, tally.cached) == (20, 40.0, 0, 0)
+    assert (tally.processed, tally.audio_seconds, tally.skipped_tracks, tally.cached) == (20, 40.0, [], 0)
     assert [failure.track_id for failure in tally.failures] == ["bad"]
     told = [record.getMessage() for record in caplog.records]
     assert {f"{name} is ready" for name in "abc"} <= set(told)
@@ -225,7 +227,7 @@ def test_processes_that_replace_what_is_there_do_it_once(run, tmp_path):
     before = FeatureStore(tmp_path / "s.zarr")
     before = {track_id: before.provenance(track_id)["revision"] for track_id in before}
     tally = run(TRACKS, "a", "b", "c", force=True)
-    assert (tally.processed, tally.cached, tally.skipped) == (20, 0, 0)
+    assert (tally.processed, tally.cached, tally.skipped_tracks) == (20, 0, [])
     after = FeatureStore(tmp_path / "s.zarr")
     assert all(after.provenance(track_id)["revision"] != before[track_id] for track_id in TRACKS)
 
@@ -246,13 +248,13 @@ def test_the_others_do_what_a_card_leaves_that_fails(run):
 def test_a_track_with_which_cards_fail_is_given_up_and_no_other(run):
     tally = run([*TRACKS[:10], "card-killer", *TRACKS[10:]], "a", "b")
     assert [failure.track_id for failure in tally.failures] == ["card-killer"]
-    assert (tally.processed, tally.skipped) == (20, 0)
+    assert (tally.processed, tally.skipped_tracks) == (20, [])
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_after_all_others_have_ended_is_replaced(run):
     tally = run(TRACKS, "a", "late")
-    assert (tally.processed, tally.failures, tally.skipped) == (20, [], 0)
+    assert (tally.processed, tally.failures, tally.skipped_tracks) == (20, [], [])
 
 
 @pytest.mark.slow
@@ -265,7 +267,7 @@ def test_a_track_that_kills_is_given_up_and_no_other(run, track_id, cause, devic
     (failure,) = tally.failures
     assert (failure.track_id, failure.error) == (track_id, "ExtractionError")
     assert re.search(rf"{track_id}\.wav: 2 processes ended while they had it at hand; .*{cause}", failure.message)
-    assert (tally.processed, tally.skipped) == (20, 0)
+    assert (tally.processed, tally.skipped_tracks) == (20, [])
 
 
 @pytest.mark.slow
@@ -286,7 +288,7 @@ def test_what_no_process_is_left_for_has_failed(run):
 @pytest.mark.slow
 def test_the_first_failure_ends_all_if_that_is_asked_for(run):
     tally = run(["bad", *TRACKS], "a", "b", fail_fast=True)
-    assert (len(tally.failures), tally.skipped) == (1, 0)
+    assert (len(tally.failures), tally.skipped_tracks) == (1, [])
     assert tally.processed < 20
 
 

@@ -23,16 +23,17 @@ import errno
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import TrackAccessError
+from featurestore.errors import TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS
 from featurestore.store import fallbacks, filesystem, reading
 from featurestore.store.commit.changes import log_change
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
-from featurestore.store.paths import StorePaths
+from featurestore.store.paths import StorePaths, missing_directories
 
 INTENT = "intent.json"
 BACKUP = ".old"
@@ -43,6 +44,7 @@ OF_ONE_TRACK = (
     *(errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP),
 )
+_OF_A_RACE = errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,33 @@ def commit(
     ------
     TrackAccessError
         If the change cannot be carried out, and is not decided.
+    TrackLockedError
+        If another writer, to which this one's lock does not show, was faster.
     """
+    with losing_races(paths, key):
+        return _commit(paths, folder, key, record, has_row=has_row, durable=durable)
+
+
+@contextlib.contextmanager
+def losing_races(paths: StorePaths, key: str) -> Iterator[None]:
+    """Take it for a lock if another writer changes a track at the same time: locks may hold within a host only."""
+    try:
+        yield
+    except OSError as error:
+        if not is_lost_race(paths, error):
+            raise
+        raise TrackLockedError(f"another writer has changed the track with key {key} just now") from error
+
+
+def is_lost_race(paths: StorePaths, error: OSError) -> bool:
+    """Whether a step has failed since another writer, to which our lock does not show, has taken it."""
+    whole = not missing_directories(paths) and all(reading.is_dir(paths.kind(kind)) for kind in KINDS)
+    return error.errno in _OF_A_RACE and whole
+
+
+def _commit(
+    paths: StorePaths, folder: Path, key: str, record: TransactionRecord, *, has_row: bool, durable: bool
+) -> bool:
     entry = paths.journal / key
     if entry.exists():  # left by a writer that died
         roll_forward(paths, key, durable=durable)
@@ -121,7 +149,11 @@ def commit(
     except OSError as error:
         # Some file systems only copy what is superseded, for which there may be no room.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if (full or error.errno in OF_ONE_TRACK) and revoke(paths, key) and not full:
+        if (
+            (full or error.errno in OF_ONE_TRACK)
+            and revoke(paths, key)
+            and not (full or is_lost_race(paths, error))
+        ):
             raise _refused(paths, key, error) from error
         raise
     return False
@@ -177,21 +209,24 @@ def roll_forward(paths: StorePaths, key: str, *, durable: bool) -> None:
     ------
     OSError
         If that fails; a note of the reason is in the journal then.
+    TrackLockedError
+        If another writer, to which this one's lock does not show, does so at the same time.
     """
-    entry, note = paths.journal / key, paths.journal / (key + FAILED)
-    try:
-        record = TransactionRecord.read(entry) if reading.is_dir(entry) else None
-        if record is not None:
-            _carry_out(paths, key, record, durable=durable, begun=True)
-        else:  # no change of ours, or one that was finished: nothing of it is needed
-            filesystem.discard(entry, paths.trash)
-    except OSError as error:
-        if error.errno in OF_ONE_TRACK:
-            with contextlib.suppress(OSError):
-                filesystem.write_file(note, os.fsencode(f"{error.strerror}: {error.filename}"))
-        raise
-    if os.path.lexists(note):
-        filesystem.discard(note, paths.trash)
+    with losing_races(paths, key):
+        entry, note = paths.journal / key, paths.journal / (key + FAILED)
+        try:
+            record = TransactionRecord.read(entry) if reading.is_dir(entry) else None
+            if record is not None:
+                _carry_out(paths, key, record, durable=durable, begun=True)
+            else:  # no change of ours, or one that was finished: nothing of it is needed
+                filesystem.discard(entry, paths.trash)
+        except OSError as error:
+            if error.errno in OF_ONE_TRACK:
+                with contextlib.suppress(OSError):
+                    filesystem.write_file(note, os.fsencode(f"{error.strerror}: {error.filename}"))
+            raise
+        if os.path.lexists(note):
+            filesystem.discard(note, paths.trash)
 
 
 def revoke(paths: StorePaths, key: str) -> bool:

@@ -18,7 +18,7 @@ from featurestore.store import fallbacks, filesystem, reading
 from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.staging import StagingArea
-from featurestore.store.commit.transaction import BACKUP
+from featurestore.store.commit.transaction import BACKUP, is_lost_race
 from featurestore.store.format.keys import encode_key, is_hashed
 from featurestore.store.format.metadata import (
     FORMAT_VERSION,
@@ -63,7 +63,7 @@ def pack(
     Returns
     -------
     bool
-        False if another writer was packing for more than `wait` seconds.
+        False if another writer was packing for more than `wait` seconds, or was faster.
     """
     with exclusive(reader.paths.locks / "pack.lock", timeout=wait) as held:
         if held:
@@ -75,6 +75,10 @@ def pack(
                     break
                 except TrackNotFoundError:
                     continue  # removed, or found to be damaged, since it was listed
+                except OSError as error:
+                    if not is_lost_race(reader.paths, error):
+                        raise
+                    return False  # a packer of another host, where our lock does not show
                 except (CorruptTrackError, TableChangedError) as error:
                     if anew:
                         raise

@@ -1,0 +1,70 @@
+"""fs-extract plan, and the options that say which files a source names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fs_extract.console import (
+    Command,
+    Console,
+    GivenPath,
+    counting_bar,
+    json_option,
+    length,
+    print_json,
+    table,
+)
+
+
+def source_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that say which files a source names, and by which ids."""
+    options = (
+        click.option("--dataset", help="Prefix of the track ids."),
+        click.option(
+            "--id-from",
+            type=click.Choice(["path", "stem"]),
+            help="What becomes the track id: the relative path without suffix, or the name of the file alone.  "
+            "[default: path; for build, as in its last run of this SOURCE]",
+        ),
+        click.option("--file-pattern", help='Only files whose name matches, like "*.flac".'),
+        click.option(
+            "--exclude",
+            multiple=True,
+            help='No files whose name or path matches, like "live/*"; may be given several times.',
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command(cls=Command)
+@click.argument("source")
+@click.argument("out", type=GivenPath())
+@source_options
+@json_option
+@click.pass_obj
+def plan(console: Console, /, source: str, out: Path, *, as_json: bool, **settings: Any) -> int:
+    """List the tracks of SOURCE in OUT, a .csv that build takes as its SOURCE.
+
+    One walk and one look at each header serve all builds of the list, such as the tasks of a job array.
+    """
+    from featurestore.pipeline import write_source_list
+
+    settings["id_from"] = settings["id_from"] or "path"
+    with counting_bar(console, "files") as progress:
+        written = write_source_list(source, out, progress=progress, **settings)
+    if as_json:
+        print_json({**dataclasses.asdict(written), "errors": list(map(dataclasses.asdict, written.errors))})
+    else:
+        rows = {"list": written.path, "tracks": str(written.tracks), "audio": length(written.audio_hours)}
+        if written.guessed:
+            rows["guessed"] = f"{written.guessed} files do not state their length"
+        console.say(table(rows))
+    console.errors(written.errors, "more cannot be used")
+    return 1 if written.errors else 0
