@@ -7,6 +7,7 @@ And a small model and comparisons that several rooms need; they import torch lat
 
 import contextlib
 import os
+import re
 import signal
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch count the cores, which the workers share
@@ -22,8 +23,17 @@ settings.register_profile("ci", quick, max_examples=200)
 settings.register_profile("nightly", quick, max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+_ALL_SLOW = re.compile(r"^pytestmark = (\[[^\]]*)?pytest\.mark\.slow", re.MULTILINE)
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Do not even import for `-m fast` what is slow as a whole, often because of what it imports."""
+    if config.option.markexpr == "fast" and collection_path.suffix == ".py":
+        return bool(_ALL_SLOW.search(collection_path.read_text(encoding="utf-8"))) or None
+    return None
 
 
 def pytest_collection_modifyitems(items):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featurestore.models.encoder import check_call, check_longest
+from featurestore.models.encoder import EncoderModule, check_call, check_longest
 from featurestore.models.kernels.convolutions import GroupedConv1d, gelu_
 from featurestore.models.paging import page_out
 
@@ -218,7 +218,7 @@ class ConformerNetwork(nn.Module):
         raise NotImplementedError
 
 
-class ConformerEncoder(nn.Module):
+class ConformerEncoder(EncoderModule):
     """An `Encoder` of Conformer blocks; what differs between them is the network and its `frames`.
 
     Parameters
@@ -252,9 +252,7 @@ class ConformerEncoder(nn.Module):
         name: str = "",
         revision: str | None = None,
     ) -> None:
-        super().__init__()
-        self.name, self.revision = name, revision
-        self.weights_sha256: str | None = None
+        super().__init__(name=name, revision=revision)
         self.sample_rate, self.do_normalize, self.context_seconds = sample_rate, False, context_seconds
         self.layers, self.dim, self.min_samples = len(network.layers), dim, min_samples
         self.max_samples = round(context_seconds * sample_rate)
@@ -329,18 +327,3 @@ class ConformerEncoder(nn.Module):
             positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
             angles = positions[:, None] * self.network.frequencies(x.device)
             return angles.cos(), angles.sin()
-
-    def hidden_states(self, wave: Tensor) -> Tensor:
-        """Compute all hidden states, shape (windows, layers + 1, frames, dim), of `wave`, as for `states`.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from featurestore.models import save_random_checkpoint
-        >>> model = load_model(save_random_checkpoint("random", shape="mert2-tiny"))
-        >>> model.hidden_states(torch.zeros(1, 24_000)).shape
-        torch.Size([1, 4, 25, 64])
-        """
-        return torch.stack(list(self.states(wave)), dim=1)
-
-    forward = hidden_states

@@ -106,6 +106,47 @@ class Encoder(Protocol):
         ...
 
 
+class EncoderModule(nn.Module):
+    """A network that is an `Encoder`: what identifies it, and all hidden states at once.
+
+    Parameters
+    ----------
+    name : str
+        Hub name or folder, as given.
+    revision : str, optional
+        Commit of the hub's repository.
+    weights_sha256 : str, optional
+        SHA-256 of the file of weights.
+    """
+
+    sample_rate: int
+    layers: int
+    dim: int
+    do_normalize: bool
+    min_samples: int
+
+    def __init__(self, *, name: str = "", revision: str | None = None, weights_sha256: str | None = None) -> None:
+        super().__init__()
+        self.name, self.revision, self.weights_sha256 = name, revision, weights_sha256
+
+    def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
+        """Yield hidden states 0 to `last`, as `Encoder.states` says."""
+        raise NotImplementedError
+
+    def hidden_states(self, wave: Tensor) -> Tensor:
+        """Compute all hidden states, shape (windows, layers + 1, frames, dim), of `wave`, as for `states`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> load_model("mini").hidden_states(torch.zeros(2, 24_000)).shape
+        torch.Size([2, 5, 74, 192])
+        """
+        return torch.stack(list(self.states(wave)), dim=1)
+
+    forward = hidden_states
+
+
 def require_encoder(model: Any) -> None:
     """Refuse what lacks an attribute of `Encoder`, or has one that cannot be.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from featurestore.models.encoder import check_wave
+from featurestore.models.encoder import EncoderModule, check_wave
 from featurestore.models.spectra import ConstantQ, MelBands
 
 NAME = "logmel"
@@ -25,7 +25,7 @@ _SAMPLE_RATE, _HOP, _FIELD = 24_000, 320, 400
 _OCTAVES, _PER_OCTAVE = 7, 24
 
 
-class LogMelEncoder(nn.Module):
+class LogMelEncoder(EncoderModule):
     """Log-mel and constant-Q spectra and chroma, 75 frames a second at 24 kHz, as an `Encoder`.
 
     The middle of frame t is sample 200 + 320 t of its window, as in MERT v1, and there are as many. State 0 is the
@@ -34,13 +34,8 @@ class LogMelEncoder(nn.Module):
     octaves, brought to a norm of 1), followed by zeros. All are computed in float32, whatever the precision.
     """
 
-    name: str
-    revision: str | None
-    weights_sha256: str | None
-
     def __init__(self) -> None:
-        super().__init__()
-        self.name, self.revision, self.weights_sha256 = NAME, REVISION, None
+        super().__init__(name=NAME, revision=REVISION)
         self.sample_rate, self.do_normalize, self.min_samples = _SAMPLE_RATE, False, _FIELD
         self.layers, self.dim = len(STATES) - 1, _OCTAVES * _PER_OCTAVE
         self._mel = MelBands(sample_rate=_SAMPLE_RATE, hop=_HOP, bands=self.dim)
@@ -66,10 +61,6 @@ class LogMelEncoder(nn.Module):
             yield torch.log(amplitudes.square() + FLOOR)
         if last != 1:
             yield _chroma(amplitudes)
-
-    def hidden_states(self, wave: Tensor) -> Tensor:
-        """All states, shape (windows, layers + 1, frames, dim)."""
-        return torch.stack(list(self.states(wave)), dim=1)
 
 
 def _chroma(amplitudes: Tensor) -> Tensor:

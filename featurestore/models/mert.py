@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.models.checkpoints.config import MertConfig
-from featurestore.models.encoder import CONTEXT_SECONDS, check_call
+from featurestore.models.encoder import CONTEXT_SECONDS, EncoderModule, check_call
 from featurestore.models.frontends import Samples
 from featurestore.models.kernels.convolutions import GroupedConv1d
 
@@ -156,7 +156,7 @@ class _Transformer(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
 
 
-class MertEncoder(nn.Module):
+class MertEncoder(EncoderModule):
     """MERT of any released shape; an `Encoder`.
 
     Parameters
@@ -167,12 +167,8 @@ class MertEncoder(nn.Module):
         Hz.
     do_normalize : bool
         Whether each window is brought to zero mean and unit variance.
-    name : str
-        Hub name or folder, as given.
-    revision : str, optional
-        Commit of the hub's repository.
-    weights_sha256 : str, optional
-        SHA-256 of the file of weights.
+    name, revision, weights_sha256
+        As the attributes of `Encoder`.
 
     Examples
     --------
@@ -192,9 +188,8 @@ class MertEncoder(nn.Module):
         revision: str | None = None,
         weights_sha256: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(name=name, revision=revision, weights_sha256=weights_sha256)
         self.config = config
-        self.name, self.revision, self.weights_sha256 = name, revision, weights_sha256
         self.sample_rate, self.do_normalize = sample_rate, do_normalize
         self.layers, self.dim = config.num_hidden_layers, config.hidden_size
         self.context_seconds = CONTEXT_SECONDS
@@ -270,25 +265,3 @@ class MertEncoder(nn.Module):
             if self.config.do_stable_layer_norm and number == self.layers:
                 x = self.encoder.layer_norm(x)
             yield x
-
-    def hidden_states(self, wave: Tensor) -> Tensor:
-        """Compute all hidden states.
-
-        Parameters
-        ----------
-        wave : Tensor of float32, shape (windows, samples)
-            As for `states`.
-
-        Returns
-        -------
-        Tensor of float32, shape (windows, layers + 1, frames, dim)
-
-        Examples
-        --------
-        >>> import torch
-        >>> load_model("mini").hidden_states(torch.zeros(2, 24_000)).shape
-        torch.Size([2, 5, 74, 192])
-        """
-        return torch.stack(list(self.states(wave)), dim=1)
-
-    forward = hidden_states

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError
-from featurestore.models.encoder import check_call
+from featurestore.models.encoder import EncoderModule, check_call
 from featurestore.models.frontends import Frontend
 from featurestore.models.kernels.convolutions import GroupedConv1d
 
@@ -29,7 +29,7 @@ class _Stop(nn.Module):
         raise _Reached(state, args, kwargs)
 
 
-class _OfTransformers(nn.Module):
+class _OfTransformers(EncoderModule):
     """A network of transformers behind a front end: what all encoders of this module have.
 
     Parameters
@@ -38,28 +38,12 @@ class _OfTransformers(nn.Module):
         Of a class of `FAMILIES`, with its weights.
     frontend : Module
         From samples to the network's input.
-    name : str
-        Hub name or folder, as given.
-    revision : str, optional
-        Commit of the hub's repository.
-    weights_sha256 : str, optional
-        SHA-256 of the file of weights.
+    **identity
+        Name, revision and hash, as for `EncoderModule`.
     """
 
-    layers: int
-    dim: int
-
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        frontend: Frontend,
-        name: str = "",
-        revision: str | None = None,
-        weights_sha256: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.name, self.revision, self.weights_sha256 = name, revision, weights_sha256
+    def __init__(self, network: nn.Module, *, frontend: Frontend, **identity: Any) -> None:
+        super().__init__(**identity)
         self.sample_rate, self.do_normalize = frontend.sample_rate, frontend.do_normalize
         self.min_samples, self.context_seconds = frontend.min_samples, frontend.context_seconds
         self.max_samples = frontend.max_samples
@@ -75,26 +59,6 @@ class _OfTransformers(nn.Module):
             If the model cannot hear so long a window.
         """
         return self._frontend.frames(n_samples)
-
-    def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
-        """As `featurestore.models.Encoder.states`."""
-        raise NotImplementedError
-
-    def hidden_states(self, wave: Tensor) -> Tensor:
-        """All hidden states.
-
-        Parameters
-        ----------
-        wave : Tensor of float32, shape (windows, samples)
-            As for `states`.
-
-        Returns
-        -------
-        Tensor of float32, shape (windows, layers + 1, frames, dim)
-        """
-        return torch.stack(list(self.states(wave)), dim=1)
-
-    forward = hidden_states
 
     def _heard(self, wave: Tensor) -> Tensor:
         # Always in full precision: in half, quiet audio that is not normalised would lose its bits here.
@@ -135,28 +99,10 @@ class TransformersEncoder(_OfTransformers):
 
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
-        """Hidden states 0 to `last`, one after the other as they are computed.
+        """Yield hidden states 0 to `last`, as `Encoder.states` says.
 
         State 0 is the input of the first transformer layer, state i the output of layer i. The last one has
         passed the final layer norm where the network has one (pre-LN networks, Whisper).
-
-        Parameters
-        ----------
-        wave : Tensor of float32, shape (windows, samples)
-            Mono at `sample_rate`, as decoded; at least `min_samples` samples.
-        last : int, optional
-            Last state that is wanted, by default `layers`; what lies beyond it is not computed.
-
-        Yields
-        ------
-        Tensor of float32, shape (windows, frames, dim)
-
-        Raises
-        ------
-        ModelError
-            If the weights are not float32.
-        SettingError
-            If `wave` has another shape or length than the model can hear, or there is no state `last`.
         """
         last = check_call(self, wave, last)
         frames = self.frames(wave.shape[1])
@@ -195,26 +141,7 @@ class ClapEncoder(_OfTransformers):
 
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
-        """State 0, what is compared with texts, as it is before it is brought to a norm of 1.
-
-        Parameters
-        ----------
-        wave : Tensor of float32, shape (windows, samples)
-            Mono at `sample_rate`, as decoded.
-        last : int, optional
-            0, if given.
-
-        Yields
-        ------
-        Tensor of float32, shape (windows, 1, dim)
-
-        Raises
-        ------
-        ModelError
-            If the weights are not float32.
-        SettingError
-            If `wave` is longer than the model can hear, or another state is asked for.
-        """
+        """Yield state 0, shape (windows, 1, dim): what is compared with texts, not yet brought to a norm of 1."""
         check_call(self, wave, last)
         self.frames(wave.shape[1])
         heard = self._heard(wave)

@@ -108,7 +108,7 @@ def labels(store):
     return {track_id: ["rock", "jazz"][int(track_id[1:]) % 2] for track_id in store.track_ids}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_of_tracks_of_different_lengths(store, workers):
     dataset = store.to_torch_dataset("segments", layer=1, labels=labels(store))
     loader = DataLoader(

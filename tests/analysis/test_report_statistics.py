@@ -108,6 +108,7 @@ def test_a_histogram_of_nothing():
     assert histogram(np.array([np.nan]), "s") is None
 
 
+@pytest.mark.slow
 @given(st.floats(1e-30, 1e30))
 def test_an_axis_ends_at_a_round_number(highest):
     end = axis(highest)

@@ -326,6 +326,7 @@ def test_counts_of_mp3_that_are_too_small(tmp_path, variable, count):
     assert abs(len(samples) / 44_100 - 20) < 0.1
 
 
+@pytest.mark.slow
 def test_a_guessed_length_is_called_a_guess(tmp_path, variable):
     (tmp_path / "x.mp3").write_bytes(variable[first_frame(variable) :])
     info = read_header(tmp_path / "x.mp3")

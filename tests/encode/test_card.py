@@ -101,6 +101,7 @@ def test_a_card_that_torch_has_no_kernels_for(cards):
         try_out(Unsupported(), None, CPU, None)
 
 
+@pytest.mark.slow
 def test_half_precision_is_compared_with_float32_at_the_start(tiny, caplog):
     model = load_model(tiny)
     with caplog.at_level("INFO", "featurestore"):

@@ -14,6 +14,7 @@ def model(tmp_path):
     return load_model(save_random_checkpoint(tmp_path / "mert2", shape="mert2-tiny"))
 
 
+@pytest.mark.slow
 def test_pieces_change_nothing_but_the_rounding(model, monkeypatch):
     wave = torch.randn(2, 60_000, generator=torch.Generator().manual_seed(0)) * 0.1
     whole = model.hidden_states(wave)
@@ -33,6 +34,7 @@ def resident_of(path):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="what is resident is read from Linux")
 def test_weights_leave_memory_and_come_back(tmp_path):
     from safetensors.torch import load_file, save_file

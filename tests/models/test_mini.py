@@ -40,15 +40,18 @@ def test_it_is_small_and_in_half_precision_and_computes_in_single(mini):
     assert {x.dtype for x in mini.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_engine_for_cpus_fits_it(mini):
     assert deviation(CpuEngine(mini), mini) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_store_knows_it_by_its_weights():
     spec = FeatureExtractor(model="mini").spec()
     assert (spec.model, spec.weights_sha256) == ("mini", weights_sha256([FOLDER / "model.safetensors"]))
 
 
+@pytest.mark.slow
 def test_silence_gives_finite_features(mini):
     assert mini.hidden_states(torch.zeros(1, 24_000)).isfinite().all()
 
@@ -68,6 +71,7 @@ def test_it_hears_which_note_sounds(mini):
     assert (nearest == torch.arange(len(keys))).float().mean() > 0.8
 
 
+@pytest.mark.slow
 def test_it_has_no_revision_to_choose():
     with pytest.raises(ModelError, match="mini of this release"):
         load_model("mini", revision="main")

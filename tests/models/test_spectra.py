@@ -108,6 +108,7 @@ def test_logmel_keeps_the_rules_of_an_encoder():
     check_encoder(LogMelEncoder())
 
 
+@pytest.mark.slow
 def test_revision_1_of_logmel_is_this():
     """Whoever changes these numbers changes the revision, too: stores are compared by it."""
     assert REVISION == "1"
@@ -129,6 +130,7 @@ def test_revision_1_of_logmel_is_this():
     assert not chroma[:, 12:].any()
 
 
+@pytest.mark.slow
 def test_a_note_is_where_one_expects_it():
     """A at 440 Hz: the tenth pitch class, the 90th quarter tone from C1."""
     wave = torch.sin(2 * torch.pi * 440 * torch.arange(48_000) / RATE)[None]
@@ -140,12 +142,14 @@ def test_a_note_is_where_one_expects_it():
     assert int(log_mel.argmax()) == round(mels[0] / mels[1] * 169) - 1
 
 
+@pytest.mark.slow
 def test_silence_is_the_floor():
     states = LogMelEncoder().hidden_states(torch.zeros(1, 24_000))[0]
     assert torch.allclose(states[:2], torch.log(torch.tensor(FLOOR)))
     assert not states[2].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1, 2.5, 5])
 def test_frames_are_those_of_mert_v1(tiny, seconds):
     mert, spectra = load_model(tiny), load_model("logmel")
@@ -155,6 +159,7 @@ def test_frames_are_those_of_mert_v1(tiny, seconds):
     ]
 
 
+@pytest.mark.slow
 def test_its_name_finds_it_and_its_revision_identifies_it():
     spec = FeatureExtractor(model="logmel").spec()
     assert (spec.model, spec.revision, spec.weights_sha256) == ("logmel", "1", None)
@@ -176,6 +181,7 @@ def test_other_bare_names_are_told_what_there_is(tmp_path, monkeypatch):
         load_model("logmell")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 0), (1, 399), (24_000,)])
 def test_windows_that_are_too_short_are_told(shape):
     with pytest.raises(SettingError, match="at least 400 samples"):

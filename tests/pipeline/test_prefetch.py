@@ -37,6 +37,7 @@ def test_tracks_come_in_order_and_whole(tracks, workers):
             assert audio.attributes["audio"]["size"] == track.path.stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_are_at_most_so_many_tracks_ahead(tracks, workers):
     begun = []
@@ -53,6 +54,7 @@ def test_workers_are_at_most_so_many_tracks_ahead(tracks, workers):
             list(audio.blocks())
 
 
+@pytest.mark.slow
 def test_all_that_is_ahead_waits_in_bounded_memory(tmp_path, clip):
     tracks = [AudioFile(str(n), clip(tmp_path / f"{n}.wav", 60, rate=8_000)) for n in range(3)]
     buffer = AudioBuffer(4_000_000)  # a track of 60 s at 24 kHz has 5.8 MB
@@ -85,6 +87,7 @@ def test_a_track_that_is_waited_for_passes_those_that_fill_the_buffer(tmp_path, 
     assert buffer.used == 0
 
 
+@pytest.mark.slow
 def test_an_error_reaches_its_track_and_no_other(tmp_path, tracks):
     (tmp_path / "bad.wav").write_text("no audio")
     mixed = [tracks[0], AudioFile("bad", tmp_path / "bad.wav"), tracks[1]]
@@ -168,6 +171,7 @@ def test_what_is_wrong_with_a_file_is_said_as_by_one_worker(tmp_path, clip):
     assert list(errors(2)) == list(errors(1))
 
 
+@pytest.mark.slow
 def test_threads_end_when_nobody_wants_the_rest(tmp_path, clip):
     tracks = [AudioFile(str(n), clip(tmp_path / f"{n}.wav", 60, rate=8_000)) for n in range(3)]
     with decode_ahead((TrackAudio(track, 24_000) for track in tracks), workers=2) as audios:

@@ -60,6 +60,7 @@ def test_a_full_window_is_the_track(model_folder, clip, tmp_path):
     assert extractor.planned(round(2.3 * 24_000)) == (1, whole)
 
 
+@pytest.mark.slow
 def test_beyond_a_limit_full_windows_are_equal_and_cover_the_track(of_two_seconds):
     encoder = WindowEncoder(model=of_two_seconds, segment_duration="full")
     track = np.arange(120_001, dtype=np.float32)
@@ -74,6 +75,7 @@ def test_beyond_a_limit_full_windows_are_equal_and_cover_the_track(of_two_second
     assert {len(samples) for _, samples in found} == {40_001}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"dtype": "float16"}])
 def test_states_that_are_streamed_are_stored_as_all_at_once(model_folder, music, tmp_path, monkeypatch, settings):
     options = {"model": model_folder, "segment_duration": "full", "feature_level": "all", **settings}
@@ -89,6 +91,7 @@ def test_states_that_are_streamed_are_stored_as_all_at_once(model_folder, music,
     assert np.array_equal(whole.aggregated(), streamed.aggregated())
 
 
+@pytest.mark.slow
 def test_several_streamed_windows_of_a_track_stay_in_order(of_two_seconds, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(batching, "STREAM_BYTES", 0)
     track = clip(tmp_path / "x.wav", 5.0)
@@ -97,6 +100,7 @@ def test_several_streamed_windows_of_a_track_stay_in_order(of_two_seconds, clip,
     assert np.allclose(FeatureStore(tmp_path / "s.zarr").raw("x"), features["raw"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_store_that_exists_goes_on_with_its_windows(mert2, music, tmp_path):
     settings = {"model": mert2, "feature_level": "segments", "layers": [1]}
     build(music, tmp_path / "s.zarr", segment_duration=5.0, limit=2, **settings)
@@ -122,6 +126,7 @@ def test_audio_that_is_too_short_for_a_frame_is_refused(mert2):
         list(encoder.encode([np.zeros(1024, np.float32)], raw=False))
 
 
+@pytest.mark.slow
 def test_a_window_that_memory_cannot_hold_is_refused_before_any_work(model_folder, clip, tmp_path, monkeypatch):
     music = clip(tmp_path / "music" / "short.wav", 2.0).parent
     clip(music / "long.wav", 60.0, rate=8000)
@@ -141,6 +146,7 @@ def test_windows_are_seconds_auto_or_full(music, tmp_path, given):
         build(music, tmp_path / "s.zarr", segment_duration=given)
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_full_windows(mert2, clip, tmp_path):
     report = build(
         clip(tmp_path / "x.wav", 40.0),

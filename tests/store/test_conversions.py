@@ -56,6 +56,7 @@ def test_dask_workers_read_for_themselves(store):
         assert np.array_equal(view.to_dask(chunks=(2, 4)).compute(), view)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["aggregated", "segments"])
 def test_the_graph_of_all_tracks_does_not_carry_their_ids(tmp_path, kind):
     tracks = {f"{number:03}{'x' * 100}": features(number) for number in range(200)}

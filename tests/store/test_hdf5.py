@@ -53,6 +53,7 @@ def copied(file, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_it_gives_what_the_store_gives(store, file):
     opened = FeatureStore(file)
     assert opened.track_ids == store.track_ids
@@ -90,6 +91,7 @@ def test_any_rows_are_those_of_the_store(store, file, data):
     np.testing.assert_array_equal(theirs, ours)
 
 
+@pytest.mark.slow
 def test_rows_of_several_chunks(tmp_path):
     spec = replace(SPEC, dim=2)
     tracks = {f"{n:04}": features(n, segments=2, spec=spec, kinds=("segments", "aggregated")) for n in range(1100)}

@@ -279,6 +279,7 @@ def reads(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [None, 1])
 def test_a_view_is_read_as_a_whole_wherever_an_array_is_taken(many, reads, layer):
     import torch

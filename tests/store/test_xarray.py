@@ -125,6 +125,7 @@ def test_tables_of_two_stores_are_combined(store, dataset, tmp_path):
     assert np.array_equal(both.features[:3], dataset.features)
 
 
+@pytest.mark.slow
 def test_what_does_not_keep_to_the_chunks_is_written_to_zarr_too(store, dataset, tmp_path):
     """As xarray has it for any Zarr store: `align_chunks` lets dask's chunks follow those of what was read."""
     spec = store.spec

@@ -98,6 +98,7 @@ def test_the_state_is_the_projection_of_transformers(tmp_path, fusion, padding, 
         assert_states_close(found, plain(network, extractor, noise(samples)))
 
 
+@pytest.mark.slow
 def test_beside_a_loud_tone_silent_bands_are_as_silent_as_in_the_extractor(tmp_path):
     _, extractor = save(tmp_path)
     encoder = load_model(tmp_path)

@@ -264,6 +264,7 @@ def test_the_callers_default_type_changes_nothing(folder, dtype):
     assert torch.equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_the_last_of_24_blocks_is_state_24(tmp_path):
     shape = {**MERT2_SHAPES["mert2-tiny"], "num_hidden_layers": 24}
     model = load_model(save_random_checkpoint(tmp_path / "deep", shape=shape))

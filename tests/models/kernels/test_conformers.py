@@ -45,6 +45,7 @@ def largest(found, wanted):
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("capability")
 @pytest.mark.parametrize("windows", [1, 3])
 def test_float32_gives_the_same_states_for_any_length(plain, windows):
@@ -150,6 +151,7 @@ def test_weights_in_half_are_refused(mert2):
         arrange_conformer(copy.deepcopy(mert2).bfloat16())
 
 
+@pytest.mark.slow
 def test_windows_are_dealt_to_workers_of_one_core(mert2, monkeypatch):
     wave = torch.randn(200_000, generator=torch.Generator().manual_seed(4)).numpy()
     wanted = mert2.hidden_states(torch.from_numpy(wave[:48_000])[None]).mean(dim=2)[0]

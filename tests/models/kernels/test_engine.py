@@ -70,6 +70,7 @@ def exact_states(plain, wave):
         yield x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["base_v1", "large_v1"])
 @pytest.mark.parametrize("clip", CLIPS)
 def test_golden_states(golden, name, clip, assert_states_close):
@@ -158,6 +159,7 @@ def fast(plain):
     return engine_of(plain)
 
 
+@pytest.mark.slow
 def test_a_window_does_not_depend_on_its_batch(fast, assert_states_close):
     noise = torch.randn(1, 9_000)
     wave = torch.cat([noise, 0.01 * noise, torch.zeros_like(noise), noise.flip(1)])
@@ -165,6 +167,7 @@ def test_a_window_does_not_depend_on_its_batch(fast, assert_states_close):
     assert_states_close(fast.hidden_states(wave), alone)
 
 
+@pytest.mark.slow
 def test_states_come_one_by_one_and_stop_early(fast):
     wave = torch.randn(2, 3_000)
     states = fast.hidden_states(wave).unbind(1)
@@ -223,6 +226,7 @@ def test_there_is_no_gradient(fast):
     assert not next(fast.states(torch.zeros(1, 400))).requires_grad
 
 
+@pytest.mark.slow
 def test_an_engine_that_differs_is_not_used(plain, monkeypatch, caplog):
     monkeypatch.setattr(engine, "_out_bias", lambda out, value: out.bias)
     with caplog.at_level(logging.WARNING, logger="featurestore"):
@@ -230,6 +234,7 @@ def test_an_engine_that_differs_is_not_used(plain, monkeypatch, caplog):
     assert "plain one is used" in caplog.text
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_left_to_the_plain_pass(plain, caplog):
     model = copy.deepcopy(plain)
     model.encoder.layers[1].feed_forward.output_dense.bias[3] = float("nan")
@@ -262,6 +267,7 @@ def test_weights_of_another_type_are_refused(plain, dtype, caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_the_callers_default_type_changes_nothing(golden, dtype):
     wave = torch.randn(1, 3_000)
@@ -281,6 +287,7 @@ def test_other_encoders_are_left_alone():
     assert optimize_for_cpu(other) is other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "in_half"),
     [

@@ -30,6 +30,7 @@ def test_the_measure_sees_what_it_is_to_see(model):
     assert all(0.9 < cosine < 0.9999 for cosine in shifted.cosines)
 
 
+@pytest.mark.slow
 def test_what_pooling_keeps_is_measured_too(model):
     waves = measure.test_signal(24_000, 400)
 

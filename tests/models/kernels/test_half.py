@@ -88,6 +88,7 @@ def test_windows_of_a_batch_do_not_influence_each_other(model):
     torch.testing.assert_close(together, alone, atol=2e-2, rtol=0)
 
 
+@pytest.mark.slow
 def test_other_encoders_are_left_to_autocast():
     for mine in (object(), LogMelEncoder()):
         assert to_half(mine, torch.float16) is mine
@@ -129,6 +130,7 @@ def test_half_weights_that_come_back_from_a_card_are_calculated_with_in_float32(
     assert cosines(found, conv(x).detach()).min() > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 def test_the_watch_sees_what_would_be_wrong(dtype, grouped_convolutions):
     conv, x = grouped(12, 16)

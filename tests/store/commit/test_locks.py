@@ -63,6 +63,7 @@ def test_lock_files_are_never_removed(tmp_path):
         assert os.stat(tmp_path / stripe_of("a")).st_ino == held
 
 
+@pytest.mark.slow
 def test_threads_of_one_writer_write_different_tracks(writer):
     errors = []
 

@@ -64,6 +64,7 @@ def test_blocks_may_be_of_any_size():
     np.testing.assert_array_equal(whole, pieces)
 
 
+@pytest.mark.slow
 def test_each_pass_is_told_its_number_and_reads_everything():
     _, frames = blobs(1_000)
     asked = []

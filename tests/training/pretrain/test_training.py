@@ -45,6 +45,7 @@ def test_a_training_writes_metrics_checkpoints_and_a_model(whole):
     assert [x.name for x in sorted((out / "checkpoints").iterdir())] == ["step-00000006", "step-00000008"]
 
 
+@pytest.mark.slow
 def test_every_checkpoint_and_the_model_open_like_released_ones(whole, shared_data):
     out, _ = whole
     for folder in (out / "checkpoints" / "step-00000006", out / "model"):
