@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from pages import PAGES, QUICK_START, ROOT, run_page, working_in
+from pages import PAGES, QUICK_START, ROOT, WALKTHROUGH, run_page, working_in
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ def test_every_block_of_a_page_runs(page, tmp_path, after_the_quick_start):
         run_page(page)
 
 
-@pytest.mark.parametrize("page", [QUICK_START, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [QUICK_START, WALKTHROUGH, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_is_one_that_is_run_or_says_why_not(page):
     fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     # What is included is a file of an example, which has tests of its own.
