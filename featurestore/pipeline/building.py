@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.audio import discover
 from featurestore.errors import SettingError
+from featurestore.pipeline.bar import AUTO, auto_bar
 from featurestore.pipeline.callbacks import BuildCallback, follow
 from featurestore.pipeline.executors import open_executor, settle_ahead
 from featurestore.pipeline.interrupts import Interrupts
@@ -78,7 +79,7 @@ def build(
     precision: str | None = None,
     oom_recovery: bool = True,
     extractor: WindowEncoder | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | str | None = AUTO,
     callbacks: Sequence[BuildCallback] = (),
 ) -> BuildReport:
     """Extract the features of a collection of audio into a store.
@@ -161,8 +162,9 @@ def build(
         As in `featurestore.FeatureExtractor`.
     extractor : FeatureExtractor, optional
         Used as it is; model, device, layers, windows, batch size and precision are its own, and not given here.
-    progress : callable, optional
-        Called with a `Progress` whenever something has changed, in the calling thread.
+    progress : callable, "auto" or None
+        Called with a `Progress` whenever something has changed, in the calling thread. "auto": a progress bar on a
+        terminal or in a notebook, and nothing elsewhere; None: nothing.
     callbacks : sequence of BuildCallback
         Told when the build begins, goes on, has done a track, and ends.
 
@@ -199,6 +201,11 @@ def build(
     (0, 3)
     """
     given = dict(locals())
+    if isinstance(progress, str):
+        if progress != AUTO:
+            raise SettingError(f"`progress` must be a function, {AUTO} or None, not {progress!r}")
+        with auto_bar() as bar:
+            return build(**{**given, "progress": bar})
     at = resolve_store_path(store)
     if is_hdf5(at) and not at.is_dir() and not dry_run:
         return build_file(at, build, given)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Protocol
 
+from featurestore.amounts import bytes_in_words
 from featurestore.audio import AudioFile
 from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatchError, StoreError
 from featurestore.pipeline.claim import Attempts
@@ -19,7 +20,6 @@ from featurestore.pipeline.plan import (
     bytes_needed,
     check_free_space,
     free_bytes,
-    in_words,
     plan_tracks,
 )
 from featurestore.pipeline.published import published_attributes
@@ -244,9 +244,9 @@ def _refuse_upgrade(job: Job, plans: Sequence[TrackPlan], tally: Tally) -> None:
         level = tally.facts["feature_level"]
         raise SpecMismatchError(
             f"the store {job.store} holds {job.upgrades_from!r}: with `feature_level={level!r}` {to_do} tracks "
-            f"({tally.facts['audio_hours_to_do']:.1f} hours of audio) are extracted, and it grows by about "
-            f"{in_words(tally.facts['estimated_bytes'])}. Give `upgrade=True` if that is wanted, or leave out "
-            "`feature_level`",
+            f"({tally.facts['audio_hours_to_do']:.1f} hours of audio) are extracted, and it grows by "
+            f"about {bytes_in_words(tally.facts['estimated_bytes'])}. Give `upgrade=True` if that is wanted, or "
+            "leave out `feature_level`",
             differences={"feature_level": (job.upgrades_from, level)},
         )
 

@@ -16,7 +16,7 @@ from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 
 _LOOKED_AT, _COMPARED, _NAMED = 50_000, 200, 3
-"""Ids that are looked at for those that are like an unknown one, those of them that difflib compares, and named."""
+"""Ids that are looked at for those that are like an unknown one; of them, compared by difflib; of them, named."""
 
 _LEAST_OF_LAST = 0.75
 """Ratio of difflib from which last parts of ids are alike."""
