@@ -130,7 +130,9 @@ _EXAMPLES = {
     "[default: as in the store, or none]",
 )
 @click.option("--force", is_flag=True, help="Extract again what is there.")
-@click.option("--upgrade", is_flag=True, help="Allow a higher --feature-level than the store has.")
+@click.option(
+    "--upgrade", is_flag=True, help="Allow a higher --feature-level, or more --layers, than the store has."
+)
 @click.option("--prune", is_flag=True, help="Remove tracks whose files were in SOURCE and are gone.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
 @click.option("--retry-failed", is_flag=True, help="Only the tracks that have failed (see fs-extract failures).")

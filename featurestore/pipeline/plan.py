@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,11 @@ class Job:
         The folder of the store.
     kinds : tuple of str
         What is stored of each track.
-    upgrades_from : str, optional
-        The feature level of the store, if it is lower and there is no leave to extract its tracks again.
+    refused : mapping of str to tuple
+        Settings for which tracks of the store would be extracted again, without leave: what it has, and what is
+        asked for.
+    extends : FeatureSpec, optional
+        Of the store that this one will replace, as it has more layers.
     workers : int
         How many tracks are decoded at a time, for each process.
     ahead_mb : int
@@ -141,7 +144,8 @@ class Job:
 
     store: Path
     kinds: tuple[str, ...]
-    upgrades_from: str | None = None
+    refused: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    extends: FeatureSpec | None = None
     workers: int = 1
     ahead_mb: int = AHEAD_MB
     dtype: str = "float32"
