@@ -31,7 +31,10 @@ GROUPS = {
         *("precision", "no_mixed_precision", "dtype", "codec"),
     ),
     "Source": ("file_pattern", "exclude", "shard", "limit", "dataset", "id_from"),
-    "Speed and memory": ("device", "processes", "workers", "ahead_mb", "batch_size", "disable_oom_recovery"),
+    "Speed and memory": (
+        *("device", "processes", "scheduler", "workers", "ahead_mb", "batch_size"),
+        "disable_oom_recovery",
+    ),
     "What is done": ("dry_run", "force", "upgrade", "prune", "retry_failed", "fail_fast", "wait_for_others"),
 }
 

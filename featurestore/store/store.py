@@ -8,7 +8,6 @@ from typing import Any, overload
 
 from featurestore.errors import SettingError, StoreAccessError, StoreError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store.contents import contents
 from featurestore.store.format.metadata import FORMAT_VERSION, read_root
 from featurestore.store.hdf5.layout import is_hdf5
 from featurestore.store.paths import resolve_store_path
@@ -246,16 +245,6 @@ class StoreReader:
             "fingerprint": self.spec.fingerprint,
             "spec": self.spec.to_dict(),
         }
-
-    def contents(self) -> dict[str, Any]:
-        """Return hours of audio, and bytes by kind; of more than 10,000 tracks estimated from so many.
-
-        Examples
-        --------
-        >>> sorted(FeatureStore("features.zarr").contents()["bytes"])
-        ['aggregated', 'packed', 'raw', 'segments']
-        """
-        return contents(self._source)
 
     def verify(self, deep: bool = False) -> VerifyReport:
         """Check the store, with `deep` every byte against its checksum, and return a `VerifyReport`.
