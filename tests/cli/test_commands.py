@@ -18,6 +18,7 @@ from fs_extract.parameters import TrackingUri
 
 COMMANDS = [
     "build",
+    "plan",
     "info",
     "ls",
     "verify",
