@@ -12,6 +12,7 @@ from functools import cached_property
 from numbers import Integral
 from typing import Any
 
+from featurestore._html import html_table
 from featurestore.errors import SettingError
 
 KINDS = ("raw", "segments", "aggregated")
@@ -239,12 +240,7 @@ class FeatureSpec:
             layers = range(min(int(layers), MAX_LAYERS + 1))
         elif not isinstance(layers, Iterable) or isinstance(layers, str | bytes | Mapping):
             raise SettingError(f"`layers` is a number, or a sequence of numbers, not {layers!r:.100}")
-        return cls(
-            layers=tuple(layers),
-            dim=dim,
-            dtype=dtype,
-            codec=codec,
-        )
+        return cls(layers=tuple(layers), dim=dim, dtype=dtype, codec=codec)
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that identify a feature, without those at their default.
@@ -264,6 +260,9 @@ class FeatureSpec:
             and name not in _MEASURED
             and not (name in ("model", "revision") and self.weights_sha256 is not None)
         }
+
+    def _repr_html_(self) -> str:
+        return html_table("FeatureSpec", self.to_dict())
 
     @cached_property
     def fingerprint(self) -> str:

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import click
 
-from fs_extract.build import Layers
+from featurestore.choices import METRICS
+from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_tracks
-from fs_extract.console import Command, Console, GivenPath, json_option, print_json, printable
+from fs_extract.console import Console, print_json, printable
+from fs_extract.parameters import GivenPath, Layers
 
-_METRICS = ("centred-cosine", "cosine", "whitened")
 
-
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={
+        "tracks that are most like one": "similar features.zarr rock/song --layer 7",
+        "moments like the one at 12.5 seconds": "similar features.zarr rock/song --at 12.5 --layer 7",
+    },
+)
 @click.argument("store", type=GivenPath())
 @click.argument("query", required=False, metavar="[TRACK_ID]", shell_complete=complete_tracks)
 @click.option("--audio", type=GivenPath(), help="A file of audio instead of a track.")
@@ -21,7 +27,7 @@ _METRICS = ("centred-cosine", "cosine", "whitened")
 @click.option("--layer", type=click.IntRange(min=0), help="The layer; needed where the store has several.")
 @click.option("-k", type=click.IntRange(min=1), default=10, help="How many.")
 @click.option("--level", type=click.Choice(["aggregated", "segments"]), help="What is compared.")
-@click.option("--metric", type=click.Choice(_METRICS), default="centred-cosine", help="How.")
+@click.option("--metric", type=click.Choice(METRICS), default=METRICS[0], help="How.")
 @json_option
 def similar(
     store: Path,
@@ -51,7 +57,14 @@ def similar(
     return 0
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={
+        "which layer knows genres, without being told by artists": (
+            "probe features.zarr labels.csv --label genre --group artist"
+        )
+    },
+)
 @click.argument("store", type=GivenPath())
 @click.argument("labels", type=GivenPath())
 @click.option("--label", required=True, help="The column to predict.")
@@ -97,7 +110,10 @@ def probe(
     return 0
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={"coloured by genre": "report features.zarr -o report.html --labels labels.csv --label genre"},
+)
 @click.argument("store", type=GivenPath())
 @click.option("-o", "--output", type=GivenPath(), default=Path("report.html"), help="The file.")
 @click.option("--labels", type=GivenPath(), help="A CSV file, or mirdata:NAME, to colour the map by.")

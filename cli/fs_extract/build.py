@@ -3,98 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.amounts import bytes_in_words, hours_in_words, time_in_words
+from featurestore.choices import PRECISION_CHOICES
 from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
+from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_models
-from fs_extract.console import (
-    Command,
-    Console,
-    GivenPath,
-    as_typed,
-    duration,
-    json_option,
-    length,
-    print_json,
-    progress_bar,
-    table,
-)
+from fs_extract.console import Console, as_typed, print_json, table
+from fs_extract.parameters import GivenPath, Layers, SegmentDuration, TrackingUri
 from fs_extract.plan import source_options
+from fs_extract.progress import BEAT, progress_bar
 
 if TYPE_CHECKING:
     from featurestore.pipeline import BuildReport, Progress
 
-_BAR = "{desc}: {n_fmt}/{total_fmt} tracks{postfix} |{bar}| {elapsed}"
-_BAR_COLUMNS = 18
-"""What the bar itself and the time take of a terminal's width."""
-_BETWEEN_DRAWINGS = 0.1  # seconds between two drawings of the progress bar
 _NAMED = 5  # orphans
 _SHOWN_WAIT = 0.05
 """Share of the time from which a user may want to know of it."""
 
+GROUPS = {
+    "Features": (
+        *("model", "revision", "feature_level", "layers", "segment_duration", "overlap"),
+        *("precision", "no_mixed_precision", "dtype", "codec"),
+    ),
+    "Source": ("file_pattern", "exclude", "shard", "limit", "dataset", "id_from"),
+    "Speed and memory": (
+        *("device", "processes", "scheduler", "workers", "ahead_mb", "batch_size"),
+        "disable_oom_recovery",
+    ),
+    "What is done": ("dry_run", "force", "upgrade", "prune", "retry_failed", "fail_fast", "wait_for_others"),
+}
 
-class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Layers as "7", "4,7", "0-12" or "all"."""
-
-    name = "layers"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...] | None:
-        """Layers of a text, ascending; None for all."""
-        if isinstance(value, tuple):
-            return value
-        if value == "all":
-            return None
-        found: set[int] = set()
-        for part in value.split(","):
-            first, dash, last = part.strip().partition("-")
-            if not first.isdecimal() or (dash and not last.isdecimal()):
-                self.fail(f"{value!r} is no list of layers like 7 or 4,7 or 0-12", param, ctx)
-            if len(last or first) > 4:
-                self.fail(f"{value!r} names layers that no model has", param, ctx)
-            found.update(range(int(first), int(last or first) + 1))
-        if not found:
-            self.fail(f"{value!r} names no layer", param, ctx)
-        return tuple(sorted(found))
-
-
-class SegmentDuration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A number of seconds, "auto" or "full"."""
-
-    name = "auto|seconds|full"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        """Seconds of a text, or the word."""
-        if value in ("auto", "full"):
-            return str(value)
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number of seconds, nor auto or full", param, ctx)
-
-
-class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Where MLflow keeps its runs; empty for its default."""
-
-    name = "uri"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The URI, which is no SOURCE that stands behind the option."""
-        if value and ":" not in value and value != "databricks":
-            self.fail(
-                f"{value!r} is no URI like sqlite:///runs.db: put --mlflow after SOURCE and STORE", param, ctx
-            )
-        return str(value)
+_EXAMPLES = {
+    "every track of a folder; the same line goes on where it was stopped": "build music features.zarr",
+    "say first how much there is to do": "build music features.zarr --dry-run",
+    "one layer, at half the size, on the first card": (
+        "build music features.zarr --layers 7 --dtype float16 --device cuda"
+    ),
+    "only FLAC, and no live recordings": "build music features.zarr --file-pattern '*.flac' --exclude 'live/*'",
+    "tracks of a list": "build tracks.csv features.zarr",
+}
 
 
 @click.command(
-    cls=Command, settings={"mixed_precision": "--no-mixed-precision", "oom_recovery": "--disable-oom-recovery"}
+    cls=Command,
+    settings={"mixed_precision": "--no-mixed-precision", "oom_recovery": "--disable-oom-recovery"},
+    groups=GROUPS,
+    examples=_EXAMPLES,
 )
 @click.argument("source")
 @click.argument("store", type=GivenPath())
@@ -174,7 +133,9 @@ class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "[default: as in the store, or none]",
 )
 @click.option("--force", is_flag=True, help="Extract again what is there.")
-@click.option("--upgrade", is_flag=True, help="Allow a higher --feature-level than the store has.")
+@click.option(
+    "--upgrade", is_flag=True, help="Allow a higher --feature-level, or more --layers, than the store has."
+)
 @click.option("--prune", is_flag=True, help="Remove tracks whose files were in SOURCE and are gone.")
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
 @click.option("--retry-failed", is_flag=True, help="Only the tracks that have failed (see fs-extract failures).")
@@ -196,7 +157,7 @@ class TrackingUri(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--log-file", type=GivenPath(), help="Write what -v tells to this file as well, with times.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "auto"]),
+    type=click.Choice(PRECISION_CHOICES),
     help="Arithmetic of the model; bf16 also on processors with its products (see doctor): auto takes it there.  "
     "[default: as in the store, or fp16 on cuda, or fp32]",
 )
@@ -231,16 +192,21 @@ def build(
     Tracks that the store has are left alone, so the same command goes on where it was stopped.
     What is not given is as it was when the store was made.
     """
-    if not console.shows_progress:
+    if not console.shows_bar:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if log_file is not None:
         console.log_to(log_file)
     from featurestore.errors import BuildStoppedError
     from featurestore.pipeline import MLflowCallback
     from featurestore.pipeline import build as build_store
+    from featurestore.pipeline.bar import LAYOUT, draw_on, line_of
+
+    def _line(now: Progress, /) -> str | None:
+        """Nothing before the extraction begins, unless that takes a minute: a build may be refused."""
+        return line_of(now) if now.stage == "extracting" or now.elapsed >= BEAT else None
 
     try:
-        with progress_bar(console, _BAR, _listener, desc="starting") as progress:
+        with progress_bar(console, LAYOUT, draw_on, _line, desc="starting") as progress:
             report = build_store(
                 source,
                 store,
@@ -277,50 +243,15 @@ def _show(console: Console, report: BuildReport, *, as_json: bool) -> None:
     console.errors(undone, "more are left undone", "undone")
 
 
-def _listener(bar: Any) -> Callable[[Progress], None]:
-    shown: dict[str, Any] = {"at": 0.0, "stage": None}
-
-    def show(now: Progress) -> None:
-        bar.set_description_str(now.stage, refresh=False)
-        bar.total = now.total
-        bar.n = now.checked if now.stage == "checking" else now.done
-        columns = (bar.format_dict["ncols"] or 80) - len(f"{now.stage}: {bar.n}/{now.total} tracks")
-        bar.set_postfix_str(_that_fit(_parts(now), columns - _BAR_COLUMNS), refresh=False)
-        if now.elapsed - shown["at"] >= _BETWEEN_DRAWINGS or now.stage != shown["stage"]:
-            shown.update(at=now.elapsed, stage=now.stage)
-            bar.refresh()
-
-    return show
-
-
-def _parts(now: Progress) -> list[str]:
-    """What to say of a running extraction, the most important first."""
-    if now.stage != "extracting":
-        return []
-    return [
-        *([] if now.eta is None else [f"{duration(now.eta)} to go"]),
-        *([f"{now.failed} failed"] if now.failed else []),
-        *([] if now.x_real_time is None else [f"{now.x_real_time:.1f} x real time"]),
-        f"{length(now.audio_seconds / 3600)} of audio",
-    ]
-
-
-def _that_fit(parts: Sequence[str], columns: int) -> str:
-    """Join the first parts, as many as there are columns for."""
-    ends = list(accumulate(len(part) + 2 for part in parts))
-    return ", ".join(part for part, end in zip(parts, ends, strict=True) if end <= columns)
-
-
 def _plan(report: BuildReport) -> dict[str, str]:
-    from featurestore.pipeline.plan import in_words
-
     guessed = f", by a guess for {report.guessed} files that do not state their length" if report.guessed else ""
     return {
         "store": str(report.store),
         "model": str(report.model),
         "tracks": f"{report.total_files}, of which {report.cached} are there and {report.to_do} are to do",
-        "audio": f"{length(report.audio_hours_to_do)} to do{guessed}",
-        "size": f"about {in_words(report.estimated_bytes or 0)}, with {in_words(report.free_bytes or 0)} free",
+        "audio": f"{hours_in_words(report.audio_hours_to_do)} to do{guessed}",
+        "size": f"about {bytes_in_words(report.estimated_bytes or 0)}, "
+        f"with {bytes_in_words(report.free_bytes or 0)} free",
         "dry run": "nothing was written",
     }
 
@@ -334,7 +265,7 @@ def _summary(report: BuildReport) -> dict[str, str]:
     speed = f", {report.x_real_time:.1f} x real time" if report.x_real_time else ""
     rows = {"store": str(report.store), "tracks": f"{report.total_files}: {counts}"}
     if report.processed:
-        rows["audio"] = f"{length(report.audio_hours)}{speed}"
+        rows["audio"] = f"{hours_in_words(report.audio_hours)}{speed}"
         waits = {"audio (more --workers may help)": report.waited_for_audio, "store": report.waited_for_store}
         if waited := ", ".join(f"{share:.0%} for {what}" for what, share in waits.items() if share >= _SHOWN_WAIT):
             rows["model waited"] = waited
@@ -348,4 +279,4 @@ def _summary(report: BuildReport) -> dict[str, str]:
         rows["orphans"] = (
             f"{len(report.orphans)} tracks, whose files are gone; --prune removes them: {named}{more}"
         )
-    return {**rows, "time": duration(report.elapsed_time)}
+    return {**rows, "time": time_in_words(report.elapsed_time)}

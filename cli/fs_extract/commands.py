@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import traceback
@@ -12,8 +11,11 @@ import click
 
 from fs_extract.analysis import probe, report, similar
 from fs_extract.build import build
+from fs_extract.command import Group, ReaderGoneError
 from fs_extract.completion import completion
-from fs_extract.console import Console, Group, ReaderGoneError
+from fs_extract.config import config
+from fs_extract.config_file import closest
+from fs_extract.console import Console
 from fs_extract.doctor import doctor
 from fs_extract.importing import import_
 from fs_extract.plan import plan
@@ -71,6 +73,7 @@ for _command in (
     manifest,
     labels,
     pretrain,
+    config,
     doctor,
     completion,
 ):
@@ -93,7 +96,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         console.error("interrupted")
         return INTERRUPTED
     except click.ClickException as error:
-        if console.verbose:
+        if console.verbose > 1:
             traceback.print_exc()
         console.error(error.format_message())
         return USAGE
@@ -129,10 +132,17 @@ def _wrong_usage(error: click.UsageError) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
     else:
-        if isinstance(error, click.NoSuchOption):  # of click's guesses, the one that is closest
-            closest = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1)
-            error = click.NoSuchOption(error.option_name, possibilities=closest, ctx=error.ctx)
-        Console.error(error.format_message())
+        Console.error(_with_a_guess(error))
         if error.ctx is not None:
             click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
     return USAGE
+
+
+def _with_a_guess(error: click.UsageError) -> str:
+    """The message of an error; of a mistyped option or command, with the one that is closest."""
+    if isinstance(error, click.exceptions.NoSuchOption) and error.ctx is not None:
+        options = [name for option in error.ctx.command.params for name in option.opts if name.startswith("--")]
+        return error.message + closest(error.option_name, options)
+    if isinstance(error, click.exceptions.NoSuchCommand):
+        return error.message + closest(error.command_name, fs_extract.commands)
+    return error.format_message()

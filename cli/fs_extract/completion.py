@@ -6,7 +6,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from featurestore.errors import FeatureStoreError
-from fs_extract.console import Command
+from fs_extract.command import Command
 
 _MODELS = ("mini", "logmel", "m-a-p/MERT-v1-95M", "m-a-p/MERT-v1-330M", "m-a-p/MERT-v0")
 _MOST = 1000  # ids that a shell is given
@@ -29,7 +29,7 @@ def complete_tracks(ctx: click.Context, _: click.Parameter, incomplete: str) -> 
     return [CompletionItem(x) for x in ids if x.startswith(incomplete) and x.isprintable()][:_MOST]
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples={"for fish": "completion fish > ~/.config/fish/completions/fs-extract.fish"})
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

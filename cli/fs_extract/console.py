@@ -1,45 +1,20 @@
-"""What the commands share: how loud they are, where messages go, and the progress bar."""
+"""How loud the commands are, where messages go, and values as people read them."""
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
-import re
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 
-from featurestore.addresses import local_path
-from featurestore.errors import FeatureStoreError
-
-F = TypeVar("F", bound=Callable[..., Any])
-P = ParamSpec("P")
-
+_TIMES = "%Y-%m-%d %H:%M:%S"
 _SHOWN = 20  # messages of one kind
-
-
-class GivenPath(click.Path):
-    """A path that is not empty: an empty one, of a variable that is not set, would be the current folder."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path."""
-        if value == "":
-            self.fail("the path is empty", param, ctx)
-        try:
-            return super().convert(local_path(value), param, ctx)
-        except ValueError as error:
-            self.fail(f"{value} is {error}", param, ctx)
 
 
 @dataclass
@@ -53,15 +28,19 @@ class Console:
     quiet : bool
         Errors only.
     no_progress : bool
-        No progress bar, even where there is a terminal.
+        Nothing is told of the progress.
+    config_file : Path, optional
+        File with options that are not given, if one was named.
     """
 
     verbose: int = 0
     quiet: bool = False
     no_progress: bool = False
+    config_file: Path | None = None
+    _in_options: Callable[[str], str] = field(default=str, repr=False)
 
     @property
-    def shows_progress(self) -> bool:
+    def shows_bar(self) -> bool:
         """Whether a progress bar makes sense."""
         return not self.no_progress and not self.quiet and sys.stderr.isatty()
 
@@ -83,10 +62,22 @@ class Console:
         if (left := len(messages) - _SHOWN) > 0:
             self.error(f"and {left} {more}; --json lists all", kind)
 
-    def start_logging(self, command: Command) -> None:
-        """Send the library's log to stderr, with the names that a command has for settings."""
+    def tell(self, text: str) -> None:
+        """Print a line about what goes on to stderr, with the time: whoever reads it may do so days later."""
+        click.echo(f"{time.strftime(_TIMES)} fs-extract: {printable(text)}", err=True)
+
+    def start_logging(self, in_options: Callable[[str], str]) -> None:
+        """Send the library's log to stderr, with the time where that is no terminal.
+
+        Parameters
+        ----------
+        in_options : callable
+            Makes a message name settings as the command does; threads of the library do not know which one runs.
+        """
         handler = _StderrHandler()
-        handler.setFormatter(_Formatter(command))
+        self._in_options = in_options
+        times = "" if sys.stderr.isatty() else "%(asctime)s "
+        handler.setFormatter(_Formatter(in_options, f"{times}fs-extract: %(message)s", _TIMES))
         level = logging.ERROR if self.quiet else logging.WARNING - 10 * min(self.verbose, 2)
         logger = logging.getLogger("featurestore")
         logger.handlers = [handler]
@@ -105,22 +96,22 @@ class Console:
             file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise click.ClickException(f"--log-file {path} cannot be written: {error.strerror}") from None
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(_Formatter(self._in_options, "%(asctime)s %(levelname)s %(message)s", _TIMES))
         click.get_current_context().call_on_close(file.close)
         logger.addHandler(file)
         logger.setLevel(min(logger.level, logging.INFO))
 
 
 class _Formatter(logging.Formatter):
-    """Shows settings as the options of a command; the library's threads do not know which one runs."""
+    """Shows settings as the options of a command."""
 
-    def __init__(self, command: Command) -> None:
-        super().__init__("fs-extract: %(message)s")
-        self._command = command
+    def __init__(self, in_options: Callable[[str], str], layout: str, times: str) -> None:
+        super().__init__(layout, times)
+        self._in_options = in_options
 
     def format(self, record: logging.LogRecord) -> str:
         """A line of the log."""
-        return self._command.in_options(super().format(record))
+        return self._in_options(super().format(record))
 
 
 class _StderrHandler(logging.Handler):
@@ -134,117 +125,11 @@ class _StderrHandler(logging.Handler):
             click.echo(text, err=True)
 
 
-def _set(ctx: click.Context, option: click.Parameter, value: int) -> None:
-    """Set what an option says of the console; both the group and the command may have said it."""
-    console, name = ctx.ensure_object(Console), str(option.name)
-    setattr(console, name, max(getattr(console, name), value))
-
-
-def _console_options() -> list[click.Option]:
-    shown: dict[str, Any] = {"expose_value": False, "is_eager": True, "show_default": False, "callback": _set}
-    no_bar = "No progress bar; there is none anyway without a terminal."
-    return [
-        click.Option(["-v", "--verbose"], count=True, help="Tell more; twice: even more.", **shown),
-        click.Option(["-q", "--quiet"], is_flag=True, help="Tell errors only.", **shown),
-        click.Option(["--no-progress"], is_flag=True, help=no_bar, **shown),
-    ]
-
-
-_SETTINGS = {
-    "auto_envvar_prefix": "FEATURESTORE",
-    "help_option_names": ["-h", "--help"],
-    "max_content_width": 110,
-    "show_default": True,
-}
-
-
-class ReaderGoneError(Exception):
-    """The reader of our output has seen enough."""
-
-
-class RefusedError(click.ClickException):
-    """What the library has raised, in the words of the command line."""
-
-
-_SETTING = re.compile(r"`([a-z][a-z_.]*)(?:=([^`]+))?`")
-"""How a message of the library names a setting: `overlap`, or `dtype='float16'`."""
-
-
-class Command(click.Command):
-    """A command that knows -v, -q and --no-progress, and takes its options from FEATURESTORE_... as well.
-
-    Parameters
-    ----------
-    settings : mapping of str to str, optional
-        Options of settings that the library calls otherwise.
-    """
-
-    def __init__(self, *args: Any, settings: Mapping[str, str] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
-        options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
-        own = {option.name: max(option.opts, key=len) for option in options}
-        self._options = {**own, **(settings or {})}
-        self._flags = {max(option.opts, key=len) for option in options if option.is_flag}
-        self.params += _console_options()
-
-    def in_options(self, message: str) -> str:
-        """A message of the library with this command's options for the settings that it names."""
-
-        def option(found: re.Match[str]) -> str:
-            name, value = found.groups()
-            if name not in self._options:
-                return found[0]
-            return self._options[name] + (
-                "" if value is None or self._options[name] in self._flags else f" {_typed(value)}"
-            )
-
-        return _SETTING.sub(option, message)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        ctx.ensure_object(Console).start_logging(self)
-        try:
-            return super().invoke(ctx)
-        except FeatureStoreError as error:
-            raise RefusedError(self.in_options(str(error))) from error
-        except BrokenPipeError:
-            # Under a name of our own, because click would end the program with the code of a failure.
-            raise ReaderGoneError from None
-
-
-class Group(click.Group):
-    """The same for the group, so that the options may stand before the command, too."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
-        self.params += _console_options()
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """The commands, in the order in which a user meets them."""
-        return list(self.commands)
-
-
-def _typed(value: str) -> str:
-    """A value of Python as one types it after an option."""
-    try:
-        parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-    return shlex.quote(",".join(map(str, parsed)) if isinstance(parsed, list | tuple) else str(parsed))
-
-
 def as_typed(message: str) -> str:
     """A message of the library with the options of the command that runs."""
     context = click.get_current_context(silent=True)
-    command = None if context is None else context.command
-    return command.in_options(message) if isinstance(command, Command) else message
-
-
-def json_option(function: F) -> F:
-    """Add --json."""
-    return click.option(
-        "--json", "as_json", is_flag=True, envvar="FEATURESTORE_JSON", help="Print the result as JSON."
-    )(function)
+    in_options = None if context is None else getattr(context.command, "in_options", None)
+    return message if in_options is None else str(in_options(message))
 
 
 def print_json(value: Any) -> None:
@@ -261,42 +146,3 @@ def table(rows: dict[str, Any]) -> str:
     """Names and values, in two columns."""
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:<{width}}  {printable(str(value))}" for name, value in rows.items())
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: "0:01:23"."""
-    return str(timedelta(seconds=round(seconds)))
-
-
-def length(hours: float) -> str:
-    """Hours of audio for people: "12.3 min", "4.5 h"."""
-    return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
-
-
-@contextmanager
-def progress_bar(
-    console: Console, layout: str, listener: Callable[[Any], Callable[P, None]], **settings: Any
-) -> Iterator[Callable[P, None] | None]:
-    """What `listener` makes of a bar on stderr with tqdm's format `layout`; None where there should be none."""
-    if not console.shows_progress:
-        yield None
-        return
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0
-    with tqdm(total=0, file=sys.stderr, bar_format=layout, dynamic_ncols=True, leave=False, **settings) as bar:
-        yield listener(bar)
-
-
-def counting_bar(console: Console, unit: str) -> AbstractContextManager[Callable[[int, int], None] | None]:
-    """A progress bar for so many of so many."""
-
-    def listener(bar: Any) -> Callable[[int, int], None]:
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return show
-
-    layout = f"{{n_fmt}}/{{total_fmt}} {unit} |{{bar:20}}| {{elapsed}}<{{remaining}}"
-    return progress_bar(console, layout, listener)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import click
 
-from fs_extract.console import Command, Console, GivenPath, json_option, print_json, printable
+from fs_extract.command import Command, json_option
+from fs_extract.console import Console, print_json, printable
+from fs_extract.parameters import GivenPath
 
 _MARKS = {True: "ok", False: "!!", None: "--"}
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples={"what the disk can do that a store will be on": "doctor /data"})
 @click.argument("folder", type=GivenPath(), default=".")
 @json_option
 @click.pass_obj

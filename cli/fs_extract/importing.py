@@ -8,12 +8,21 @@ from typing import Any
 
 import click
 
-from fs_extract.build import Layers, SegmentDuration
+from featurestore.choices import PRECISIONS
+from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_models
-from fs_extract.console import Command, Console, GivenPath, counting_bar, json_option, print_json
+from fs_extract.console import Console, print_json
+from fs_extract.parameters import GivenPath, Layers, SegmentDuration
+from fs_extract.progress import counting_bar
 
 
-@click.command("import", cls=Command)
+@click.command(
+    "import",
+    cls=Command,
+    examples={
+        "a tree that a build goes on with": "import features features.zarr --model m-a-p/MERT-v1-95M --audio music"
+    },
+)
 @click.argument("tree", type=GivenPath())
 @click.argument("store", type=GivenPath())
 @click.option(
@@ -28,7 +37,7 @@ from fs_extract.console import Command, Console, GivenPath, counting_bar, json_o
 @click.option("--layers", type=Layers(), help="The hidden states in the files.  [default: all]")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     help="Arithmetic that they were computed in.",
 )

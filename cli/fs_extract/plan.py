@@ -9,16 +9,11 @@ from typing import Any
 
 import click
 
-from fs_extract.console import (
-    Command,
-    Console,
-    GivenPath,
-    counting_bar,
-    json_option,
-    length,
-    print_json,
-    table,
-)
+from featurestore.amounts import hours_in_words
+from fs_extract.command import Command, json_option
+from fs_extract.console import Console, print_json, table
+from fs_extract.parameters import GivenPath
+from fs_extract.progress import counting_bar
 
 
 def source_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -43,7 +38,7 @@ def source_options(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples={"one list for all tasks of a job array": "plan music tracks.csv"})
 @click.argument("source")
 @click.argument("out", type=GivenPath())
 @source_options
@@ -62,7 +57,7 @@ def plan(console: Console, /, source: str, out: Path, *, as_json: bool, **settin
     if as_json:
         print_json({**dataclasses.asdict(written), "errors": list(map(dataclasses.asdict, written.errors))})
     else:
-        rows = {"list": written.path, "tracks": str(written.tracks), "audio": length(written.audio_hours)}
+        rows = {"list": written.path, "tracks": str(written.tracks), "audio": hours_in_words(written.audio_hours)}
         if written.guessed:
             rows["guessed"] = f"{written.guessed} files do not state their length"
         console.say(table(rows))

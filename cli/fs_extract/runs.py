@@ -8,10 +8,15 @@ from pathlib import Path
 
 import click
 
-from fs_extract.console import Command, Console, GivenPath, duration, json_option, print_json, printable
+from featurestore.amounts import time_in_words
+from fs_extract.command import Command, json_option
+from fs_extract.console import Console, print_json, printable
+from fs_extract.parameters import GivenPath
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command, examples={"how much each build has done, for another program": "runs features.zarr --json"}
+)
 @click.argument("store", type=GivenPath())
 @json_option
 @click.pass_obj
@@ -26,12 +31,18 @@ def runs(console: Console, store: Path, *, as_json: bool) -> int:
     for run in found:
         how = " (interrupted)" if run.get("interrupted") else " (stopped)" if run.get("stopped") else ""
         counts = f"{run.get('processed')} extracted, {run.get('cached')} there before, {run.get('failed')} failed"
-        took = duration(run.get("elapsed_time", 0.0))
+        took = time_in_words(run.get("elapsed_time", 0.0))
         console.say(f"{run['began'][:19]}  {took:>8}  {counts}{how}  {printable(str(run.get('source')))}")
     return 0
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={
+        "a table for a spreadsheet": "failures features.zarr --csv > failures.csv",
+        "try those tracks again": "build music features.zarr --retry-failed",
+    },
+)
 @click.argument("store", type=GivenPath())
 @click.option("--csv", "as_csv", is_flag=True, envvar="FEATURESTORE_CSV", help="Print a table for spreadsheets.")
 @json_option

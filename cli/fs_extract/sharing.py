@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from featurestore.choices import EXPORT_SUFFIXES
 from featurestore.spec import DTYPES, FEATURE_LEVELS
-from fs_extract.build import Layers
-from fs_extract.console import Command, Console, GivenPath, counting_bar, json_option, print_json
-
-_FORMATS = ("hdf5", "netcdf", "parquet", "csv", "npy")
+from fs_extract.command import Command, json_option
+from fs_extract.console import Console, print_json
+from fs_extract.parameters import GivenPath, Layers
+from fs_extract.progress import counting_bar
 
 _layers_option = click.option("--layers", type=Layers(), help='Layers, like "7", "4,7" or "0-12".  [default: all]')
 _tracks_option = click.option(
@@ -28,10 +29,18 @@ def _ids(tracks: Path | None) -> list[str] | None:
     return [line for line in lines if line]
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={
+        "one file for MATLAB, R and xarray": "export features.zarr features.h5",
+        "a table with one row for each track": "export features.zarr tracks.parquet --level aggregated --layers 7",
+    },
+)
 @click.argument("store", type=GivenPath())
 @click.argument("out", type=GivenPath())
-@click.option("--to", type=click.Choice(_FORMATS), help="The format.  [default: what the suffix of OUT says]")
+@click.option(
+    "--to", type=click.Choice(list(EXPORT_SUFFIXES)), help="The format.  [default: what the suffix of OUT says]"
+)
 @click.option(
     "--level",
     type=click.Choice(list(FEATURE_LEVELS)),
@@ -70,7 +79,13 @@ def export(
     return 0
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={
+        "one layer, at half the size": "copy features.zarr small.zarr --layers 7 --dtype float16",
+        "two stores in one": "copy monday.zarr tuesday.zarr all.zarr",
+    },
+)
 @click.argument("stores", type=GivenPath(), nargs=-1, required=True, metavar="STORE...")
 @click.argument("out", type=GivenPath())
 @click.option("--level", type=click.Choice(list(FEATURE_LEVELS)), default="all", help="Highest level.")

@@ -10,41 +10,54 @@ from typing import Any
 
 import click
 
+from featurestore.amounts import bytes_in_words, hours_in_words, time_in_words
+from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_tracks
-from fs_extract.console import (
-    Command,
-    Console,
-    GivenPath,
-    duration,
-    json_option,
-    print_json,
-    printable,
-    table,
-)
+from fs_extract.console import Console, print_json, printable, table
+from fs_extract.parameters import GivenPath
 
 _links_option = click.option(
     "--follow-links", is_flag=True, help="Read files that are links: of the hub's cache, DVC, git-annex."
 )
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={"how many tracks there are, for another program": "info features.zarr --json | jq .tracks"},
+)
 @click.argument("store", type=GivenPath())
 @_links_option
 @json_option
 def info(store: Path, *, follow_links: bool, as_json: bool) -> int:
-    """Say what STORE holds, and of which settings."""
+    """Say what STORE holds, of which settings, and what its builds did.
+
+    Hours and bytes of more than 10,000 tracks are estimated from so many, spread evenly.
+    """
     from featurestore import FeatureStore
 
     opened = FeatureStore(store, follow_links=follow_links)
-    found = {**opened.info(), **_history(opened)}
+    found = {**opened.info(), **opened.contents(), **_history(opened)}
     if as_json:
         print_json(found)
     else:
+        found = _in_words(found)
         spec = found.pop("spec")
         spec["layers"] = _short(spec["layers"])
         settings = {name: _listed(value) for name, value in spec.items() if value is not None}
         click.echo(table({**found, **settings}))
     return 0
+
+
+def _in_words(found: dict[str, Any]) -> dict[str, Any]:
+    """The same, with amounts as people read them."""
+    looked_at, hours, sizes = found.pop("looked_at"), found["hours"], found["bytes"]
+    by = f", estimated from {looked_at} tracks" if looked_at < found["tracks"] else ""
+    parts = ", ".join(f"{kind} {bytes_in_words(size)}" for kind, size in sizes.items())
+    return {
+        **found,
+        "hours": "unknown" if hours is None else f"{hours_in_words(hours)} of audio{by}",
+        "bytes": f"{bytes_in_words(sum(sizes.values()))} ({parts}){by}" if sizes else "0 bytes",
+    }
 
 
 def _history(store: Any) -> dict[str, Any]:
@@ -77,7 +90,7 @@ def _listed(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples={"ids with lengths and numbers of windows": "ls features.zarr --long"})
 @click.argument("store", type=GivenPath())
 @click.option("--long", "-l", is_flag=True, help="Show kinds, length and number of windows, too.")
 @_links_option
@@ -97,7 +110,7 @@ def ls(store: Path, *, long: bool, follow_links: bool, as_json: bool) -> int:
 
 
 def _columns(found: dict[str, Any]) -> str:
-    length = "?" if found["duration"] is None else duration(found["duration"])
+    length = "?" if found["duration"] is None else time_in_words(found["duration"])
     return f"{','.join(found['kinds']):<24}  {length:>8}  {found['segments']:>6}  {printable(found['track_id'])}"
 
 
@@ -122,7 +135,13 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
     }
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={
+        "check every byte": "verify features.zarr --deep",
+        "put damaged tracks aside, so that the next build extracts them": "verify features.zarr --deep --repair",
+    },
+)
 @click.argument("store", type=GivenPath())
 @click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
 @click.option("--repair", is_flag=True, help="Put damaged tracks aside, so that the next build replaces them.")
@@ -153,7 +172,7 @@ def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_li
             "tracks": report.tracks,
             "arrays": report.arrays,
             "packed": report.packed,
-            "checked": f"{how}, in {duration(report.elapsed)}",
+            "checked": f"{how}, in {time_in_words(report.elapsed)}",
         }
         if report.unfinished:
             rows["unfinished"] = f"{report.unfinished} changes: a writer is at work, or the next one finishes them"
@@ -191,7 +210,9 @@ def pack(console: Console, store: Path, *, as_json: bool) -> int:
     return 0
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command, examples={"without a question, for scripts": "rm features.zarr jazz/blue rock/song --yes"}
+)
 @click.argument("store", type=GivenPath())
 @click.argument("track_ids", nargs=-1, required=True, metavar="TRACK_ID...", shell_complete=complete_tracks)
 @click.option("--yes", is_flag=True, help="Do not ask.")

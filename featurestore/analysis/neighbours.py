@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.choices import METRICS
 from featurestore.errors import SettingError
-
-METRICS = ("centred-cosine", "cosine", "whitened")
-"""How rows are compared; the first is the default."""
 
 _BLOCK_BYTES = 64 * 2**20
 _LEAST_ROWS = 5

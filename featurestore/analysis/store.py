@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurestore._html import html_table
 from featurestore.errors import SettingError
 from featurestore.store import StoreReader
 from featurestore.store.runs import failures_of, read_runs
@@ -38,6 +39,29 @@ class AnalysisStore(StoreReader):
         from featurestore.analysis.tracks import track_table
 
         return track_table(self)
+
+    def _repr_html_(self) -> str:
+        spec = self.spec
+        rows: dict[str, Any] = {
+            "tracks": f"{len(self):,}",
+            "model": spec.model,
+            "layers": spec.layers,
+            "dim": spec.dim,
+        }
+        rows |= {"segment_duration": spec.segment_duration, "overlap": spec.overlap, "dtype": spec.dtype}
+        return html_table(f"{type(self).__name__} {self.path}", rows)
+
+    def contents(self) -> dict[str, Any]:
+        """Return hours of audio, and bytes by kind; of more than 10,000 tracks estimated from so many.
+
+        Examples
+        --------
+        >>> sorted(FeatureStore("features.zarr").contents()["bytes"])
+        ['aggregated', 'packed', 'raw', 'segments']
+        """
+        from featurestore.store.contents import contents
+
+        return contents(self._source)
 
     def runs(self) -> list[dict[str, Any]]:
         """Return what each build of the store did, oldest first: command, options, versions, counts, errors.

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from featurestore.choices import PRECISION_CHOICES
 from featurestore.encode.card import exact_float32, no_cards_because
 from featurestore.errors import DeviceError, SettingError
 from featurestore.models.kernels.half import bf16_products
@@ -17,9 +18,6 @@ from featurestore.models.warning_filters import suppress_warnings
 _BATCH_SIZES = {"cpu": 4, "mps": 8}
 _CUDA_BATCH = 16
 """Windows that 8 GB of a card are enough for; twice as much memory takes twice as many, 128 at most."""
-
-PRECISIONS = ("fp32", "fp16", "bf16", "auto")
-"""What a model can calculate in; auto is bf16 on a CPU that has its products, fp16 on cuda, or else fp32."""
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -103,8 +101,8 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
     """
     if name is None:
         return "fp16" if mixed_precision and device.type == "cuda" else "fp32"
-    if name not in PRECISIONS:
-        raise SettingError(f"`precision` must be one of {', '.join(PRECISIONS)}, not {name!r}")
+    if name not in PRECISION_CHOICES:
+        raise SettingError(f"`precision` must be one of {', '.join(PRECISION_CHOICES)}, not {name!r}")
     if name == "fp32":
         return name
     if name == "auto":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.audio import discover
 from featurestore.errors import SettingError
+from featurestore.pipeline.bar import AUTO, auto_bar
 from featurestore.pipeline.callbacks import BuildCallback, follow
 from featurestore.pipeline.executors import open_executor, settle_ahead
 from featurestore.pipeline.interrupts import Interrupts
@@ -29,6 +31,7 @@ from featurestore.pipeline.recorded import (
 from featurestore.pipeline.report import STAGES, BuildReport, Progress
 from featurestore.pipeline.run_record import recording
 from featurestore.pipeline.tally import Tally
+from featurestore.pipeline.upgrade import remove_replaced, upgrading, with_layers
 from featurestore.shard import Shard
 from featurestore.spec import FeatureSpec, check_count, kinds_of_level
 from featurestore.store import StoreReader
@@ -78,7 +81,7 @@ def build(
     precision: str | None = None,
     oom_recovery: bool = True,
     extractor: WindowEncoder | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | str | None = AUTO,
     callbacks: Sequence[BuildCallback] = (),
 ) -> BuildReport:
     """Extract the features of a collection of audio into a store.
@@ -131,7 +134,8 @@ def build(
     force : bool
         Extract again what is there.
     upgrade : bool
-        Allow a higher `feature_level` than the store has: its tracks are extracted again.
+        Allow a higher `feature_level`, or more `layers`, than the store has: its tracks are extracted again. For
+        layers, a store of all of them is built beside it, and takes its place when it has every track.
     prune : bool
         Remove tracks whose files were in the source and are gone. A file that was moved keeps its track.
     dry_run : bool
@@ -161,8 +165,9 @@ def build(
         As in `featurestore.FeatureExtractor`.
     extractor : FeatureExtractor, optional
         Used as it is; model, device, layers, windows, batch size and precision are its own, and not given here.
-    progress : callable, optional
-        Called with a `Progress` whenever something has changed, in the calling thread.
+    progress : callable, "auto" or None
+        Called with a `Progress` whenever something has changed, in the calling thread. "auto": a progress bar on a
+        terminal or in a notebook, and nothing elsewhere; None: nothing.
     callbacks : sequence of BuildCallback
         Told when the build begins, goes on, has done a track, and ends.
 
@@ -178,7 +183,8 @@ def build(
     NotAStoreError, StoreVersionError
         If something else is at the path of the store, before any work.
     SpecMismatchError
-        If the store holds features of other settings, or a lower level without `upgrade`, before any work.
+        If the store holds features of other settings, or a lower level or fewer layers without `upgrade`, before
+        any work.
     StoreAccessError
         If the features cannot fit on the disk, or the store cannot be written, before any work.
     BuildStoppedError
@@ -199,6 +205,11 @@ def build(
     (0, 3)
     """
     given = dict(locals())
+    if isinstance(progress, str):
+        if progress != AUTO:
+            raise SettingError(f"`progress` must be a function, {AUTO} or None, not {progress!r}")
+        with auto_bar() as bar:
+            return build(**{**given, "progress": bar})
     at = resolve_store_path(store)
     if is_hdf5(at) and not at.is_dir() and not dry_run:
         return build_file(at, build, given)
@@ -254,12 +265,13 @@ def build(
             had = None if there is None else recorded_level(there)
             level = feature_level or had or DEFAULT_LEVEL
             tally.facts["feature_level"] = level
+            lower = lower_level(had, level)
             job = Job(
                 store=at,
                 kinds=kinds_of_level(level),
                 root=None if retry_failed or limit or part else root,
                 prune=prune,
-                upgrades_from=None if upgrade else lower_level(had, level),
+                refused={} if upgrade or lower is None else {"feature_level": (lower, level)},
                 dtype=dtype or ("float32" if there is None else there.spec.dtype),
                 codec=codec or ("none" if there is None else there.spec.codec),
                 force=force,
@@ -273,15 +285,25 @@ def build(
                 run_job(job, tracks, there, LocalExecutor(job, extractor), interrupts, tally)
                 return tally.report()
             settings.update(recorded_settings(there, settings))
-            if there is not None and fits(there.spec, job, settings):
-                with suppress(ModelNeededError):
-                    run_job(job, tracks, there, IdleExecutor(there.spec), interrupts, tally)
-                    return tally.report()
-            tally.enter("opening the model")
-            with open_executor(
-                job, device, processes, scheduler, workers, ahead_mb, settings, interrupts, tally
-            ) as executor:
-                run_job(job, tracks, there, executor, interrupts, tally)
+            with ExitStack() as stack:
+                if there is not None:
+                    remove_replaced(there)
+                    union = with_layers(there, layers)
+                    if union is not None and (upgrade or union != there.spec.layers):
+                        settings["layers"] = union
+                    if union is not None and union != there.spec.layers:
+                        refused = {} if upgrade else {"layers": (list(there.spec.layers), list(union))}
+                        job = replace(job, refused={**job.refused, **refused})
+                        job, there = stack.enter_context(upgrading(job, there, tracks, interrupts, tally))
+                if there is not None and fits(there.spec, job, settings):
+                    with suppress(ModelNeededError):
+                        run_job(job, tracks, there, IdleExecutor(there.spec), interrupts, tally)
+                        return tally.report()
+                tally.enter("opening the model")
+                opened = open_executor(
+                    job, device, processes, scheduler, workers, ahead_mb, settings, interrupts, tally
+                )
+                run_job(job, tracks, there, stack.enter_context(opened), interrupts, tally)
         except KeyboardInterrupt:
             tally.interrupted = True
         return tally.report()

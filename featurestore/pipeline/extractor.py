@@ -283,5 +283,5 @@ def extractor_of(store: StoreReader, *, device: str, **settings: Any) -> Feature
         precision=spec.precision,
         **settings,
     )
-    check_settings(store, extractor.spec(dtype=spec.dtype, codec=spec.codec))
+    check_settings(store.path, spec, extractor.spec(dtype=spec.dtype, codec=spec.codec))
     return extractor

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from featurestore.amounts import bytes_in_words
 from featurestore.audio import AudioFile
 from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatchError, StoreError
 from featurestore.pipeline.claim import Attempts
@@ -19,7 +21,6 @@ from featurestore.pipeline.plan import (
     bytes_needed,
     check_free_space,
     free_bytes,
-    in_words,
     plan_tracks,
 )
 from featurestore.pipeline.published import published_attributes
@@ -154,7 +155,9 @@ def run_job(
         model=spec.model, revision=spec.revision, device=executor.device, fingerprint=spec.fingerprint
     )
     if there is not None:
-        check_settings(there, spec)
+        check_settings(there.path, there.spec, spec)
+    if job.extends is not None:
+        check_settings(tally.facts["store"], job.extends, replace(spec, layers=job.extends.layers))
     tally.enter("checking")
     orphans = {} if there is None or job.root is None else find_orphans(there, tracks, job.root)
     moved = {} if there is None else find_moved(there, tracks, orphans)
@@ -178,7 +181,7 @@ def run_job(
         notify=lambda done: _checked(tally, done),
     )
     _count(job, plans, spec, tally)
-    if job.upgrades_from is not None and not job.dry_run:
+    if job.refused and not job.dry_run:
         _refuse_upgrade(job, plans, tally)
     if job.dry_run:
         _usable(job, plans, tally)
@@ -240,22 +243,27 @@ def _count(job: Job, plans: Sequence[TrackPlan], spec: FeatureSpec, tally: Tally
 
 
 def _refuse_upgrade(job: Job, plans: Sequence[TrackPlan], tally: Tally) -> None:
-    if to_do := sum(not plan.cached and plan.error is None for plan in plans):
-        level = tally.facts["feature_level"]
-        raise SpecMismatchError(
-            f"the store {job.store} holds {job.upgrades_from!r}: with `feature_level={level!r}` {to_do} tracks "
-            f"({tally.facts['audio_hours_to_do']:.1f} hours of audio) are extracted, and it grows by about "
-            f"{in_words(tally.facts['estimated_bytes'])}. Give `upgrade=True` if that is wanted, or leave out "
-            "`feature_level`",
-            differences={"feature_level": (job.upgrades_from, level)},
-        )
+    to_do = sum(not plan.cached and plan.error is None for plan in plans)
+    if not to_do and job.extends is None:
+        return
+    has = " and ".join(f"`{name}={old!r}`" for name, (old, _) in job.refused.items())
+    wanted = " and ".join(f"`{name}={new!r}`" for name, (_, new) in job.refused.items())
+    size = bytes_in_words(tally.facts["estimated_bytes"])
+    needs = f"it grows by about {size}" if job.extends is None else f"about {size} are needed beside it meanwhile"
+    raise SpecMismatchError(
+        f"the store {tally.facts['store']} has {has}: with {wanted} {to_do} tracks "
+        f"({tally.facts['audio_hours_to_do']:.1f} hours of audio) are extracted, and {needs}. Give `upgrade=True` "
+        f"if that is wanted, leave out {' and '.join(f'`{name}`' for name in job.refused)}, or name another store",
+        differences=job.refused,
+    )
 
 
-def check_settings(there: StoreReader, spec: FeatureSpec) -> None:
-    if differences := there.spec.differences(spec):
+def check_settings(store: object, stored: FeatureSpec, spec: FeatureSpec) -> None:
+    """Raise SpecMismatchError unless features of a spec may be in a store of another one."""
+    if differences := stored.differences(spec):
         listed = "; ".join(f"`{name}` is {old!r}, not {new!r}" for name, (old, new) in differences.items())
         raise SpecMismatchError(
-            f"the store {there.path} holds features of other settings ({listed}): give the options that it was "
-            "built with, or another store",
+            f"the store {store} holds features of other settings ({listed}): give the options that it was built "
+            "with, or another store",
             differences=differences,
         )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import BuildStoppedError, FeatureStoreError, SettingError, StoreAccessError
+from featurestore.errors import BuildStoppedError, FeatureStoreError, SettingError
+from featurestore.pipeline.alone import alone
 from featurestore.pipeline.report import BuildReport
 from featurestore.sharing.copying import copy_tracks
 from featurestore.sharing.export import export
@@ -36,7 +35,7 @@ def build_file(path: Path, build: Callable[..., BuildReport], arguments: Mapping
     there = StoreReader(path) if os.path.lexists(path) else None
     beside = path.with_name(path.name + ".building")
     is_new = not beside.exists()
-    with _alone(beside, path):
+    with alone(beside, path):
         try:
             if there is not None:
                 with StoreWriter(beside, spec=there.spec) as writer:
@@ -55,23 +54,3 @@ def build_file(path: Path, build: Callable[..., BuildReport], arguments: Mapping
             export(built, path, "hdf5", built.track_ids, "all", built.spec.layers)
             shutil.rmtree(beside)
     return report
-
-
-@contextmanager
-def _alone(folder: Path, path: Path) -> Iterator[None]:
-    """Hold the folder alone, made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreAccessError(
-                f"another build is at work on {path}: wait for it, or build a store, which several may share, and "
-                "export that"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(fd)

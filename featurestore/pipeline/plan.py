@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from featurestore.amounts import bytes_in_words
 from featurestore.audio import AudioFile, file_sha256, read_header
 from featurestore.audio.info import file_status
 from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessError
@@ -116,8 +117,11 @@ class Job:
         The folder of the store.
     kinds : tuple of str
         What is stored of each track.
-    upgrades_from : str, optional
-        The feature level of the store, if it is lower and there is no leave to extract its tracks again.
+    refused : mapping of str to tuple
+        Settings for which tracks of the store would be extracted again, without leave: what it has, and what is
+        asked for.
+    extends : FeatureSpec, optional
+        Of the store that this one will replace, as it has more layers.
     workers : int
         How many tracks are decoded at a time, for each process.
     ahead_mb : int
@@ -140,7 +144,8 @@ class Job:
 
     store: Path
     kinds: tuple[str, ...]
-    upgrades_from: str | None = None
+    refused: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    extends: FeatureSpec | None = None
     workers: int = 1
     ahead_mb: int = AHEAD_MB
     dtype: str = "float32"
@@ -275,8 +280,8 @@ def check_free_space(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Seque
     if bytes_needed(stated, spec, kinds) <= free:
         _log.warning(
             "the features need about %s, and %s are free; %d files do not state their length, so this is a guess",
-            in_words(needed),
-            in_words(free),
+            bytes_in_words(needed),
+            bytes_in_words(free),
             len(plans) - len(stated),
         )
         return
@@ -294,8 +299,8 @@ def check_free_space(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Seque
     what = ", ".join(kind for kind in KINDS if kind in kinds)
     raise StoreAccessError(
         f"store {store}: the features ({what}) of {hours:.1f} hours of audio need "
-        f"about {in_words(needed)}, and {in_words(free)} are free. Free some space, or choose less: "
-        + ", ".join(f"{option} ({in_words(size)})" for option, size in ways)
+        f"about {bytes_in_words(needed)}, and {bytes_in_words(free)} are free. Free some space, or choose less: "
+        + ", ".join(f"{option} ({bytes_in_words(size)})" for option, size in ways)
     )
 
 
@@ -311,12 +316,3 @@ def _check_files(plans: Sequence[TrackPlan], kinds: Sequence[str], store: Path) 
             f"(inodes) for {free:,} more, however much room it has (df -i): remove files that nobody needs, use "
             "another disk, or choose less: `feature_level='aggregated'`, or `limit`"
         )
-
-
-def in_words(size: float) -> str:
-    """Write a number of bytes for people, in decimal units: "1.2 GB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featurestore.choices import PRECISIONS
 from featurestore.errors import CheckpointError
 from featurestore.keywords import warn_of_earlier_variables
 from featurestore.models.checkpoints.files import find_weights, weights_sha256
@@ -15,12 +16,12 @@ from featurestore.pipeline.plan import Job
 from featurestore.pipeline.published import published_attributes
 from featurestore.spec import FEATURE_LEVELS, FeatureSpec
 from featurestore.store import StoreReader
+from featurestore.store.runs import read_runs
 from featurestore.windows import AUTO
 
 DEFAULT_MODEL, DEFAULT_LEVEL = "m-a-p/MERT-v1-95M", "segments"
 """Of stores that are new."""
 
-_PRECISIONS = ("fp32", "fp16", "bf16")
 _LOOKED_AT = 20
 """Tracks that are looked at for the level of a store."""
 
@@ -69,9 +70,26 @@ def recorded_settings(there: StoreReader | None, given: Mapping[str, Any]) -> di
             found["segment_duration"] = spec.segment_duration
         if given["overlap"] is None:
             found["overlap"] = spec.overlap
-        if given["precision"] is None and given["mixed_precision"] and spec.precision in _PRECISIONS:
+        if given["precision"] is None and given["mixed_precision"] and spec.precision in PRECISIONS:
             found["precision"] = spec.precision
     return found
+
+
+def recorded_options(there: StoreReader, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a build of a store takes from it, for options that are not given, by their names.
+
+    Data set and rule of the ids are those of the last run, whatever its source.
+    """
+    last: Mapping[str, Any] = next((x["options"] for x in reversed(read_runs(there.path)) if "options" in x), {})
+    found = {
+        **recorded_settings(there, given),
+        "feature_level": recorded_level(there),
+        "dtype": there.spec.dtype,
+        "codec": there.spec.codec,
+        "dataset": last.get("dataset"),
+        "id_from": last.get("id_from"),
+    }
+    return {name: value for name, value in found.items() if given.get(name) in (None, AUTO)}
 
 
 def fits(spec: FeatureSpec, job: Job, settings: Mapping[str, Any]) -> bool:

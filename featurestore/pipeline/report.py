@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featurestore._html import html_table
+from featurestore.amounts import hours_in_words, time_in_words
 from featurestore.audio import AudioFile
 
 STAGES = ("looking for audio", "opening the model", "checking", "extracting", "packing", "done")
+
+_SHOWN = 10  # failures in a notebook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +191,16 @@ class BuildReport:
         if self.interrupted or self.dry_run:
             return 130 if self.interrupted else 0
         return 3 if self.skipped else 1 if self.failed else 0
+
+    def _repr_html_(self) -> str:
+        counts = ("total_files", "processed", "cached", "skipped", "failed")
+        rows = {"store": self.store, "model": self.model, **{name: getattr(self, name) for name in counts}}
+        rows["audio"] = hours_in_words(self.audio_hours_to_do if self.dry_run else self.audio_hours)
+        rows["x real time"] = None if self.x_real_time is None else f"{self.x_real_time:.1f}"
+        rows["time"] = time_in_words(self.elapsed_time)
+        errors = {f"failed: {failure.track_id}": failure.message for failure in self.errors[:_SHOWN]}
+        more = len(self.errors) - _SHOWN
+        return html_table("BuildReport", {**rows, **errors, "...": f"{more} more failed" if more > 0 else None})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values.

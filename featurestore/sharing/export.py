@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.atomic import sweep_beside
+from featurestore.choices import EXPORT_SUFFIXES
 from featurestore.errors import SettingError
 from featurestore.sharing.files import export_csv, export_npy, export_parquet
 from featurestore.spec import kinds_of_level
@@ -20,14 +21,13 @@ def _export_hdf5(store: StoreReader, path: Path, tracks: Sequence[str], level: s
 
 
 Export = Callable[["StoreReader", Path, Sequence[str], str, Sequence[int]], None]
-FORMATS: dict[str, tuple[Export, tuple[str, ...]]] = {
-    "hdf5": (_export_hdf5, (".h5", ".hdf5")),
-    "netcdf": (_export_hdf5, (".nc",)),
-    "parquet": (export_parquet, (".parquet",)),
-    "csv": (export_csv, (".csv",)),
-    "npy": (export_npy, ()),
+_EXPORTS: dict[str, Export] = {
+    "hdf5": _export_hdf5,
+    "netcdf": _export_hdf5,
+    "parquet": export_parquet,
+    "csv": export_csv,
+    "npy": export_npy,
 }
-"""What writes each format, and the suffixes that mean it."""
 
 
 def export(
@@ -35,11 +35,11 @@ def export(
 ) -> None:
     """Write tracks in a format; by default that of the suffix."""
     if to is None:
-        meant = [name for name, (_, suffixes) in FORMATS.items() if path.suffix.lower() in suffixes]
+        meant = [name for name, suffixes in EXPORT_SUFFIXES.items() if path.suffix.lower() in suffixes]
         if not meant:
-            raise SettingError(f"{path} does not say its format: give `to`, one of {', '.join(FORMATS)}")
+            raise SettingError(f"{path} does not say its format: give `to`, one of {', '.join(EXPORT_SUFFIXES)}")
         to = meant[0]
-    if to not in FORMATS:
-        raise SettingError(f"`to` must be one of {', '.join(FORMATS)}, not {to!r}")
+    if to not in EXPORT_SUFFIXES:
+        raise SettingError(f"`to` must be one of {', '.join(EXPORT_SUFFIXES)}, not {to!r}")
     sweep_beside(path)
-    FORMATS[to][0](store, path, tracks, level, layers)
+    _EXPORTS[to](store, path, tracks, level, layers)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from featurestore._html import html_table
+from featurestore.amounts import bytes_in_words
 from featurestore.errors import MissingDependencyError, SettingError
 from featurestore.store.selection import Layers, full_index
 from featurestore.store.source import Source
@@ -96,6 +98,11 @@ class View(ABC):
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {size}" for name, size in zip(self.dims, self.shape, strict=True))
         return f"<{type(self).__name__} ({sizes}) {self.dtype} of {str(self._source.path)!r}>"
+
+    def _repr_html_(self) -> str:
+        sizes = {name: f"{size:,}" for name, size in zip(self.dims, self.shape, strict=True)}
+        rows = {**sizes, "layers": self.layers, "type": self.dtype, "size": bytes_in_words(self.nbytes)}
+        return html_table(f"{type(self).__name__} of {self._source.path}", rows)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:

@@ -13,11 +13,12 @@ import pytest
 
 import featurestore
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
-from fs_extract.build import TrackingUri
 from fs_extract.commands import fs_extract
+from fs_extract.parameters import TrackingUri
 
 COMMANDS = [
     "build",
+    "plan",
     "info",
     "ls",
     "verify",
@@ -32,7 +33,7 @@ COMMANDS = [
     "probe",
     "report",
 ]
-COMMANDS += ["manifest", "labels", "pretrain", "doctor", "completion"]
+COMMANDS += ["manifest", "labels", "pretrain", "config", "doctor", "completion"]
 
 
 def test_help_names_every_command(run):

@@ -13,8 +13,8 @@ import featurestore
 from featurestore import build
 from featurestore.errors import SettingError
 from fs_extract.build import build as build_command
+from fs_extract.command import Command
 from fs_extract.commands import fs_extract
-from fs_extract.console import Command
 from fs_extract.training.labels import labels
 from fs_extract.training.pretrain import pretrain
 
@@ -55,6 +55,7 @@ BAD = {
     "--verbose": ["yes"],
     "--quiet": ["yes"],
     "--no-progress": ["yes"],
+    "--config-file": ["", "/nothing/there.toml"],
 }
 OTHERS = {
     ("manifest", "--file-pattern"): ["a/*.wav"],

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from featurestore import build
+from featurestore.amounts import bytes_in_words
 from featurestore.audio import AudioFile
 from featurestore.errors import StoreAccessError
-from featurestore.pipeline.plan import Requirements, bytes_needed, in_words, plan_tracks
+from featurestore.pipeline.plan import Requirements, bytes_needed, plan_tracks
 
 
 def used(folder):
@@ -91,4 +92,4 @@ def test_replacing_tracks_needs_room_for_one_of_them_only(tmp_path, music, extra
     [(0, "0 bytes"), (999, "999 bytes"), (1_500, "1.5 kB"), (2.5e9, "2.5 GB"), (7e15, "7000.0 TB")],
 )
 def test_sizes_in_words(size, text):
-    assert in_words(size) == text
+    assert bytes_in_words(size) == text

@@ -8,21 +8,16 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from fs_extract.console import (
-    Command,
-    Console,
-    GivenPath,
-    counting_bar,
-    json_option,
-    length,
-    print_json,
-    table,
-)
+from featurestore.amounts import hours_in_words
+from fs_extract.command import Command, json_option
+from fs_extract.console import Console, print_json, table
+from fs_extract.parameters import GivenPath
+from fs_extract.progress import counting_bar
 
 _OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples={"a tenth of the files for validation": "manifest music data"})
 @click.argument("audio", type=GivenPath())
 @click.argument("out", type=GivenPath())
 @click.option(
@@ -52,7 +47,7 @@ def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **se
             "folder": report.out,
             "train.tsv": f"{report.train} files",
             "valid.tsv": f"{report.valid} files",
-            "audio": f"{length(report.hours)}: {rates}",
+            "audio": f"{hours_in_words(report.hours)}: {rates}",
         }
         console.say(table(rows | ({"left out": f"{len(report.errors)} files"} if report.errors else {})))
     console.errors([f"{path}: {message}" for path, message in report.errors], "more failed")
@@ -62,6 +57,7 @@ def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **se
 @click.command(
     cls=Command,
     settings={"batch_size": "--fit-batch-size", "fraction": "--fit-fraction", "passes": "--fit-passes"},
+    examples={"500 clusters of layer 7": "labels features.zarr data --layer 7"},
 )
 @click.argument("store", type=GivenPath())
 @click.argument("out", type=GivenPath())

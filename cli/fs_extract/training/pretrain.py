@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.amounts import time_in_words
+from featurestore.choices import PRECISIONS
 from featurestore.errors import SettingError
-from fs_extract.console import Command, Console, GivenPath, duration, json_option, print_json, progress_bar, table
+from fs_extract.command import Command, json_option
+from fs_extract.console import Console, print_json, table
+from fs_extract.parameters import GivenPath
+from fs_extract.progress import progress_bar
 
 if TYPE_CHECKING:
     from featurestore.training.pretrain import TrainingProgress, TrainingReport
@@ -29,7 +34,14 @@ _OPTIONS = {
 """Options that are settings of the recipe."""
 
 
-@click.command(cls=Command, settings={key: f"--{name.replace('_', '-')}" for name, key in _OPTIONS.items()})
+@click.command(
+    cls=Command,
+    settings={key: f"--{name.replace('_', '-')}" for name, key in _OPTIONS.items()},
+    examples={
+        "the recipe that mini was trained by": "pretrain --config mini --data data --out run",
+        "with another learning rate": "pretrain --config mini --data data --out run --set optimizer.lr=1e-4",
+    },
+)
 @click.option("--config", help="95m, 330m or mini, or a TOML file; see docs/guides/pretraining.md.")
 @click.option("--data", help="Folder with train.tsv, valid.tsv and the labels.")
 @click.option("--out", type=GivenPath(), help="Folder of checkpoints, metrics and the model.")
@@ -38,9 +50,7 @@ _OPTIONS = {
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows of one pass of one process.")
 @click.option("--start", help="Checkpoint to go on from: a folder or a name on the hub.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything that is drawn.")
-@click.option(
-    "--precision", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the network's arithmetic."
-)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of the network's arithmetic.")
 @click.option(
     "--set",
     "changes",
@@ -87,7 +97,7 @@ def pretrain(
         raise click.UsageError("say with --data where the training data are")
     first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which speaks for all
     try:
-        with progress_bar(console if first else Console(quiet=True), _BAR, _listener) as progress:
+        with progress_bar(console if first else Console(quiet=True), _BAR, _listener, _line) as progress:
             report = train(settings, out, device=device, progress=progress)
     except TrainingError as error:
         if first:
@@ -139,6 +149,11 @@ def _listener(bar: Any) -> Callable[[TrainingProgress], None]:
     return show
 
 
+def _line(now: TrainingProgress, /) -> str:
+    loss = "" if now.loss is None else f", loss {now.loss:.4f}, {now.windows_per_second:.1f} windows/s"
+    return f"{now.stage}: {now.done}/{now.total}{loss}"
+
+
 def _summary(report: TrainingReport) -> dict[str, str]:
     rows = {
         "folder": str(report.out),
@@ -149,7 +164,7 @@ def _summary(report: TrainingReport) -> dict[str, str]:
     rows |= {f"valid {name}": f"{value:.4f}" for name, value in report.valid.items()}
     if report.model is not None:
         rows["model"] = str(report.model)
-    return {**rows, "time": duration(report.elapsed)}
+    return {**rows, "time": time_in_words(report.elapsed)}
 
 
 def _values(report: TrainingReport) -> dict[str, Any]:

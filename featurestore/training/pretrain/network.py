@@ -136,8 +136,8 @@ class TrainedEncoder(nn.Module):
         with torch.autocast("cpu", dtype=dtype):
             states, _ = self(wave, mask)
         self.train(training)
-        name = str(dtype).removeprefix("torch.")
-        check_close(compared(states, exact), f"run.precision {name}", 'run.precision = "float32"')
+        name = "fp16" if dtype == torch.float16 else "bf16"
+        check_close(compared(states, exact), f"run.precision {name}", 'run.precision = "fp32"')
 
     def draw_layers(self) -> tuple[bool, ...] | None:
         """Which layers are not skipped this time; None for all."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from featurestore.choices import PRECISIONS
+
 
 def bounded_field(
     default: Any, *, least: float | None = None, most: float | None = None, among: Any = None
@@ -271,7 +273,7 @@ class RunSettings:
         Passes of a process before an update.
     seed : int
         Of everything that is drawn.
-    precision : {"float32", "float16", "bfloat16"}
+    precision : {"fp32", "fp16", "bf16"}
         Of the network's arithmetic; weights stay in float32.
     compile : bool
         Whether torch.compile turns the network into C++ or GPU kernels first.
@@ -289,7 +291,7 @@ class RunSettings:
     batch: int = bounded_field(16, least=1)
     accumulate: int = bounded_field(1, least=1)
     seed: int = bounded_field(1337, least=0)
-    precision: str = bounded_field("float32", among=("float32", "float16", "bfloat16"))
+    precision: str = bounded_field("fp32", among=PRECISIONS)
     compile: bool = False
     checkpoint_every: int = bounded_field(1_000, least=1)
     evaluate_every: int = bounded_field(1_000, least=1)

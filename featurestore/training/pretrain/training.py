@@ -134,7 +134,7 @@ class _Training:
         learning = [x for x in (*self.encoder.parameters(), *self.heads.parameters()) if x.requires_grad]
         self.updates = Updates(learning, recipe)
         self.trained = checkpoints.Trained(self.encoder, self.heads, self.updates.optimizer)
-        self._half = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(recipe.run.precision)
+        self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.run.precision)
         self.network: Any = torch.compile(self.encoder) if recipe.run.compile else self.encoder
         self.last_loss: float | None = None
         self.last_valid: dict[str, float] = {}

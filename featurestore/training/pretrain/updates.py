@@ -57,7 +57,7 @@ class Updates:
             weight_decay=self._settings.weight_decay,
             fused=True,
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "float16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16")
         self.norm = torch.zeros(())
 
     def apply(self, step: int) -> bool:

@@ -237,7 +237,7 @@ def test_half_precision_that_is_wrong_on_this_processor_is_refused(shared_data, 
     right = encoder.encoder.feature_extractor.forward
     # Of both passes, only the one in half takes the modules.
     monkeypatch.setattr(encoder.encoder.feature_extractor, "forward", lambda wave: right(wave).flip(-1))
-    with pytest.raises(SettingError, match=r"bfloat16 is far from float32 .* use run\.precision = \"float32\""):
+    with pytest.raises(SettingError, match=r"bf16 is far from float32 .* use run\.precision = \"fp32\""):
         encoder.check_half(torch.bfloat16)
 
 

@@ -69,7 +69,7 @@ def test_a_recipe_survives_json():
         ({"run": {"batch": 0}}, "run.batch must be a whole number of at least 1, not 0"),
         ({"run": {"batch": 2.5}}, "run.batch must be a whole number"),
         ({"run": {"compile": 1}}, "run.compile must be true or false"),
-        ({"run": {"precision": "int8"}}, "run.precision must be one of float32, float16, bfloat16"),
+        ({"run": {"precision": "int8"}}, "run.precision must be one of fp32, fp16, bf16"),
         ({"run": {"compile": True}}, "run.compile needs dropout.layers = 0"),
         ({"run": {"probe": "keys"}}, "run.probe must be one of no names"),
         ({"run": []}, "run must be a table"),

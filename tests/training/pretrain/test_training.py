@@ -84,13 +84,13 @@ def test_it_learns_a_handful_of_clips_by_heart(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_close_to_full(whole, shared_data, tmp_path, precision, grouped_convolutions):
     with grouped_convolutions() as seen:
         pretrain(recipe_for(shared_data, run={"precision": precision}), tmp_path)
     assert all(types == {torch.float32} for types in seen)
     assert losses_of(tmp_path) == pytest.approx(losses_of(whole[0]), rel=0.02)
-    if precision == "float16":
+    if precision == "fp16":
         saved = json.loads((tmp_path / "checkpoints" / "step-00000008" / "training.json").read_text())
         assert saved["scaler"]["scale"] > 1
 
@@ -98,10 +98,10 @@ def test_half_precision_is_close_to_full(whole, shared_data, tmp_path, precision
 @pytest.mark.slow
 def test_half_precision_is_compared_with_full_before_the_first_step(shared_data, tmp_path, monkeypatch):
     monkeypatch.setattr(fidelity, "LEAST_COSINE", 1.1)  # more than there is
-    with pytest.raises(SettingError, match=r'run\.precision bfloat16 is far .* use run\.precision = "float32"'):
-        pretrain(recipe_for(shared_data, run={"precision": "bfloat16"}), tmp_path)
+    with pytest.raises(SettingError, match=r'run\.precision bf16 is far .* use run\.precision = "fp32"'):
+        pretrain(recipe_for(shared_data, run={"precision": "bf16"}), tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
-    pretrain(recipe_for(shared_data, run={"precision": "float32", "steps": 1}), tmp_path)  # is not compared
+    pretrain(recipe_for(shared_data, run={"precision": "fp32", "steps": 1}), tmp_path)  # is not compared
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_gradients_that_are_no_numbers_stop_it_in_float16_too(shared_data, tmp_p
         return total + torch.sqrt(0 * states[-1].float().sum()), terms
 
     monkeypatch.setattr(training, "losses", rootless)
-    recipe = recipe_for(shared_data, run={"steps": 60, "batch": 2, "precision": "float16", "probe": ""})
+    recipe = recipe_for(shared_data, run={"steps": 60, "batch": 2, "precision": "fp16", "probe": ""})
     with pytest.raises(TrainingError, match=r"the gradient of step 30 is no number.*train\d\.wav at \d"):
         pretrain(recipe, tmp_path)
     *steps, last = lines_of(tmp_path)
