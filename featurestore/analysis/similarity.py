@@ -88,7 +88,8 @@ class Similarity:
         if not len(starts) or not starts[0] <= moment <= starts[-1] + window:
             known = f"{starts[0]:g} to {starts[-1] + window:g} s" if len(starts) else "no times"
             raise SettingError(f"the segments of {track_id!r:.200} have {known}, not {moment!r} s")
-        row = int(np.abs(starts + window / 2 - moment).argmin())
+        away = np.abs(starts + window / 2 - moment)
+        row = int(np.flatnonzero(away == away.min())[-1])  # where one ends and the next begins, the next
         rows = self._rows(layer, level, metric)
         unwanted = rows.track_ids == track_id
         if rows.starts is not None:

@@ -44,6 +44,8 @@ def test_a_track_is_like_its_twin(store):
 def test_a_moment_is_like_the_moment_of_its_twin(store):
     match = store.similar(("t1", 2.6), layer=0, k=1)[0]
     assert (match.track_id, match.start) == ("t6", 2.5)
+    match = store.similar(("t2", 3.75), layer=0, k=1)[0]  # as near to 2.5 as to 5
+    assert (match.track_id, match.start) == ("t7", 5.0)
     with pytest.raises(SettingError, match=r"0 to 7\.5 s, not 9"):
         store.similar(("t2", 9.0), layer=0)
     assert len(store.similar("t1", layer=0, level="segments", k=99)) == 29 - 3

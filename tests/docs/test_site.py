@@ -48,7 +48,8 @@ def site(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_page_of_the_site_is_made(site):
-    pages = [page.relative_to(DOCS) for page in DOCS.rglob("*.md") if "_build" not in page.parts]
+    pages = [page.relative_to(DOCS) for page in DOCS.rglob("*.[mi]*") if page.suffix in (".md", ".ipynb")]
+    pages = [page for page in pages if "_build" not in page.parts]
     missing = [page for page in pages if not (site / page.with_suffix(".html")).is_file()]
     assert pages
     assert not missing
