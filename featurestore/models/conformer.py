@@ -286,13 +286,6 @@ class ConformerEncoder(EncoderModule):
         State 0 is the output of the subsampler, state i that of block i. The network computes windows that are
         longer than `context_seconds` as well, though it has never heard any; extraction refuses them.
 
-        Raises
-        ------
-        ModelError
-            If the weights are not float32.
-        SettingError
-            If `wave` has another shape or is too short, or there is no state `last`.
-
         Examples
         --------
         >>> import torch

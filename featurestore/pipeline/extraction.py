@@ -220,13 +220,8 @@ class Extraction:
             logger.debug("%s: %s", track_id, error)
             self._put_off(plan)
             return None
-        except TrackAccessError as error:
-            self._fail(plan, error)
-            return None
-        except StoreError:
-            raise
         except FeatureStoreError as error:
-            self._fail(plan, error)
+            self._fail_alone(plan, error)
             return None
         self._open.append(claim)
         deaths = self._attempts.begin(plan)
@@ -277,13 +272,8 @@ class Extraction:
             logger.info("%s: %s", plan.track.track_id, error)
             self._put_off(plan)
             return True
-        except TrackAccessError as error:
-            self._fail(plan, error)
-            return True
-        except StoreError:
-            raise
         except FeatureStoreError as error:
-            self._fail(plan, error)
+            self._fail_alone(plan, error)
             return True
         finally:
             self._attempts.end(plan)
@@ -293,6 +283,12 @@ class Extraction:
         self._unpacked += 1
         self._done(plan, "processed", seconds=audio.seconds, warnings=audio.attributes["warnings"])
         return True
+
+    def _fail_alone(self, plan: TrackPlan, error: FeatureStoreError) -> None:
+        """Fail a track for an error of its own; one of the whole store is raised."""
+        if isinstance(error, StoreError) and not isinstance(error, TrackAccessError):
+            raise error
+        self._fail(plan, error)
 
     def _release(self, claim: TrackClaim, reason: BaseException) -> None:
         """Let go of a track without publishing it; a card that is lost counts as the death of its process."""

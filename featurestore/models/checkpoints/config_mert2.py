@@ -74,19 +74,9 @@ class Mert2Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str) -> Mert2Config:
-        """Check the values of a config.json and keep what inference needs.
+        """Check the values of a config.json and keep what inference needs, as `MertConfig.from_dict` does.
 
-        Parameters
-        ----------
-        values : mapping
-            As parsed. What shapes the network and cannot be checked against the weights must be there.
-        source : str
-            Named in errors.
-
-        Raises
-        ------
-        CheckpointError
-            If a value is missing or impossible.
+        What shapes the network and cannot be checked against the weights must be there.
         """
         read = Reader(values, source)
         n_fft = read.integer("n_fft", MOST_UNITS)
@@ -138,19 +128,8 @@ class Mert2Config:
 def mert2_sample_rate(preprocessor: Mapping[str, Any], stated_rate: int | None, *, source: str) -> int:
     """Sample rate (Hz) of a checkpoint of MERT-v2, which hears audio as it is.
 
-    Parameters
-    ----------
-    preprocessor : mapping
-        Values of preprocessor_config.json; whatever class they are of. An absent do_normalize is False.
-    stated_rate : int or None
-        Hz, of config.json; must agree.
-    source : str
-        Named in errors.
-
-    Raises
-    ------
-    CheckpointError
-        If the sample rate is missing or contradictory, or normalised audio is asked for.
+    Parameters and errors are those of `audio_settings`, but an absent do_normalize is False, and a true one an
+    error; the preprocessing may be of whatever class.
     """
     if Reader(preprocessor, source).boolean("do_normalize", False):
         raise CheckpointError(f"{source}: do_normalize is true, but MERT-v2 does not hear normalised audio")

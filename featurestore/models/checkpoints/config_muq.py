@@ -67,21 +67,10 @@ class MuqConfig:
     def from_dict(
         cls, values: Mapping[str, Any], statistics: Any, *, source: str, statistics_source: str
     ) -> MuqConfig:
-        """Check the values of a config.json and keep what inference needs.
+        """Check the values of a config.json and keep what inference needs, as `MertConfig.from_dict` does.
 
-        Parameters
-        ----------
-        values : mapping
-            As parsed. What is absent beside the blocks has the defaults of the package `muq`.
-        statistics : Any
-            As parsed: a mapping with ``melspec_2048_mean`` and ``melspec_2048_std``.
-        source, statistics_source : str
-            Named in errors.
-
-        Raises
-        ------
-        CheckpointError
-            If a value is missing or impossible, or asks for something that is not supported.
+        What is absent beside the blocks has the defaults of the package `muq`. `statistics`, as parsed, is a
+        mapping with ``melspec_2048_mean`` and ``melspec_2048_std``; `statistics_source` names it in errors.
         """
         read, blocks = Reader(values, source), _part(values.get(BLOCKS), f"{source}: {BLOCKS}")
         stats = _part(statistics, statistics_source)

@@ -49,22 +49,7 @@ _PARTS = {
 def load_muq_checkpoint(folder: Path, *, name: str, revision: str | None = None) -> MuqEncoder:
     """Load a checkpoint of MuQ: config.json and model.safetensors (or what else `find_weights` finds).
 
-    Parameters
-    ----------
-    folder : path
-        Holds them.
-    name, revision : str
-        Of the model; the revision is a commit of the hub's repository, or None.
-
-    Returns
-    -------
-    MuqEncoder
-        In float32, on the CPU.
-
-    Raises
-    ------
-    CheckpointError
-        If a file is missing, damaged or unsafe, or is not a network of this kind; names what is wrong.
+    Parameters and errors are those of `featurestore.models.checkpoints.native.load_checkpoint`.
     """
     source, values = str(folder / CONFIG), read_json(folder / CONFIG)
     statistics = values.get("stat")

@@ -56,30 +56,11 @@ _FRONTENDS: Mapping[str, type[LogMel | KaldiBanks | PatchBanks | ClapMel]] = {
 def load_transformers_checkpoint(
     folder: str | os.PathLike[str], *, name: str | None = None, revision: str | None = None
 ) -> TransformersEncoder | ClapEncoder:
-    """Load a checkpoint of one of `FAMILIES` from a local folder.
+    """Load a checkpoint of one of the `FAMILIES` from a local folder, in float32, on the CPU.
 
-    Heads, decoders, adapters and what only training uses are left out; every other tensor must fit.
-
-    Parameters
-    ----------
-    folder : path
-        Holds the files that `featurestore.models.checkpoints.native.load_checkpoint` reads.
-    name : str, optional
-        Name of the model, by default the folder as given.
-    revision : str, optional
-        Commit of the hub's repository.
-
-    Returns
-    -------
-    TransformersEncoder or ClapEncoder
-        In float32, on the CPU.
-
-    Raises
-    ------
-    CheckpointError
-        If a file is missing, damaged or unsafe, or is not a network of these families; names what is wrong.
-    MissingDependencyError
-        If transformers is not installed.
+    Heads, decoders, adapters and what only training uses are left out; every other tensor must fit. Parameters and
+    errors are those of `featurestore.models.checkpoints.native.load_checkpoint`; MissingDependencyError is raised
+    if transformers is not installed.
     """
     path = Path(folder)
     values = read_json(path / CONFIG)
