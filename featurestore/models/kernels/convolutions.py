@@ -10,28 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featurestore.models.kernels.products import product_dtype
+
 CHUNK = 512
 """Frames that a convolution gives at a time: 1 MB of 512 channels."""
 
 PIECE = 127
 """Frames of the last convolution that are computed at a time: the second has just below 8 `CHUNK` for them."""
-
-
-_INNER = 32
-
-
-def missing_to_inner(length: int) -> int:
-    """How much an inner length of a bf16 product lacks to a multiple of 32.
-
-    With AMX, oneDNN up to 3.14 reads on beyond any other, and NaN of one row reaches others
-    (uxlfoundation/oneDNN#5717).
-    """
-    return -length % _INNER
-
-
-def product_dtype(dtype: torch.dtype, *inner: int) -> torch.dtype:
-    """`dtype`; float32 instead of bfloat16 where an inner length of the products is no multiple of 32."""
-    return torch.float32 if dtype == torch.bfloat16 and any(map(missing_to_inner, inner)) else dtype
 
 
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, **settings: Any) -> Tensor:

@@ -17,6 +17,7 @@ from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model
 from featurestore.models.checkpoints.transformers import load_transformers_checkpoint
 from featurestore.models.kernels.half import to_half
+from featurestore.models.kernels.products import autocast_on_cpu
 from featurestore.models.transformers_encoder import TransformersEncoder
 
 pytestmark = pytest.mark.slow  # transformers takes seconds to import
@@ -241,6 +242,19 @@ def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
     assert (family(name) in ("whisper", "ast")) == (not seen)
     assert all(types == {torch.float32} for types in seen)
     assert torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min() > 0.995
+
+
+def test_products_in_bf16_have_inner_lengths_that_are_right_with_amx(case, inner_lengths, are_right):
+    _, encoder, _ = case
+    wave = noise(16_001)
+    wanted = encoder.hidden_states(wave)
+    with inner_lengths() as seen, autocast_on_cpu(torch.bfloat16):
+        found = encoder.hidden_states(wave).float()
+    assert are_right(seen)
+    assert torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min() > 0.995
+    with inner_lengths() as seen, torch.autocast("cpu", dtype=torch.bfloat16):
+        encoder.hidden_states(wave)
+    assert not are_right(seen)  # what would be wrong without
 
 
 def test_the_rules_of_an_encoder(case):
