@@ -20,7 +20,7 @@ from featurestore.errors import SettingError
 AUTO, FULL = "auto", "full"
 """Windows of the length that a model was trained with; as long as their track, or as the model allows."""
 
-_GATHERED = 1 << 19
+_GATHERED = 1 << 18
 """Samples beyond a window that are gathered in one array, so that most are copied once. Arrays of 4 MB and more
 take twice the time: the system gives new memory for each."""
 
