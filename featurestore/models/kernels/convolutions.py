@@ -55,6 +55,28 @@ class GroupedConv1d(nn.Conv1d):
         return conv1d(x, self.weight, self.bias, groups=self.groups, **settings)
 
 
+class _Exact(nn.Module):
+    """A convolution in float32, whatever autocast says: quiet audio would lose its bits in half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x."""
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = super().forward(x.float())
+            return out
+
+
+class _ExactConv1d(_Exact, nn.Conv1d):
+    pass
+
+
+class _ExactConv2d(_Exact, nn.Conv2d):
+    pass
+
+
+EXACT: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: _ExactConv1d, nn.Conv2d: _ExactConv2d}
+"""Convolutions in float32, whatever autocast says; they have the attributes of those of torch."""
+
+
 class ScratchBuffers:
     """Memory that is used again and again: to be given new memory costs more than what is computed in it."""
 
