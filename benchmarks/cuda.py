@@ -9,10 +9,10 @@ naive     one window at a time, float32, pageable memory; all hidden states come
 +pinned   through pinned memory
 +overlap  the next batch is sent and begun before the results of the last one are waited for
 +fp16     half weights, float32 norms and residual stream
-segments, all
+host, segments, all
           `build` of `--build-seconds` of files (44.1 kHz stereo, four minutes each: WAV, FLAC, MP3 in turns) into
           a store of this level, with 1, 4, 8 and 16 workers; once, with the share of time in which the model
-          waited for audio. `python -m benchmarks.host` measures what the host could deliver.
+          waited for audio. What the host could deliver is `host`: segments, by a model that takes no time.
 
 Weights are random, of the shape of MERT-v1-95M; windows are noise. The peak is what torch.mm reaches with large
 matrices on the same card, in float32 without TF32 for the first rows and in float16 for the others. Every other
@@ -38,8 +38,9 @@ import numpy as np
 import torch
 
 from benchmarks.encoder import flops
-from benchmarks.host import write_music
+from benchmarks.host import NoTime, write_music
 from featurestore import FeatureExtractor
+from featurestore.encode import WindowEncoder
 from featurestore.encode.batching import BatchEncoder
 from featurestore.encode.card import exact_float32
 from featurestore.encode.transfer import Transfer, transfer_for
@@ -199,20 +200,24 @@ def table(
             network = to_half(model, torch.float16)
             yield row("+fp16", encoder(network, transfer_for(device), torch.float16), half, 0.05)
         length = link_music(Path(scratch, "audio"), build_seconds, track_seconds)
-        extractor = FeatureExtractor(model=folder, device=str(device), batch_size=batch)
-        for level, many in product(("segments", "all"), workers):
+        ours = FeatureExtractor(model=folder, device=str(device), batch_size=batch)
+        host = WindowEncoder(model=NoTime(), batch_size=batch)
+        for level, many in product(("host", "segments", "all"), workers):
+            is_host = level == "host"
+            extractor, kinds = (host, "segments") if is_host else (ours, level)
             store = Path(scratch, "s.zarr")
             settled(device)
             begin = time.perf_counter()
             report = build(
-                Path(scratch, "audio", "music"), store, extractor=extractor, feature_level=level, workers=many
+                Path(scratch, "audio", "music"), store, extractor=extractor, feature_level=kinds, workers=many
             )
             spent = time.perf_counter() - begin
             if report.failed:
                 raise SystemExit(f"building failed: {report.errors[0]}")
             shutil.rmtree(store)
             name = f"{level}, {many} workers"
-            yield Row(name, spent, length / spent, work * length / audio / spent / half, report.waited_for_audio)
+            share = 0.0 if is_host else work * length / audio / spent / half
+            yield Row(name, spent, length / spent, share, report.waited_for_audio)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,7 +3,8 @@
     python -m benchmarks.encoder CHECKPOINT [--parts thread bf16 stages machine start build memory]
 
 thread   CPU time of one thread for a window, and its share of what torch.mm reaches in the same round
-bf16     CPU time of one thread in float32 and in bfloat16, and how near pooled features of rendered music are
+bf16     CPU time of one thread in float32 and in bfloat16, beside OpenVINO where that is installed, and how near
+         pooled features of rendered music are
 stages   where the engine spends it
 machine  wall time with all cores: batches dealt to workers, beside one forward pass on all cores
 conformer, conformer-machine   the same for MERT-v2, MuQ or MusicFM (--shape mert2-30s), beside the plain network
@@ -48,7 +49,11 @@ from featurestore.models.kernels.half import bf16_products
 from featurestore.models.mert import MertEncoder
 
 BATCH, SECONDS, MATRIX = 4, 5, 2048
-AMX_BARS = {"engine in bf16 to plain": 4.5, "engine in bf16 to plain under autocast": 2.7}
+AMX_BARS = {
+    "engine in bf16 to plain": 4.5,
+    "engine in bf16 to plain under autocast": 2.7,
+    "engine in bf16 to OpenVINO": 1.2,
+}
 Times = dict[str, list[float]]
 
 
@@ -152,6 +157,29 @@ def noise(model: MertEncoder) -> torch.Tensor:
     return (wave - wave.mean(dim=1, keepdim=True)) / wave.std(dim=1, keepdim=True, correction=0)
 
 
+def openvino(peer: HubertModel, wave: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """The network of the plain loop by OpenVINO in bfloat16, by one thread; nothing where it is not installed."""
+    try:
+        import openvino as ov
+    except ModuleNotFoundError:
+        print("  OpenVINO is not installed (pip install openvino): not measured")
+        return {}
+
+    class Pooled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.peer = peer
+
+        def forward(self, wave: torch.Tensor) -> torch.Tensor:
+            states = self.peer(wave, output_hidden_states=True).hidden_states
+            return torch.stack([state.mean(dim=1) for state in states], dim=1)
+
+    model = ov.convert_model(Pooled().eval(), example_input=wave)
+    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    compiled = ov.compile_model(model, "CPU", settings)
+    return {"openvino": lambda: compiled(wave.numpy())}
+
+
 def bf16(folder: Path, rounds: int) -> dict[str, float]:
     """CPU time of one thread by precision, and the distance of bfloat16 from float32."""
     torch.set_num_threads(1)
@@ -174,8 +202,9 @@ def bf16(folder: Path, rounds: int) -> dict[str, float]:
         "autocast": autocast,
         "engine": partial(pooled, exact, wave),
         "bf16": partial(pooled, half, wave),
+        **openvino(peer, wave),
     }
-    times = in_turns(things, rounds, time.thread_time)
+    times = in_turns(things, rounds, time.process_time)
     with tempfile.TemporaryDirectory() as scratch:
         pieces = [load_audio(path, model.sample_rate) for path in write_pieces(Path(scratch))]
     n = SECONDS * model.sample_rate
@@ -188,6 +217,7 @@ def bf16(folder: Path, rounds: int) -> dict[str, float]:
         "engine to plain": ratio(times, "plain", "engine"),
         "engine in bf16 to plain": ratio(times, "plain", "bf16"),
         "engine in bf16 to plain under autocast": ratio(times, "autocast", "bf16"),
+        **({"engine in bf16 to OpenVINO": ratio(times, "openvino", "bf16")} if "openvino" in times else {}),
         "windows of rendered music": len(windows),
         "least pooled centred cosine of a state": float(cosines.min()),
     }

@@ -3,7 +3,8 @@
     python -m benchmarks.host [--seconds 300] [--tracks 4] [--rounds 3] [--json F]
 
 per core-second   a file decoded, mixed down, resampled and hashed by one core: seconds of audio a second of it
-workers           tracks as `build` decodes them ahead, by 2 workers, to 1: wall
+workers           tracks as `build` decodes them ahead, by 2 workers, to 1: wall; and what the machine allows: two
+                  processes that decode for nobody, to one
 main thread       `build` at level `segments`: time of the main thread a batch of 16 windows, model excluded
 
 Files are 44.1 kHz stereo: tones and noise, as WAV and FLAC of 16 bits and MP3 of 192 kbit/s. Best of `--rounds`.
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +34,18 @@ from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
 RATE, MODEL_RATE = 44_100, 24_000
 BARS = {"wav": 1000, "flac": 550, "mp3": 550, "workers": 1.8, "main thread": 4.0}
 _CODECS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame"}
+
+_FOR_NOBODY = """
+import sys
+from pathlib import Path
+from featurestore.pipeline.decoder import decode_track
+for number in range(int(sys.argv[2]) + 1):
+    for _ in decode_track(Path(sys.argv[1]), int(sys.argv[3])):
+        pass
+    if not number:  # all is imported
+        print(flush=True)
+        input()
+"""
 
 
 class NoTime:
@@ -115,6 +130,27 @@ def with_workers(path: Path, seconds: float, tracks: int, rounds: int) -> dict[i
     return best
 
 
+def limit(path: Path, tracks: int, rounds: int) -> float:
+    """How many times as fast as one process two are that share nothing but the machine."""
+    best = {1: 1e9, 2: 1e9}
+    command = [sys.executable, "-c", _FOR_NOBODY, str(path), str(tracks), str(MODEL_RATE)]
+    for _ in range(rounds):
+        for count in best:
+            started = [
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)
+            ]
+            for process in started:
+                process.stdout.readline()  # type: ignore[union-attr]
+            began = time.perf_counter()
+            for process in started:
+                process.stdin.write(b"\n")  # type: ignore[union-attr]
+                process.stdin.flush()  # type: ignore[union-attr]
+            for process in started:
+                process.communicate()
+            best[count] = min(best[count], time.perf_counter() - began)
+    return 2 * best[1] / best[2]
+
+
 def main_thread(path: Path, tracks: int, rounds: int) -> float:
     """Milliseconds of the main thread a batch of 16 windows."""
     spent = []
@@ -147,6 +183,8 @@ def measure(seconds: float, tracks: int, rounds: int) -> dict[str, float]:
             one, two = with_workers(music[kind], seconds, tracks, rounds).values()
             print(f"{kind}: 1 worker {one:.0f}, 2 workers {two:.0f} x real time")
             tell(f"2 workers to 1, {kind}", two / one, "x", BARS["workers"])
+            found[f"limit of 2 to 1, {kind}"] = most = limit(music[kind], tracks, rounds)
+            print(f"{kind}: two processes that share nothing, to one: {most:.2f} x")
         tell("main thread", main_thread(music["wav"], tracks, rounds), "ms a batch of 16", BARS["main thread"])
     return found
 

@@ -20,6 +20,10 @@ from featurestore.errors import SettingError
 AUTO, FULL = "auto", "full"
 """Windows of the length that a model was trained with; as long as their track, or as the model allows."""
 
+_GATHERED = 1 << 18
+"""Samples beyond a window that are gathered in one array, so that most are copied once. Arrays of 4 MB and more
+take twice the time: the system gives new memory for each."""
+
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
@@ -176,7 +180,7 @@ def sliding_windows(
     start : int
         First sample of the window.
     samples : ndarray, shape (min(window, length of the track),)
-        To be read only: windows that overlap share memory, of a window and a block.
+        To be read only: windows share memory.
 
     Raises
     ------
@@ -185,21 +189,26 @@ def sliding_windows(
     """
     if min(window, hop) < 1:
         raise SettingError(f"there are no windows of {window} every {hop} samples")
-    kept: npt.NDArray[Any] | None = None
-    first = 0  # the position of kept[0] in the track
+    kept: npt.NDArray[Any] = np.empty(0)
+    first = size = 0  # kept[:size] are the samples of the track from `first` on
     start = 0
     for block in blocks:
-        kept = np.array(block) if kept is None else np.concatenate([kept, block])
-        end = first + len(kept)
-        while start + window <= end:
+        if size + len(block) > len(kept):
+            # The last window of the track may be anchored at any sample from here on.
+            last = kept[max(0, size - window) : size]
+            first, size = first + size - len(last), len(last)
+            length = max(size + len(block), min(2 * len(kept), window + max(window, _GATHERED)))
+            kept = np.empty(length, block.dtype)
+            kept[:size] = last
+        kept[size : size + len(block)] = block
+        size += len(block)
+        while start + window <= first + size:
             yield start, kept[start - first : start - first + window]
             start += hop
-        # The last window of the track may be anchored at any sample from here on.
-        first, kept = max(first, end - window), kept[-window:]
-    if kept is None or not len(kept):
+    if not size:
         raise SettingError("a track of 0 samples has no windows")
-    tail = first + len(kept) - window
+    tail = first + size - window
     if start == 0:  # shorter than a window
-        yield 0, kept
+        yield 0, kept[:size]
     elif start - hop < tail:
-        yield tail, kept
+        yield tail, kept[tail - first : size]

@@ -282,7 +282,7 @@ class BatchEncoder:
         """Encode one window, and give each state when it is computed: the next one is not until that is taken."""
         pooled: list[npt.NDArray[np.float32]] = []
         try:
-            for state, mean in self._forward.states([window.samples], None):
+            for state, mean in self._forward.states([window.samples]):
                 pooled.append(mean.cpu().numpy())
                 yield window.owner, EncodedState(state[0].to(dtype).cpu().numpy())
                 del state

@@ -59,7 +59,9 @@ def check_not_lost(device: torch.device, error: Exception) -> None:
         raise DeviceLostError(f"{device} has failed, and can compute nothing any more ({reason})") from error
 
 
-def try_out(model: Encoder, half_model: Encoder | None, device: torch.device, half: torch.dtype | None) -> None:
+def try_out(
+    model: Encoder, half_model: Encoder | None, device: torch.device, half: torch.dtype | None
+) -> Fidelity | None:
     """Compute a short signal on a card, in float32 and in half, while its memory is free.
 
     Parameters
@@ -70,6 +72,11 @@ def try_out(model: Encoder, half_model: Encoder | None, device: torch.device, ha
         The card.
     half : torch.dtype, optional
         The half precision; None if there is no `half_model`.
+
+    Returns
+    -------
+    Fidelity or None
+        How near half precision is to float32; None if there is none.
 
     Raises
     ------
@@ -86,9 +93,9 @@ def try_out(model: Encoder, half_model: Encoder | None, device: torch.device, ha
             with arithmetic(device, None):
                 wanted = list(model.states(wave))
             if half_model is None:
-                return
+                return None
             with arithmetic(device, half):
-                found: Fidelity = compared(half_model.states(wave), wanted)
+                found = compared(half_model.states(wave), wanted)
     except RuntimeError as error:
         if "no kernel image" not in str(error):
             raise
@@ -106,6 +113,7 @@ def try_out(model: Encoder, half_model: Encoder | None, device: torch.device, ha
         min(found.cosines),
         max(found.errors),
     )
+    return found
 
 
 def _name(device: torch.device) -> str:

@@ -13,6 +13,7 @@ from featurestore.choices import PRECISION_CHOICES
 from featurestore.encode.card import exact_float32, no_cards_because
 from featurestore.errors import DeviceError, SettingError
 from featurestore.models.kernels.half import bf16_products
+from featurestore.models.kernels.products import autocast_on_cpu
 from featurestore.models.warning_filters import suppress_warnings
 
 _BATCH_SIZES = {"cpu": 4, "mps": 8}
@@ -151,7 +152,7 @@ def default_batch_size(device: torch.device) -> int:
 def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
     """Half precision if it is wanted; on CUDA: on this card, and true float32 elsewhere."""
     if device.type != "cuda":
-        return nullcontext() if half is None else torch.autocast(device.type, dtype=half)
+        return autocast_on_cpu(half) if device.type == "cpu" else nullcontext()
     contexts = ExitStack()
     contexts.enter_context(torch.cuda.device(device))
     contexts.enter_context(exact_float32())

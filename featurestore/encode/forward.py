@@ -110,44 +110,48 @@ class Forward:
         transfer = self._transfer
         pooled: list[Tensor] = []
         frames: Tensor | None = None
-        for slot, (state, mean) in enumerate(self.states(windows, stop)):
-            pooled.append(mean)
-            if raw is not None:
-                with torch.inference_mode():
+        with torch.inference_mode(), arithmetic(self._device, self._half):
+            for slot, (state, mean) in enumerate(self._computed(windows, stop)):
+                pooled.append(mean)
+                if raw is not None:
                     if frames is None:
                         frames = transfer.empty_on_host(len(self._slots), *state.shape, dtype=raw)
                     transfer.receive(state.to(raw), frames[slot])
-        with torch.inference_mode():
             means = torch.stack(pooled, dim=1)
             segments = transfer.empty_on_host(*means.shape)
             transfer.receive(means, segments)
             return Pending(segments, frames, transfer.mark())
 
-    def states(
+    def states(self, windows: Sequence[npt.NDArray[np.float32]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the wanted hidden states of windows of equal length and their means, each as it is computed."""
+        computed = self._computed(windows, None)
+        while True:
+            # Entered for each: what takes a state is not to be in this mode.
+            with torch.inference_mode(), arithmetic(self._device, self._half):
+                found = next(computed, None)
+            if found is None:
+                return
+            yield found
+
+    def _computed(
         self, windows: Sequence[npt.NDArray[np.float32]], stop: threading.Event | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the wanted hidden states of windows of equal length and their means, each as it is computed."""
-        model, last = self._model, max(self._slots)
-        if (n_samples := len(windows[0])) < model.min_samples:
+        """Yield the wanted hidden states and their means, in the modes of the caller."""
+        model, last, n_samples = self._model, max(self._slots), len(windows[0])
+        if n_samples < model.min_samples:
             raise AudioTooShortError(
                 f"{n_samples} samples at {model.sample_rate} Hz are too short for "
                 f"{model.name}, which needs {model.min_samples}"
             )
-        states: Iterator[Tensor] | None = None
+        states = iter(model.states(self._transfer.send(windows), last=last))
         for layer in range(last + 1):
-            # Entered for each: what takes a state is not to be in this mode.
-            with torch.inference_mode(), arithmetic(self._device, self._half):
-                if states is None:
-                    states = iter(model.states(self._transfer.send(windows), last=last))
-                state = next(states, None)
-                if state is None:
-                    raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
-                if layer in self._slots:
-                    check_state(model, layer, state, windows=len(windows), n_samples=n_samples)
-                    state = state.float()
-                    mean = state.mean(dim=1)
+            state = next(states, None)
+            if state is None:
+                raise ModelError(f"{model.name} gave fewer hidden states than its `layers` promises")
             if layer in self._slots:
-                yield state, mean
+                check_state(model, layer, state, windows=len(windows), n_samples=n_samples)
+                state = state.float()
+                yield state, state.mean(dim=1)
             del state
             if layer < last and stop is not None and stop.is_set():
                 raise CancelledError

@@ -131,7 +131,7 @@ class WindowEncoder:
                 network, self._fidelity = bf16_for_cpu(self.model)
             is_arranged = self.device.type == "cpu" and network is not self.model
             if self.device.type == "cuda":
-                try_out(self.model, None if half is None else network, self.device, half)
+                self._fidelity = try_out(self.model, None if half is None else network, self.device, half)
                 self.model = network  # weights in float32 that it does not need leave the card
         except Exception as error:
             if is_out_of_memory(error):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from featurestore.models.encoder import EncoderModule, check_call, check_longest
 from featurestore.models.kernels.convolutions import GroupedConv1d, gelu_
+from featurestore.models.kernels.products import attention
 from featurestore.models.paging import page_out
 
 
@@ -115,7 +116,7 @@ class _Attention(nn.Module):
         query, key = self._split(self.query_proj(turned)), self._split(self.key_proj(turned))
         if not self.rotates_input:
             query, key = _rotated(query, rotation), _rotated(key, rotation)
-        heads = F.scaled_dot_product_attention(query, key, self._split(self.value_proj(x)))
+        heads = attention(query, key, self._split(self.value_proj(x)))
         out: Tensor = self.out_proj(self._merge(heads))
         return out
 

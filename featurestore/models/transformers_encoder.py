@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from featurestore.errors import CheckpointError
 from featurestore.models.encoder import EncoderModule, check_call
 from featurestore.models.frontends import Frontend
-from featurestore.models.kernels.convolutions import GroupedConv1d
+from featurestore.models.kernels.convolutions import EXACT, GroupedConv1d
+
+_EXACT_FRONT_ENDS = ("cpu",)
+"""Where all before the transformer layers is in float32; elsewhere only the first convolution is."""
 
 
 class _Reached(Exception):  # noqa: N818 (no error)
@@ -90,6 +94,8 @@ class TransformersEncoder(_OfTransformers):
         for module in self._layers.modules():
             if type(module) is nn.Conv1d and module.groups > 1:
                 module.__class__ = GroupedConv1d  # which has the same attributes
+        if (first := next((x for x in network.modules() if type(x) in EXACT), None)) is not None:
+            first.__class__ = EXACT[type(first)]
         self.layers, self.dim = len(self._layers), int(config.hidden_size)
         # Networks whose layers normalise what they read, not what they write, end in a norm of their own.
         if final_norm is None:
@@ -120,11 +126,13 @@ class TransformersEncoder(_OfTransformers):
     def _first_call(self, wave: Tensor) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
         """What the network gives to its first transformer layer."""
         heard = self._heard(wave)
-        with torch.autocast(wave.device.type, enabled=False):
+        on_cpu = wave.device.type in _EXACT_FRONT_ENDS
+        with torch.autocast(wave.device.type, enabled=False) if on_cpu else nullcontext():
             try:
                 self._network(heard)
             except _Reached as call:
-                return call.state, call.args_after, call.kwargs
+                # The residual stream that starts here outgrows half.
+                return call.state.float(), call.args_after, call.kwargs
         raise CheckpointError(f"{self.name} has no transformer layer")
 
 

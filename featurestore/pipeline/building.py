@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from featurestore.pipeline.bar import AUTO, auto_bar
 from featurestore.pipeline.callbacks import BuildCallback, follow
 from featurestore.pipeline.executors import open_executor, settle_ahead
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import IdleExecutor, LocalExecutor, ModelNeededError, run_job
+from featurestore.pipeline.job import IdleExecutor, LocalExecutor, check_tracks, run_job
 from featurestore.pipeline.one_file import build_file
 from featurestore.pipeline.orphans import source_root
 from featurestore.pipeline.plan import Job
@@ -285,6 +285,7 @@ def build(
                 run_job(job, tracks, there, LocalExecutor(job, extractor), interrupts, tally)
                 return tally.report()
             settings.update(recorded_settings(there, settings))
+            checked = None
             with ExitStack() as stack:
                 if there is not None:
                     remove_replaced(there)
@@ -296,14 +297,17 @@ def build(
                         job = replace(job, refused={**job.refused, **refused})
                         job, there = stack.enter_context(upgrading(job, there, tracks, interrupts, tally))
                 if there is not None and fits(there.spec, job, settings):
-                    with suppress(ModelNeededError):
-                        run_job(job, tracks, there, IdleExecutor(there.spec), interrupts, tally)
+                    checked = check_tracks(job, tracks, there, there.spec, tally)
+                    if not checked.needs_model:
+                        idle = IdleExecutor(there.spec)
+                        run_job(job, tracks, there, idle, interrupts, tally, checked=checked)
                         return tally.report()
-                tally.enter("opening the model")
+                    tally.enter("opening the model")
                 opened = open_executor(
                     job, device, processes, scheduler, workers, ahead_mb, settings, interrupts, tally
                 )
-                run_job(job, tracks, there, stack.enter_context(opened), interrupts, tally)
+                executor = stack.enter_context(opened)
+                run_job(job, tracks, there, executor, interrupts, tally, checked=checked)
         except KeyboardInterrupt:
             tally.interrupted = True
         return tally.report()

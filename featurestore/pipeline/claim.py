@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, MutableSequence
+from collections import deque
+from collections.abc import Callable, Iterator, MutableSequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
@@ -61,19 +62,31 @@ class Attempts:
         self._counts[plan.number] = _DONE
 
 
-class RawWriter:
-    """A thread that writes frames while others are computed; one batch at a time is under way."""
+class WriterThread:
+    """A thread that writes frames and publishes tracks, in order, while other windows are computed."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="featurestore-raw")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="featurestore-writer")
         self._last: Future[None] | None = None
+        self._publishing: deque[tuple[TrackClaim, Future[None]]] = deque()
 
-    def submit(self, write: Callable[[], None]) -> Future[None]:
-        """Have something written when what was submitted before is; that is waited for."""
+    def write(self, frames: Callable[[], None]) -> Future[None]:
+        """Have frames written; those of the call before are waited for, as they take much memory."""
         if self._last is not None:
             wait([self._last])
-        self._last = self._thread.submit(write)
+        self._last = self._thread.submit(frames)
         return self._last
+
+    def publish(self, claim: TrackClaim, attempts: Attempts) -> None:
+        """Have a track published, behind all that was asked for before."""
+        claim.closed = True
+        self._publishing.append((claim, self._thread.submit(claim.publish, attempts)))
+
+    def published(self, most: int) -> Iterator[tuple[TrackClaim, BaseException | None]]:
+        """Yield tracks that are published by now, or why not; wait until at most so many are under way."""
+        while self._publishing and (len(self._publishing) > most or self._publishing[0][1].done()):
+            claim, future = self._publishing.popleft()
+            yield claim, future.exception()
 
     def close(self) -> None:
         """End the thread when it has written all."""
@@ -91,7 +104,7 @@ class TrackClaim:
         The audio of the track, of which nothing has been decoded yet.
     context : context manager of TrackWriter
         It takes the lock when it is entered, and publishes the track when it is left without an error.
-    raw_writer : RawWriter
+    thread : WriterThread
         Writes frames beside the encoding.
 
     Raises
@@ -108,7 +121,7 @@ class TrackClaim:
     whole : bool
         Whether no more windows will be drawn.
     closed : bool
-        Whether the track is published or given up.
+        Whether nothing more is taken: the track is given up or published, perhaps by a thread that is at it.
     seconds : float
         The length of the audio that is written.
     """
@@ -118,14 +131,14 @@ class TrackClaim:
         plan: TrackPlan,
         audio: TrackAudio,
         context: AbstractContextManager[TrackWriter],
-        raw_writer: RawWriter,
+        thread: WriterThread,
     ) -> None:
         self.plan, self.audio = plan, audio
         self.drawn = self._written = 0
         self.begun = self.whole = self.closed = False
         self.seconds = 0.0
         self.began = time.monotonic()
-        self._raw_writer, self._writes = raw_writer, list[Future[None]]()
+        self._thread, self._writes = thread, list[Future[None]]()
         self._context = context
         self._writing = context.__enter__()
 
@@ -137,14 +150,14 @@ class TrackClaim:
     def append(self, batch: EncodedBatch | EncodedState) -> None:
         """Write the features of the next windows, or a state of the next; an error may come with later ones."""
         if (frames := getattr(batch, "frames", None)) is not None:
-            self._check_writes(self._raw_writer.submit(partial(self._writing.append_state, frames)))
+            self._check_writes(self._thread.write(partial(self._writing.append_state, frames)))
             return
         batch = cast("EncodedBatch", batch)
         write = partial(self._writing.append, raw=batch.raw, segments=batch.segments, starts=batch.starts)
         if batch.raw is None and not self._writes:
             write()
         else:
-            self._check_writes(self._raw_writer.submit(write))
+            self._check_writes(self._thread.write(write))
         self._written += len(batch.starts)
         self.seconds = batch.end
 
@@ -154,16 +167,19 @@ class TrackClaim:
         for write in writes:
             write.result()
 
-    def publish(self) -> None:
-        """Make the track a part of the store. It is closed, even if that fails."""
+    def publish(self, attempts: Attempts) -> None:
+        """Make the track a part of the store, and count it."""
         try:
-            self._check_writes()
-        except BaseException as error:
-            self.give_up(error)
-            raise
-        self.closed = True
-        self._writing.attributes.update(self.audio.attributes)
-        self._context.__exit__(None, None, None)
+            try:
+                self._check_writes()
+            except BaseException as error:
+                self.give_up(error)
+                raise
+            self._writing.attributes.update(self.audio.attributes)
+            self._context.__exit__(None, None, None)
+            attempts.done(self.plan)
+        finally:
+            attempts.end(self.plan)
 
     def give_up(self, error: BaseException) -> None:
         """Remove what is staged, and let go of the lock."""

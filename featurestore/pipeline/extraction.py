@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import tee
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from featurestore.errors import (
     TrackExistsError,
     TrackLockedError,
 )
-from featurestore.pipeline.claim import MOST_DEATHS, Attempts, RawWriter, TrackClaim, most_open
+from featurestore.pipeline.claim import MOST_DEATHS, Attempts, TrackClaim, WriterThread, most_open
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import Job, TrackPlan
 from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 PACK_EVERY, PACK_SHARE = 256, 16
 """Published tracks after which they are packed; in a large table they must be this part of its rows, so that all
 packs of a build take no longer than some of the last."""
+
+MOST_PUBLISHING = 8
+"""Tracks that may wait for a thread to publish them, before the next one is waited for."""
 
 _LOCK_WAIT = 0.05
 """Seconds to wait for a lock that is held for another track before other tracks come first."""
@@ -113,7 +117,7 @@ class Extraction:
         StoreError, DeviceLostError
             If the store cannot be written, or the card has failed: going on would be in vain.
         """
-        with closing(RawWriter()) as self._raw_writer:
+        with closing(WriterThread()) as self._thread:
             self._run(plans)
 
     def _run(self, plans: Sequence[TrackPlan]) -> None:
@@ -135,6 +139,7 @@ class Extraction:
         """Bring what is published into the packed table; if another writer is at it, wait for so many seconds."""
         began = time.monotonic()
         with self._interrupts.deferred():
+            self._settle(0)
             self._writer.pack(wait=wait, thorough=False)
         self._unpacked = 0
         self._mark += time.monotonic() - began  # is no time of encoding
@@ -162,7 +167,9 @@ class Extraction:
             finally:
                 with ExitStack() as stack:  # each of them, whatever happens to the others
                     for claim in self._open:
-                        stack.callback(self._release, claim, reason)
+                        stack.callback(
+                            partial(self._settle, 0) if claim.closed else partial(self._release, claim, reason)
+                        )
 
     def _next(
         self, results: Iterator[tuple[TrackClaim, EncodedBatch | EncodedState | Exception]]
@@ -184,7 +191,7 @@ class Extraction:
         ahead, claims = tee(self._claims(plans))
         with decode_ahead((claim.audio for claim in ahead), workers=self._job.workers) as audios:
             for audio, claim in zip(audios, claims, strict=True):
-                while sum(other.begun for other in self._open) >= self._most_open:
+                while sum(other.begun and not other.closed for other in self._open) >= self._most_open:
                     yield None
                 if self._stopped:
                     return
@@ -215,7 +222,7 @@ class Extraction:
             track_id, kinds=self._job.kinds, overwrite=True, attributes=self._attributes, wait=_LOCK_WAIT
         )
         try:
-            claim = TrackClaim(plan, audio, context, self._raw_writer)
+            claim = TrackClaim(plan, audio, context, self._thread)
         except TrackLockedError as error:
             logger.debug("%s: %s", track_id, error)
             self._put_off(plan)
@@ -244,6 +251,7 @@ class Extraction:
         self._tally.encoding_seconds += (now := time.monotonic()) - self._mark
         self._mark = now
         self._tally.waited_for_audio = self._buffer.waited
+        self._settle(MOST_PUBLISHING)
         if claim.closed:
             return
         try:
@@ -255,34 +263,33 @@ class Extraction:
         except FeatureStoreError as error:
             self._fail_open(claim, error)
             return
-        if not self._publish_if_complete(claim):
-            self._notify(claim.plan)
+        self._publish_if_complete(claim)
+        self._notify(claim.plan)
         self._mark = time.monotonic()
         self._tally.waited_for_store += self._mark - now
         self._tally.encoding_seconds += self._mark - now
 
-    def _publish_if_complete(self, claim: TrackClaim) -> bool:
-        if claim.closed or not claim.complete:
-            return False
-        plan, audio = claim.plan, claim.audio
-        self._open.remove(claim)
-        try:
-            claim.publish()
-        except (TrackLockedError, TrackExistsError) as error:
-            logger.info("%s: %s", plan.track.track_id, error)
-            self._put_off(plan)
-            return True
-        except FeatureStoreError as error:
-            self._fail_alone(plan, error)
-            return True
-        finally:
-            self._attempts.end(plan)
-        logger.info(
-            "%s: %.1f s of audio in %.1f s", plan.track.track_id, audio.seconds, time.monotonic() - claim.began
-        )
-        self._unpacked += 1
-        self._done(plan, "processed", seconds=audio.seconds, warnings=audio.attributes["warnings"])
-        return True
+    def _publish_if_complete(self, claim: TrackClaim) -> None:
+        if not claim.closed and claim.complete:
+            self._thread.publish(claim, self._attempts)
+
+    def _settle(self, most: int) -> None:
+        """Count the tracks that are published by now; wait until at most so many are on their way."""
+        for claim, error in self._thread.published(most):
+            self._open.remove(claim)
+            plan, audio = claim.plan, claim.audio
+            if error is None:
+                took = time.monotonic() - claim.began
+                logger.info("%s: %.1f s of audio in %.1f s", plan.track.track_id, audio.seconds, took)
+                self._unpacked += 1
+                self._done(plan, "processed", seconds=audio.seconds, warnings=audio.attributes["warnings"])
+            elif isinstance(error, TrackLockedError | TrackExistsError):
+                logger.info("%s: %s", plan.track.track_id, error)
+                self._put_off(plan)
+            elif isinstance(error, FeatureStoreError):
+                self._fail_alone(plan, error)
+            else:
+                raise error
 
     def _fail_alone(self, plan: TrackPlan, error: FeatureStoreError) -> None:
         """Fail a track for an error of its own; one of the whole store is raised."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from featurestore.amounts import bytes_in_words
@@ -22,6 +22,7 @@ from featurestore.pipeline.plan import (
     check_free_space,
     free_bytes,
     plan_tracks,
+    plan_windows,
 )
 from featurestore.pipeline.published import published_attributes
 from featurestore.pipeline.report import TrackDone
@@ -107,12 +108,8 @@ class LocalExecutor:
         extraction.run(plans)
 
 
-class ModelNeededError(Exception):
-    """Something is to be done, which takes a model."""
-
-
 class IdleExecutor:
-    """Stands for an encoder of a spec that is not opened, as long as nothing is to be done."""
+    """Stands for an encoder of a spec that is not opened, as nothing is to be done."""
 
     device = "none"
 
@@ -120,13 +117,62 @@ class IdleExecutor:
         self.spec = spec
 
     def planned(self, n_samples: int) -> tuple[int, int]:  # noqa: ARG002
-        """Raise ModelNeededError: a track is to be done."""
-        raise ModelNeededError
+        """Return nothing: there are no tracks."""
+        return 0, 0
 
     def run(
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
         """Do nothing: there are no tracks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What is found out about the tracks of a source without a model.
+
+    Attributes
+    ----------
+    plans : sequence of TrackPlan
+        One for each track.
+    orphans : collection of str
+        Tracks of the store whose files are gone, and were not moved.
+    """
+
+    plans: Sequence[TrackPlan]
+    orphans: Collection[str]
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a track is to be extracted."""
+        return any(not plan.cached and plan.error is None for plan in self.plans)
+
+
+def check_tracks(
+    job: Job, tracks: Sequence[AudioFile], there: StoreReader | None, spec: FeatureSpec, tally: Tally
+) -> Checked:
+    """Compare a source with a store; tracks whose files were moved are renamed, unless it is a dry run."""
+    tally.enter("checking")
+    orphans = {} if there is None or job.root is None else find_orphans(there, tracks, job.root)
+    moved = {} if there is None else find_moved(there, tracks, orphans)
+    if moved and there is not None and not job.dry_run:
+        with StoreWriter(job.store, spec=spec) as renaming:
+            rename_moved(there, renaming, tracks, moved, orphans)
+    tally.facts["moved"] = len(moved)
+    orphans = {track_id: known for track_id, known in orphans.items() if track_id not in moved.values()}
+    tally.facts["orphans"] = tuple(orphans)
+    names = moved if job.dry_run else {}
+    plans = plan_tracks(
+        tracks,
+        requirements=job.requirements(spec),
+        # Asked for with `in` first: the error of an unknown track looks for ids that are alike.
+        existing=lambda track_id: (
+            None
+            if there is None or (name := names.get(track_id, track_id)) not in there
+            else published_attributes(there.provenance, name)
+        ),
+        notify=lambda done: _checked(tally, done),
+    )
+    return Checked(plans=plans, orphans=tuple(orphans))
 
 
 def run_job(
@@ -138,8 +184,11 @@ def run_job(
     tally: Tally,
     *,
     writer: StoreWriter | None = None,
+    checked: Checked | None = None,
 ) -> None:
     """Plan, and unless it is a dry run, extract and pack: by `writer`, or else by one that is opened for it.
+
+    What is `checked` already is not looked at again.
 
     Raises
     ------
@@ -158,28 +207,8 @@ def run_job(
         check_settings(there.path, there.spec, spec)
     if job.extends is not None:
         check_settings(tally.facts["store"], job.extends, replace(spec, layers=job.extends.layers))
-    tally.enter("checking")
-    orphans = {} if there is None or job.root is None else find_orphans(there, tracks, job.root)
-    moved = {} if there is None else find_moved(there, tracks, orphans)
-    if moved and there is not None and not job.dry_run:
-        with StoreWriter(job.store, spec=spec) as renaming:
-            rename_moved(there, renaming, tracks, moved, orphans)
-    tally.facts["moved"] = len(moved) + (0 if job.dry_run else tally.facts.get("moved", 0))
-    orphans = {track_id: known for track_id, known in orphans.items() if track_id not in moved.values()}
-    tally.facts["orphans"] = tuple(orphans)
-    names = moved if job.dry_run else {}
-    plans = plan_tracks(
-        tracks,
-        requirements=job.requirements(spec),
-        # Asked for with `in` first: the error of an unknown track looks for ids that are alike.
-        existing=lambda track_id: (
-            None
-            if there is None or (name := names.get(track_id, track_id)) not in there
-            else published_attributes(there.provenance, name)
-        ),
-        planned=executor.planned,
-        notify=lambda done: _checked(tally, done),
-    )
+    checked = checked or check_tracks(job, tracks, there, spec, tally)
+    plans = plan_windows(checked.plans, spec.sample_rate, executor.planned)
     _count(job, plans, spec, tally)
     if job.refused and not job.dry_run:
         _refuse_upgrade(job, plans, tally)
@@ -195,7 +224,7 @@ def run_job(
                 usable = _usable(job, plans, tally)
                 if not (job.fail_fast and tally.failures):
                     executor.run(usable, writer=opened, interrupts=interrupts, tally=tally)
-                for track_id in orphans if job.prune else ():
+                for track_id in checked.orphans if job.prune else ():
                     with suppress(*TAKEN):
                         opened.remove(track_id)
                     tally.facts["pruned"] = tally.facts.get("pruned", 0) + 1

@@ -169,10 +169,9 @@ def plan_tracks(
     *,
     requirements: Requirements,
     existing: Callable[[str], Mapping[str, Any] | None],
-    planned: Callable[[int], tuple[int, int]],
     notify: Callable[[int], None],
 ) -> list[TrackPlan]:
-    """Look at every track: does the store have it, and if not, how long is it?
+    """Look at every track: does the store have it, and if not, how long is it? No model is needed.
 
     Parameters
     ----------
@@ -182,20 +181,16 @@ def plan_tracks(
         What published features must be.
     existing : callable
         Gives the attributes of the published track of an id, or None. Called in threads.
-    planned : callable
-        Gives the windows of a track of a number of samples, and the frames of all of them.
     notify : callable
         Called with the number of tracks looked at, after each.
 
     Returns
     -------
     list of TrackPlan
-        One for each track, in their order.
+        One for each track, in their order, without windows.
     """
     return map_in_threads(
-        lambda number: _plan_track(number, tracks[number], requirements, existing, planned),
-        range(len(tracks)),
-        notify,
+        lambda number: _plan_track(number, tracks[number], requirements, existing), range(len(tracks)), notify
     )
 
 
@@ -204,7 +199,6 @@ def _plan_track(
     track: AudioFile,
     requirements: Requirements,
     existing: Callable[[str], Mapping[str, Any] | None],
-    planned: Callable[[int], tuple[int, int]],
 ) -> TrackPlan:
     published = existing(track.track_id)
     try:
@@ -213,25 +207,40 @@ def _plan_track(
         info = None if track.seconds else read_header(track.path)
     except (FeatureStoreError, OSError) as error:
         return TrackPlan(number=number, track=track, error=error)
-    replaces = published is not None and set(requirements.kinds) <= set(published.get("kinds", ()))
-    rate = requirements.spec.sample_rate
-    seconds = track.seconds or (0.0 if info is None else info.duration or 0.0)
-    samples = round(seconds * (rate or 0))
-    try:
-        segments, frames = planned(max(1, samples))
-    except ExtractionError as error:
-        return TrackPlan(number=number, track=track, error=ExtractionError(f"{track.path}: {error}"))
-    if not samples:
-        return TrackPlan(number=number, track=track, replaces=replaces, guessed=True)
     return TrackPlan(
         number=number,
         track=track,
-        replaces=replaces,
-        seconds=seconds,
+        replaces=published is not None and set(requirements.kinds) <= set(published.get("kinds", ())),
+        seconds=track.seconds or (0.0 if info is None else info.duration or 0.0),
         guessed=track.guessed if info is None else info.frames is None,
-        segments=segments,
-        frames=frames,
     )
+
+
+def plan_windows(
+    plans: Iterable[TrackPlan], sample_rate: int | None, planned: Callable[[int], tuple[int, int]]
+) -> list[TrackPlan]:
+    """Say how many windows and frames tracks have that are to be done.
+
+    Parameters
+    ----------
+    plans : iterable of TrackPlan
+        Of all tracks.
+    sample_rate : int, optional
+        What the model hears, Hz.
+    planned : callable
+        Gives the windows of a track of a number of samples, and the frames of all of them.
+    """
+    found = []
+    for plan in plans:
+        if not plan.cached and plan.error is None:
+            samples = round(plan.seconds * (sample_rate or 0))
+            try:
+                segments, frames = planned(max(1, samples))
+                plan = replace(plan, segments=segments, frames=frames) if samples else replace(plan, guessed=True)
+            except ExtractionError as error:
+                plan = replace(plan, seconds=0.0, error=ExtractionError(f"{plan.track.path}: {error}"))
+        found.append(plan)
+    return found
 
 
 def bytes_needed(plans: Iterable[TrackPlan], spec: FeatureSpec, kinds: Sequence[str]) -> int:

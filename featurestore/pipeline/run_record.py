@@ -75,7 +75,8 @@ def _versions() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
+            # Of what is imported it is at hand; to parse its metadata takes milliseconds.
+            found[name] = str(getattr(sys.modules.get(name), "__version__", None) or version(name))
     return found
 
 

@@ -17,6 +17,7 @@ from featurestore.encode.transfer import Transfer
 from featurestore.encode.window_encoder import WindowEncoder
 from featurestore.errors import DeviceError, DeviceLostError, SettingError
 from featurestore.models import load_model
+from featurestore.models.kernels.fidelity import Fidelity
 from featurestore.models.kernels.half import to_half
 
 OLD_DRIVER = (
@@ -105,7 +106,8 @@ def test_a_card_that_torch_has_no_kernels_for(cards):
 def test_half_precision_is_compared_with_float32_at_the_start(tiny, caplog):
     model = load_model(tiny)
     with caplog.at_level("INFO", "featurestore"):
-        try_out(model, to_half(model, torch.bfloat16), CPU, torch.bfloat16)
+        found = try_out(model, to_half(model, torch.bfloat16), CPU, torch.bfloat16)
+    assert 0.99 < min(found.cosines) < 1
     assert re.search(r"in bfloat16 on cpu: centred cosines to float32 from 0\.99\d+", caplog.messages[-1])
     other = load_model(tiny)
     with torch.no_grad():
@@ -236,11 +238,13 @@ def test_the_encoder_is_the_half_one_where_there_is_one(monkeypatch, tiny):
     real = torch.nn.Module.to
     monkeypatch.setattr("featurestore.encode.window_encoder.resolve_device", lambda _: torch.device("cuda:0"))
     monkeypatch.setattr("featurestore.encode.window_encoder.default_batch_size", lambda _: 16)
-    monkeypatch.setattr("featurestore.encode.window_encoder.try_out", lambda *x: tried.append(x))
+    near = Fidelity(cosines=(0.1, 0.2, 0.3, 0.4), errors=(1.0, 2.0, 3.0, 4.0))
+    monkeypatch.setattr("featurestore.encode.window_encoder.try_out", lambda *x: (tried.append(x), near)[1])
     monkeypatch.setattr("featurestore.encode.batching.transfer_for", lambda _: Transfer(CPU))
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: real(self))
-    found = WindowEncoder(model=tiny, device="cuda", segment_duration=2.0)
+    found = WindowEncoder(model=tiny, device="cuda", segment_duration=2.0, layers=[1, 3])
     ((exact, half, device, dtype),) = tried
     assert found.model is half
     assert exact is not half
     assert (str(device), dtype, found.spec().precision) == ("cuda:0", torch.float16, "fp16")
+    assert (found.spec().precision_cosines, found.spec().precision_errors) == ((0.2, 0.4), (2.0, 4.0))

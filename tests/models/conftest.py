@@ -1,8 +1,11 @@
+import contextlib
 import itertools
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from featurestore.models import save_random_checkpoint
 
@@ -41,3 +44,40 @@ def not_finite():
         return [case for case, ok in zip(cases, finite.tolist(), strict=True) if not ok]
 
     return find
+
+
+class _InnerLengths(TorchDispatchMode):
+    def __init__(self, seen):
+        super().__init__()
+        self._seen = seen
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.split("::")[1].removesuffix("_")
+        first = args[1] if name in ("addmm", "baddbmm") else next(iter(args), None)
+        if isinstance(first, torch.Tensor) and first.dtype == torch.bfloat16:
+            if "attention" in name:
+                self._seen.setdefault("attention", set()).update([first.shape[-1], args[1].shape[-2]])
+            elif "convolution" in name or "conv" in name:
+                self._seen.setdefault("convolution", set()).add(math.prod(args[1].shape[1:]))
+            elif any(word in name for word in ("mm", "matmul", "linear")):
+                self._seen.setdefault(name, set()).add(first.shape[-1])
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="session")
+def inner_lengths():
+    """Context that notes the inner lengths of products in bf16, by what multiplies."""
+
+    @contextlib.contextmanager
+    def watch():
+        seen = {}
+        with _InnerLengths(seen):
+            yield seen
+
+    return watch
+
+
+@pytest.fixture(scope="session")
+def are_right():
+    """Whether products are right with AMX, and there are some."""
+    return lambda seen: bool(seen) and not [x for lengths in seen.values() for x in lengths if x % 32]

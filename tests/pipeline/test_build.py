@@ -12,6 +12,7 @@ import pytest
 
 import featurestore
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
+from featurestore.encode.forward import Forward
 from featurestore.errors import ExtractionError, SettingError, SourceError, SpecMismatchError
 from featurestore.pipeline import prefetch
 from featurestore.pipeline.claim import TrackClaim
@@ -67,11 +68,32 @@ def test_frames_are_written_by_a_thread_whose_errors_are_those_of_a_track(
 
     monkeypatch.setattr(TrackWriter, "append", watched)
     report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")
-    assert threads_of_frames == {"featurestore-raw"}
+    assert threads_of_frames == {"featurestore-writer"}
     assert [(failure.track_id, failure.message) for failure in report.errors] == [("a/two", "too large")]
     assert FeatureStore(tmp_path / "s.zarr").track_ids == ["a/one", "b/one", "b/three"]
     assert staged(tmp_path / "s.zarr") == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("featurestore")]
+
+
+@pytest.mark.slow
+def test_tracks_are_published_while_other_windows_are_encoded(music, tmp_path, extractor, monkeypatch):
+    publishing, encoded, real, attempt = threading.Event(), threading.Event(), TrackWriter.finish, Forward.attempt
+
+    def finish(self):
+        publishing.set()
+        assert threading.current_thread() is not threading.main_thread()
+        assert encoded.wait(10), "nothing was encoded meanwhile"
+        return real(self)
+
+    def noticed(self, *windows, **options):
+        if publishing.is_set():
+            encoded.set()
+        return attempt(self, *windows, **options)
+
+    monkeypatch.setattr(TrackWriter, "finish", finish)
+    monkeypatch.setattr(Forward, "attempt", noticed)
+    report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="segments")
+    assert (report.processed, report.failed) == (4, 0)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,8 @@ def test_at_every_stage_the_build_ends_and_can_go_on(music, tmp_path, extractor,
     report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", progress=interrupt)
     assert time.monotonic() - asked[0] < 2
     assert (report.interrupted, report.exit_code) == (True, 130)
-    assert report.processed == {"extracting": 2, "packing": 4}.get(stage, 0)
+    fewest, most = {"extracting": (2, 4), "packing": (4, 4)}.get(stage, (0, 0))  # what is on its way is published
+    assert fewest <= report.processed <= most
     if report.processed:
         assert staged(tmp_path / "s.zarr") == []
         assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok

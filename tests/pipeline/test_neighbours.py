@@ -118,6 +118,7 @@ def test_memory_that_is_full_for_a_while(clips, tmp_path, watched, extractor, ch
 @pytest.mark.slow
 def test_no_more_tracks_are_open_than_files_allow(clips, tmp_path, watched, extractor, monkeypatch, check):
     monkeypatch.setattr(extraction, "most_open", lambda: 2)
+    monkeypatch.setattr(extraction, "MOST_PUBLISHING", 1)
     store, most = tmp_path / "s.zarr", []
 
     def look(wave):
@@ -125,7 +126,7 @@ def test_no_more_tracks_are_open_than_files_allow(clips, tmp_path, watched, extr
 
     batching, model = watched(look)
     assert build(clips, store, extractor=batching, feature_level="all").processed == 9
-    assert max(most) == 4  # two are claimed and decoded ahead
+    assert 4 <= max(most) <= 6  # two are claimed and decoded ahead, two may be on their way into the store
     assert max(model.sizes) == 6
     check(store, extractor, clips, [str(n) for n in range(9)])
 

@@ -11,7 +11,7 @@ from featurestore import build
 from featurestore.amounts import bytes_in_words
 from featurestore.audio import AudioFile
 from featurestore.errors import StoreAccessError
-from featurestore.pipeline.plan import Requirements, bytes_needed, plan_tracks
+from featurestore.pipeline.plan import Requirements, bytes_needed, plan_tracks, plan_windows
 
 
 def used(folder):
@@ -19,13 +19,13 @@ def used(folder):
 
 
 def planned(tracks, extractor, level_kinds):
-    return plan_tracks(
+    plans = plan_tracks(
         tracks,
         requirements=Requirements(spec=extractor.spec(), kinds=level_kinds),
         existing=lambda _: None,
-        planned=extractor.planned,
         notify=lambda _: None,
     )
+    return plan_windows(plans, extractor.model.sample_rate, extractor.planned)
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from featurestore import FeatureStore, StoreWriter, build
 from featurestore.errors import SpecMismatchError
+from featurestore.pipeline.plan import Requirements
 
 SPECTRA = {"model": "logmel", "layers": [0, 2], "segment_duration": 1.0, "overlap": 0.25, "dtype": "float16"}
 
@@ -71,6 +73,22 @@ def test_one_track_that_was_written_otherwise_does_not_raise_the_level(music, st
         writer.put("a/by-hand", {"segments": np.ones((2, 2, spec.dim))})
     build(music, store)
     assert kinds(store)["b/three"] == ["aggregated"]
+
+
+@pytest.mark.slow
+def test_a_build_that_goes_on_looks_at_each_track_once_before_it_extracts(music, store, monkeypatch):
+    looked, real = [], Requirements.is_satisfied_by
+
+    def look(self, existing, track):
+        looked.append((threading.current_thread().name.split("-look")[0], track.track_id))
+        return real(self, existing, track)
+
+    monkeypatch.setattr(Requirements, "is_satisfied_by", look)
+    report = build(music, store)
+    assert (report.processed, report.cached) == (1, 3)
+    planned = sorted(track_id for thread, track_id in looked if thread == "featurestore")
+    assert planned == ["a/one", "a/two", "b/one", "b/three"]
+    assert len(looked) == 5  # and the one to do again under its lock
 
 
 @pytest.mark.slow

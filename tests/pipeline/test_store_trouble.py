@@ -82,16 +82,17 @@ def test_a_card_that_fails_stops_the_build_and_keeps_what_is_published(
 
     monkeypatch.setattr(Forward, "_encode", fail_later)
     monkeypatch.setattr(Forward, "failure", lambda _, error: (_ for _ in ()).throw(error))
-    with pytest.raises(
-        BuildStoppedError, match=r"cuda:0 has failed\. The 1 tracks that it has published are kept"
-    ) as caught:
+    with pytest.raises(BuildStoppedError, match=r"cuda:0 has failed\. ") as caught:
         build(music, tmp_path / "s.zarr", extractor=extractor)
-    assert (caught.value.report.processed, caught.value.report.failed) == (1, 0)
+    published = len(FeatureStore(tmp_path / "s.zarr"))
+    assert 1 <= published < 4
+    assert (caught.value.report.processed, caught.value.report.failed) == (published, 0)
+    assert f"The {published} tracks that it has published are kept" in str(caught.value)
     assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
     assert staged(tmp_path / "s.zarr") == []
     monkeypatch.undo()
     again = build(music, tmp_path / "s.zarr", extractor=extractor)
-    assert (again.processed, again.cached) == (3, 1)
+    assert (again.processed, again.cached) == (4 - published, published)
 
 
 def test_a_build_that_stopped_can_be_told_to_other_processes():

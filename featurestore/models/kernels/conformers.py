@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featurestore.models.conformer import ConformerEncoder, Convolution
 from featurestore.models.encoder import check_float32
+from featurestore.models.kernels.products import product_dtype
 
 _ROWS = 750
 """Frames of the windows that weights are arranged for; others are computed as well."""
@@ -61,7 +62,8 @@ class _Dense(nn.Module):
 
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self._dtype, self._by_onednn = dtype, _has_products(dtype)
+        self._dtype = dtype = product_dtype(dtype, layer.weight[0].numel())
+        self._by_onednn = _has_products(dtype)
         self.weight, self.bias = nn.Parameter(layer.weight.flatten(1)), layer.bias
         if dtype != torch.float32:
             _halve(self, dtype)
@@ -90,7 +92,7 @@ class _HalfConv2d(nn.Module):
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
         self._settings: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding}
-        _halve(self, dtype)
+        _halve(self, product_dtype(dtype, conv.weight[0].numel()))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x.to(self.weight.dtype), self.weight, self.bias, **self._settings).float()

@@ -10,28 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featurestore.models.kernels.products import product_dtype
+
 CHUNK = 512
 """Frames that a convolution gives at a time: 1 MB of 512 channels."""
 
 PIECE = 127
 """Frames of the last convolution that are computed at a time: the second has just below 8 `CHUNK` for them."""
-
-
-_INNER = 32
-
-
-def missing_to_inner(length: int) -> int:
-    """How much an inner length of a bf16 product lacks to a multiple of 32.
-
-    With AMX, oneDNN up to 3.14 reads on beyond any other, and NaN of one row reaches others
-    (uxlfoundation/oneDNN#5717).
-    """
-    return -length % _INNER
-
-
-def product_dtype(dtype: torch.dtype, *inner: int) -> torch.dtype:
-    """`dtype`; float32 instead of bfloat16 where an inner length of the products is no multiple of 32."""
-    return torch.float32 if dtype == torch.bfloat16 and any(map(missing_to_inner, inner)) else dtype
 
 
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, **settings: Any) -> Tensor:
@@ -68,6 +53,28 @@ class GroupedConv1d(nn.Conv1d):
         """Convolve x [windows, channels in, frames]."""
         settings = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         return conv1d(x, self.weight, self.bias, groups=self.groups, **settings)
+
+
+class _Exact(nn.Module):
+    """A convolution in float32, whatever autocast says: quiet audio would lose its bits in half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x."""
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = super().forward(x.float())
+            return out
+
+
+class _ExactConv1d(_Exact, nn.Conv1d):
+    pass
+
+
+class _ExactConv2d(_Exact, nn.Conv2d):
+    pass
+
+
+EXACT: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: _ExactConv1d, nn.Conv2d: _ExactConv2d}
+"""Convolutions in float32, whatever autocast says; they have the attributes of those of torch."""
 
 
 class ScratchBuffers:

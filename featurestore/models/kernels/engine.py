@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.errors import ModelError
@@ -23,10 +22,9 @@ from featurestore.models.kernels.convolutions import (
     SampleConvs,
     ScratchBuffers,
     gelu_,
-    missing_to_inner,
-    product_dtype,
 )
 from featurestore.models.kernels.fidelity import Fidelity, check_close, fidelity, test_signal
+from featurestore.models.kernels.products import attention, product_dtype
 from featurestore.models.mert import MertEncoder
 from featurestore.models.paging import page_out
 
@@ -141,7 +139,7 @@ class CpuEngine:
     dtype : torch.dtype
         float32, or bfloat16 for the products of the transformer's layers and of all convolutions over samples but
         the first. Norms, the residual stream and the positional convolution are float32 in any case, and what
-        `convolutions.product_dtype` says.
+        `products.product_dtype` says.
 
     Raises
     ------
@@ -232,7 +230,7 @@ class Block:
         ]
         shape = (windows, frames, self._heads, dim // self._heads)
         query, key, value = (part.view(shape).transpose(1, 2) for part in qkv)
-        heads = _attention(query, key, value)
+        heads = attention(query, key, value)
         return _added(residual, heads.transpose(1, 2).reshape(-1, dim), self._out, self._out_bias)
 
     def _fed_forward(self, x: Tensor, residual: Tensor, scratch: ScratchBuffers) -> Tensor:
@@ -240,18 +238,6 @@ class Block:
         inner = scratch.take("large", len(rows), self._up.shape[1], self._dtype)
         gelu_(torch.addmm(self._up_bias, rows, self._up, out=inner))
         return _added(residual, inner, self._down, self._down_bias)
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention over frames, [window, head, frame, width] each; in bf16 of inner lengths that it is right with."""
-    if query.dtype == torch.float32:
-        return F.scaled_dot_product_attention(query, key, value)
-    frames, width = query.shape[-2:]
-    more, wider = missing_to_inner(frames), missing_to_inner(width)
-    key, value = (F.pad(x, (0, wider, 0, more)) for x in (key, value))
-    mask = F.pad(query.new_zeros(1, 1, 1, frames), (0, more), value=-torch.inf)
-    heads = F.scaled_dot_product_attention(F.pad(query, (0, wider)), key, value, attn_mask=mask, scale=width**-0.5)
-    return heads[..., :width]
 
 
 def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

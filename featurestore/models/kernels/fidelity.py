@@ -11,6 +11,7 @@ from torch import Tensor
 
 from featurestore.errors import SettingError
 from featurestore.models.encoder import Encoder
+from featurestore.models.kernels.products import autocast_on_cpu
 
 LEAST_COSINE = 0.98
 """Half precision whose `Fidelity.cosines` fall below is taken for wrong: rounding alone leaves .998 and more."""
@@ -56,7 +57,7 @@ def fidelity(fast: Encoder, exact: Encoder, waves: Tensor, *, autocast: torch.dt
         NaN where one of both is not finite.
     """
     wanted = list(exact.states(waves))
-    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+    with autocast_on_cpu(autocast):
         return compared(fast.states(waves), wanted)
 
 

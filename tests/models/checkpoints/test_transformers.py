@@ -14,9 +14,10 @@ import transformers
 
 from featurestore import FeatureExtractor
 from featurestore.errors import CheckpointError, ModelError, SettingError
-from featurestore.models import check_encoder, load_model
+from featurestore.models import check_encoder, load_model, transformers_encoder
 from featurestore.models.checkpoints.transformers import load_transformers_checkpoint
 from featurestore.models.kernels.half import to_half
+from featurestore.models.kernels.products import autocast_on_cpu
 from featurestore.models.transformers_encoder import TransformersEncoder
 
 pytestmark = pytest.mark.slow  # transformers takes seconds to import
@@ -241,6 +242,37 @@ def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
     assert (family(name) in ("whisper", "ast")) == (not seen)
     assert all(types == {torch.float32} for types in seen)
     assert torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min() > 0.995
+
+
+def test_products_in_bf16_have_inner_lengths_that_are_right_with_amx(case, inner_lengths, are_right):
+    _, encoder, _ = case
+    wave = noise(16_001)
+    wanted = encoder.hidden_states(wave)
+    with inner_lengths() as seen, autocast_on_cpu(torch.bfloat16):
+        found = encoder.hidden_states(wave).float()
+    assert are_right(seen)
+    assert torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min() > 0.995
+    with inner_lengths() as seen, torch.autocast("cpu", dtype=torch.bfloat16):
+        encoder.hidden_states(wave)
+    assert not are_right(seen)  # what would be wrong without
+
+
+def test_front_ends_on_a_card_are_in_half_but_for_the_first_convolution(case, monkeypatch):
+    """The CPU stands for the card, whose grouped convolutions are right."""
+    name, encoder, _ = case
+    wave, types = noise(16_001) * torch.tensor([[1.0], [1e-4]]), []
+    wanted = encoder.hidden_states(wave)
+    monkeypatch.setattr(transformers_encoder, "_EXACT_FRONT_ENDS", ())
+    front = [x for x in encoder._network.modules() if isinstance(x, torch.nn.Conv1d | torch.nn.Conv2d)]
+    for convolution in front:
+        convolution.register_forward_hook(lambda *x: types.append(x[-1].dtype))
+    with autocast_on_cpu(torch.bfloat16):
+        found = list(encoder.states(wave))
+    assert types[:1] in ([torch.float32], [])
+    assert bool(types) == (family(name) != "w2v-bert")
+    assert (torch.bfloat16 in types) == (family(name) not in ("ast", "w2v-bert"))
+    assert found[0].dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(torch.stack(found, 1).float(), wanted, dim=-1).min() > 0.98
 
 
 def test_the_rules_of_an_encoder(case):

@@ -99,6 +99,21 @@ def test_bfloat16_by_either_product(plain):
     assert largest(found, wanted) < 0.05
 
 
+@pytest.mark.usefixtures("capability")
+def test_products_in_bf16_have_inner_lengths_that_are_right_with_amx(plain, inner_lengths, are_right):
+    wave = torch.randn(2, 24_000 + 960 * 2, generator=torch.Generator().manual_seed(4)) * 0.1
+    fast, wanted = arrange_conformer(plain, torch.bfloat16), plain.hidden_states(wave)
+    assert wanted.shape[2] % 32
+    with inner_lengths() as seen:
+        found = fast.hidden_states(wave)
+    assert "attention" in seen
+    assert are_right(seen)
+    assert largest(found, wanted) < 0.05
+    with inner_lengths() as seen, torch.autocast("cpu", dtype=torch.bfloat16):
+        plain.hidden_states(wave)
+    assert not are_right(seen)  # of the bands and spectra, though not of attention
+
+
 def test_the_model_stays_itself_and_shares_its_weights(plain):
     model = copy.deepcopy(plain)
     fast = arrange_conformer(model)

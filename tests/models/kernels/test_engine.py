@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from featurestore.errors import ModelError, SettingError
 from featurestore.models import MertEncoder, load_model
@@ -297,24 +296,11 @@ def test_other_encoders_are_left_alone():
         ({"intermediate_size": 80, "hidden_size": 64, "conv_dim": [32, 24, 16]}, set()),
     ],
 )
-def test_products_in_bf16_have_inner_lengths_that_are_right_with_amx(values, in_half):
+def test_products_in_bf16_have_inner_lengths_that_are_right_with_amx(values, in_half, inner_lengths):
     plain = network(**values)
-    inner: dict[str, set[int]] = {}
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-            name = operation._schema.name.removeprefix("aten::").removesuffix("_")
-            tensors = [x for x in args if isinstance(x, torch.Tensor)]
-            if tensors and tensors[-1].dtype == torch.bfloat16:
-                if "attention" in name:
-                    inner.setdefault("attention", set()).update([args[0].shape[-1], args[1].shape[-2]])
-                elif any(word in name for word in ("mm", "matmul", "linear", "convolution")):
-                    inner.setdefault(name, set()).add(tensors[-1].shape[-2])
-            return operation(*args, **(kwargs or {}))
-
     wave = torch.randn(2, 1_234)
     assert plain.frames(wave.shape[1]) % 32
-    with Watch():
+    with inner_lengths() as inner:
         found = CpuEngine(plain, torch.bfloat16).hidden_states(wave)
     assert set(inner) == in_half
     assert not [length for lengths in inner.values() for length in lengths if length % 32]
