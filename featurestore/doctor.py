@@ -22,10 +22,11 @@ _EXTRAS = {
     "huggingface_hub": "extract",
     "safetensors": "extract",
     "av": "extract",
-    "torchcodec": "torchcodec",
     "zarr": "xarray",
     "xarray": "xarray",
     "dask": "xarray",
+    "h5py": "hdf5",
+    "pyarrow": "parquet",
     "scikit-learn": "labels",
 }
 _FEW_FILES = 1000
