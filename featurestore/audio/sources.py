@@ -56,6 +56,7 @@ def discover(
     file_pattern: str | None = None,
     exclude: Sequence[str] = (),
     dataset: str | None = None,
+    excluded: list[str] | None = None,
 ) -> list[AudioFile]:
     """Find the audio files that a source names.
 
@@ -80,6 +81,8 @@ def discover(
         No files whose name, or path as in the id, matches one of these patterns.
     dataset : str, optional
         Put before every id, with a slash.
+    excluded : list of str, optional
+        Gets the paths that `exclude` leaves out, as in the id.
 
     Returns
     -------
@@ -107,7 +110,10 @@ def discover(
         raise SourceError(f"the source {os.fspath(source)} is {error}") from None
     if isinstance(exclude, str) or not all(isinstance(x, str) and x for x in exclude):
         raise SettingError(f"`exclude` is a sequence of patterns, not {exclude!r:.200}")
-    named = [x for x in _named(path, file_pattern) if not _is_excluded(x.relative, exclude)]
+    found = _named(path, file_pattern)
+    named = [x for x in found if not _is_excluded(x.relative, exclude)]
+    if excluded is not None and len(named) < len(found):
+        excluded += sorted({x.relative for x in found} - {x.relative for x in named})
     if not named:
         raise SourceError(f"the source {path!r} names no file but those that `exclude` leaves out")
     return sorted(_with_ids(named, id_from, dataset), key=lambda file: file.track_id)

@@ -251,14 +251,23 @@ def build(
             recorded = recorded_ids(known, source)
             dataset = recorded[0] if dataset is None else dataset
             id_from = recorded[1] if id_from is None else id_from
-            tracks = discover(source, id_from=id_from, file_pattern=file_pattern, exclude=exclude, dataset=dataset)
-            root = source_root(source, tracks)
+            excluded: list[str] = []
+            tracks = discover(
+                source,
+                id_from=id_from,
+                file_pattern=file_pattern,
+                exclude=exclude,
+                dataset=dataset,
+                excluded=excluded,
+            )
+            root, found = source_root(source, tracks), len(tracks)
             if retry_failed:
                 failed = {failure["track_id"] for failure in failures_of(known)}
                 tracks = [track for track in tracks if track.track_id in failed]
                 given["retried"] = [track.track_id for track in tracks[:limit]]
             tracks = [track for track in tracks if part is None or part.holds(track.track_id)][:limit]
             given.update(dataset=dataset, id_from=id_from, shard=part and str(part))
+            given["left_out"] = {"excluded": excluded, "not_chosen": found - len(tracks)}
             tally.total = len(tracks)
             tally.enter("opening the model")
             there = open_existing(at)

@@ -23,7 +23,7 @@ _PACKAGES = ("featurestore", "numpy", "torch", "av", "transformers")
 _CHOOSING = ("limit", "file_pattern", "exclude", "retry_failed", "shard")
 """Options by which a run leaves out some of its source."""
 
-_NO_OPTIONS = ("retried", "callbacks", "progress")
+_NO_OPTIONS = ("retried", "left_out", "callbacks", "progress")
 
 _log = logging.getLogger("featurestore")
 
@@ -58,6 +58,7 @@ def _record(options: Mapping[str, Any], tally: Tally, began: datetime, stopped: 
         "options": given,
         "whole": not (tally.interrupted or stopped or any(x in given for x in _CHOOSING)),
         "retried": list(retried),
+        "left_out": options.get("left_out"),
         "stopped": stopped,
         "host": socket.gethostname(),
         "pid": os.getpid(),

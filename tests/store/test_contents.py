@@ -8,6 +8,8 @@ import pytest
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.store import contents as module
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(tmp_path):
