@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from featurestore.addresses import StoreUrl
 from featurestore.errors import SettingError, StoreAccessError, StoreError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store.format.metadata import FORMAT_VERSION, read_root
 from featurestore.store.hdf5.layout import is_hdf5
-from featurestore.store.paths import resolve_store_path
+from featurestore.store.paths import resolve_address
 from featurestore.store.selection import resolve_layers, resolve_tracks
 from featurestore.store.source import FolderSource, Source
 from featurestore.store.verify import VerifyReport
@@ -26,7 +27,7 @@ class StoreReader:
 
     Parameters
     ----------
-    path, follow_links
+    path, follow_links, storage_options
         As for `featurestore.FeatureStore`, and so are the errors.
 
     Examples
@@ -36,9 +37,17 @@ class StoreReader:
     ['folk/air', 'jazz/blue', 'rock/song']
     """
 
-    def __init__(self, path: str | Path, *, follow_links: bool = False) -> None:
-        self.path = resolve_store_path(path)
-        self._source = open_source(self.path, follow_links=follow_links)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        follow_links: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = resolve_address(path)
+        if isinstance(self.path, Path) and storage_options:
+            raise SettingError(f"`storage_options` are for a bucket, and {self.path} is none: leave them out")
+        self._source = open_source(self.path, follow_links=follow_links, storage_options=storage_options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {str(self.path)!r}>"
@@ -309,6 +318,10 @@ class StoreReader:
 
     def _writer(self) -> StoreWriter:
         """A writer of this very store, wherever the process is by now; NotAStoreError if it is gone."""
+        if isinstance(self.path, StoreUrl):
+            raise StoreAccessError(
+                f"{self.path} is read only: change the store in a folder that was pushed there, and push it again"
+            )
         if not isinstance(self._source, FolderSource):
             raise StoreAccessError(
                 f"{self.path} is one file, which never changes: change the store that it was exported from, and "
@@ -334,8 +347,14 @@ class StoreReader:
         return resolve_tracks(tracks, self._source.track_ids, self, self.path)
 
 
-def open_source(path: Path, *, follow_links: bool = False) -> Source:
-    """The tracks at a path: a folder, or a file of HDF5."""
+def open_source(
+    path: Path | StoreUrl, *, follow_links: bool = False, storage_options: Mapping[str, Any] | None = None
+) -> Source:
+    """The tracks at a path: a folder, or a file of HDF5; or at an address."""
+    if isinstance(path, StoreUrl):
+        from featurestore.store.bucket import BucketSource
+
+        return BucketSource(path, storage_options)
     if is_hdf5(path) and not path.is_dir():
         from featurestore.store.hdf5.source import Hdf5Source
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import filesystem
-from featurestore.store.byte_source import ByteFile
+from featurestore.store.byte_source import THREADS, ByteFile
 from featurestore.store.format.compression import OVERHEAD, compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata
 
@@ -37,7 +37,6 @@ MAX_CHUNK_BYTES = 2**30
 
 # Beyond this many bytes more threads pay: reading, writing and checksums all release the interpreter.
 _LARGE = 4 * 2**20
-THREADS = min(4, max(2, os.cpu_count() or 1))
 _BLOCK = 2 * 2**20  # bytes that are read before their checksum is taken: a chunk of raw in one piece
 _BATCH = 64 * 2**20
 _PIECE = 4 * 2**20  # bytes of one write: larger ones need fewer, larger pages
@@ -283,10 +282,14 @@ class ShardReader:
         """
         out = np.empty((len(positions), *self._shape), self._dtype.newbyteorder("="))
         jobs = list(zip(map(int, positions), out, strict=True))
+        many = max(1, _BATCH * len(out) // max(1, out.nbytes))
 
         def work(some: list[tuple[int, npt.NDArray[Any]]]) -> None:
-            for position, chunk in some:
-                self._read_into(position, chunk)
+            for first in range(0, len(some), many):
+                batch = some[first : first + many]
+                self._file.expect(self._index[[position for position, _ in batch]])
+                for position, chunk in batch:
+                    self._read_into(position, chunk)
 
         if out.nbytes < _LARGE:
             work(jobs)
