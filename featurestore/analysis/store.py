@@ -72,7 +72,7 @@ class AnalysisStore(StoreReader):
         >>> [(run["processed"], run["options"]["model"]) for run in FeatureStore("spectra.zarr").runs()]
         [(3, 'logmel')]
         """
-        return read_runs(self.path) if isinstance(self.path, Path) else []
+        return read_runs(self.path)
 
     def failures(self) -> list[dict[str, Any]]:
         """Return the tracks that failed and were not built since: track_id, path, error, message, source, time.

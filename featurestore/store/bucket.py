@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,7 +30,8 @@ from featurestore.store.format.metadata import (
     encode_document,
     group_document,
 )
-from featurestore.store.objects import ObjectFolder, ObjectSource
+from featurestore.store.object_files import ObjectFolder
+from featurestore.store.objects import ObjectSource
 from featurestore.store.paths import HIDDEN
 from featurestore.store.source import TrackSource
 from featurestore.store.table.gathering import TableIndex
@@ -40,33 +42,67 @@ from featurestore.store.table.table import PackedTable
 from featurestore.store.verify import Problem, VerifyReport, check_chunks
 
 PACKED, POINTER = "packed", f"packed/{METADATA}"
-CURRENT = "current"
-"""Attribute of the group `packed` in a bucket: the name of the folder in it that is the table."""
+_CURRENT, _SUPERSEDED = "current", "superseded"
+"""Attributes of the group `packed` in a bucket: the name of the folder in it that is the table, and those of
+tables that were, with the moment since which they are not."""
 _COLUMNS = 2
 """Of so many layers, rows are always read by whole chunks, which are kept."""
 
 T = TypeVar("T")
 
 
-def pointer_to(generation: str) -> bytes:
-    """Content of `packed/zarr.json` in a bucket."""
-    return encode_document(group_document({CURRENT: generation}))
+@dataclass(frozen=True)
+class Pointer:
+    """What `packed/zarr.json` of a store that was pushed says."""
+
+    current: str
+    superseded: Mapping[str, str]
+
+    def encode(self) -> bytes:
+        """Content of the object."""
+        return encode_document(group_document({_CURRENT: self.current, _SUPERSEDED: dict(self.superseded)}))
+
+    @classmethod
+    def decode(cls, content: bytes) -> Pointer | None:
+        """None if it is not of a store that was pushed."""
+        try:
+            attributes = decode_document(content)["attributes"]
+            current, superseded = attributes[_CURRENT], attributes.get(_SUPERSEDED, {})
+            names = [current, *superseded]
+            known = all(isinstance(name, str) and name.isalnum() for name in names)
+            return cls(current, superseded) if known and isinstance(superseded, dict) else None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
 
 class Bucket(ObjectSource):
     """A store below a URL, in which the folder `packed` is the current table."""
 
     def open(self, *parts: str) -> ObjectFolder:
-        return _Root(self, ()) if not parts else super().open(*parts)
+        """Open the store's folder, or one below it; nothing is read yet."""
+        return ObjectFolder(self, parts) if parts else _Root(self, ())
+
+    def pointer(self, *, fresh: bool = False) -> Pointer | None:
+        """What names the current table of a store that was pushed; None of any other."""
+        if fresh:
+            self.forget(POINTER)
+        try:
+            return Pointer.decode(bytes(self.get(POINTER, limit=MAX_METADATA_BYTES)))
+        except (FileNotFoundError, ValueError):
+            return None  # of a table that was copied, its reader says what is wrong
 
     def current(self, *, fresh: bool = False) -> str | None:
         """Name of the current table of a store that was pushed; None of any other."""
-        try:
-            content = self.get(POINTER, limit=MAX_METADATA_BYTES, fresh=fresh)
-            found = decode_document(bytes(content))["attributes"].get(CURRENT)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return None  # of a table that was copied, its reader says what is wrong
-        return found if isinstance(found, str) and found.isalnum() else None
+        found = self.pointer(fresh=fresh)
+        return None if found is None else found.current
+
+    def spec_or_none(self) -> FeatureSpec | None:
+        """Spec of the store; None if there is nothing."""
+        self.forget(METADATA)
+        with contextlib.suppress(FileNotFoundError):
+            self.get(METADATA, limit=MAX_METADATA_BYTES)
+            return self.read_spec()
+        return None
 
     def read_spec(self) -> FeatureSpec:
         """Spec of the store; NotAStoreError if there is none, and other errors as those of a folder."""

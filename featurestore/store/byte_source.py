@@ -5,6 +5,7 @@ What reads the format knows the two protocols, and nothing of descriptors.
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from collections.abc import Sequence
@@ -97,6 +98,10 @@ class LocalFile:
 
     def read_into(self, parts: Sequence[Any], offset: int) -> int:
         return reading.read_into(self._fd, parts, offset)
+
+    def mapped(self) -> memoryview:
+        """All bytes, as pages of the file; they stay after it is closed."""
+        return memoryview(mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ))
 
     def close(self) -> None:
         os.close(self._fd)

@@ -7,19 +7,15 @@ import importlib
 import os
 import re
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache, cached_property
-from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from featurestore.addresses import StoreUrl
 from featurestore.errors import MissingDependencyError, SettingError, StoreAccessError
-from featurestore.store.byte_source import ByteFolder
 
 _CACHE_BYTES = 512 * 2**20
 """Of objects that were read as a whole: metadata, and chunks of the packed table."""
@@ -54,7 +50,9 @@ def _process() -> int:
 
 
 class ObjectSource:
-    """A store below a URL: a `ByteSource`. What it reads as a whole is kept, as objects of a store never change.
+    """The objects of a store below a URL, to read and to write.
+
+    What is read as a whole is kept, as objects of a store never change.
 
     Parameters
     ----------
@@ -161,21 +159,33 @@ class ObjectSource:
         except errors.BaseError as error:
             raise StoreAccessError(f"{self.url}: {_reason(error)}") from None
 
-    def get(self, path: str, *, limit: int | None = None, fresh: bool = False) -> memoryview:
-        """Read a whole object; ValueError if it has more than `limit` bytes. `fresh` asks for it again."""
+    def forget(self, path: str) -> None:
+        """Ask for an object again when it is read the next time."""
         with self._lock:
-            if fresh and path in self._cache:
+            if path in self._cache:
                 self._cached_bytes -= len(self._cache.pop(path))
-            elif path in self._cache:
+
+    def get(self, path: str, *, limit: int | None = None) -> memoryview:
+        """Read a whole object; ValueError if it has more than `limit` bytes."""
+        with self._lock:
+            if path in self._cache:
                 self._cache.move_to_end(path)
                 return self._cache[path]
+        return self._fetch(path, limit)[0]
+
+    def refresh(self, path: str) -> str | None:
+        """Read an object anew, so that `get` has it, and give the tag of its content."""
+        self.forget(path)
+        return self._fetch(path)[1]
+
+    def _fetch(self, path: str, limit: int | None = None) -> tuple[memoryview, str | None]:
         with self.client(path) as (obstore, store):
             found = obstore.get(store, path)
             if limit is not None and found.meta["size"] > limit:
                 raise ValueError(f"{path} is not a file of at most {limit} bytes")
             content = memoryview(found.bytes())
         self._keep(path, content)
-        return content
+        return content, found.meta["e_tag"]
 
     def _keep(self, path: str, content: memoryview) -> None:
         with self._lock:
@@ -232,9 +242,50 @@ class ObjectSource:
         below = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return {name.rstrip("/").rpartition("/")[2] for name in below}
 
-    def open(self, *parts: str) -> ObjectFolder:
-        """Open a folder: nothing is read yet."""
-        return ObjectFolder(self, parts)
+    def entries(self, path: str) -> Iterator[tuple[str, datetime]]:
+        """All objects below a path, and when each was last written."""
+        with self.client(path) as (obstore, store):
+            for block in obstore.list(store, path, chunk_size=1000):
+                for entry in block:
+                    yield entry["path"], entry["last_modified"]
+
+    def written(self, path: str) -> datetime:
+        """When an object was written."""
+        with self.client(path) as (obstore, store):
+            moment: datetime = obstore.head(store, path)["last_modified"]
+        return moment
+
+    def create(self, path: str, content: Any) -> bool:
+        """Write an object in one step; False if there is one."""
+        return self._put(path, content, "create")
+
+    def replace(self, path: str, content: bytes, tag: str | None) -> bool:
+        """Write an object in the place of the one that has a tag; False if another is there by now."""
+        return self._put(path, content, "overwrite" if tag is None else {"e_tag": tag})
+
+    def _put(self, path: str, content: Any, mode: Any) -> bool:
+        errors = importlib.import_module("obstore.exceptions")
+        try:
+            with self.client(path) as (obstore, store):
+                obstore.put(store, path, content, mode=mode, use_multipart=False)
+        except (errors.AlreadyExistsError, errors.PreconditionError):
+            return False
+        except errors.NotSupportedError:
+            raise StoreAccessError(
+                f"{self.url} cannot be written safely: push to a bucket (s3://, gs://, az://) whose server has "
+                "conditional writes"
+            ) from None
+        return True
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the bucket."""
+        with self.client(source) as (obstore, store):
+            obstore.copy(store, source, target)
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Remove objects, if they are there."""
+        with self.client() as (obstore, store):
+            obstore.delete(store, list(paths))
 
 
 def _reason(error: Exception) -> str:
@@ -252,94 +303,3 @@ def _reason(error: Exception) -> str:
     if "error sending request" in text or "timed out" in text or "timeout" in text:
         return "the server cannot be reached: see the network, and AWS_ENDPOINT_URL"
     return known or f"{re.split(r'[:.] ', text)[0]}: see its URL, AWS_ENDPOINT_URL and AWS_REGION"
-
-
-class ObjectFolder:
-    """Objects below a path: a `ByteFolder`."""
-
-    def __init__(self, source: ObjectSource, parts: tuple[str, ...]) -> None:
-        self.source = source
-        self.parts = parts
-
-    def _path(self, *names: str) -> str:
-        return "/".join((*self.parts, *names))
-
-    def folder(self, *names: str) -> ObjectFolder:
-        return ObjectFolder(self.source, (*self.parts, *names))
-
-    def open(self, name: str, *, whole: bool = False) -> ObjectFile:
-        return ObjectFile(self.source, self._path(name), whole=whole)
-
-    def read(self, name: str, limit: int) -> bytes:
-        return bytes(self.source.get(self._path(name), limit=limit))
-
-    def has(self, name: str) -> bool:
-        return self.source.exists(self._path(name))
-
-    def is_still(self, name: str, above: ByteFolder) -> bool:  # noqa: ARG002
-        return True
-
-    def close(self) -> None:
-        pass  # nothing is open
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class ObjectFile:
-    """An object: a `ByteFile`. Of one that is not read as a whole, its end is read first."""
-
-    def __init__(self, source: ObjectSource, path: str, *, whole: bool) -> None:
-        self._source = source
-        self._path = path
-        self._whole = whole
-        self._expected = threading.local()  # what each thread has fetched: offsets, and parts
-
-    @cached_property
-    def _end(self) -> tuple[int, memoryview]:
-        """Size, and the last bytes."""
-        if self._whole:
-            content = self._source.get(self._path)
-            return len(content), content
-        return self._source.tail(self._path)
-
-    @property
-    def size(self) -> int:
-        return self._end[0]
-
-    def expect(self, ranges: npt.NDArray[np.uint64]) -> None:
-        size, end = self._end
-        wanted = sorted((int(offset), int(count)) for offset, count in ranges if offset < size - len(end))
-        starts = [offset for offset, _ in wanted]
-        parts = self._source.ranges(self._path, starts, [sum(one) for one in wanted]) if wanted else []
-        self._expected.parts = starts, parts
-
-    def _find(self, size: int, offset: int) -> memoryview:
-        total, end = self._end
-        begin = total - len(end)
-        if offset >= begin:
-            return end[offset - begin : offset - begin + size]
-        held: tuple[list[int], list[memoryview]] = getattr(self._expected, "parts", ([], []))
-        starts, parts = held
-        number = bisect_right(starts, offset) - 1
-        if number >= 0 and offset + size <= starts[number] + len(parts[number]):
-            return parts[number][offset - starts[number] :][:size]
-        return self._source.ranges(self._path, [offset], [min(offset + size, total)])[0]
-
-    def read(self, size: int, offset: int) -> bytes:
-        return bytes(self._find(size, offset))
-
-    def read_into(self, parts: Sequence[Any], offset: int) -> int:
-        content = self._find(sum(map(len, parts)), offset)
-        done = 0
-        for part in parts:
-            piece = content[done : done + len(part)]
-            memoryview(part)[: len(piece)] = piece
-            done += len(piece)
-        return done
-
-    def close(self) -> None:
-        pass  # nothing is open

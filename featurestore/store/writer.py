@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -173,11 +173,46 @@ class StoreWriter:
         >>> FeatureStore("mine.zarr").segments("a").shape
         (3, 2, 8)
         """
-        key = encode_key(track_id)
         chosen = tuple(kind for kind in KINDS if kind in {*kinds, "aggregated"})
         if unknown := set(kinds) - set(KINDS):
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         replace = self.overwrite if overwrite is None else overwrite
+        with self._publishing(track_id, replace=replace, wait=wait) as (folder, records):
+            given = dict(attributes or {})
+            with TrackWriter(track_id, folder, self.spec, chosen, given, store=self.path) as writer:
+                yield writer
+                with translate_os_errors(self.path):
+                    records.append(writer.finish())
+
+    def adopt(
+        self, track_id: str, kinds: Sequence[str], revision: str, fill: Callable[[Path], None], *, overwrite: bool
+    ) -> None:
+        """Publish a track as another store of this spec has it, revision and all.
+
+        Parameters
+        ----------
+        track_id : str
+            The track.
+        kinds : sequence of str
+            What it has.
+        revision : str
+            Its revision.
+        fill : callable
+            Puts a folder of each kind, with its files, into an empty folder.
+        overwrite : bool
+            Whether a track that exists is replaced.
+        """
+        with self._publishing(track_id, replace=overwrite, wait=60.0) as (folder, records):
+            fill(folder)
+            records.append(transaction.TransactionRecord(tuple(kinds), revision))
+
+    @contextlib.contextmanager
+    def _publishing(
+        self, track_id: str, *, replace: bool, wait: float
+    ) -> Iterator[tuple[Path, list[transaction.TransactionRecord]]]:
+        """An empty folder for a track, and a list: what is put there says what to do with it, under its lock."""
+        key = encode_key(track_id)
+        records: list[transaction.TransactionRecord] = []
         with contextlib.ExitStack() as stack:
             with translate_os_errors(self.path):
                 stack.enter_context(self._session.lock(key, wait=wait))
@@ -187,16 +222,11 @@ class StoreWriter:
                     )
                 folder = self._session.staging.folder()
             try:
-                with TrackWriter(
-                    track_id, folder, self.spec, chosen, dict(attributes or {}), store=self.path
-                ) as writer:
-                    yield writer
-                    with translate_os_errors(self.path):
-                        record = writer.finish()
+                yield folder, records
                 with translate_os_errors(self.path):
                     has_row = self._index.has_row(key)
                     emptied = transaction.commit(
-                        self._paths, folder, key, record, has_row=has_row, durable=self.durable
+                        self._paths, folder, key, records[0], has_row=has_row, durable=self.durable
                     )
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed

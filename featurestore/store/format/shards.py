@@ -211,7 +211,7 @@ class ShardReader:
     """
 
     def __init__(self, file: ByteFile, metadata: ArrayMetadata, name: str) -> None:
-        self._file = file
+        self.file = file
         self._name = name
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
         self._compressor = metadata.compressor
@@ -228,13 +228,13 @@ class ShardReader:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
     def _damaged(self, what: str) -> CorruptTrackError:
         return CorruptTrackError(f"{self._name}: {what}; extract the track again, or run verify --repair")
 
     def _read_index(self) -> npt.NDArray[np.uint64]:
-        found = self._file.size
+        found = self.file.size
         chunks = math.prod(self._grid)
         values_bytes = self._values * self._dtype.itemsize
         if chunks > MAX_CHUNKS or values_bytes > MAX_CHUNK_BYTES:
@@ -244,7 +244,7 @@ class ShardReader:
         wanted = shard_bytes(chunks, values_bytes) if plain else found
         if found != wanted or wanted < size:
             raise self._damaged(f"not a file of {max(wanted, size)} bytes, but of {found}")
-        content = self._file.read(size, found - size)
+        content = self.file.read(size, found - size)
         if int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(content[:-CRC_BYTES]):
             raise self._damaged("the index fails its checksum")
         index = np.frombuffer(content, "<u8", count=2 * chunks).reshape(chunks, 2)
@@ -264,7 +264,7 @@ class ShardReader:
 
     def checksums(self) -> str:
         """SHA-256 of the stored CRC-32C values, as `ShardWriter.finish` gives it."""
-        stored = [self._file.read(CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index]
+        stored = [self.file.read(CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index]
         return hashlib.sha256(b"".join(stored)).hexdigest()
 
     def read(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -287,7 +287,7 @@ class ShardReader:
         def work(some: list[tuple[int, npt.NDArray[Any]]]) -> None:
             for first in range(0, len(some), many):
                 batch = some[first : first + many]
-                self._file.expect(self._index[[position for position, _ in batch]])
+                self.file.expect(self._index[[position for position, _ in batch]])
                 for position, chunk in batch:
                     self._read_into(position, chunk)
 
@@ -308,7 +308,7 @@ class ShardReader:
         plain = self._compressor == "none"
         content = target if plain else np.empty(size - CRC_BYTES, np.uint8)
         try:
-            read_checked(self._file, offset, size - CRC_BYTES, content, 0)
+            read_checked(self.file, offset, size - CRC_BYTES, content, 0)
             if not plain:
                 decompress(content.tobytes(), target)
         except ValueError as error:
