@@ -79,9 +79,8 @@ class _State:
         known = {} if self._before is None else self._before.rows
         self._more = sorted(self._published.keys() - known)
         if self._before is None:  # of a store that was copied here, all tracks are wanted
-            paths = (path.split("/") for path, _ in bucket.entries("aggregated"))
-            keys = {path[1] for path in paths if len(path) == 3 and path[2] == METADATA}
-            there = track_ids_of(self._remote, keys - set(map(encode_key, self._more)))
+            keys = bucket.track_keys() - set(map(encode_key, self._more))
+            there = track_ids_of(self._remote, keys)
             self._more = sorted({*self._more, *there.values()})
         self._ids = [*old, *self._more]
 

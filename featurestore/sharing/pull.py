@@ -16,11 +16,14 @@ from featurestore.spec import KINDS, kinds_of_level
 from featurestore.store import StoreWriter, filesystem, reading
 from featurestore.store.bucket import BucketSource
 from featurestore.store.byte_source import LocalFile
+from featurestore.store.commit.transaction import TransactionRecord
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document, seal, shard_name
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.shards import ShardReader
-from featurestore.store.paths import resolve_address
+from featurestore.store.paths import StorePaths, resolve_address
+from featurestore.store.table.index import TrackIndex
+from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import check_chunks
 
 _AT_ONCE = 8  # tracks
@@ -73,7 +76,9 @@ def pull(
     Examples
     --------
     >>> from featurestore.sharing import pull
-    >>> pull("s3://bucket/features", "pulled.zarr")  # doctest: +SKIP
+    >>> FeatureStore("features.zarr").push("s3://bucket/pulled").copied
+    3
+    >>> pull("s3://bucket/pulled", "pulled.zarr")
     TransferReport(copied=3, there=0, failed=[])
     """
     address = resolve_address(url)
@@ -117,6 +122,7 @@ class _Pull:
         self._source = source
         self._writer = writer
         self._kinds = kinds
+        self._index = TrackIndex(TrackReader(StorePaths.of(writer.path), writer.spec))
 
     def fetch(self, track_id: str) -> Callable[[], bool]:
         """Fetch a track; what is given puts it into the store, and says whether it was not there."""
@@ -142,13 +148,10 @@ class _Pull:
             small = {kind: array.shard.file.read(_BLOCK, 0) for kind, array in opened.items()}
 
         def place() -> bool:
-            self._writer.adopt(
-                track_id,
-                kinds,
-                revision,
-                lambda folder: self._fill(folder, opened, small, kinds),
-                overwrite=there is not None,
-            )
+            session, replace = self._writer.session, there is not None
+            with session.publishing(track_id, self._index.has_row, replace=replace) as (folder, record):
+                self._fill(folder, opened, small, kinds)
+                record(TransactionRecord(tuple(kinds), revision))
             return True
 
         return place

@@ -65,6 +65,7 @@ class TransferReport:
 
     Examples
     --------
+    >>> from featurestore.sharing import TransferReport
     >>> TransferReport(copied=3).ok
     True
     """
@@ -127,8 +128,7 @@ class Push:
         if self._begin():
             wanted = self._not_in_table(wanted)
             if wanted:
-                paths = (path for path, _ in self._bucket.entries("aggregated"))
-                self._there = {path.split("/")[1] for path in paths if path.endswith(f"/{METADATA}")}
+                self._there = self._bucket.track_keys()
         done = self.report.there = len(track_ids) - len(wanted)
         try:
             with ThreadPoolExecutor(_AT_ONCE) as pool:

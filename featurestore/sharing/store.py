@@ -114,7 +114,7 @@ class SharingStore(StoreReader):
 
         Examples
         --------
-        >>> FeatureStore("features.zarr").push("s3://bucket/features")  # doctest: +SKIP
+        >>> FeatureStore("features.zarr").push("s3://bucket/example")
         TransferReport(copied=3, there=0, failed=[])
         """
         address = resolve_address(url)
@@ -122,7 +122,10 @@ class SharingStore(StoreReader):
             raise SettingError(f"{address} is no address of a bucket, like s3://bucket/name: use `copy_to`")
         if not isinstance(self._source, FolderSource):
             raise SettingError(f"{self.path} is no folder: push the store that it was made from")
-        return push_store(self._source, Bucket(address, storage_options), level=level, shard=shard, notify=notify)
+        bucket = Bucket(address, storage_options)
+        if not bucket.can_list:
+            raise SettingError(f"{address} is a web server: push to a bucket, like s3://bucket/name")
+        return push_store(self._source, bucket, level=level, shard=shard, notify=notify)
 
     def export(
         self,

@@ -96,24 +96,27 @@ class Bucket(ObjectSource):
         found = self.pointer(fresh=fresh)
         return None if found is None else found.current
 
+    def track_keys(self) -> set[str]:
+        """Keys of all tracks, by a listing: of those whose `aggregated` has its metadata, which comes last."""
+        paths = (path.split("/") for path, _ in self.entries("aggregated"))
+        return {path[1] for path in paths if len(path) == 3 and path[2] == METADATA}
+
     def spec_or_none(self) -> FeatureSpec | None:
         """Spec of the store; None if there is nothing."""
         self.forget(METADATA)
         with contextlib.suppress(FileNotFoundError):
-            self.get(METADATA, limit=MAX_METADATA_BYTES)
+            self.get(METADATA)
             return self.read_spec()
         return None
 
     def read_spec(self) -> FeatureSpec:
         """Spec of the store; NotAStoreError if there is none, and other errors as those of a folder."""
         try:
-            return decode_root(bytes(self.get(METADATA, limit=MAX_METADATA_BYTES)), self.url)
+            return decode_root(bytes(self.get(METADATA)), self.url)
         except FileNotFoundError:
             raise NotAStoreError(
                 f"{self.url} holds no feature store: give the address of one, or `fs-extract push` one there"
             ) from None
-        except ValueError as error:
-            raise NotAStoreError(f"{self.url} holds no feature store: {error}") from None
 
 
 class _Root(ObjectFolder):
@@ -176,7 +179,7 @@ class BucketIndex(TableIndex):
                 f"{self._bucket.url}: it has no packed table, and a web server tells no tracks: `fs-extract pack` "
                 "the store before you copy it there, or put it in a bucket"
             )
-        keys = self._bucket.names("aggregated") - {METADATA}
+        keys = self._bucket.track_keys()
         stale = self._bucket.names(f"{HIDDEN}/stale")
         if table is not None and not self._bucket.exists(f"{HIDDEN}/{METADATA}"):
             table = None  # the markers of its stale rows were not copied

@@ -298,6 +298,8 @@ def _reason(error: Exception) -> str:
     if status is not None:
         said = " ".join(part for part in status.groups() if part).strip()
         return f"{known} ({said})" if known else f"the server answers {said}: see AWS_ENDPOINT_URL and AWS_REGION"
+    if "InvalidCertificate" in str(error):
+        return "its certificate is not trusted: see `storage_options`, `client_options={'root_certificate': ...}`"
     if "redirect" in text:
         return "the bucket is in another region: set AWS_REGION"
     if "error sending request" in text or "timed out" in text or "timeout" in text:
