@@ -28,11 +28,13 @@ class ObjectServer:
     ----------
     requests : list of (method, path in the bucket, whether a PUT is conditional)
     answer : called with method and path before each request, may give a status to answer with
+    unquoted : whether it compares tags without their quotes, as Ceph's gateway does
     """
 
     def __init__(self):
         self.requests = []
         self.answer = lambda method, path: None
+        self.unquoted = False
         self._app = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = make_server("127.0.0.1", 0, self._handle, threaded=True, request_handler=_Quiet)
@@ -46,6 +48,10 @@ class ObjectServer:
         conditional = "HTTP_IF_NONE_MATCH" in environment or "HTTP_IF_MATCH" in environment
         self.requests.append((method, path, conditional))
         status = self.answer(method, path)
+        if self.unquoted and "HTTP_IF_MATCH" in environment:
+            tag = environment["HTTP_IF_MATCH"]
+            status = 412 if tag.startswith('"') else None
+            environment["HTTP_IF_MATCH"] = f'"{tag}"'
         if status is not None:
             environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
             start_response(f"{status} told so", [("Content-Length", "0")])

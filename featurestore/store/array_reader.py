@@ -181,7 +181,7 @@ class ArrayReader:
         def fill(block: npt.NDArray[Any], track_id: str) -> None:
             block[...] = self._read_aggregated(encode_key(track_id), track_id, layers)
 
-        with ThreadPoolExecutor(self.files.threads) as pool:
+        with ThreadPoolExecutor(min(self.files.threads, max(1, len(track_ids)))) as pool:
             for _ in pool.map(fill, out, track_ids):
                 pass
         return out

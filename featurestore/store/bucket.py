@@ -45,6 +45,8 @@ PACKED, POINTER = "packed", f"packed/{METADATA}"
 _CURRENT, _SUPERSEDED = "current", "superseded"
 """Attributes of the group `packed` in a bucket: the name of the folder in it that is the table, and those of
 tables that were, with the moment since which they are not."""
+_WHOLE_BYTES = 2**26
+"""Arrays of so many bytes at most are checked from one request."""
 _COLUMNS = 2
 """Of so many layers, rows are always read by whole chunks, which are kept."""
 
@@ -261,6 +263,9 @@ class BucketSource(TrackSource):
                 raise TrackNotFoundError("the table has a row of it, and the store has no such track")
             for kind in (kind for kind in KINDS if kind in kinds):
                 with self.reader.open(kind, key, track_id) as array:
+                    file = array.shard.file
+                    if deep and file.size <= _WHOLE_BYTES:
+                        file.expect(np.array([[0, file.size]], np.uint64))
                     read += check_chunks(array, f"{kind}/{key}") if deep else 0
             table, (row,) = snapshot.table, snapshot.rows([track_id])
             if table is not None and row >= 0:

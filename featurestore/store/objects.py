@@ -261,7 +261,12 @@ class ObjectSource:
 
     def replace(self, path: str, content: bytes, tag: str | None) -> bool:
         """Write an object in the place of the one that has a tag; False if another is there by now."""
-        return self._put(path, content, "overwrite" if tag is None else {"e_tag": tag})
+        if tag is None or self._put(path, content, {"e_tag": tag}):
+            return tag is not None or self._put(path, content, "overwrite")
+        if self.refresh(path) != tag:
+            return False
+        # Gateways of Ceph compare without the quotes that all others want.
+        return self._put(path, content, {"e_tag": tag.strip('"')})
 
     def _put(self, path: str, content: Any, mode: Any) -> bool:
         errors = importlib.import_module("obstore.exceptions")

@@ -210,6 +210,15 @@ def test_pushes_at_once(s3, url, tmp_path):
     assert FeatureStore(url).verify(deep=True).ok
 
 
+def test_a_gateway_that_compares_tags_without_quotes(s3, url, folder):
+    s3.unquoted = True
+    for level, copied in (("aggregated", 6), ("segments", 6), ("segments", 0)):
+        assert folder.push(url, level=level).copied == copied
+    write(folder.path, [7])
+    assert folder.push(url).copied == 7
+    assert_holds(FeatureStore(url), folder)
+
+
 def test_what_a_copy_has_is_in_the_table_too(s3, url, folder):
     """A store that was copied into the bucket as it is, and then pushed to."""
     other = write(folder.path.with_name("other.zarr"), range(10, 13))
