@@ -56,7 +56,11 @@ def _in_words(found: dict[str, Any]) -> dict[str, Any]:
     return {
         **found,
         "hours": "unknown" if hours is None else f"{hours_in_words(hours)} of audio{by}",
-        "bytes": f"{bytes_in_words(sum(sizes.values()))} ({parts}){by}" if sizes else "0 bytes",
+        "bytes": f"{bytes_in_words(sum(sizes.values()))} ({parts}){by}"
+        if sizes
+        else "unknown"
+        if by
+        else "0 bytes",
     }
 
 
