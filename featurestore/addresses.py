@@ -1,4 +1,4 @@
-"""Paths as people write them: with ``~``, or as an address with ``file://``."""
+"""Paths as people write them: with ``~``, or as an address; and addresses of stores in buckets."""
 
 from __future__ import annotations
 
@@ -24,6 +24,47 @@ _REMOTE = {
     "hf",
     "hdfs",
 }
+
+_OF_STORES = {"s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "http", "https"}
+_URL = re.compile(r"([a-z0-9]+):/+([^/].*?)/*\Z", re.DOTALL)
+
+
+class StoreUrl(str):
+    """The address of a store in a bucket or on a web server; `store_url` makes one."""
+
+    @property
+    def scheme(self) -> str:
+        """What it begins with, like ``s3``."""
+        return self.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return self.rpartition("/")[2]
+
+
+def store_url(path: str | os.PathLike[str]) -> StoreUrl | None:
+    """The address that is meant, None if it is a path or of a kind from which no store is read.
+
+    Raises
+    ------
+    ValueError
+        If it holds a password, a token or a query, which would be shown wherever the store is named.
+
+    Examples
+    --------
+    >>> store_url("s3://bucket/my-store/"), store_url("/data/store.zarr")
+    ('s3://bucket/my-store', None)
+    """
+    found = _URL.match(os.fspath(path))
+    if found is None or found[1] not in _OF_STORES:
+        return None
+    if ("@" in found[2].partition("/")[0] and found[1] not in ("abfs", "abfss")) or set("?#") & set(found[2]):
+        raise ValueError(
+            "an address with a password, a query or a fragment: give it without, and what is secret by the "
+            "environment or by `storage_options`"
+        )
+    return StoreUrl(f"{found[1]}://{found[2]}")
 
 
 def local_path(path: str | os.PathLike[str]) -> str:

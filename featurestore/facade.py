@@ -22,10 +22,16 @@ class FeatureStore(AnalysisStore, SharingStore):
     Parameters
     ----------
     path : str or Path
-        Folder of the store, or a file of HDF5 that was exported from one.
+        Folder of the store, or a file of HDF5 that was exported from one; or the address of a store in a bucket or
+        on a web server (``s3://``, ``gs://``, ``az://``, ``https://``), which needs the extra ``s3``. Such a store
+        is read as it was when it was opened.
     follow_links : bool
         Whether its files may be links, to anywhere: of a snapshot in the hub's cache, of DVC or git-annex. Such a
         store can be read only.
+    storage_options : mapping, optional
+        For a bucket, what the environment does not say, as `obstore.store.from_url` takes it: ``endpoint``,
+        ``region``, ``client_options``, ``retry_config``, ... They are never shown, but are pickled with the store:
+        leave what is secret to the environment.
 
     Raises
     ------

@@ -44,6 +44,29 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
+def object_server():
+    """An S3 server on loopback."""
+    from object_server import ObjectServer
+
+    server = ObjectServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(object_server, monkeypatch, tmp_path):
+    """The same, in the environment of this process, and nothing of a user's own credentials."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    object_server.answer = lambda method, path: None
+    yield object_server
+    object_server.answer, object_server.unquoted = (lambda method, path: None), False
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Folder of a small checkpoint with the frames of MERT v1."""
     from featurestore.models import save_random_checkpoint

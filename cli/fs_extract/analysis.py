@@ -10,7 +10,7 @@ from featurestore.choices import METRICS
 from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_tracks
 from fs_extract.console import Console, print_json, printable
-from fs_extract.parameters import GivenPath, Layers
+from fs_extract.parameters import GivenPath, GivenStore, Layers
 
 
 @click.command(
@@ -20,7 +20,7 @@ from fs_extract.parameters import GivenPath, Layers
         "moments like the one at 12.5 seconds": "similar features.zarr rock/song --at 12.5 --layer 7",
     },
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.argument("query", required=False, metavar="[TRACK_ID]", shell_complete=complete_tracks)
 @click.option("--audio", type=GivenPath(), help="A file of audio instead of a track.")
 @click.option("--at", type=float, metavar="SECONDS", help="A moment of the track: compare segments.")
@@ -65,14 +65,14 @@ def similar(
         )
     },
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.argument("labels", type=GivenPath())
 @click.option("--label", required=True, help="The column to predict.")
 @click.option("--group", help="A column such as the artist, whose tracks are never in training and test at once.")
 @click.option("--no-groups", is_flag=True, help="Go without; scores are too high where an artist has many tracks.")
 @click.option("--on", default="track_id", help="The column with the track ids.")
 @click.option("--layers", type=Layers(), help='Layers to probe, like "7" or "0-12".  [default: all]')
-@click.option("--baseline", type=GivenPath(), help="Another store with the same tracks, as of logmel.")
+@click.option("--baseline", type=GivenStore(), help="Another store with the same tracks, as of logmel.")
 @json_option
 @click.pass_obj
 def probe(
@@ -114,7 +114,7 @@ def probe(
     cls=Command,
     examples={"coloured by genre": "report features.zarr -o report.html --labels labels.csv --label genre"},
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.option("-o", "--output", type=GivenPath(), default=Path("report.html"), help="The file.")
 @click.option("--labels", type=GivenPath(), help="A CSV file, or mirdata:NAME, to colour the map by.")
 @click.option("--label", help="The column of the labels.")

@@ -14,7 +14,7 @@ from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
 from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_models
 from fs_extract.console import Console, as_typed, print_json, table
-from fs_extract.parameters import GivenPath, Layers, SegmentDuration, TrackingUri
+from fs_extract.parameters import GivenPath, GivenStore, Layers, SegmentDuration, TrackingUri
 from fs_extract.plan import source_options
 from fs_extract.progress import BEAT, progress_bar
 
@@ -56,7 +56,7 @@ _EXAMPLES = {
     examples=_EXAMPLES,
 )
 @click.argument("source")
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.option(
     "--model",
     shell_complete=complete_models,

@@ -20,7 +20,7 @@ from fs_extract.doctor import doctor
 from fs_extract.importing import import_
 from fs_extract.plan import plan
 from fs_extract.runs import failures, runs
-from fs_extract.sharing import copy, export
+from fs_extract.sharing import copy, export, pull, push
 from fs_extract.store import info, ls, pack, rm, verify
 from fs_extract.training.labels import labels, manifest
 from fs_extract.training.pretrain import pretrain
@@ -66,6 +66,8 @@ for _command in (
     failures,
     export,
     copy,
+    push,
+    pull,
     import_,
     similar,
     probe,

@@ -13,7 +13,7 @@ from fs_extract.build import GROUPS, build
 from fs_extract.command import Command
 from fs_extract.config_file import path_of
 from fs_extract.console import Console, print_json, printable
-from fs_extract.parameters import GivenPath
+from fs_extract.parameters import GivenStore
 
 _OPTIONS = [option for option in build.params if isinstance(option, click.Option) and not option.is_eager]
 
@@ -36,7 +36,7 @@ class _OfBuild(Command):
         "whether an option wins over the environment": "config features.zarr --device cuda",
     },
 )
-@click.argument("store", type=GivenPath(), required=False)
+@click.argument("store", type=GivenStore(), required=False)
 @click.pass_context
 def config(ctx: click.Context, /, store: Path | None, *, as_json: bool, **settings: Any) -> int:
     """Show every option of build with its value, and where that comes from.

@@ -12,7 +12,7 @@ from featurestore.choices import PRECISIONS
 from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_models
 from fs_extract.console import Console, print_json
-from fs_extract.parameters import GivenPath, Layers, SegmentDuration
+from fs_extract.parameters import GivenPath, GivenStore, Layers, SegmentDuration
 from fs_extract.progress import counting_bar
 
 
@@ -24,7 +24,7 @@ from fs_extract.progress import counting_bar
     },
 )
 @click.argument("tree", type=GivenPath())
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.option(
     "--model",
     shell_complete=complete_models,

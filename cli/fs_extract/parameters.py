@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featurestore.addresses import local_path
+from featurestore.addresses import local_path, store_url
 
 
 class GivenPath(click.Path):
@@ -24,6 +24,17 @@ class GivenPath(click.Path):
             return super().convert(local_path(value), param, ctx)
         except ValueError as error:
             self.fail(f"{value} is {error}", param, ctx)
+
+
+class GivenStore(GivenPath):
+    """A store: a path, or the address of one in a bucket or on a web server."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or the address."""
+        try:
+            return store_url(value) or super().convert(value, param, ctx)
+        except ValueError as error:
+            self.fail(f"this is {error}", param, ctx)
 
 
 class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]

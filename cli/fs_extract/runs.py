@@ -11,13 +11,13 @@ import click
 from featurestore.amounts import time_in_words
 from fs_extract.command import Command, json_option
 from fs_extract.console import Console, print_json, printable
-from fs_extract.parameters import GivenPath
+from fs_extract.parameters import GivenStore
 
 
 @click.command(
     cls=Command, examples={"how much each build has done, for another program": "runs features.zarr --json"}
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @json_option
 @click.pass_obj
 def runs(console: Console, store: Path, *, as_json: bool) -> int:
@@ -43,7 +43,7 @@ def runs(console: Console, store: Path, *, as_json: bool) -> int:
         "try those tracks again": "build music features.zarr --retry-failed",
     },
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.option("--csv", "as_csv", is_flag=True, envvar="FEATURESTORE_CSV", help="Print a table for spreadsheets.")
 @json_option
 @click.pass_obj

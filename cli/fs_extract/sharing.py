@@ -1,8 +1,10 @@
-"""fs-extract export and copy: features for other tools and other stores."""
+"""fs-extract export, copy, push and pull: features for other tools, other stores and buckets."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,8 +12,11 @@ from featurestore.choices import EXPORT_SUFFIXES
 from featurestore.spec import DTYPES, FEATURE_LEVELS
 from fs_extract.command import Command, json_option
 from fs_extract.console import Console, print_json
-from fs_extract.parameters import GivenPath, Layers
+from fs_extract.parameters import GivenPath, GivenStore, Layers
 from fs_extract.progress import counting_bar
+
+if TYPE_CHECKING:
+    from featurestore.sharing import TransferReport
 
 _layers_option = click.option("--layers", type=Layers(), help='Layers, like "7", "4,7" or "0-12".  [default: all]')
 _tracks_option = click.option(
@@ -36,7 +41,7 @@ def _ids(tracks: Path | None) -> list[str] | None:
         "a table with one row for each track": "export features.zarr tracks.parquet --level aggregated --layers 7",
     },
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.argument("out", type=GivenPath())
 @click.option(
     "--to", type=click.Choice(list(EXPORT_SUFFIXES)), help="The format.  [default: what the suffix of OUT says]"
@@ -86,7 +91,7 @@ def export(
         "two stores in one": "copy monday.zarr tuesday.zarr all.zarr",
     },
 )
-@click.argument("stores", type=GivenPath(), nargs=-1, required=True, metavar="STORE...")
+@click.argument("stores", type=GivenStore(), nargs=-1, required=True, metavar="STORE...")
 @click.argument("out", type=GivenPath())
 @click.option("--level", type=click.Choice(list(FEATURE_LEVELS)), default="all", help="Highest level.")
 @_layers_option
@@ -133,3 +138,66 @@ def copy(
     else:
         console.say(f"{copied} tracks were copied to {out}, {done - copied} were there")
     return 0
+
+
+_shard_option = click.option(
+    "--shard", help="Only part I of N, by a hash of the ids; auto: of Slurm's job array.", metavar="I/N|auto"
+)
+_level_option = click.option(
+    "--level", type=click.Choice(list(FEATURE_LEVELS)), default="all", help="Highest level; more can follow later."
+)
+
+
+@click.command(
+    cls=Command,
+    examples={
+        "all of it, or what is not there yet": "push features.zarr s3://bucket/features",
+        "tracks only, the rest may follow": "push features.zarr s3://bucket/features --level aggregated",
+    },
+)
+@click.argument("store", type=GivenStore())
+@click.argument("url")
+@_level_option
+@_shard_option
+@json_option
+@click.pass_obj
+def push(console: Console, store: Path, url: str, *, level: str, shard: str | None, as_json: bool) -> int:
+    """Copy STORE into a bucket, to be read from URL, like s3://bucket/name.
+
+    What is there already stays; the same command goes on where it was stopped, and several may push at once.
+    Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
+    """
+    from featurestore import FeatureStore
+
+    with counting_bar(console, "tracks") as notify:
+        report = FeatureStore(store).push(url, level=level, shard=shard, notify=notify)
+    return _told(console, report, url, as_json=as_json)
+
+
+@click.command(cls=Command, examples={"a store of others, to work on": "pull s3://bucket/features features.zarr"})
+@click.argument("url")
+@click.argument("store", type=GivenStore())
+@_level_option
+@_shard_option
+@json_option
+@click.pass_obj
+def pull(console: Console, url: str, store: Path, *, level: str, shard: str | None, as_json: bool) -> int:
+    """Copy a store from a bucket, or a web server, at URL to the folder STORE.
+
+    What is there already stays; the same command goes on where it was stopped.
+    """
+    from featurestore.sharing import pull as pull_store
+
+    with counting_bar(console, "tracks") as notify:
+        report = pull_store(url, store, level=level, shard=shard, notify=notify)
+    return _told(console, report, store, as_json=as_json)
+
+
+def _told(console: Console, report: TransferReport, target: object, *, as_json: bool) -> int:
+    """Say what was copied; the exit code."""
+    if as_json:
+        print_json({"path": str(target), **asdict(report)})
+    else:
+        console.say(f"{report.copied} tracks were copied to {target}, {report.there} were there")
+    console.errors([f"track {track_id!r}: {message}" for track_id, message in report.failed], "more failed")
+    return 0 if report.ok else 1

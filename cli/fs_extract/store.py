@@ -14,7 +14,7 @@ from featurestore.amounts import bytes_in_words, hours_in_words, time_in_words
 from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_tracks
 from fs_extract.console import Console, print_json, printable, table
-from fs_extract.parameters import GivenPath
+from fs_extract.parameters import GivenStore
 
 _links_option = click.option(
     "--follow-links", is_flag=True, help="Read files that are links: of the hub's cache, DVC, git-annex."
@@ -25,7 +25,7 @@ _links_option = click.option(
     cls=Command,
     examples={"how many tracks there are, for another program": "info features.zarr --json | jq .tracks"},
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @_links_option
 @json_option
 def info(store: Path, *, follow_links: bool, as_json: bool) -> int:
@@ -56,7 +56,11 @@ def _in_words(found: dict[str, Any]) -> dict[str, Any]:
     return {
         **found,
         "hours": "unknown" if hours is None else f"{hours_in_words(hours)} of audio{by}",
-        "bytes": f"{bytes_in_words(sum(sizes.values()))} ({parts}){by}" if sizes else "0 bytes",
+        "bytes": f"{bytes_in_words(sum(sizes.values()))} ({parts}){by}"
+        if sizes
+        else "unknown"
+        if by
+        else "0 bytes",
     }
 
 
@@ -91,7 +95,7 @@ def _listed(value: Any) -> Any:
 
 
 @click.command(cls=Command, examples={"ids with lengths and numbers of windows": "ls features.zarr --long"})
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.option("--long", "-l", is_flag=True, help="Show kinds, length and number of windows, too.")
 @_links_option
 @json_option
@@ -142,7 +146,7 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
         "put damaged tracks aside, so that the next build extracts them": "verify features.zarr --deep --repair",
     },
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
 @click.option("--repair", is_flag=True, help="Put damaged tracks aside, so that the next build replaces them.")
 @_links_option
@@ -188,7 +192,7 @@ def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_li
 
 
 @click.command(cls=Command)
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @json_option
 @click.pass_obj
 def pack(console: Console, store: Path, *, as_json: bool) -> int:
@@ -213,7 +217,7 @@ def pack(console: Console, store: Path, *, as_json: bool) -> int:
 @click.command(
     cls=Command, examples={"without a question, for scripts": "rm features.zarr jazz/blue rock/song --yes"}
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.argument("track_ids", nargs=-1, required=True, metavar="TRACK_ID...", shell_complete=complete_tracks)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option

@@ -49,7 +49,7 @@ def with_layers(there: StoreReader, layers: Sequence[int] | None) -> tuple[int, 
 
 def remove_replaced(there: StoreReader) -> None:
     """Remove what a store has replaced, if a build was killed before it could."""
-    if (folder := beside(there.path)).exists() and (folder / METADATA).exists():
+    if (folder := beside(Path(there.path))).exists() and (folder / METADATA).exists():
         old = StoreReader(folder).spec
         if set(old.layers) < set(there.spec.layers) and not _differences(there, old):
             filesystem.remove_tree(folder)
@@ -95,20 +95,20 @@ def upgrading(
     BuildStoppedError
         If the new store lacks tracks of the old one, or cannot be put in its place.
     """
-    folder = beside(there.path)
+    folder = beside(Path(there.path))
     begun = StoreReader(folder) if (folder / METADATA).exists() else None
     job = replace(job, store=folder, extends=there.spec)
     if job.dry_run or job.refused:
         yield job, begun
         return
     yield job, begun
-    with interrupts.deferred(), translate_os_errors(there.path), alone(folder, there.path):
+    with interrupts.deferred(), translate_os_errors(Path(there.path)), alone(folder, Path(there.path)):
         if (folder / METADATA).exists():  # else another build has just done it
             _replace(job, there, tracks, tally)
 
 
 def _replace(job: Job, there: StoreReader, tracks: Sequence[AudioFile], tally: Tally) -> None:
-    old, new = StorePaths.of(there.path), StorePaths.of(job.store)
+    old, new = StorePaths.of(Path(there.path)), StorePaths.of(job.store)
     orphans = {} if job.root is None else find_orphans(there, tracks, job.root)
     gone = {*(orphans if job.prune else ()), *find_moved(there, tracks, orphans).values()}
 
@@ -150,6 +150,6 @@ def _replace(job: Job, there: StoreReader, tracks: Sequence[AudioFile], tally: T
 
 def _stopped(why: str, there: StoreReader, tally: Tally) -> BuildStoppedError:
     return BuildStoppedError(
-        f"the store {there.path} stays as it was, and what is extracted is kept beside it: {why}",
+        f"the store {Path(there.path)} stays as it was, and what is extracted is kept beside it: {why}",
         report=tally.report(),
     )

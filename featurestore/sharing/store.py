@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from featurestore.errors import SettingError
 from featurestore.sharing.copying import common_spec, copy_tracks
 from featurestore.sharing.export import export
+from featurestore.sharing.push import Notify, TransferReport, push_store
 from featurestore.spec import kinds_of_level
 from featurestore.store import StoreReader, StoreWriter
+from featurestore.store.bucket import Bucket
+from featurestore.store.paths import resolve_address
+from featurestore.store.source import FolderSource
 
 
 class SharingStore(StoreReader):
@@ -68,6 +73,59 @@ class SharingStore(StoreReader):
                 pass
             writer.pack()
         return type(self)(path)
+
+    def push(
+        self,
+        url: str,
+        *,
+        level: str = "all",
+        shard: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        notify: Notify | None = None,
+    ) -> TransferReport:
+        """Copy the store into a bucket, from which it is read: `FeatureStore(url)`. Needs the extra ``s3``.
+
+        What is there already is not copied again: an interrupted push goes on where it was, and several may push
+        at once. A track in a bucket never changes: one that is there as another revision stays, and is noted.
+
+        Parameters
+        ----------
+        url : str
+            Where the store shall be, like ``s3://bucket/name``, ``gs://bucket/name`` or ``az://container/name``.
+        level : str
+            The highest level that is copied: ``all``, ``segments`` or ``aggregated``. More can be added later.
+        shard : str, optional
+            ``"1/8"``: only the first of eight parts, by a hash of the ids; ``auto`` in a job array of Slurm.
+        storage_options : mapping, optional
+            As for `FeatureStore`.
+        notify : callable, optional
+            Called with the numbers of tracks that are done, and of all.
+
+        Returns
+        -------
+        TransferReport
+
+        Raises
+        ------
+        StoreAccessError
+            If the bucket cannot be written.
+        SpecMismatchError
+            If it has a store of other settings there.
+
+        Examples
+        --------
+        >>> FeatureStore("features.zarr").push("s3://bucket/example")
+        TransferReport(copied=3, there=0, failed=[])
+        """
+        address = resolve_address(url)
+        if isinstance(address, Path):
+            raise SettingError(f"{address} is no address of a bucket, like s3://bucket/name: use `copy_to`")
+        if not isinstance(self._source, FolderSource):
+            raise SettingError(f"{self.path} is no folder: push the store that it was made from")
+        bucket = Bucket(address, storage_options)
+        if not bucket.can_list:
+            raise SettingError(f"{address} is a web server: push to a bucket, like s3://bucket/name")
+        return push_store(self._source, bucket, level=level, shard=shard, notify=notify)
 
     def export(
         self,

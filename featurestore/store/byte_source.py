@@ -5,25 +5,31 @@ What reads the format knows the two protocols, and nothing of descriptors.
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from featurestore.store import reading
+
+THREADS = min(4, max(2, os.cpu_count() or 1))
+"""How many threads read, write or check bytes of a disk at once."""
 
 
 class ByteFile(Protocol):
-    """An open file.
+    """An open file."""
 
-    Attributes
-    ----------
-    size : int
-        Bytes; -1 of what is no file.
-    """
+    @property
+    def size(self) -> int:
+        """Bytes; -1 of what is no file."""
 
-    size: int
+    def expect(self, ranges: npt.NDArray[np.uint64]) -> None:
+        """Make ready for reading some ranges, [range, (offset, size)]: they may be fetched at once."""
 
     def read(self, size: int, offset: int) -> bytes:
         """Read `size` bytes from `offset`, fewer only at the end of the file."""
@@ -41,8 +47,8 @@ class ByteFolder(Protocol):
     def folder(self, *names: str) -> ByteFolder:
         """Open a folder below it; NotADirectoryError if there is something else."""
 
-    def open(self, name: str) -> ByteFile:
-        """Open a file in it; OSError (ELOOP) if that is a link and may not be one."""
+    def open(self, name: str, *, whole: bool = False) -> ByteFile:
+        """Open a file in it, to read it as a `whole` or not; OSError (ELOOP) if it is a link and may be none."""
 
     def read(self, name: str, limit: int) -> bytes:
         """Content of a file in it; ValueError if it has more than `limit` bytes, or is none."""
@@ -63,6 +69,17 @@ class ByteFolder(Protocol):
         """Close it."""
 
 
+class ByteSource(Protocol):
+    """A store, by its folders."""
+
+    @property
+    def threads(self) -> int:
+        """How many may wait for bytes at once."""
+
+    def open(self, *parts: str) -> ByteFolder:
+        """Open the store's folder, or one below it; the caller closes it."""
+
+
 class LocalFile:
     """A file of a disk, by its descriptor, which is closed with it."""
 
@@ -73,11 +90,18 @@ class LocalFile:
         status = os.fstat(fd)
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else -1
 
+    def expect(self, ranges: npt.NDArray[np.uint64]) -> None:
+        pass  # the system reads ahead
+
     def read(self, size: int, offset: int) -> bytes:
         return reading.read_exactly(self._fd, size, offset)
 
     def read_into(self, parts: Sequence[Any], offset: int) -> int:
         return reading.read_into(self._fd, parts, offset)
+
+    def mapped(self) -> memoryview:
+        """All bytes, as pages of the file; they stay after it is closed."""
+        return memoryview(mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ))
 
     def close(self) -> None:
         os.close(self._fd)
@@ -113,7 +137,7 @@ class LocalFolder:
             fd = below
         return LocalFolder(fd)
 
-    def open(self, name: str) -> LocalFile:
+    def open(self, name: str, *, whole: bool = False) -> LocalFile:  # noqa: ARG002
         fd = reading.open_file(name, dir_fd=self.fd)
         try:
             return LocalFile(fd)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from featurestore.addresses import StoreUrl
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import KINDS
 from featurestore.store.format.metadata import METADATA
@@ -25,8 +26,10 @@ def contents(source: Source) -> dict[str, Any]:
     -------
     dict
         ``hours`` of audio, None where no track tells; ``bytes`` by kind, ``packed`` among them; and ``looked_at``,
-        the number of tracks that this comes from.
+        the number of tracks that this comes from: none of a store in a bucket.
     """
+    if isinstance(source.path, StoreUrl):  # each look would be a request
+        return {"hours": None, "bytes": {}, "looked_at": 0}
     ids = source.track_ids()
     some = _spread(ids)
     seconds = [length for track_id in some if (length := _seconds(source, track_id)) is not None]
@@ -53,7 +56,7 @@ def _seconds(source: Source, track_id: str) -> float | None:
 
 def _bytes(source: Source) -> dict[str, int]:
     if not isinstance(source, FolderSource):
-        return {"file": source.path.stat().st_size}
+        return {"file": Path(source.path).stat().st_size}
     return {name: size for name in (*KINDS, "packed") if (size := _size(source.paths.root / name))}
 
 

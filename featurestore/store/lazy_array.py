@@ -13,9 +13,9 @@ import numpy.typing as npt
 from featurestore._html import html_table
 from featurestore.amounts import bytes_in_words
 from featurestore.errors import MissingDependencyError, SettingError
+from featurestore.store.array_reader import ReplacedError
 from featurestore.store.selection import Layers, full_index
 from featurestore.store.source import Source
-from featurestore.store.track_reader import ReplacedError
 
 if TYPE_CHECKING:
     import dask.array

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featurestore.addresses import local_path
+from featurestore.addresses import StoreUrl, local_path, store_url
 from featurestore.errors import NotAStoreError
 from featurestore.spec import KINDS
 from featurestore.store import reading
+from featurestore.store.byte_source import THREADS, LocalFolder
 
 HIDDEN = ".featurestore"
 HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
@@ -25,12 +27,28 @@ def resolve_store_path(path: str | os.PathLike[str]) -> Path:
     NotAStoreError
         If it is empty, which would be the current folder, or the address of something that is no folder.
     """
+    found = resolve_address(path)
+    if isinstance(found, StoreUrl):
+        raise NotAStoreError(
+            f"the store {found} is not in a folder, where stores are written: build it in one, and then "
+            f"`fs-extract push FOLDER {found}`"
+        )
+    return found
+
+
+def resolve_address(path: str | os.PathLike[str]) -> Path | StoreUrl:
+    """The same for a store that is only read: the address of one in a bucket, or on a web server, is one, too."""
     if not os.fspath(path):
         raise NotAStoreError("the path of the store is empty: name its folder")
     try:
-        return Path(local_path(path))
+        return store_url(path) or Path(local_path(path))
     except ValueError as error:
-        raise NotAStoreError(f"the store {os.fspath(path)} is {error}") from None
+        raise NotAStoreError(f"the store {_shown(path)} is {error}") from None
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """A path or address without what may be secret in it."""
+    return re.sub(r"(?<=://)[^/]*@|[?#].*", "", os.fspath(path)) if "://" in os.fspath(path) else os.fspath(path)
 
 
 class StorePaths:
@@ -63,6 +81,19 @@ class StorePaths:
     def __reduce__(self) -> tuple[Any, ...]:
         # Behind one path there may be another real path wherever this is unpickled.
         return partial(StorePaths.of, follow_links=self.follow_links), (self.name,)
+
+    @property
+    def threads(self) -> int:
+        """How many may wait for the disk at once."""
+        return THREADS
+
+    def open(self, *parts: str) -> LocalFolder:
+        """Open the store's folder, or one below it, following no link there; the caller closes it."""
+        root = LocalFolder.root(self.root, follow_links=self.follow_links)
+        if not parts:
+            return root
+        with root:
+            return root.folder(*parts)
 
     def kind(self, kind: str) -> Path:
         return self.root / kind

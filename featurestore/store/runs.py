@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from featurestore.addresses import StoreUrl
 from featurestore.atomic import replacing
 from featurestore.errors import SettingError
 from featurestore.shard import Shard
@@ -29,8 +30,13 @@ def write_run(store: Path, run: Mapping[str, Any]) -> None:
         file.write(json.dumps(run, indent=1).encode())
 
 
-def read_runs(store: Path) -> list[dict[str, Any]]:
-    """Return what is known of the builds of a store, oldest first; files that are no such thing are left out."""
+def read_runs(store: Path | StoreUrl) -> list[dict[str, Any]]:
+    """Return what is known of the builds of a store, oldest first; files that are no such thing are left out.
+
+    Nothing is known of a store in a bucket.
+    """
+    if isinstance(store, StoreUrl):
+        return []
     found = []
     for path in sorted(StorePaths.of(store).runs.glob("[0-9]*.json")):
         try:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from featurestore.addresses import StoreUrl
 from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 
@@ -40,7 +41,7 @@ class Layers(NamedTuple):
     dropped: bool
 
 
-def resolve_layers(layer: int | Sequence[int] | None, spec: FeatureSpec, store: Path) -> Layers:
+def resolve_layers(layer: int | Sequence[int] | None, spec: FeatureSpec, store: Path | StoreUrl) -> Layers:
     """The layers that a caller names, or all.
 
     Raises
@@ -70,7 +71,7 @@ def resolve_layers(layer: int | Sequence[int] | None, spec: FeatureSpec, store: 
 
 
 def resolve_tracks(
-    tracks: Sequence[str] | None, every: Callable[[], Sequence[str]], known: Container[str], store: Path
+    tracks: Sequence[str] | None, every: Callable[[], Sequence[str]], known: Container[str], store: Path | StoreUrl
 ) -> Sequence[str]:
     """The track ids that a caller names, or all; `known` tells of each whether it exists.
 

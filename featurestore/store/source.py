@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.addresses import StoreUrl
 from featurestore.errors import TrackNotFoundError
 from featurestore.spec import FeatureSpec
+from featurestore.store.array_reader import ArrayReader, Described, ReplacedError
 from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import read_root
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
+from featurestore.store.table.gathering import TableIndex
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.rows import UNKNOWN
-from featurestore.store.track_reader import Described, ReplacedError, TrackReader
+from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import VerifyReport, verify
+
+T = TypeVar("T")
 
 
 class Source(ABC):
@@ -29,13 +36,13 @@ class Source(ABC):
 
     Attributes
     ----------
-    path : Path
+    path : Path or StoreUrl
         Where they are, as it was given.
     spec : FeatureSpec
         Of what they are.
     """
 
-    path: Path
+    path: Path | StoreUrl
     spec: FeatureSpec
 
     @abstractmethod
@@ -97,15 +104,22 @@ class Source(ABC):
         """Equal as long as nothing changes; None where that cannot be told."""
         return None
 
+    def each(self, read: Callable[[str], T], track_ids: Iterable[str]) -> Iterable[T]:
+        """What `read` gives for each of some tracks, in this order; as many at once as pays."""
+        return map(read, track_ids)
+
     def count_segments(self, track_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """How many segments each of some tracks has."""
-        return np.array([self.describe("segments", x)[0][0] for x in track_ids], np.int64)
+        found = self.each(partial(self.describe, "segments"), track_ids)
+        return np.array([shape[0] for shape, _ in found], np.int64)
 
     def read_ragged(
         self, track_ids: Sequence[str], positions: Sequence[int]
     ) -> tuple[npt.NDArray[Any], list[Described]]:
         """All segments of some tracks, one after the other, and what `describe` says of each."""
-        found = {x: self.read_segments("segments", x, positions) for x in dict.fromkeys(track_ids)}
+        unique = list(dict.fromkeys(track_ids))
+        read = partial(self.read_segments, "segments", positions=positions)
+        found = dict(zip(unique, self.each(read, unique), strict=True))
         described = [found[track_id][1] for track_id in track_ids]
         rows = sum(shape[0] for shape, _ in described)
         out = np.empty((rows, len(positions), self.spec.dim), self.spec.dtype)
@@ -120,39 +134,19 @@ class Source(ABC):
         return out, described
 
 
-class FolderSource(Source):
-    """The tracks of a store that is a folder.
+class TrackSource(Source):
+    """The tracks of a store, array by array and by way of its packed table."""
 
-    Parameters
-    ----------
-    path : Path
-        The folder, as it was given.
-    follow_links : bool
-        Whether its files may be links.
-    """
+    reader: ArrayReader
+    index: TableIndex
 
-    def __init__(self, path: Path, *, follow_links: bool = False) -> None:
-        self.path = path
-        self.paths = StorePaths.of(path, follow_links=follow_links)
-        with translate_os_errors(path):
-            self.spec = read_root(self.paths.root, follow_links=follow_links)
-        self.reader = TrackReader(self.paths, self.spec)
-        self.index = TrackIndex(self.reader)
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Surround whatever is read: errors of the system name the store, and it must still be there."""
-        with translate_os_errors(self.path):
-            self.reader.root.look()
-            yield
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[None]:
+        """Surround whatever is read: errors name the store, and it must still be there."""
 
     def track_ids(self) -> Sequence[str]:
         with self.reading():
             return self.index.snapshot().track_ids
-
-    def has(self, track_id: str) -> bool:
-        with self.reading():
-            return is_published(self.paths, encode_key(track_id))
 
     @property
     def packed(self) -> int:
@@ -199,9 +193,41 @@ class FolderSource(Source):
     def count_segments(self, track_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         with self.reading():
             counts = self.index.segments(track_ids)
-            for row in np.flatnonzero(counts == UNKNOWN).tolist():
-                counts[row] = self.reader.describe("segments", track_ids[row])[0][0]
-            return counts
+        missing = np.flatnonzero(counts == UNKNOWN)
+        counts[missing] = super().count_segments([track_ids[row] for row in missing.tolist()])
+        return counts
+
+
+class FolderSource(TrackSource):
+    """The tracks of a store that is a folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, as it was given.
+    follow_links : bool
+        Whether its files may be links.
+    """
+
+    path: Path
+
+    def __init__(self, path: Path, *, follow_links: bool = False) -> None:
+        self.path = path
+        self.paths = StorePaths.of(path, follow_links=follow_links)
+        with translate_os_errors(path):
+            self.spec = read_root(self.paths.root, follow_links=follow_links)
+        self.reader: TrackReader = TrackReader(self.paths, self.spec)
+        self.index = TrackIndex(self.reader)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        with translate_os_errors(self.path):
+            self.reader.root.look()
+            yield
+
+    def has(self, track_id: str) -> bool:
+        with self.reading():
+            return is_published(self.paths, encode_key(track_id))
 
     def verify(self, *, deep: bool) -> VerifyReport:
         with translate_os_errors(self.path):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import StoreAccessError, StoreError
+from featurestore.addresses import StoreUrl
+from featurestore.errors import SettingError, StoreAccessError, StoreError
 from featurestore.store.format.metadata import FORMAT_VERSION, read_root
 from featurestore.store.hdf5.layout import is_hdf5
-from featurestore.store.paths import resolve_store_path
+from featurestore.store.paths import resolve_address
 from featurestore.store.source import FolderSource, Source
 from featurestore.store.tracks import StoreTracks
 from featurestore.store.verify import VerifyReport
@@ -24,7 +25,7 @@ class StoreReader(StoreTracks):
 
     Parameters
     ----------
-    path, follow_links
+    path, follow_links, storage_options
         As for `featurestore.FeatureStore`, and so are the errors.
 
     Examples
@@ -34,9 +35,17 @@ class StoreReader(StoreTracks):
     ['folk/air', 'jazz/blue', 'rock/song']
     """
 
-    def __init__(self, path: str | Path, *, follow_links: bool = False) -> None:
-        self.path = resolve_store_path(path)
-        self._source = open_source(self.path, follow_links=follow_links)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        follow_links: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = resolve_address(path)
+        if isinstance(self.path, Path) and storage_options:
+            raise SettingError(f"`storage_options` are for a bucket, and {self.path} is none: leave them out")
+        self._source = open_source(self.path, follow_links=follow_links, storage_options=storage_options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {str(self.path)!r}>"
@@ -121,6 +130,10 @@ class StoreReader(StoreTracks):
 
     def _writer(self) -> StoreWriter:
         """A writer of this very store, wherever the process is by now; NotAStoreError if it is gone."""
+        if isinstance(self.path, StoreUrl):
+            raise StoreAccessError(
+                f"{self.path} is read only: change the store in a folder that was pushed there, and push it again"
+            )
         if not isinstance(self._source, FolderSource):
             raise StoreAccessError(
                 f"{self.path} is one file, which never changes: change the store that it was exported from, and "
@@ -130,8 +143,14 @@ class StoreReader(StoreTracks):
         return StoreWriter(self._source.paths.root, spec=self.spec)
 
 
-def open_source(path: Path, *, follow_links: bool = False) -> Source:
-    """The tracks at a path: a folder, or a file of HDF5."""
+def open_source(
+    path: Path | StoreUrl, *, follow_links: bool = False, storage_options: Mapping[str, Any] | None = None
+) -> Source:
+    """The tracks at a path: a folder, or a file of HDF5; or at an address."""
+    if isinstance(path, StoreUrl):
+        from featurestore.store.bucket import BucketSource
+
+        return BucketSource(path, storage_options)
     if is_hdf5(path) and not path.is_dir():
         from featurestore.store.hdf5.source import Hdf5Source
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from featurestore.addresses import StoreUrl
 from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store.selection import resolve_layers, resolve_tracks
@@ -18,7 +19,7 @@ class StoreTracks:
 
     Attributes
     ----------
-    path : Path
+    path : Path or StoreUrl
         The store, as it was given.
 
     Examples
@@ -27,7 +28,7 @@ class StoreTracks:
     ['folk/air', 'jazz/blue', 'rock/song']
     """
 
-    path: Path
+    path: Path | StoreUrl
     _source: Source
 
     @property

@@ -280,7 +280,7 @@ class _Check:
                 with self.reader.open(kind, key, track_id) as array:
                     self.arrays += 1
                     if self.deep:
-                        self._array(array, f"{kind}/{key}")
+                        self.bytes += check_chunks(array, f"{kind}/{key}")
                 for name in stray_files(self.paths, kind, key):
                     self._add("orphan", key, f"{kind}/{key}/{name} is no file of the track", track_id)
             for kind in set(KINDS) - set(current.attributes["kinds"]):
@@ -298,14 +298,29 @@ class _Check:
             self.revisions[key] = str(current.attributes["revision"])
         return len(self.problems) == before
 
-    def _array(self, array: OpenArray, name: str) -> None:
-        if array.metadata.attributes["checksums"].get("chunks") != array.shard.checksums():
-            raise CorruptTrackError(f"{name}: the chunks are not those that were written")
-        for position in range(array.shard.chunks):
-            chunk = array.shard.read([position])
-            self.bytes += chunk.nbytes
-            if not np.isfinite(chunk).all():
-                raise CorruptTrackError(f"{name}: chunk {position} holds values that are not finite")
+
+def check_chunks(array: OpenArray, name: str) -> int:
+    """Check all bytes of an open array.
+
+    Returns
+    -------
+    int
+        Bytes of its numbers.
+
+    Raises
+    ------
+    CorruptTrackError
+        If they are not those that were written, or hold values that are not finite.
+    """
+    if array.metadata.attributes["checksums"].get("chunks") != array.shard.checksums():
+        raise CorruptTrackError(f"{name}: the chunks are not those that were written")
+    size = 0
+    for position in range(array.shard.chunks):
+        chunk = array.shard.read([position])
+        size += chunk.nbytes
+        if not np.isfinite(chunk).all():
+            raise CorruptTrackError(f"{name}: chunk {position} holds values that are not finite")
+    return size
 
 
 def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import StoreError, TrackNotFoundError
+from featurestore.store.array_reader import Described
 from featurestore.store.lazy_array import View
 from featurestore.store.selection import Layers
 from featurestore.store.source import Source
-from featurestore.store.track_reader import Described
 
 _BLOCK_BYTES = 64 * 2**20
 """About as many segments are read at once, where only what is made of them is kept."""
@@ -256,7 +256,8 @@ class RaggedView(ManyTracksView):
     def row_starts(self) -> npt.NDArray[np.float64]:
         """Where each row's segment starts in its track, seconds; NaN where the store was not told."""
         counts = self._described
-        return _joined([self._source.describe("segments", track_id)[1] for track_id in self._ids], counts)
+        described = self._source.each(partial(self._source.describe, "segments"), self._ids)
+        return _joined([starts for _, starts in described], counts)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -276,10 +277,16 @@ class RaggedView(ManyTracksView):
         tracks = np.searchsorted(ends, wanted, side="right")
         order = np.argsort(tracks, kind="stable")
         chosen, begins = np.unique(tracks[order], return_index=True)
-        for track, where in zip(chosen.tolist(), np.split(order, begins[1:]), strict=False):
-            shape = int(counts[track]), len(self._source.spec.layers), self._source.spec.dim
-            block, _ = self._source.read_segments("segments", self._ids[track], positions, shape=shape)
-            out[where] = block[wanted[where] - (ends[track] - shape[0])]
+        ids = [self._ids[track] for track in chosen.tolist()]
+        sizes = dict(zip(ids, counts[chosen].tolist(), strict=True))
+
+        def read(track_id: str) -> npt.NDArray[Any]:
+            shape = sizes[track_id], len(self._source.spec.layers), self._source.spec.dim
+            return self._source.read_segments("segments", track_id, positions, shape=shape)[0]
+
+        blocks = zip(chosen.tolist(), np.split(order, begins[1:]), self._source.each(read, ids), strict=False)
+        for track, where, block in blocks:
+            out[where] = block[wanted[where] - (ends[track] - counts[track])]
         return out
 
     def _read_all(self, positions: Sequence[int]) -> npt.NDArray[Any]:

@@ -15,12 +15,10 @@ import numpy.typing as npt
 
 from featurestore.errors import (
     SettingError,
-    TrackExistsError,
     TrackNotFoundError,
 )
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store import filesystem
-from featurestore.store.commit import recovery, transaction
+from featurestore.store.commit import transaction
 from featurestore.store.commit.session import WriterSession
 from featurestore.store.creation import create_or_check
 from featurestore.store.format.keys import encode_key
@@ -79,7 +77,7 @@ class StoreWriter:
         self._paths = StorePaths.of(self.path)
         with translate_os_errors(self.path):
             create_or_check(self._paths, spec, self.path, durable=durable)
-            self._session = WriterSession(self._paths, durable=durable)
+            self.session = WriterSession(self._paths, durable=durable)
         self._reader = TrackReader(self._paths, spec)
         self._index = TrackIndex(self._reader)
 
@@ -101,7 +99,7 @@ class StoreWriter:
         >>> writer.close()
         """
         with translate_os_errors(self.path):
-            self._session.close()
+            self.session.close()
 
     def existing(self, track_id: str) -> dict[str, Any] | None:
         """Return the attributes of a published track, None if there is none.
@@ -173,38 +171,19 @@ class StoreWriter:
         >>> FeatureStore("mine.zarr").segments("a").shape
         (3, 2, 8)
         """
-        key = encode_key(track_id)
         chosen = tuple(kind for kind in KINDS if kind in {*kinds, "aggregated"})
         if unknown := set(kinds) - set(KINDS):
             raise SettingError(f"kinds are {', '.join(KINDS)}, not {', '.join(sorted(unknown))}")
         replace = self.overwrite if overwrite is None else overwrite
-        with contextlib.ExitStack() as stack:
-            with translate_os_errors(self.path):
-                stack.enter_context(self._session.lock(key, wait=wait))
-                if not replace and self._paths.array("aggregated", key).exists():
-                    raise TrackExistsError(
-                        f"the store {self.path} has the track {track_id!r}: pass `overwrite=True` to replace it"
-                    )
-                folder = self._session.staging.folder()
-            try:
-                with TrackWriter(
-                    track_id, folder, self.spec, chosen, dict(attributes or {}), store=self.path
-                ) as writer:
-                    yield writer
-                    with translate_os_errors(self.path):
-                        record = writer.finish()
+        with self.session.publishing(track_id, self._index.has_row, replace=replace, wait=wait) as (
+            folder,
+            record,
+        ):
+            given = dict(attributes or {})
+            with TrackWriter(track_id, folder, self.spec, chosen, given, store=self.path) as writer:
+                yield writer
                 with translate_os_errors(self.path):
-                    has_row = self._index.has_row(key)
-                    emptied = transaction.commit(
-                        self._paths, folder, key, record, has_row=has_row, durable=self.durable
-                    )
-            except BaseException:
-                with contextlib.suppress(OSError):  # else it goes when the writer is closed
-                    recovery.rollback(self._paths, folder)
-                    filesystem.discard(folder, self._paths.trash)
-                raise
-            if emptied:
-                self._session.staging.reuse(folder)
+                    record(writer.finish())
 
     def put(
         self,
@@ -273,10 +252,10 @@ class StoreWriter:
         0
         """
         key = encode_key(track_id)
-        with translate_os_errors(self.path), self._session.lock(key, wait=60.0, removing=True):
+        with translate_os_errors(self.path), self.session.lock(key, wait=60.0, removing=True):
             if not self._paths.array("aggregated", key).exists():
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
-            folder = self._session.staging.folder()
+            folder = self.session.staging.folder()
             record = transaction.TransactionRecord((), uuid.uuid4().hex)
             transaction.commit(self._paths, folder, key, record, has_row=True, durable=self.durable)
 
@@ -305,7 +284,7 @@ class StoreWriter:
         (True, [])
         """
         with translate_os_errors(self.path):
-            return repair(self._reader, self._session, deep=deep)
+            return repair(self._reader, self.session, deep=deep)
 
     @property
     def packed(self) -> int:
@@ -336,8 +315,8 @@ class StoreWriter:
         True
         """
         with translate_os_errors(self.path):
-            self._session.check()
-            staging, locks, opened = self._session.staging, self._session.locks, self._index.open_table
+            self.session.check()
+            staging, locks, opened = self.session.staging, self.session.locks, self._index.open_table
             options = {"durable": self.durable, "thorough": thorough}
             return pack(self._reader, staging, locks, wait=wait, opened=opened, **options)
 

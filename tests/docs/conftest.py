@@ -4,6 +4,13 @@ import pytest
 from pages import QUICK_START, run_page, working_in
 
 
+@pytest.fixture(autouse=True)
+def _in_the_environment(object_server, monkeypatch):
+    """Credentials of an S3 server on loopback with a bucket."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session")
 def after_the_quick_start(tmp_path_factory):
     """What the quick start leaves behind: `music` and `features.zarr`."""

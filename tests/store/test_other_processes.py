@@ -106,7 +106,7 @@ def test_a_writer_that_was_forked_is_still_the_writer(tmp_path):
         track.append(raw=features(0)["raw"])
         pid = os.fork()
         if not pid:
-            writer._session.locks._held.clear()
+            writer.session.locks._held.clear()
             gc.collect()
             os._exit(0)
         os.waitpid(pid, 0)

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from featurestore.amounts import hours_in_words
 from fs_extract.command import Command, json_option
 from fs_extract.console import Console, print_json, table
-from fs_extract.parameters import GivenPath
+from fs_extract.parameters import GivenPath, GivenStore
 from fs_extract.progress import counting_bar
 
 _OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
@@ -59,7 +59,7 @@ def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **se
     settings={"batch_size": "--fit-batch-size", "fraction": "--fit-fraction", "passes": "--fit-passes"},
     examples={"500 clusters of layer 7": "labels features.zarr data --layer 7"},
 )
-@click.argument("store", type=GivenPath())
+@click.argument("store", type=GivenStore())
 @click.argument("out", type=GivenPath())
 @click.option("--layer", type=click.IntRange(min=0), help="Whose features are fitted. Not needed with --fit.")
 @click.option("--clusters", type=click.IntRange(min=1), default=500, help="How many labels.")

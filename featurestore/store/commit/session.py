@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from featurestore.errors import TrackExistsError
+from featurestore.store import filesystem
 from featurestore.store.commit import heartbeat, recovery
 from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.staging import StagingArea, clean_stale
+from featurestore.store.commit.transaction import TransactionRecord, commit
+from featurestore.store.format.keys import encode_key
+from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
 
 
@@ -71,6 +77,53 @@ class WriterSession:
             if (self._paths.journal / key).exists():
                 recovery.finish(self._paths, key, durable=self.durable, back=removing)
             yield
+
+    @contextlib.contextmanager
+    def publishing(
+        self, track_id: str, has_row: Callable[[str], bool], *, replace: bool, wait: float = 60.0
+    ) -> Iterator[tuple[Path, Callable[[TransactionRecord], None]]]:
+        """Publish a track when the block ends, from a folder that it fills, under the track's lock.
+
+        Parameters
+        ----------
+        track_id : str
+            The track.
+        has_row : callable
+            Whether the packed table has a row of a key.
+        replace : bool
+            Whether one that exists is replaced.
+        wait : float
+            As in `lock`.
+
+        Yields
+        ------
+        folder : Path
+            Empty.
+        record : callable
+            Takes what is to be done with the folder, at last.
+        """
+        key, records = encode_key(track_id), list[TransactionRecord]()
+        with contextlib.ExitStack() as stack:
+            with translate_os_errors(self._paths.name):
+                stack.enter_context(self.lock(key, wait=wait))
+                if not replace and self._paths.array("aggregated", key).exists():
+                    raise TrackExistsError(
+                        f"the store {self._paths.name} has the track {track_id!r}: pass `overwrite=True` to "
+                        "replace it"
+                    )
+                folder = self.staging.folder()
+            try:
+                yield folder, records.append
+                with translate_os_errors(self._paths.name):
+                    row = has_row(key)
+                    emptied = commit(self._paths, folder, key, records[-1], has_row=row, durable=self.durable)
+            except BaseException:
+                with contextlib.suppress(OSError):  # else it goes when the writer is closed
+                    recovery.rollback(self._paths, folder)
+                    filesystem.discard(folder, self._paths.trash)
+                raise
+            if emptied:
+                self.staging.reuse(folder)
 
     def _recover(self) -> set[str]:
         return recovery.recover(self._paths, self.locks, told=self._told)

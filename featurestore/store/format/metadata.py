@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore.addresses import StoreUrl
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
 from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
 from featurestore.spelling import spelling_hint
@@ -282,6 +283,11 @@ def read_root(root: Path, *, follow_links: bool = False) -> FeatureSpec:
                 f"write it, copy it first, with what the links lead to: cp -rL {root} COPY"
             ) from None
         raise NotAStoreError(f"{root} holds no feature store: {error}") from None
+    return decode_root(content, root)
+
+
+def decode_root(content: bytes, root: Path | StoreUrl) -> FeatureSpec:
+    """Spec of the store whose root metadata this is; raises as `read_root`."""
     try:
         own = decode_document(content)["attributes"]["featurestore"]
         version = own["format"]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import filesystem
-from featurestore.store.byte_source import ByteFile
+from featurestore.store.byte_source import THREADS, ByteFile
 from featurestore.store.format.compression import OVERHEAD, compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata
 
@@ -37,7 +37,6 @@ MAX_CHUNK_BYTES = 2**30
 
 # Beyond this many bytes more threads pay: reading, writing and checksums all release the interpreter.
 _LARGE = 4 * 2**20
-THREADS = min(4, max(2, os.cpu_count() or 1))
 _BLOCK = 2 * 2**20  # bytes that are read before their checksum is taken: a chunk of raw in one piece
 _BATCH = 64 * 2**20
 _PIECE = 4 * 2**20  # bytes of one write: larger ones need fewer, larger pages
@@ -212,7 +211,7 @@ class ShardReader:
     """
 
     def __init__(self, file: ByteFile, metadata: ArrayMetadata, name: str) -> None:
-        self._file = file
+        self.file = file
         self._name = name
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
         self._compressor = metadata.compressor
@@ -229,13 +228,13 @@ class ShardReader:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
     def _damaged(self, what: str) -> CorruptTrackError:
         return CorruptTrackError(f"{self._name}: {what}; extract the track again, or run verify --repair")
 
     def _read_index(self) -> npt.NDArray[np.uint64]:
-        found = self._file.size
+        found = self.file.size
         chunks = math.prod(self._grid)
         values_bytes = self._values * self._dtype.itemsize
         if chunks > MAX_CHUNKS or values_bytes > MAX_CHUNK_BYTES:
@@ -245,7 +244,7 @@ class ShardReader:
         wanted = shard_bytes(chunks, values_bytes) if plain else found
         if found != wanted or wanted < size:
             raise self._damaged(f"not a file of {max(wanted, size)} bytes, but of {found}")
-        content = self._file.read(size, found - size)
+        content = self.file.read(size, found - size)
         if int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(content[:-CRC_BYTES]):
             raise self._damaged("the index fails its checksum")
         index = np.frombuffer(content, "<u8", count=2 * chunks).reshape(chunks, 2)
@@ -265,7 +264,7 @@ class ShardReader:
 
     def checksums(self) -> str:
         """SHA-256 of the stored CRC-32C values, as `ShardWriter.finish` gives it."""
-        stored = [self._file.read(CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index]
+        stored = [self.file.read(CRC_BYTES, int(o) + int(n) - CRC_BYTES) for o, n in self._index]
         return hashlib.sha256(b"".join(stored)).hexdigest()
 
     def read(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -283,10 +282,14 @@ class ShardReader:
         """
         out = np.empty((len(positions), *self._shape), self._dtype.newbyteorder("="))
         jobs = list(zip(map(int, positions), out, strict=True))
+        many = max(1, _BATCH * len(out) // max(1, out.nbytes))
 
         def work(some: list[tuple[int, npt.NDArray[Any]]]) -> None:
-            for position, chunk in some:
-                self._read_into(position, chunk)
+            for first in range(0, len(some), many):
+                batch = some[first : first + many]
+                self.file.expect(self._index[[position for position, _ in batch]])
+                for position, chunk in batch:
+                    self._read_into(position, chunk)
 
         if out.nbytes < _LARGE:
             work(jobs)
@@ -305,7 +308,7 @@ class ShardReader:
         plain = self._compressor == "none"
         content = target if plain else np.empty(size - CRC_BYTES, np.uint8)
         try:
-            read_checked(self._file, offset, size - CRC_BYTES, content, 0)
+            read_checked(self.file, offset, size - CRC_BYTES, content, 0)
             if not plain:
                 decompress(content.tobytes(), target)
         except ValueError as error:

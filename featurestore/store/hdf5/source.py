@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, NotAStoreError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
+from featurestore.store.array_reader import Described, ReplacedError
 from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.layout import dataset, opened, read_spec
 from featurestore.store.source import Source
-from featurestore.store.track_reader import Described, ReplacedError
 from featurestore.store.verify import Problem, VerifyReport
 
 
@@ -33,6 +33,8 @@ class _Index:
 
 class Hdf5Source(Source):
     """What views read from a file; it holds no file open, and looks again when another was put in its place."""
+
+    path: Path
 
     def __init__(self, path: Path) -> None:
         self.path = path

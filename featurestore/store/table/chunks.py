@@ -18,12 +18,17 @@ from featurestore.store.byte_source import ByteFile
 from featurestore.store.format.shards import CRC_BYTES, read_checked
 
 
+def encode_chunk(chunk: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], bytes]:
+    """Bytes of a C-contiguous, little-endian chunk, and what follows them in its file."""
+    content = chunk.reshape(-1).view(np.uint8)
+    return content, int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
+
+
 def write_chunk(path: Path, chunk: npt.NDArray[Any]) -> None:
     """Write a C-contiguous, little-endian chunk to a new file."""
-    content = chunk.reshape(-1).view(np.uint8)
     fd = filesystem.create_file(path)
     try:
-        filesystem.write_all(fd, [content, np.array([google_crc32c.value(content)], "<u4")])
+        filesystem.write_all(fd, encode_chunk(chunk))
     finally:
         os.close(fd)
 

@@ -5,33 +5,24 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from featurestore.errors import CorruptTrackError
-from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.changes import Position, changed_keys, end_of_log
 from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import is_hashed
 from featurestore.store.paths import StorePaths
+from featurestore.store.table.gathering import TableIndex
 from featurestore.store.table.listing import compare_keys, track_ids_of
 from featurestore.store.table.mtime_token import MtimeToken
-from featurestore.store.table.rows import UNKNOWN
-from featurestore.store.table.snapshot import Listed, Snapshot, TrackList
-from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
+from featurestore.store.table.snapshot import Listed, Snapshot
+from featurestore.store.table.table import PackedTable
 from featurestore.store.track_reader import TrackReader
 
-_ATTEMPTS = 20
 # A folder's time of change tells nothing about changes within the clock's tick: wait until it is over.
 _COARSE_NS = 2_000_000_000
 _FINE_NS = 25_000_000
-# So few tracks are read as they are, without a look at the table or at what else the store has.
-_FEW_TRACKS = 16
-# Fewer rows of a chunk than this share of it are read from their tracks.
-_FEW = 64
 # So few tracks are listed again whenever something changes; more of them, only so often while changes are logged.
 _MANY_TRACKS = 1_000
 _MOMENT = 0.0005
@@ -40,23 +31,13 @@ _PAUSE, _SHARE = 10.0, 20
 """Seconds between two such listings, and how many times as long as the last one took at least."""
 
 
-class TrackIndex:
-    """The tracks of a store, looked up again when it changes. Holds no file open.
+class TrackIndex(TableIndex):
+    """The tracks of a store that is a folder, looked up again when it changes: see `TableIndex`."""
 
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-
-    Attributes
-    ----------
-    untold : set of str
-        Tracks that have another number of segments than the table says: they were replaced by hand.
-    """
+    _reader: TrackReader
 
     def __init__(self, reader: TrackReader) -> None:
-        self.untold: set[str] = set()
-        self._reader = reader
+        super().__init__(reader)
         self._paths = reader.paths
         self._forget()
 
@@ -73,6 +54,9 @@ class TrackIndex:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TrackIndex, (self._reader,)
+
+    def forget(self) -> None:
+        self._cached, self._table = None, ((), None)
 
     def snapshot(self) -> Snapshot:
         """The store as it is now, looked up again only where it changed."""
@@ -207,65 +191,9 @@ class TrackIndex:
             return 0
         return 0 if table is None else len(table.ids)
 
-    def segments(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """How many segments each of some tracks has, as far as the table tells; `UNKNOWN` for the others."""
-        snapshot = self.snapshot()
-        rows = snapshot.rows(ids)
-        if snapshot.table is None or not len(snapshot.table.ids):
-            return rows
-        counts = np.where(rows < 0, UNKNOWN, snapshot.table.described["segments"][rows]).astype(np.int64)
-        if self.untold:
-            counts[[row for row, track_id in enumerate(ids) if track_id in self.untold]] = UNKNOWN
-        return counts
-
-    def read(self, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
-        """Layers (by position) of `aggregated` of some tracks.
-
-        Returns
-        -------
-        ndarray, shape (tracks, layers, dim)
-
-        Raises
-        ------
-        TrackNotFoundError, CorruptTrackError
-            If a track is gone or damaged, or the packed table is.
-        """
-        if len(ids) <= _FEW_TRACKS and not (isinstance(ids, TrackList) and ids.is_packed):
-            return self._reader.read_rows(ids, positions)
-        for _ in range(_ATTEMPTS):
-            try:
-                return self._gather(self.snapshot(), ids, positions)
-            except TableChangedError:
-                self._cached, self._table = None, ((), None)
-        raise CorruptTrackError("the packed table is incomplete: build it again with `fs-extract pack`")
-
-    def _gather(self, snapshot: Snapshot, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
-        table, rows = snapshot.table, snapshot.rows(ids)
-        if table is not None and len(ids):
-            chunks = rows // table.rows_per_chunk
-            few = np.bincount(chunks + 1) * _FEW < table.rows_per_chunk
-            rows[few[chunks + 1]] = -1
-        packed = np.flatnonzero(rows >= 0)
-        if table is not None and len(packed):
-            out = found = self._read_table(table, rows[packed], positions)
-            rows[packed[is_padding(found)]] = -1  # the table was copied while it grew
-        if len(packed) < len(ids) or not len(packed):
-            out = np.empty((len(ids), len(positions), self._reader.spec.dim), np.dtype(self._reader.spec.dtype))
-            if len(packed):
-                out[packed] = found
-        if unpacked := np.flatnonzero(rows < 0).tolist():
-            out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
-        return out
-
-    def _read_table(
-        self, table: PackedTable, rows: npt.NDArray[np.int64], positions: Sequence[int]
-    ) -> npt.NDArray[Any]:
-        with LocalFolder.root(self._paths.root, follow_links=self._paths.follow_links) as root:
-            return table.read(root, rows, positions)
-
 
 def _table(reader: TrackReader) -> PackedTable | None:
-    with LocalFolder.root(reader.paths.root, follow_links=reader.paths.follow_links) as root:
+    with reader.paths.open() as root:
         return PackedTable.open(root, reader.spec)
 
 

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterable
 
 from featurestore.errors import CorruptTrackError
+from featurestore.store.array_reader import ArrayReader
 from featurestore.store.commit.transaction import BACKUP, is_backed_up
 from featurestore.store.format.keys import decode_key
 from featurestore.store.format.metadata import METADATA
 from featurestore.store.paths import StorePaths
-from featurestore.store.track_reader import TrackReader
 
 
 def list_keys(paths: StorePaths) -> list[str]:
@@ -41,7 +41,7 @@ def compare_keys(paths: StorePaths, known: frozenset[str]) -> tuple[set[str], se
     return fresh, set() if every else set(known.difference(listed))
 
 
-def track_ids_of(reader: TrackReader, keys: Iterable[str]) -> dict[str, str]:
+def track_ids_of(reader: ArrayReader, keys: Iterable[str]) -> dict[str, str]:
     """Track id of each key; what is no key of a track, or of one whose id is lost, is left out."""
     found = {}
     for key in keys:

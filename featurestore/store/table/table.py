@@ -21,10 +21,9 @@ import numpy.typing as npt
 
 from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
-from featurestore.store.byte_source import ByteFolder
+from featurestore.store.byte_source import THREADS, ByteFolder
 from featurestore.store.format.keys import encode_keys
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, axes, decode_document
-from featurestore.store.format.shards import THREADS
 from featurestore.store.table.chunks import ChunkReader
 from featurestore.store.table.coordinates import TrackIds, checked_ids, encode_layers
 from featurestore.store.table.layout import (
@@ -265,7 +264,7 @@ class PackedTable:
 
     def _open_chunk(self, features: ByteFolder, number: int, layer: int) -> ChunkReader:
         name = chunk_name(self.encoding, number, layer, 0)
-        file = features.open(name)
+        file = features.open(name, whole=True)
         try:
             shape = self.rows_per_chunk, 1, self.spec.dim
             return ChunkReader(file, f"features/{name}", shape, self.spec.dtype)

@@ -68,13 +68,13 @@ def test_all_other_tracks_go_on(closed):
 def decided(closed):
     """The same with a change that was decided, and whose track was closed before it was carried out."""
     with StoreWriter(closed, spec=SPEC) as writer:
-        folder = writer._session.staging.folder()
+        folder = writer.session.staging.folder()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(transaction, "_carry_out", lambda *_, **__: None)
             with writer.track("anns", overwrite=True) as track:
                 track.append(raw=features(7)["raw"])
         folder.rmdir()
-        writer._session._recover = set
+        writer.session._recover = set
     assert os.listdir(closed / ".featurestore" / "journal") == ["anns"]
     os.system(f"chown -R {BOB}:5000 {closed}/.featurestore/journal/anns && chmod -R g+rwX {closed}/.featurestore")
     return closed

@@ -99,8 +99,8 @@ def test_what_a_dead_writer_of_somebody_else_left_stops_nobody(shared):
 
     def die():
         writer = StoreWriter(path, spec=SPEC)
-        writer._session.staging.folder()
-        os.system(f"chmod -R 755 {writer._session.staging.path}")
+        writer.session.staging.folder()
+        os.system(f"chmod -R 755 {writer.session.staging.path}")
 
     as_user(ANN, die)
     as_user(BOB, lambda: put(path, "b", 1))

@@ -67,7 +67,7 @@ def fill_up(name: str, *, of: str, new: bool = False) -> list[str]:
                         break
                     report(told)
                     _intact(disk.folder, before)
-                    left = os.listdir(w.path / ".featurestore" / "staging" / w._session.staging.path.name)
+                    left = os.listdir(w.path / ".featurestore" / "staging" / w.session.staging.path.name)
                     require(set(left) <= {"owner.lock"}, f"staged and not swept: {left}")
                     disk.limit()
                     if amount % (8 * step) == 0:  # the same writer goes on

@@ -53,7 +53,7 @@ def test_a_writer_at_work_is_left_alone_by_one_in_another_time_and_place(operati
 def test_what_is_swept(host, age, lives, swept, locked_before, tmp_path):
     """Staging of a dead writer, at once; of another host, whose locks may be invisible, a day later."""
     with away(host=host), writer(tmp_path) as other:
-        name = other._session.staging.path.name
+        name = other.session.staging.path.name
     folder = StorePaths(tmp_path / STORE).staging / name
     folder.mkdir()
     lock = None
