@@ -250,7 +250,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(
-    "name", ["aggregated", "segments", "track_id", "provenance", "row_size", "start", "layer"]
+    "name",
+    [
+        *("aggregated", "segments", "track_id", "provenance", "row_size", "start", "layer"),
+        *("crc32c/aggregated", "crc32c/segments"),
+    ],
 )
 @pytest.mark.parametrize("what", HOSTILE)
 def test_nothing_outside_is_read_and_nothing_that_is_not_there(file, copied, name, what):
@@ -258,6 +262,16 @@ def test_nothing_outside_is_read_and_nothing_that_is_not_there(file, copied, nam
         HOSTILE[what](opened, name, str(file))
     with pytest.raises((CorruptTrackError, NotAStoreError), match=str(copied)):
         read_everything(copied)
+
+
+@pytest.mark.parametrize("name", ["aggregated", "segments", "raw"])
+def test_other_numbers_are_noticed(copied, name):
+    with h5py.File(copied, "r+") as opened:
+        found = opened[name] if name != "raw" else next(iter(opened["raw"].values()))
+        found[0] += 1
+    with pytest.raises(CorruptTrackError, match=rf"chunk 0 of layer 0 of {name}.* fails its checksum"):
+        read_everything(copied)
+    assert not FeatureStore(copied).verify(deep=True).ok
 
 
 @pytest.mark.slow
