@@ -33,18 +33,20 @@ SPEC = FeatureSpec.for_arrays(layers=LAYERS, dim=DIM)
 RNG = np.random.default_rng(0)
 
 
-def timed(function: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+def timed(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    begun = clock()
     function()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
-def interleaved(repeats: int, *functions: Callable[[], object]) -> list[list[float]]:
+def interleaved(
+    repeats: int, *functions: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
     """Times of each function, taken in turns after one turn that does not count."""
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(repeats + 1):
         for own, function in zip(times, functions, strict=True):
-            seconds = timed(function)
+            seconds = timed(function, clock)
             if turn:
                 own.append(seconds)
     return times

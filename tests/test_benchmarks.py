@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import cuda, encoder, host
+from benchmarks import cuda, encoder, host, questions
 
 
 @pytest.fixture
@@ -46,3 +46,16 @@ def test_the_precisions_of_a_processor(one_thread, tiny, capsys):
     assert all(value > 0 for value in found.values())
     assert 0.99 < found["least pooled centred cosine of a state"] < 1
     assert ("bars of AMX" in capsys.readouterr().out) == (encoder.bf16_products() != "amx_bf16")
+
+
+@pytest.mark.slow
+def test_questions_to_a_store(one_thread, tmp_path):
+    rows = [
+        *questions.hdf5(tmp_path, 1, tracks=3, layers=2, dim=8),
+        *questions.similar(tmp_path, 1, rows=500, dim=8),
+        *questions.probe(tmp_path, 1, tracks=400, layers=2, dim=8),
+    ]
+    assert all(value >= 0 for _, value, _ in rows)
+    found = {what: value for what, value, _ in rows}
+    assert found["queries of 5 whose ten tracks are those of brute force"] == 5
+    assert len(found) == 11

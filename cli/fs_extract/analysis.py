@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from featurestore.atomic import replacing
 from featurestore.choices import METRICS
 from fs_extract.command import Command, json_option
 from fs_extract.completion import complete_tracks
@@ -73,6 +74,7 @@ def similar(
 @click.option("--on", default="track_id", help="The column with the track ids.")
 @click.option("--layers", type=Layers(), help='Layers to probe, like "7" or "0-12".  [default: all]')
 @click.option("--baseline", type=GivenStore(), help="Another store with the same tracks, as of logmel.")
+@click.option("--picture", type=GivenPath(), help="An SVG file of the bars, to write besides.")
 @json_option
 @click.pass_obj
 def probe(
@@ -86,6 +88,7 @@ def probe(
     on: str,
     layers: tuple[int, ...] | None,
     baseline: Path | None,
+    picture: Path | None,
     as_json: bool,
 ) -> int:
     """Tell which layer of STORE knows a label best, by linear probes.
@@ -103,6 +106,9 @@ def probe(
         baseline=None if baseline is None else FeatureStore(baseline),
         on=on,
     )
+    if picture is not None:
+        with replacing(picture) as (file,):
+            file.write(report.to_svg().encode())
     if as_json:
         print_json(report.to_dict())
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy.typing as npt
 from featurestore.choices import METRICS
 from featurestore.errors import SettingError
 
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 24 * 2**20
+"""Of a block; larger ones fall out of the caches of processors."""
 _LEAST_ROWS = 5
 """Rows for each dimension, without which a covariance is mostly noise."""
 
@@ -70,9 +72,19 @@ class NeighbourIndex:
             self._look_at_all()
         self._norms: npt.NDArray[np.float32] | None = None
 
-    def _blocks(self) -> Any:
-        for first in range(0, self._rows, self._size):
-            yield first, np.asarray(self._read(first, min(self._rows, first + self._size)), np.float32)
+    def _blocks(self) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Each block and its first row; the next one is read meanwhile."""
+
+        def read(first: int) -> npt.NDArray[np.float32]:
+            return np.asarray(self._read(first, min(self._rows, first + self._size)), np.float32)
+
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(read, 0)
+            for first in range(0, self._rows, self._size):
+                block, following = ahead.result(), first + self._size
+                if following < self._rows:
+                    ahead = reader.submit(read, following)
+                yield first, block
 
     def _look_at_all(self) -> None:
         total = np.zeros(self._dim)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.analysis.probe_picture import draw
 from featurestore.errors import MissingDependencyError, SettingError
 
 STRENGTHS = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
@@ -99,11 +100,28 @@ class ProbeReport:
             for name, x in self.scores.items()
         ]
 
+    def to_svg(self) -> str:
+        """Return a picture: a bar for each layer, its spread, chance and shuffled labels.
+
+        Examples
+        --------
+        >>> from featurestore.analysis.probe import probe_layers
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> report = probe_layers({"7": lambda: x}, (x[:, 0] > 0).astype(str), label="loud", groups=None)
+        >>> report.to_svg()[:4]
+        '<svg'
+        """
+        lines = {"chance": self.chance, "shuffled": self.shuffled}
+        return draw(self._title(), self.metric, self.rows(), lines)
+
+    def _title(self) -> str:
+        classes = f", {self.classes} classes" if self.classes else ""
+        groups = f"{self.groups} groups" if self.groups else "no groups"
+        return f"{self.label}: {self.metric}, {self.tracks} tracks{classes}, {groups}"
+
     def __str__(self) -> str:
         width = max(5, *map(len, self.scores))
-        lines = [f"{self.label}: {self.metric}, {self.tracks} tracks"]
-        lines[0] += f", {self.classes} classes" if self.classes else ""
-        lines[0] += f", {self.groups} groups" if self.groups else ", no groups"
+        lines = [self._title()]
         top = max(0.0, *(float(x.mean()) for x in self.scores.values()))
         for row in self.rows():
             bar = "#" * round(30 * max(0.0, row["mean"]) / top) if top else ""

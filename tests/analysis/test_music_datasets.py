@@ -175,7 +175,9 @@ def test_a_probe_of_the_command_line(gtzan, tmp_path, capsys):
             writer.put(name.replace(".", "/", 1).replace("/", f"/{name.split('.')[0]}."), {"aggregated": features})
     store = str(tmp_path / "s.zarr")
     assert FeatureStore(store).join(gtzan).column("genre")[0] == "blues"
-    assert run(["probe", store, gtzan, "--label", "genre", "--no-groups", "--json"]) == 0
+    picture = ["--picture", str(tmp_path / "p.svg")]
+    assert run(["probe", store, gtzan, "--label", "genre", "--no-groups", "--json", *picture]) == 0
+    assert (tmp_path / "p.svg").read_text().startswith("<svg")
     assert json.loads(capsys.readouterr().out)["best"] == "1"
     page = tmp_path / "r.html"
     assert run(["report", store, "-o", str(page), "--labels", gtzan, "--label", "genre"]) == 0

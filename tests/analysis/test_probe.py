@@ -1,5 +1,7 @@
 """Linear probes: the layer that knows is found, groups are held apart, and shuffled labels score as chance."""
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,20 @@ def test_the_layer_that_knows_is_found_and_chance_is_told():
     assert abs(means["0"] - 1 / 3) < 0.06
     assert abs(report.shuffled - report.chance) < 0.06
     assert "genre: balanced accuracy, 320 tracks, 3 classes, 40 groups" in str(report)
+
+
+def test_the_picture_has_what_the_table_has():
+    report = probe_layers(layers([0.0, 0.3, 1.0]), GENRES, label="<genre>", groups=GROUPS)
+    picture = ElementTree.fromstring(report.to_svg())
+    name = "{http://www.w3.org/2000/svg}"
+    bars = list(picture.iter(f"{name}rect"))
+    assert [bar.get("class") for bar in bars] == ["bar", "bar", "bar tie"]
+    heights = np.array([float(bar.get("height")) for bar in bars])
+    means = np.array([row["mean"] for row in report.rows()])
+    np.testing.assert_allclose(heights / heights[2], means / means[2], atol=0.01)
+    said = [text.text for text in picture.iter(f"{name}text")]
+    assert said[0].startswith("<genre>: balanced accuracy")
+    assert said[-1] == f"dashed: chance {report.chance:.3f}; dotted: shuffled labels {report.shuffled:.3f}"
 
 
 def test_layers_that_cannot_be_told_apart_are_named():

@@ -1,7 +1,10 @@
 """Copies: bit for bit what the store has, in part if asked for, and nothing is overwritten."""
 
+import shutil
+
 import numpy as np
 import pytest
+from killing import killed
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import SettingError, SpecMismatchError, TrackExistsError
@@ -60,6 +63,23 @@ def test_a_part_of_it(store, tmp_path):
 
 def test_out_of_a_file_of_hdf5(store, tmp_path):
     equal(store, FeatureStore(store.export(tmp_path / "s.h5", level="all")).copy_to(tmp_path / "copy.zarr"))
+
+
+@pytest.mark.slow
+def test_a_killed_copy_has_whole_tracks_and_goes_on(tmp_path):
+    store = write(tmp_path / "s.zarr", [f"t{letter}" for letter in "abcde"])
+    path = tmp_path / "copy.zarr"
+    code = "FeatureStore(sys.argv[3]).copy_to(sys.argv[4])"
+    for _ in killed("from featurestore import FeatureStore", code, store.path, path):
+        if (path / "zarr.json").exists():
+            copy = FeatureStore(path)
+            equal(store, copy)
+            if len(copy) == len(store):
+                shutil.rmtree(path)
+    copy = store.copy_to(path)
+    assert sorted(copy.track_ids) == store.track_ids
+    equal(store, copy)
+    assert copy.verify(deep=True).ok
 
 
 def test_other_features_of_one_name_are_an_error(store, tmp_path):

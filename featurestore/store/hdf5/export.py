@@ -15,6 +15,7 @@ from featurestore.atomic import replacing
 from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
 from featurestore.store.format.keys import encode_key
+from featurestore.store.hdf5.chunks import CHECKSUMS, write_chunk
 from featurestore.store.hdf5.layout import FORMAT, ROWS, import_h5py
 from featurestore.store.source import Source
 
@@ -132,31 +133,34 @@ class _Writer:
 
     def _features(self, name: str, dims: tuple[str, ...], blocks: Iterator[npt.NDArray[Any]]) -> None:
         """An array written in whole chunks, however its rows come."""
-        total = self.scales[dims[0]].shape[0]
-        shape = (total, len(self.positions), self.dim)
-        chunk = max(1, min(ROWS[name], total))
-        out = self._variable(
-            name,
-            dims,
-            shape=shape,
-            dtype=self.dtype,
-            chunks=(chunk, 1, self.dim) if total else None,
-            fletcher32=total > 0,
-        )
+        total, layers = self.scales[dims[0]].shape[0], len(self.positions)
+        rows = max(1, min(ROWS[name], total))
+        shape = {"shape": (total, layers, self.dim), "dtype": self.dtype}
+        out = self._variable(name, dims, **shape, chunks=(rows, 1, self.dim) if total else None)
         out.attrs["coordinates"] = {"track": "track_id", "row": "start"}[dims[0]]
-        least = max(1, _BLOCK_BYTES // (chunk * max(1, int(np.prod(shape[1:]))) * self.dtype.itemsize)) * chunk
-        waiting: list[npt.NDArray[Any]] = []
-        first = held = 0
+        waiting = np.zeros((layers, rows, self.dim), self.dtype)
+        checksums: list[list[int]] = []
+        held = 0
+
+        def write() -> None:
+            checksums.append([write_chunk(out, len(checksums), *chunk) for chunk in enumerate(waiting)])
+
         for block in blocks:
-            waiting.append(block.astype(self.dtype, copy=False))
-            held += len(block)
-            if held >= least:
-                rows = np.concatenate(waiting)
-                whole = held - held % chunk
-                out[first : first + whole] = rows[:whole]
-                waiting, first, held = [rows[whole:]], first + whole, held - whole
+            while len(block):
+                some, block = block[: rows - held], block[rows - held :]
+                waiting[:, held : held + len(some)] = some.swapaxes(0, 1)
+                held += len(some)
+                if held == rows:
+                    write()
+                    held = 0
         if held:
-            out[first:] = np.concatenate(waiting)
+            write()  # what is behind the last row is not read
+        self._checksums(name, checksums)
+
+    def _checksums(self, name: str, checksums: list[list[int]]) -> None:
+        if checksums:
+            chunk = self._dimension(f"chunk_{len(checksums)}", len(checksums))
+            self._variable(f"{CHECKSUMS}/{name}", (chunk, "layer"), data=np.array(checksums, np.uint32))
 
     def _aggregated(self) -> Iterator[npt.NDArray[Any]]:
         rows = max(1, _BLOCK_BYTES // (len(self.positions) * self.dim * 4))
@@ -176,17 +180,14 @@ class _Writer:
                 "layer",
                 self._dimension(f"frame_{frames}", frames),
             )
-            out = self._variable(
-                f"raw/{encode_key(track_id)}",
-                (*dims, "feature"),
-                shape=(segments, len(self.positions), frames, self.dim),
-                dtype=self.dtype,
-                chunks=(1, 1, frames, self.dim),
-                fletcher32=True,
-            )
+            name = f"raw/{encode_key(track_id)}"
+            shape = {"shape": (segments, len(self.positions), frames, self.dim), "dtype": self.dtype}
+            out = self._variable(name, (*dims, "feature"), **shape, chunks=(1, 1, frames, self.dim))
             rows = max(1, _BLOCK_BYTES // (len(self.positions) * frames * self.dim * 4))
+            checksums: list[list[int]] = []
             for first in range(0, segments, rows):
                 wanted = np.arange(first, min(segments, first + rows))
-                out[first : first + rows] = self.source.read_segments(
-                    "raw", track_id, self.positions, rows=wanted
-                )[0]
+                block = self.source.read_segments("raw", track_id, self.positions, rows=wanted)[0]
+                for row in block.astype(self.dtype, copy=False):
+                    checksums.append([write_chunk(out, len(checksums), *chunk) for chunk in enumerate(row)])
+            self._checksums(name, checksums)

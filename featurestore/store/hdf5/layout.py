@@ -17,8 +17,8 @@ SUFFIXES = (".h5", ".hdf5")
 FORMAT = 1
 ROWS = {"aggregated": 1024, "segments": 256}
 """Rows of a chunk at most; it has one layer."""
-_FILTERS = {1, 2, 3}
-"""Deflate, shuffle, fletcher32: what every library of HDF5 has, so that none is loaded from elsewhere."""
+_FILTERS = {1}
+"""Deflate, of text alone: every library of HDF5 has it, so that none is loaded from elsewhere."""
 _MAX_TEXT = 2**31
 """Bytes of the longest table of text, when it is read."""
 
@@ -57,13 +57,25 @@ def opened(path: Path) -> Iterator[Any]:
             raise NotAStoreError(f"{path} does not exist: give a file that `fs-extract export` wrote") from None
         what = "a folder" if path.is_dir() else f"no file of HDF5, or one that was cut off ({error})"
         raise NotAStoreError(f"{path} is {what}: export it again from its store") from None
-    with file:
-        try:
-            yield file
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            if type(error).__module__.startswith("featurestore"):
-                raise
-            raise CorruptTrackError(f"{path} is damaged: {error}: export it again from its store") from error
+    with file, translate_damage(path):
+        yield file
+
+
+@contextmanager
+def translate_damage(path: Path) -> Iterator[None]:
+    """Whatever is wrong with what a file holds is an error that names it.
+
+    Raises
+    ------
+    CorruptTrackError
+        In the place of errors that are not of this library.
+    """
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        if type(error).__module__.startswith("featurestore"):
+            raise
+        raise CorruptTrackError(f"{path} is damaged: {error}: export it again from its store") from error
 
 
 def read_spec(file: Any, path: Path) -> FeatureSpec:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from featurestore.errors import CorruptTrackError, NotAStoreError, TrackNotFound
 from featurestore.spec import FeatureSpec
 from featurestore.store.array_reader import Described, ReplacedError
 from featurestore.store.format.keys import encode_key
-from featurestore.store.hdf5.layout import dataset, opened, read_spec
+from featurestore.store.hdf5.chunks import ChunkReader
+from featurestore.store.hdf5.layout import dataset, opened, read_spec, translate_damage
 from featurestore.store.source import Source
 from featurestore.store.verify import Problem, VerifyReport
 
@@ -45,16 +47,27 @@ class Hdf5Source(Source):
     def __reduce__(self) -> tuple[Any, ...]:
         return Hdf5Source, (self.path,)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[Any, _Index]]:
         with opened(self.path) as file:
-            status = self.path.stat()
-            signature = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            signature = self._signature()
             if self._cached is None or self._cached[0] != signature:
                 if read_spec(file, self.path) != self.spec:
                     raise CorruptTrackError(f"{self.path} was replaced by features of another kind: open it again")
                 self._cached = signature, self._load(file)
             yield file, self._cached[1]
+
+    def _signature(self) -> tuple[int, ...]:
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _index(self) -> _Index:
+        """The index alone, for which a file that is still the same is not opened."""
+        with contextlib.suppress(OSError):
+            if self._cached is not None and self._cached[0] == self._signature():
+                return self._cached[1]
+        with self._reading() as (_, index):
+            return index
 
     def _load(self, file: Any) -> _Index:
         found = dataset(file, "track_id", (None,), "S")
@@ -74,29 +87,22 @@ class Hdf5Source(Source):
             raise ValueError("a track id is there twice, or empty")
         return _Index(ids, rows, provenance, splits, starts)
 
-    def _features(self, file: Any, name: str, shape: tuple[int | None, ...]) -> Any:
-        found = dataset(file, name, shape, "f")
-        if found.dtype != self.spec.dtype:
-            raise ValueError(f"{name} has numbers of {found.dtype}, not {self.spec.dtype}")
-        return found
+    def _features(self, file: Any, name: str, shape: tuple[int | None, ...]) -> ChunkReader:
+        return ChunkReader(file, name, shape, self.spec.dtype)
 
     def track_ids(self) -> Sequence[str]:
-        with self._reading() as (_, index):
-            return index.track_ids
+        return self._index().track_ids
 
     def has(self, track_id: str) -> bool:
-        with self._reading() as (_, index):
-            return track_id in index.rows
+        return track_id in self._index().rows
 
     def attributes(self, track_id: str) -> Mapping[str, Any]:
-        with self._reading() as (_, index):
-            return self._attributes(index, track_id)
-
-    def _attributes(self, index: _Index, track_id: str) -> dict[str, Any]:
+        index = self._index()
         row = self._row(index, track_id)
-        found = json.loads(index.provenance[row])
-        if not isinstance(found, dict) or not isinstance(found.get("kinds"), list):
-            raise ValueError(f"the provenance of {track_id!r:.200} is damaged")
+        with translate_damage(self.path):
+            found = json.loads(index.provenance[row])
+            if not isinstance(found, dict) or not isinstance(found.get("kinds"), list):
+                raise ValueError(f"the provenance of {track_id!r:.200} is damaged")
         found.setdefault("starts", self._starts(index, row).tolist())
         return found
 
@@ -114,8 +120,8 @@ class Hdf5Source(Source):
         return len(self.track_ids())
 
     def state(self) -> object:
-        with self._reading():
-            return self._cached and self._cached[0]
+        self._index()
+        return self._cached and self._cached[0]
 
     def verify(self, *, deep: bool) -> VerifyReport:
         began, problems, size, arrays = time.monotonic(), [], 0, 0
@@ -143,9 +149,11 @@ class Hdf5Source(Source):
 
     def read_aggregated(self, track_ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         with self._reading() as (file, index):
-            rows = np.array([self._row(index, track_id) for track_id in track_ids], np.int64)
+            if unknown := next((x for x in track_ids if x not in index.rows), None):
+                self._row(index, unknown)  # raises
+            rows = np.array([index.rows[track_id] for track_id in track_ids], np.int64)
             shape = (len(index.track_ids), len(self.spec.layers), self.spec.dim)
-            return _take(self._features(file, "aggregated", shape), rows, positions)
+            return self._features(file, "aggregated", shape).take(rows, positions)
 
     def describe(self, kind: str, track_id: str) -> Described:
         with self._reading() as (file, index):
@@ -156,7 +164,7 @@ class Hdf5Source(Source):
         starts = self._starts(index, row)
         if kind == "raw":
             shape = (None, len(self.spec.layers), None, self.spec.dim)
-            return tuple(self._features(file, f"raw/{encode_key(track_id)}", shape).shape), starts
+            return self._features(file, f"raw/{encode_key(track_id)}", shape).shape, starts
         first, last = index.splits[row : row + 2].tolist()
         if first == last:
             raise TrackNotFoundError(f"{self.path} has no segments of {track_id!r:.200}: export a higher `level`")
@@ -179,11 +187,12 @@ class Hdf5Source(Source):
                 )
             wanted = np.arange(described[0][0]) if rows is None else rows
             if kind == "raw":
-                return _take(file[f"raw/{encode_key(track_id)}"], wanted, positions), described
+                found = self._features(file, f"raw/{encode_key(track_id)}", described[0])
+                return found.take(wanted, positions), described
             first = int(index.splits[self._row(index, track_id)])
-            return _take(self._segments(file, index), wanted + first, positions), described
+            return self._segments(file, index).take(wanted + first, positions), described
 
-    def _segments(self, file: Any, index: _Index) -> Any:
+    def _segments(self, file: Any, index: _Index) -> ChunkReader:
         return self._features(file, "segments", (len(index.starts), len(self.spec.layers), self.spec.dim))
 
     def read_ragged(
@@ -196,25 +205,4 @@ class Hdf5Source(Source):
             if not parts:
                 return np.empty((0, len(positions), self.spec.dim), self.spec.dtype), described
             wanted = np.concatenate(parts)
-            return _take(self._segments(file, index), wanted, positions), described
-
-
-def _take(data: Any, rows: npt.NDArray[np.int64], positions: Sequence[int]) -> npt.NDArray[Any]:
-    """Rows and layers of a dataset [row, layer, ...]: each chunk that has one of them is read once."""
-    out = np.empty((len(rows), len(positions), *data.shape[2:]), data.dtype)
-    if not len(rows):
-        return out
-    order = np.argsort(rows, kind="stable")
-    ascending = rows[order]
-    size = data.chunks[0] * max(1, 2**22 // (data.chunks[0] * data.dtype.itemsize * int(np.prod(data.shape[2:]))))
-    blocks = ascending // size
-    for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(blocks)) + 1):
-        first, last = int(ascending[part[0]]), int(ascending[part[-1]]) + 1
-        in_order = last - first == len(part) and bool((np.diff(order[part]) == 1).all())
-        for number, position in enumerate(positions):
-            if in_order:
-                place = int(order[part[0]])
-                data.read_direct(out, np.s_[first:last, position], np.s_[place : place + len(part), number])
-            else:
-                out[order[part], number] = data[first:last, position][ascending[part] - first]
-    return out
+            return self._segments(file, index).take(wanted, positions), described
