@@ -126,7 +126,11 @@ def _replace(job: Job, there: StoreReader, tracks: Sequence[AudioFile], tally: T
     for paths in (old, new):
         clean_stale(paths)
         if any(paths.staging.iterdir()):
-            raise _stopped("another process is at work on it: run the same again when that is done", there, tally)
+            raise _stopped(
+                "another process is at work on it, which puts it in place at its end; or run the same again then",
+                there,
+                tally,
+            )
     if old.runs.exists():
         shutil.copytree(old.runs, new.runs, dirs_exist_ok=True)
     if not filesystem.exchange(new.root, old.root):
