@@ -55,4 +55,4 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
 }
-html_sidebars = {"index": [], "quickstart": []}
+html_sidebars = {name: [] for name in ("index", "quickstart", "walkthrough", "notebook")}

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import librosa
 import matplotlib.pyplot as plt
 import numpy as np
@@ -72,3 +74,15 @@ def report(table):
 
 def join(table):
     return pd.read_csv("labels.csv", index_col="track_id").join(table, how="inner")
+
+
+def resume(extract):
+    extract(out="killed")
+
+
+def retry(extract):
+    extract()
+
+
+def exclude(extract):
+    extract([x for x in Path("collection").rglob("*.wav") if not x.match("*-2.wav")], "first-takes")

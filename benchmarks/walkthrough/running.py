@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -62,9 +64,15 @@ def run(name: str) -> None:
 
 
 def _call(tool: Any, task: str) -> Any:
-    if task in ("similar", "report", "join", "query"):
-        return getattr(tool, task)(tool.table())
-    return getattr(tool, task)({3: tool.table()}) if task == "probe" else getattr(tool, task)()
+    """Call the function of a task with what it asks for by the names of its parameters."""
+    function = getattr(tool, task)
+    asked = [x.name for x in inspect.signature(function).parameters.values() if x.default is x.empty]
+    given: dict[str, Callable[[], Any]] = {
+        "table": tool.table,
+        "layers": lambda: {3: tool.table()},
+        "extract": lambda: tool.extract,
+    }
+    return function(*(given[name]() for name in asked))
 
 
 def _killed(name: str) -> None:
@@ -87,7 +95,7 @@ def _begin(name: str) -> None:
         return whole(audio)
 
     arrays.MODEL.hidden_states = hidden_states
-    importlib.import_module(f"benchmarks.walkthrough.{name}").resume()
+    _call(importlib.import_module(f"benchmarks.walkthrough.{name}"), "resume")
 
 
 def _check(tool: Any, task: str, found: Any) -> None:

@@ -12,9 +12,23 @@ from lhotse import CutSet, NumpyFilesWriter, Recording, RecordingSet
 from lhotse.dataset.collation import collate_matrices
 from torch.utils.data import DataLoader
 
-from benchmarks.walkthrough.arrays import MODEL, check, embed, join, nearest, probe, query, report, similar, states
+from benchmarks.walkthrough.arrays import (
+    MODEL,
+    check,
+    embed,
+    exclude,
+    join,
+    nearest,
+    probe,
+    query,
+    report,
+    resume,
+    retry,
+    similar,
+    states,
+)
 
-__all__ = ["check", "join", "probe", "query", "report", "similar"]
+__all__ = ["check", "exclude", "join", "probe", "query", "report", "resume", "retry", "similar"]
 
 
 def cut_states(cut):
@@ -106,18 +120,6 @@ def take_over():
             for cut, value in zip(whole.cut_into_windows(5, hop=2.5), np.load(path), strict=False):
                 cut.embedding = arrays.store_array(cut.id.replace("/", "-"), value)
                 manifest.write(cut)
-
-
-def resume():
-    extract(out="killed")
-
-
-def retry():
-    extract()
-
-
-def exclude():
-    extract([x for x in Path("collection").rglob("*.wav") if not x.match("*-2.wav")], "first-takes")
 
 
 def frames():

@@ -13,9 +13,22 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.walkthrough.arrays import check, embed, join, nearest, probe, query, report, similar, states
+from benchmarks.walkthrough.arrays import (
+    check,
+    embed,
+    exclude,
+    join,
+    nearest,
+    probe,
+    query,
+    report,
+    resume,
+    retry,
+    similar,
+    states,
+)
 
-__all__ = ["check", "join", "probe", "query", "report", "similar"]
+__all__ = ["check", "exclude", "join", "probe", "query", "report", "resume", "retry", "similar"]
 
 HELPERS = {"extract": [states, embed], "similar": [nearest]}
 
@@ -83,18 +96,6 @@ def merge():
 
 def take_over():
     """They are what this tool stores."""
-
-
-def resume():
-    extract(out="killed")
-
-
-def retry():
-    extract()
-
-
-def exclude():
-    extract([x for x in Path("collection").rglob("*.wav") if not x.match("*-2.wav")], "first-takes")
 
 
 def frames():

@@ -16,7 +16,8 @@ def as_markdown(notebook: dict[str, Any]) -> str:
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         blocks.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
-        blocks += [_output(output) for output in cell.get("outputs", [])]
+        outputs = cell.get("outputs", [])  # progress and warnings go to stderr
+        blocks += [_output(output) for output in outputs if output.get("name") != "stderr"]
     return "\n\n".join(blocks) + "\n"
 
 

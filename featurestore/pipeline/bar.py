@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -24,7 +25,9 @@ def auto_bar() -> Iterator[Callable[[Progress], None] | None]:
     if not (sys.stderr.isatty() or _in_notebook()):
         yield None
         return
-    from tqdm.auto import tqdm  # which takes the bar of a notebook in a notebook only
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without ipywidgets, a notebook has a bar of text
+        from tqdm.auto import tqdm  # which takes the bar of a notebook in a notebook only
 
     with tqdm(total=0, desc="starting", bar_format=LAYOUT, dynamic_ncols=True, leave=False) as bar:
         yield draw_on(bar)
