@@ -71,6 +71,29 @@ def staged():
 
 
 @pytest.fixture
+def small_memory():
+    """Makes a control group of so many bytes of memory; where that is not allowed, the test is skipped."""
+    made = []
+
+    def make(size):
+        root = Path("/sys/fs/cgroup")
+        is_one = (root / "cgroup.controllers").exists()
+        group = (root if is_one else root / "memory") / f"featurestore-test-{os.getpid()}"
+        limit = "memory.max" if is_one else "memory.limit_in_bytes"
+        try:
+            group.mkdir()
+            made.append(group)
+            (group / limit).write_text(str(size))
+        except OSError as error:
+            pytest.skip(f"limiting memory needs root and cgroups on Linux: {error}")
+        return group
+
+    yield make
+    for group in made:
+        group.rmdir()
+
+
+@pytest.fixture
 def small_disk():
     """Mounts a tiny file system of its own; where that is not allowed, the test is skipped."""
     mounted = []
