@@ -16,6 +16,7 @@ import numpy as np
 import pretend
 import pytest
 import soundfile
+from processes_of import children_of
 
 from featurestore import FeatureStore, StoreWriter, build
 from featurestore.audio import AudioFile
@@ -40,20 +41,6 @@ def many(tmp_path, clip):
 @pytest.fixture
 def settings(model_folder):
     return {"model": model_folder, "segment_duration": 1.5, "workers": 1, "feature_level": "all"}
-
-
-def children_of(parent):
-    """Process ids of the children of a process that extract."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                status, command = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if int(status.rpartition(")")[2].split()[1]) == parent and b"spawn_main" in command:
-                found.append(int(entry.name))
-    return sorted(found)
 
 
 @pytest.fixture
