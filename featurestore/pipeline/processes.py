@@ -43,6 +43,7 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     memory_kills: int | None  # of the system, when it began
+    in_vain: int = 0  # processes before it in this place that have died without a track
     spec: FeatureSpec | None = None
     published: float = 0.0  # seconds of audio
     encoded: float = 0.0  # seconds of audio, with tracks that are not finished
@@ -59,8 +60,8 @@ class WorkerPool:
 
     A process that dies loses the tracks that it has in flight to the others. A track that two processes have died
     with, or that no process is left for, counts as failed. Another process takes the place of a dead one at once,
-    unless the system has killed it for memory while others go on, or as many as there are have come anew without a
-    track between.
+    unless others go on and the system has killed it for memory, or it is the second in its place that has done
+    nothing; and unless as many as there are have come anew without a track between.
 
     Parameters
     ----------
@@ -178,7 +179,7 @@ class WorkerPool:
             if not (self._job.fail_fast and tally.failures):
                 self._settle_rest(writer)
 
-    def _start(self, config: WorkerConfig) -> None:
+    def _start(self, config: WorkerConfig, in_vain: int = 0) -> None:
         ours, theirs = self._context.Pipe()
         process: BaseProcess = self._context.Process(
             target=worker_main, args=(theirs, self._counts, config), daemon=True
@@ -187,7 +188,7 @@ class WorkerPool:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
-            self._workers.append(_Worker(config, process, ours, count_memory_kills()))
+            self._workers.append(_Worker(config, process, ours, count_memory_kills(), in_vain))
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -284,10 +285,11 @@ class WorkerPool:
         # Short of memory, fewer processes are the cure, but the last one is needed for what the dead have left.
         left = [self._attempts[plan] for plan in self._plans if plan.track.track_id not in self._settled]
         needed = bool(left) if code else any(0 < deaths < MOST_DEATHS for deaths in left)
-        spared = self._workers and (not code or is_of_memory(code, worker.memory_kills))
+        in_vain = 0 if worker.published else worker.in_vain + 1
+        spared = self._workers and (not code or in_vain > 1 or is_of_memory(code, worker.memory_kills))
         if needed and not spared and self._in_vain < len(self._configs):
             self._in_vain += 1
-            self._start(worker.config)
+            self._start(worker.config, in_vain)
 
     def _settle_rest(self, writer: StoreWriter) -> None:
         """Count the tracks of which no process has said what became of them."""

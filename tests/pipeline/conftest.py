@@ -1,6 +1,7 @@
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,9 @@ def small_memory():
 
     yield make
     for group in made:
+        deadline = time.monotonic() + 20
+        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:  # what has just ended
+            time.sleep(0.1)
         group.rmdir()
 
 

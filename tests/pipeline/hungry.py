@@ -17,7 +17,7 @@ if __name__ == "__main__":
     folder, group = map(Path, sys.argv[1:])
     (group / "cgroup.procs").write_text(str(os.getpid()))
     processes.worker_main = pretend.worker_main
-    job, tally = Job(store=folder / "s.zarr", kinds=("aggregated",)), Tally()
+    job, tally = Job(store=folder / "s.zarr", kinds=("aggregated",), wait_for_others=60), Tally()
     tracks = [AudioFile(path.stem, path) for path in sorted((folder / "music").iterdir())]
     with (
         Interrupts() as interrupts,

@@ -229,8 +229,8 @@ def test_the_others_do_what_the_dead_leave(run):
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_replaced_within_seconds(run, caplog):
-    tally = run(TRACKS, "b", "once")
-    assert (tally.processed + tally.cached, tally.failures) == (20, [])
+    tally = run([f"{number:02}" for number in range(40)], "slow", "once")
+    assert (tally.processed + tally.cached, tally.failures) == (40, [])
     ready = [record.created for record in caplog.records if record.getMessage() == "once is ready"]
     (died,) = [
         record.created for record in caplog.records if "of once was killed by somebody" in record.getMessage()

@@ -82,7 +82,8 @@ def test_every_track_is_there_once_and_as_if_nothing_had_happened(
             kill_one(chance, supervisor, other)
         for process in (supervisor, other):
             codes.append(process.wait(300))
-            assert codes[-1] in (0, 3, -signal.SIGKILL), codes
+            # 1: two processes were killed with the same track at hand, which is named and given up for this time.
+            assert codes[-1] in (0, 1, 3, -signal.SIGKILL), codes
             if codes[-1] == 0:
                 assert is_whole(store), codes
     assert is_whole(store)
