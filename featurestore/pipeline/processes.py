@@ -275,6 +275,9 @@ class WorkerPool:
         if code:
             self._last_death = f"the process of {worker.device} {cause_of_death(code, worker.memory_kills)}"
             if not self._begun:
+                if code == -signal.SIGKILL and not (worker.in_vain or is_of_memory(code, worker.memory_kills)):
+                    self._start(worker.config, 1)
+                    return
                 raise ExtractionError(
                     f"{self._last_death}, before it began; a script that uses several processes calls build below "
                     '`if __name__ == "__main__":`'

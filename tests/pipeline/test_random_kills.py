@@ -72,20 +72,23 @@ def test_every_track_is_there_once_and_as_if_nothing_had_happened(
     codes = []
     while 0 not in codes:
         assert len(codes) < _MOST_ATTEMPTS, codes
-        supervisor = start(music, store, "--processes", "2", "--wait-for-others", str(chance.choice([0, 5])))
-        other = start(music, store, "--wait-for-others", str(chance.choice([0, 5])))
-        for _ in range(chance.choice([1, 2, 3]) if len(codes) < 6 else 0):
-            wanted = chance.randrange(len(TRACKS))
-            while published(store) < wanted and None in (supervisor.poll(), other.poll()):
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, 0.3))
-            kill_one(chance, supervisor, other)
-        for process in (supervisor, other):
-            codes.append(process.wait(300))
-            # 1: two processes were killed with the same track at hand, which is named and given up for this time.
-            assert codes[-1] in (0, 1, 3, -signal.SIGKILL), codes
-            if codes[-1] == 0:
-                assert is_whole(store), codes
+        waits = [str(chance.choice([0, 5])) for _ in range(2)]
+        with (
+            start(music, store, "--processes", "2", "--wait-for-others", waits[0]) as supervisor,
+            start(music, store, "--wait-for-others", waits[1]) as other,
+        ):
+            for _ in range(chance.choice([1, 2, 3]) if len(codes) < 6 else 0):
+                wanted = chance.randrange(len(TRACKS))
+                while published(store) < wanted and None in (supervisor.poll(), other.poll()):
+                    time.sleep(0.01)
+                time.sleep(chance.uniform(0, 0.3))
+                kill_one(chance, supervisor, other)
+            for process in (supervisor, other):
+                codes.append(process.wait(300))
+                # 1: two processes were killed with the same track at hand: it is named and given up for this time.
+                assert codes[-1] in (0, 1, 3, -signal.SIGKILL), codes
+                if codes[-1] == 0:
+                    assert is_whole(store), codes
     assert is_whole(store)
     done, before = FeatureStore(store), FeatureStore(undisturbed / "s.zarr")
     assert done.verify(deep=True).ok
