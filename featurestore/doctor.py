@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from featurestore.mounts import describe_mount, mount_of
+
 _EXTRAS = {
     "numpy": None,
     "torch": "extract",
@@ -152,6 +154,8 @@ def folder(path: Path) -> Iterator[Check]:
         path = path.parent
     topic = f"file system of {path}"
     yield Check(topic, "free space", True, f"{shutil.disk_usage(path).free / 1e9:.1f} GB")
+    if (mount := mount_of(path)) is not None:
+        yield Check(topic, "type", *describe_mount(mount))
     left = free_files(path)
     if left is not None:
         few = left < _FEW_FILES

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from featurestore.errors import ExtractionError, FeatureStoreError, SettingError, StoreError
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts
+from featurestore.pipeline.deaths import cause_of_death, count_memory_kills, is_of_memory
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.plan import Job, TrackPlan
 from featurestore.pipeline.published import is_published
@@ -41,6 +42,8 @@ class _Worker:
     config: WorkerConfig
     process: BaseProcess
     connection: Connection
+    memory_kills: int | None  # of the system, when it began
+    in_vain: int = 0  # processes before it in this place that have died without a track
     spec: FeatureSpec | None = None
     published: float = 0.0  # seconds of audio
     encoded: float = 0.0  # seconds of audio, with tracks that are not finished
@@ -56,9 +59,9 @@ class WorkerPool:
     """Processes that extract tracks, an `Executor`; they are there within its `with` block.
 
     A process that dies loses the tracks that it has in flight to the others. A track that two processes have died
-    with, or that no process is left for, counts as failed. Another process takes the place of a dead one, unless
-    the system has killed it while others go on (memory is short, perhaps), or as many as there are have come anew
-    without a track between.
+    with, or that no process is left for, counts as failed. Another process takes the place of a dead one at once,
+    unless others go on and the system has killed it for memory, or it is the second in its place that has done
+    nothing; and unless as many as there are have come anew without a track between.
 
     Parameters
     ----------
@@ -176,7 +179,7 @@ class WorkerPool:
             if not (self._job.fail_fast and tally.failures):
                 self._settle_rest(writer)
 
-    def _start(self, config: WorkerConfig) -> None:
+    def _start(self, config: WorkerConfig, in_vain: int = 0) -> None:
         ours, theirs = self._context.Pipe()
         process: BaseProcess = self._context.Process(
             target=worker_main, args=(theirs, self._counts, config), daemon=True
@@ -185,7 +188,7 @@ class WorkerPool:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
-            self._workers.append(_Worker(config, process, ours))
+            self._workers.append(_Worker(config, process, ours, count_memory_kills(), in_vain))
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -270,8 +273,11 @@ class WorkerPool:
         if self._ending:
             return
         if code:
-            self._last_death = f"the process of {worker.device} {_cause(code)}"
+            self._last_death = f"the process of {worker.device} {cause_of_death(code, worker.memory_kills)}"
             if not self._begun:
+                if code == -signal.SIGKILL and not (worker.in_vain or is_of_memory(code, worker.memory_kills)):
+                    self._start(worker.config, 1)
+                    return
                 raise ExtractionError(
                     f"{self._last_death}, before it began; a script that uses several processes calls build below "
                     '`if __name__ == "__main__":`'
@@ -282,10 +288,11 @@ class WorkerPool:
         # Short of memory, fewer processes are the cure, but the last one is needed for what the dead have left.
         left = [self._attempts[plan] for plan in self._plans if plan.track.track_id not in self._settled]
         needed = bool(left) if code else any(0 < deaths < MOST_DEATHS for deaths in left)
-        spared = self._workers and code in (0, -signal.SIGKILL)
+        in_vain = 0 if worker.published else worker.in_vain + 1
+        spared = self._workers and (not code or in_vain > 1 or is_of_memory(code, worker.memory_kills))
         if needed and not spared and self._in_vain < len(self._configs):
             self._in_vain += 1
-            self._start(worker.config)
+            self._start(worker.config, in_vain)
 
     def _settle_rest(self, writer: StoreWriter) -> None:
         """Count the tracks of which no process has said what became of them."""
@@ -320,14 +327,3 @@ def planned_windows(spec: FeatureSpec, n_samples: int) -> tuple[int, int]:
         windows = window_count(n_samples, window, hop_samples(window, spec.overlap or 0.0))
     frames = 1 if rate is None or frame_rate is None else round(min(window, n_samples) * frame_rate / rate)
     return windows, windows * max(1, frames)
-
-
-def _cause(code: int) -> str:
-    """Say what has ended a process."""
-    if code == -signal.SIGKILL:
-        return (
-            "was killed, as the system does when memory is full (try fewer `processes` or a smaller `batch_size`)"
-        )
-    if code < 0:
-        return f"ended with {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

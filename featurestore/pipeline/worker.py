@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import FeatureStoreError
 from featurestore.pipeline.claim import Attempts
+from featurestore.pipeline.deaths import die_first
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import LocalExecutor
 from featurestore.pipeline.plan import Job, TrackPlan
@@ -107,6 +108,7 @@ def worker_main(
         Makes what computes the features.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    die_first()
     interrupts = Interrupts()
     events = _Events(connection, interrupts)
     logger.handlers, logger.propagate = [QueueHandler(events)], False  # type: ignore[arg-type]

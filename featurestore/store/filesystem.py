@@ -131,10 +131,10 @@ def open_lock(path: Path) -> int:
         return os.open(path, reading.READ)
 
 
-def try_flock(fd: int) -> bool:
-    """Lock an open file; False if somebody else, be it in this process, holds the lock."""
+def try_flock(fd: int, *, shared: bool = False) -> bool:
+    """Lock an open file; False if somebody else, be it in this process, holds the lock, and not shared as well."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,32 @@ def staged():
         return [path for name in ("staging", "journal") for path in (hidden / name).iterdir()]
 
     return look
+
+
+@pytest.fixture
+def small_memory():
+    """Makes a control group of so many bytes of memory; where that is not allowed, the test is skipped."""
+    made = []
+
+    def make(size):
+        root = Path("/sys/fs/cgroup")
+        is_one = (root / "cgroup.controllers").exists()
+        group = (root if is_one else root / "memory") / f"featurestore-test-{os.getpid()}"
+        limit = "memory.max" if is_one else "memory.limit_in_bytes"
+        try:
+            group.mkdir()
+            made.append(group)
+            (group / limit).write_text(str(size))
+        except OSError as error:
+            pytest.skip(f"limiting memory needs root and cgroups on Linux: {error}")
+        return group
+
+    yield make
+    for group in made:
+        deadline = time.monotonic() + 20
+        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:  # what has just ended
+            time.sleep(0.1)
+        group.rmdir()
 
 
 @pytest.fixture

@@ -46,6 +46,15 @@ class Encoder:
         for owner, start, samples in ((w.owner, w.start, w.samples) for w in windows if w is not None):
             if self.device == "mortal" or owner.plan.track.track_id == "too-large":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.device == "slow":
+                time.sleep(0.5)
+            if self.device == "hungry":
+                eaten = []
+                while True:
+                    eaten.append(b"x" * 10**7)
+            if self.device == "once" and not self.died_late.exists():
+                self.died_late.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
             if self.device == "late" and not self.died_late.exists():
                 self.died_late.touch()
                 time.sleep(5)

@@ -16,6 +16,7 @@ import numpy as np
 import pretend
 import pytest
 import soundfile
+from processes_of import children_of
 
 from featurestore import FeatureStore, StoreWriter, build
 from featurestore.audio import AudioFile
@@ -40,20 +41,6 @@ def many(tmp_path, clip):
 @pytest.fixture
 def settings(model_folder):
     return {"model": model_folder, "segment_duration": 1.5, "workers": 1, "feature_level": "all"}
-
-
-def children_of(parent):
-    """Process ids of the children of a process that extract."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                status, command = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if int(status.rpartition(")")[2].split()[1]) == parent and b"spawn_main" in command:
-                found.append(int(entry.name))
-    return sorted(found)
 
 
 @pytest.fixture
@@ -109,13 +96,15 @@ def test_a_process_that_is_killed_loses_its_tracks_to_the_other(
     def kill(now):
         if now.processed == 2 and not killed:
             killed.append(children()[0])
+            assert int(Path(f"/proc/{killed[0]}/oom_score_adj").read_text()) >= 500  # before the supervisor
+            assert int(Path("/proc/self/oom_score_adj").read_text()) < 500
             os.kill(killed[0], signal.SIGKILL)
 
     report = build(many, tmp_path / "s.zarr", processes=2, progress=kill, **settings)
     assert len(killed) == 1
     # What the dead process has published without having said so is found there.
     assert (report.processed + report.cached, report.failed, report.exit_code) == (12, 0, 0)
-    assert "the process of cpu was killed, as the system does when memory is full (try fewer" in caplog.text
+    assert "the process of cpu was killed by somebody (SIGKILL; memory was not full)" in caplog.text
     assert staged(tmp_path / "s.zarr") == []
     assert len(FeatureStore(tmp_path / "s.zarr")) == 12
     assert FeatureStore(tmp_path / "s.zarr").verify(deep=True).ok
@@ -239,6 +228,32 @@ def test_the_others_do_what_the_dead_leave(run):
 
 
 @pytest.mark.slow
+def test_a_process_that_dies_is_replaced_within_seconds(run, caplog):
+    tally = run([f"{number:02}" for number in range(40)], "slow", "once")
+    assert (tally.processed + tally.cached, tally.failures) == (40, [])
+    ready = [record.created for record in caplog.records if record.getMessage() == "once is ready"]
+    (died,) = [
+        record.created for record in caplog.records if "of once was killed by somebody" in record.getMessage()
+    ]
+    assert len(ready) == 2
+    assert ready[1] - died < 10
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_for_memory_is_named_so_and_the_supervisor_lives(tmp_path, clip, small_memory):
+    for name in TRACKS:
+        clip(tmp_path / "music" / f"{name}.wav", 2.0)
+    command = [sys.executable, Path(__file__).parent / "hungry.py", tmp_path, small_memory(900 * 10**6)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["20", "0"]), done.stderr
+    told = re.findall("the process of .*", done.stderr)
+    assert told == [
+        "the process of hungry was killed, as memory was full (try fewer `processes` or a smaller `batch_size`); "
+        "others take the tracks that it had at hand"
+    ]
+
+
+@pytest.mark.slow
 def test_the_others_do_what_a_card_leaves_that_fails(run):
     tally = run(TRACKS, "b", "failing")
     assert (tally.processed, tally.failures) == (20, [])
@@ -259,7 +274,7 @@ def test_a_process_that_dies_after_all_others_have_ended_is_replaced(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("track_id", "cause"), [("deadly", "ended with SIGSEGV"), ("too-large", "when memory is full.*`processes`")]
+    ("track_id", "cause"), [("deadly", "ended with SIGSEGV"), ("too-large", "was killed by somebody")]
 )
 @pytest.mark.parametrize("devices", [("a", "b"), ("a", "b", "c")])
 def test_a_track_that_kills_is_given_up_and_no_other(run, track_id, cause, devices):

@@ -138,10 +138,10 @@ def test_a_build_goes_on_where_a_track_cannot_be_had(music, tmp_path, extractor,
     lost = min(set(FeatureStore(tmp_path / "t.zarr")) - set(FeatureStore(tmp_path / "s.zarr")))
     lock_file = locks.lock_file
 
-    def refuse(path):
+    def refuse(path, **options):
         if path.name == locks.stripe_of(encode_key(lost)):
             raise PermissionError(13, "Permission denied", str(path))
-        return lock_file(path)
+        return lock_file(path, **options)
 
     monkeypatch.setattr(locks, "lock_file", refuse)
     report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all")

@@ -1,13 +1,17 @@
 """Locks that save work: a track that another writer has is skipped, not computed twice.
 
-A fixed number of lock files is shared by all tracks and none is ever removed: removing a lock file on release
-lets two writers in. The holder writes its keys into the file, so that a loser can tell "another writer has this
-track" from "another writer has a track that shares the lock".
+A track is one byte of one file, by a hash of its key, and no two tracks share a lock. Where the system has no such
+locks, and in earlier releases, a fixed number of lock files (stripes) is shared by all tracks, and each is held
+alone. Who holds a byte also holds the track's stripe, together with others who hold bytes: both kinds of writers
+exclude each other. No lock file is ever removed: removing one on release lets two writers in. Who holds a stripe
+alone writes the keys into the file, so that a loser can tell "another writer has this track" from "another writer
+has a track that shares the lock".
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -17,16 +21,35 @@ from threading import Lock
 
 from featurestore.errors import TrackAccessError, TrackLockedError
 from featurestore.store import filesystem, reading
-from featurestore.store.commit.flock import lock_file, unlock
+from featurestore.store.commit.flock import (
+    NO_LOCKS,
+    is_seen_by_others,
+    lock_byte,
+    lock_file,
+    unlock,
+    unlock_byte,
+)
 
 STRIPES = 1024
+BYTES = "tracks.lock"
+_WITHOUT = *NO_LOCKS, errno.EACCES, errno.EPERM, errno.EROFS, errno.EBADF
+"""Errors where there are no locks of bytes, or the file of them is somebody else's."""
+
 _MAX_BYTES = 2**20
 _POLL = 0.005
 
 
 def stripe_of(key: str) -> str:
     """Name of the lock file of a key."""
-    return f"{int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8]) % STRIPES:04d}.lock"
+    return f"{_hash(key) % STRIPES:04d}.lock"
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8])
+
+
+def _byte_of(key: str) -> int:
+    return _hash(key) >> 2  # offsets of files have 63 bits
 
 
 class TrackLocks:
@@ -41,6 +64,8 @@ class TrackLocks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held: dict[str, tuple[int, list[str]]] = {}
+        self._bytes: dict[str, tuple[int, int]] = {}  # descriptors of stripe and byte, by key
+        self._has_bytes = True
         self._guard = Lock()
 
     @contextlib.contextmanager
@@ -83,18 +108,15 @@ class TrackLocks:
         stripe = stripe_of(key)
         path = self._folder / stripe
         with self._guard:
+            if self._has_bytes and self._acquire_byte(key, path):
+                return
             if stripe in self._held:
                 keys = self._held[stripe][1]
                 if key in keys:
                     raise _locked(key, same_track=True)
             else:
-                try:
+                with _naming(path):
                     fd = lock_file(path)
-                except (PermissionError, IsADirectoryError) as error:
-                    raise TrackAccessError(
-                        f"{path} cannot be locked ({error.strerror}): set its permissions right (chmod g+rw), or "
-                        "remove it while nobody writes the store"
-                    ) from error
                 if fd is None:
                     raise _locked(key, same_track=key in _read(path))
                 keys = []
@@ -106,9 +128,40 @@ class TrackLocks:
                 self._drop(stripe, key)
                 raise
 
+    def _acquire_byte(self, key: str, stripe: Path) -> bool:
+        """Lock the byte of a key; False, from now on, where there are no such locks."""
+        if key in self._bytes:
+            raise _locked(key, same_track=True)
+        with _naming(stripe):
+            shared = lock_file(stripe, shared=True)
+        if shared is None:
+            raise _locked(key, same_track=key in _read(stripe))
+        byte = None
+        try:
+            if is_seen_by_others(shared):
+                byte = lock_byte(self._folder / BYTES, _byte_of(key))
+                if byte is None:
+                    raise _locked(key, same_track=True)
+                self._bytes[key] = shared, byte
+        except OSError as error:
+            if error.errno not in _WITHOUT:
+                raise
+        finally:
+            if key not in self._bytes:
+                if byte is not None:  # an interrupt
+                    unlock_byte(byte, _byte_of(key))
+                unlock(shared)
+        self._has_bytes = byte is not None
+        return self._has_bytes
+
     def _release(self, key: str) -> None:
         with self._guard:
-            self._drop(stripe_of(key), key)
+            if key in self._bytes:
+                shared, byte = self._bytes.pop(key)
+                unlock_byte(byte, _byte_of(key))
+                unlock(shared)
+            else:
+                self._drop(stripe_of(key), key)
 
     def _drop(self, stripe: str, key: str) -> None:
         fd, keys = self._held[stripe]
@@ -116,6 +169,18 @@ class TrackLocks:
         if not keys:
             del self._held[stripe]
             unlock(fd)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which lock file cannot be opened."""
+    try:
+        yield
+    except (PermissionError, IsADirectoryError) as error:
+        raise TrackAccessError(
+            f"{path} cannot be locked ({error.strerror}): set its permissions right (chmod g+rw), or "
+            "remove it while nobody writes the store"
+        ) from error
 
 
 def _locked(key: str, *, same_track: bool) -> TrackLockedError:

@@ -95,10 +95,11 @@ def clean_stale(paths: StorePaths, *, needed: Collection[str] = ()) -> None:
     """
     for folder in paths.staging.iterdir():
         if folder.name not in needed:
-            with try_adopt(folder) as claimed:
-                if claimed:
-                    with contextlib.suppress(PermissionError):
-                        filesystem.discard(folder, paths.trash)
+            gone = None
+            with try_adopt(folder) as claimed, contextlib.suppress(PermissionError):
+                gone = filesystem.move_to_trash(folder, paths.trash) if claimed else None
+            if gone is not None:  # only now that its lock is closed: see StagingArea.close
+                filesystem.remove_tree(gone)
     for folder in paths.trash.iterdir():
         filesystem.remove_tree(folder)
 

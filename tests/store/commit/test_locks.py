@@ -1,7 +1,10 @@
 """Locks: one writer per track; who loses knows whether it is the same track."""
 
+import contextlib
+import errno
 import multiprocessing
 import os
+import sys
 import threading
 import time
 
@@ -10,7 +13,32 @@ from samples import SPEC, features, read_all
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import TrackLockedError
+from featurestore.store.commit import flock
+from featurestore.store.commit import locks as locking
 from featurestore.store.commit.locks import STRIPES, TrackLocks, exclusive, stripe_of
+
+
+@pytest.fixture(params=["bytes", "stripes"])
+def kind(request, monkeypatch):
+    """Locks of bytes, where this system has them, and the stripes of others and of earlier releases."""
+    if request.param == "stripes":
+        monkeypatch.setattr(TrackLocks, "_acquire_byte", lambda *_: False)
+    elif sys.platform != "linux":
+        pytest.skip("this system has no locks of single bytes")
+    return request.param
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """The locks of a writer of an earlier release, or where there are no locks of bytes."""
+    return earlier_of(tmp_path)
+
+
+def earlier_of(folder):
+    """Locks of another writer of that kind."""
+    locks = TrackLocks(folder)
+    locks._has_bytes = False
+    return locks
 
 
 def colliding(key):
@@ -24,6 +52,7 @@ def test_there_are_as_many_lock_files_as_stripes():
     assert stripe_of("a") == stripe_of("a")
 
 
+@pytest.mark.usefixtures("kind")
 def test_a_track_is_held_once(tmp_path):
     one, other = TrackLocks(tmp_path), TrackLocks(tmp_path)
     with one.holding("a"):
@@ -37,6 +66,7 @@ def test_a_track_is_held_once(tmp_path):
         pass
 
 
+@pytest.mark.usefixtures("kind")
 def test_tracks_that_share_a_lock_do_not_disturb_each_other_in_one_writer(tmp_path):
     locks = TrackLocks(tmp_path)
     twin = colliding("a")
@@ -49,11 +79,63 @@ def test_tracks_that_share_a_lock_do_not_disturb_each_other_in_one_writer(tmp_pa
         pass
 
 
-def test_another_writer_learns_that_only_the_lock_is_shared(tmp_path):
+def test_another_writer_learns_that_only_the_lock_is_shared(tmp_path, earlier):
     twin = colliding("a")
-    with TrackLocks(tmp_path).holding("a"), pytest.raises(TrackLockedError) as caught:
-        TrackLocks(tmp_path).holding(twin).__enter__()
-    assert not caught.value.same_track
+    with earlier.holding("a"):
+        for other in (TrackLocks(tmp_path), earlier_of(tmp_path)):
+            with pytest.raises(TrackLockedError) as caught, other.holding(twin):
+                pass
+            assert not caught.value.same_track
+            with pytest.raises(TrackLockedError) as caught, other.holding("a"):
+                pass
+            assert caught.value.same_track
+
+
+def test_writers_with_and_without_locks_of_bytes_never_hold_a_track_together(tmp_path, earlier):
+    new, twin = TrackLocks(tmp_path), colliding("a")
+    with new.holding("a"):
+        for key in ("a", twin):
+            with pytest.raises(TrackLockedError), earlier.holding(key):
+                pass
+    with earlier.holding("a"), pytest.raises(TrackLockedError), new.holding("a"):
+        pass
+    with new.holding("a"):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this system has no locks of single bytes")
+def test_tracks_share_no_lock(tmp_path):
+    keys = [str(number) for number in range(200)]
+    with contextlib.ExitStack() as stack:
+        for key in keys:  # a writer each
+            stack.enter_context(TrackLocks(tmp_path).holding(key))
+    assert len({stripe_of(key) for key in keys}) < len(keys)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this system has no locks of single bytes")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.EBADF])
+def test_where_bytes_cannot_be_locked_stripes_are(tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(flock, "_set_byte", refuse)
+    with TrackLocks(tmp_path).holding("a"):
+        with pytest.raises(TrackLockedError) as caught, TrackLocks(tmp_path).holding(colliding("a")):
+            pass
+        assert not caught.value.same_track
+
+
+def test_an_error_of_the_disk_is_none_of_the_lock(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    locks = TrackLocks(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(locking, "lock_byte", refuse)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)), locks.holding("a"):
+            pass
+    with locks.holding("a"):
+        pass
 
 
 def test_lock_files_are_never_removed(tmp_path):
@@ -115,9 +197,10 @@ def test_another_process_is_told_apart_from_a_shared_lock(path, holder):
             writer.put("a", features(0))
         assert caught.value.same_track
         assert time.monotonic() - begun < 5
-        with pytest.raises(TrackLockedError) as caught, writer.track(twin, wait=0.1):
-            pass
-        assert not caught.value.same_track
+        if sys.platform != "linux":  # stripes
+            with pytest.raises(TrackLockedError) as caught, writer.track(twin, wait=0.1):
+                pass
+            assert not caught.value.same_track
         threading.Timer(0.2, leave.set).start()
         with writer.track(twin, wait=60) as track:
             track.append(raw=features(2)["raw"])

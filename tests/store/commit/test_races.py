@@ -10,22 +10,26 @@ from samples import SPEC, assert_same, features, read_all
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import TrackExistsError, TrackLockedError
 from featurestore.store import filesystem
-from featurestore.store.commit import staging
+from featurestore.store.commit import flock, staging
 
 
 @pytest.fixture
 def blind(monkeypatch):
     """Has another host, which does not see our locks, do something, once, before the step of a number."""
-    steps, try_flock, own = {}, filesystem.try_flock, set()
+    steps, own = {}, set()
 
-    def try_blindly(fd):
-        inode = os.fstat(fd).st_ino
-        if try_flock(fd):
-            own.update({inode} if "there" in steps else ())
-            return True
-        return "there" in steps and inode not in own
+    def blindly(lock):
+        def try_lock(fd, *arguments, **options):
+            what = os.fstat(fd).st_ino, arguments
+            if lock(fd, *arguments, **options):
+                own.update({what} if "there" in steps else ())
+                return True
+            return "there" in steps and what not in own
 
-    monkeypatch.setattr(filesystem, "try_flock", try_blindly)
+        return try_lock
+
+    monkeypatch.setattr(filesystem, "try_flock", blindly(filesystem.try_flock))
+    monkeypatch.setattr(flock, "_set_byte", blindly(flock._set_byte))
 
     def watch(name):
         step = getattr(filesystem, name)

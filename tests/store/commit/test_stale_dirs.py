@@ -8,6 +8,7 @@ import pytest
 from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
+from featurestore.store import filesystem
 
 
 def deep(folder, depth):
@@ -41,3 +42,29 @@ def test_what_is_no_folder_is_swept_too(path, where, make):
     StoreWriter(path, spec=SPEC).close()
     for name in ("trash", "journal"):
         assert not any((path / ".featurestore" / name).iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux which files are open")
+def test_nothing_is_removed_while_it_is_open(path, monkeypatch):
+    """NFS and FUSE would keep it, under another name, and its folder with it."""
+    write_store(path, {"a": features()})
+    left = path / ".featurestore" / "staging" / f"{socket.gethostname()}.1.dead"
+    left.mkdir()
+    (left / "owner.lock").touch()
+    remove, removed = filesystem.remove_tree, []
+
+    def watched(folder):
+        fds = [os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
+        opened = [os.readlink(fd) for fd in fds if os.path.lexists(fd)]
+        assert [name for name in opened if name.startswith(f"{folder}/")] == []
+        removed.append(folder)
+        remove(folder)
+
+    monkeypatch.setattr(filesystem, "remove_tree", watched)
+    with StoreWriter(path, spec=SPEC) as writer:
+        writer.put("a", features(1), overwrite=True)
+        writer.pack()
+        writer.remove("a")
+        writer.pack()
+    assert len(removed) > 3
+    assert [*(path / ".featurestore" / "staging").iterdir(), *(path / ".featurestore" / "trash").iterdir()] == []
