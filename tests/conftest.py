@@ -63,7 +63,8 @@ def s3(object_server, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     object_server.answer = lambda method, path: None
     yield object_server
-    object_server.answer, object_server.unquoted = (lambda method, path: None), False
+    object_server.answer = object_server.lost = lambda method, path: None
+    object_server.unquoted = False
 
 
 @pytest.fixture(scope="session")

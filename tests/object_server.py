@@ -28,12 +28,14 @@ class ObjectServer:
     ----------
     requests : list of (method, path in the bucket, whether a PUT is conditional)
     answer : called with method and path before each request, may give a status to answer with
+    lost : like `answer`, of a request that is carried out all the same
     unquoted : whether it compares tags without their quotes, as Ceph's gateway does
     """
 
     def __init__(self):
         self.requests = []
         self.answer = lambda method, path: None
+        self.lost = lambda method, path: None
         self.unquoted = False
         self._app = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -56,7 +58,12 @@ class ObjectServer:
             environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
             start_response(f"{status} told so", [("Content-Length", "0")])
             return [b""]
-        return self._app(environment, start_response)
+        status = self.lost(method, path)
+        if status is None:
+            return self._app(environment, start_response)
+        b"".join(self._app(environment, lambda *_: None))
+        start_response(f"{status} told so", [("Content-Length", "0")])
+        return [b""]
 
     def make_bucket(self, name):
         with urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")):

@@ -105,7 +105,8 @@ class _State:
             done = self._bucket.create(POINTER, content)
         else:
             done = self._bucket.replace(POINTER, content, self._tag)
-        self._bucket.forget(POINTER)
+        # A request that was answered by nobody is sent again, and refused if it had been carried out.
+        done = self._bucket.current(fresh=True) == self._generation or done
         self._sweep({*kept, self._generation} if done else None, now)
         return done
 

@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from featurestore.errors import (
     CorruptTrackError,
@@ -33,6 +37,7 @@ from featurestore.store.format.metadata import (
     structure,
 )
 from featurestore.store.format.open_array import OpenArray
+from featurestore.store.format.shards import ShardReader, ShardWriter
 from featurestore.store.paths import HIDDEN
 from featurestore.store.source import FolderSource
 from featurestore.store.table.rows import UNKNOWN, digest
@@ -90,6 +95,25 @@ def of_shard(track_ids: Sequence[str], shard: str | None) -> list[str]:
     """The tracks of a part like "1/8" of a store, or of Slurm's "auto"; all by default."""
     part = None if shard is None else Shard.parse(shard)
     return [track_id for track_id in track_ids if part is None or part.holds(track_id)]
+
+
+def shard_content(array: OpenArray, name: str) -> memoryview:
+    """The shard of an open array: its file, or one with the same chunks where these are part of a larger one."""
+    if isinstance(array.shard, ShardReader) and isinstance(array.shard.file, LocalFile):
+        return array.shard.file.mapped()
+    metadata = array.metadata
+    dtype = np.dtype(metadata.dtype).newbyteorder("<")
+    with TemporaryDirectory() as folder:
+        path = Path(folder, METADATA)
+        writer = ShardWriter(path, name, dtype.itemsize, compressor=metadata.compressor)
+        try:
+            writer.append(array.shard.read([number])[0].astype(dtype) for number in range(array.shard.chunks))
+            if writer.finish() != metadata.attributes["checksums"]["chunks"]:
+                raise CorruptTrackError(f"{name}: the chunks are not those that were written")
+        finally:
+            writer.close()
+        with path.open("rb") as file:
+            return LocalFile(file.fileno()).mapped()
 
 
 class Push:
@@ -256,13 +280,12 @@ class Push:
         Only that one names the kinds that are pushed: all else is as it is in the store, whatever the level.
         """
         for kind in missing:
-            metadata, file = arrays[kind].metadata, arrays[kind].shard.file
-            assert isinstance(file, LocalFile)
-            self._put(f"{kind}/{key}/{shard_name(len(metadata.shape))}", file.mapped(), key)
+            metadata, content = arrays[kind].metadata, shard_content(arrays[kind], f"{kind}/{key}")
+            self._put(f"{kind}/{key}/{shard_name(len(metadata.shape))}", content, key)
             if kind != "aggregated":
                 self._put(f"{kind}/{key}/{METADATA}", encode_document(seal(metadata.document())), key)
-        last, content = f"aggregated/{key}/{METADATA}", narrowed(arrays["aggregated"].metadata, kinds)
-        return self._bucket.create(last, content) if tag is None else self._bucket.replace(last, content, tag)
+        last, whole = f"aggregated/{key}/{METADATA}", narrowed(arrays["aggregated"].metadata, kinds)
+        return self._bucket.create(last, whole) if tag is None else self._bucket.replace(last, whole, tag)
 
     def _put(self, path: str, content: Any, key: str) -> None:
         """Write an object that is not there, or see that it is the same."""

@@ -14,9 +14,16 @@ import pytest
 from object_server import ObjectServer
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
-from featurestore.errors import MissingDependencyError, SettingError, SpecMismatchError, StoreAccessError
+from featurestore.errors import (
+    CorruptTrackError,
+    MissingDependencyError,
+    SettingError,
+    SpecMismatchError,
+    StoreAccessError,
+)
 from featurestore.sharing import pull
 from featurestore.sharing import push as pushing
+from featurestore.store.format.open_array import OpenArray
 
 pytestmark = pytest.mark.slow
 SPEC = FeatureSpec.for_arrays(layers=3, dim=4)
@@ -139,6 +146,30 @@ def test_a_track_that_has_changed_stays_and_is_named(s3, url, folder):
     assert store.verify(deep=True).ok
 
 
+class PartOfAnother:
+    """The chunks of an array that has no file of its own."""
+
+    def __init__(self, shard):
+        self._shard = shard
+        self.chunks, self.read = shard.chunks, shard.read
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_a_shard_is_made_of_chunks_that_have_no_file_of_their_own(codec, tmp_path):
+    spec = FeatureSpec.for_arrays(layers=3, dim=4, codec=codec)
+    with StoreWriter(tmp_path / "s.zarr", spec=spec, durable=False) as writer:
+        writer.put("a", {"raw": np.random.default_rng(0).normal(size=(2, 3, 5, 4))})
+    reader = FeatureStore(tmp_path / "s.zarr")._source.reader
+    for kind in ("raw", "aggregated"):
+        with reader.open(kind, "a", "a") as array:
+            wanted = bytes(pushing.shard_content(array, kind))
+            part = OpenArray(array.metadata, PartOfAnother(array.shard))
+            assert bytes(pushing.shard_content(part, kind)) == wanted
+            array.metadata.attributes["checksums"]["chunks"] = "0"
+            with pytest.raises(CorruptTrackError, match="not those that were written"):
+                pushing.shard_content(part, kind)
+
+
 def test_a_damaged_track_is_not_pushed(s3, url, folder):
     shard = folder.path / "segments" / "t=2f2" / "c.0.0.0"
     content = bytearray(shard.read_bytes())
@@ -208,6 +239,26 @@ def test_pushes_at_once(s3, url, tmp_path):
             assert part.provenance(track_id) == store.provenance(track_id)
     assert len(FeatureStore(url)) == 60
     assert FeatureStore(url).verify(deep=True).ok
+
+
+def test_answers_that_are_lost(s3, url, folder):
+    """Each request is carried out, answered by an error, and sent again."""
+    seen = set()
+
+    def lose(method, path):
+        if method != "PUT" or path in seen:
+            return None
+        seen.add(path)
+        return 500
+
+    s3.lost = lose
+    for level in ("aggregated", "all"):
+        assert folder.push(url, level=level).ok
+        seen.clear()
+    write(folder.path, [7])
+    assert folder.push(url).ok
+    assert len(seen) > 6
+    assert_holds(FeatureStore(url), folder)
 
 
 def test_a_gateway_that_compares_tags_without_quotes(s3, url, folder):
