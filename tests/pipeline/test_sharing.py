@@ -211,15 +211,15 @@ def test_builds_in_threads_share_the_work(tmp_path, store, clip, extractor):
 @pytest.mark.slow
 def test_long_builds_pack_on_the_way(tmp_path, store, clip, extractor, monkeypatch):
     monkeypatch.setattr(extraction, "PACK_EVERY", 2)
-    for number in range(5):
+    for number in range(9):
         clip(tmp_path / "music" / f"{number}.wav", seed=number)
     packed = []
     build(
         tmp_path / "music",
         store,
         extractor=extractor,
-        progress=lambda now: packed.append(FeatureStore(store).info()["packed"]) if now.processed == 5 else None,
+        progress=lambda now: packed.append(FeatureStore(store).info()["packed"]) if now.processed == 9 else None,
     )
-    assert packed[0] == 4
-    assert packed[-1] == 5
-    np.testing.assert_array_equal(FeatureStore(store).track_ids, ["0", "1", "2", "3", "4"])
+    assert 2 <= packed[0] < 9  # tracks are published behind the windows that are drawn
+    assert packed[-1] == 9
+    np.testing.assert_array_equal(FeatureStore(store).track_ids, list("012345678"))
