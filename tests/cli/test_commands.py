@@ -28,6 +28,8 @@ COMMANDS = [
     "failures",
     "export",
     "copy",
+    "push",
+    "pull",
     "import",
     "similar",
     "probe",
