@@ -1,5 +1,10 @@
-"""Job arrays of Slurm on two nodes: nothing is done twice, nothing is lost, and exit codes say what to do."""
+"""Job arrays of Slurm on two nodes: nothing is done twice, nothing is lost, and exit codes say what to do.
 
+FEATURESTORE_KILL_RUNS says how many times a node is killed, at random.
+"""
+
+import os
+import random
 import time
 
 import numpy as np
@@ -108,11 +113,13 @@ def test_tracks_of_another_process_end_a_task_with_3_and_queue_it_again(cluster,
     check()
 
 
-def test_a_node_that_is_killed_loses_nothing(cluster, script, store, check):
+@pytest.mark.parametrize("seed", range(int(os.environ.get("FEATURESTORE_KILL_RUNS", "1"))))
+def test_a_node_that_is_killed_loses_nothing(cluster, script, store, check, seed):
+    chance = random.Random(seed)
+    node, wanted = chance.choice(["n1", "n2"]), chance.randrange(1, 9)
     job = cluster.submit(script(), "--array=0-3")
-    cluster.wait_until(is_begun(store))
-    cluster.wait_until(lambda: cluster.processes("SLURMD_NODENAME=n1") != [])
-    cluster.kill_node("n1")
+    cluster.wait_until(lambda: len(list(store.glob("aggregated/*/zarr.json"))) >= wanted)
+    cluster.kill_node(node)
     cluster.wait_until(lambda: any(task["Restarts"] == "1" for task in cluster.jobs(job).values()))
     for number, task in cluster.jobs(job).items():
         if task["JobState"] == "PENDING":
@@ -121,3 +128,5 @@ def test_a_node_that_is_killed_loses_nothing(cluster, script, store, check):
     assert {task["ExitCode"] for task in tasks.values()} == {"0:0"}, cluster.logs()
     check()
     assert sum(extracted(store)) <= 24  # the killed have told nobody
+    cluster.start_node(node)
+    cluster.wait_until(lambda: cluster.run("sinfo", "-h", "-o", "%T %D").split() == ["idle", "2"])
