@@ -55,12 +55,8 @@ def pull(
         The store in a folder, new or of the same settings.
     level : str
         The highest level that is copied: ``all``, ``segments`` or ``aggregated``.
-    shard : str, optional
-        Only a part of the tracks, as in `FeatureStore.push`.
-    storage_options : mapping, optional
-        As for `FeatureStore`.
-    notify : callable, optional
-        Called with the numbers of tracks that are done, and of all.
+    shard, storage_options, notify
+        As in `FeatureStore.push`.
 
     Returns
     -------
