@@ -182,7 +182,9 @@ def run(tmp_path, clip, children, monkeypatch):
     def run_tracks(track_ids, *devices, fail_fast=False, force=False):
         (tmp_path / "music").mkdir(exist_ok=True)
         tally = Tally()
-        job = Job(store=tmp_path / "s.zarr", kinds=("aggregated",), fail_fast=fail_fast, force=force)
+        job = Job(
+            store=tmp_path / "s.zarr", kinds=("aggregated",), fail_fast=fail_fast, force=force, wait_for_others=60
+        )
         tracks = [AudioFile(name, tmp_path / "music" / f"{name}.wav") for name in track_ids]
         for number, track in enumerate(tracks):
             if track.track_id == "bad":

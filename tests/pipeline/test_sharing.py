@@ -136,7 +136,7 @@ def test_a_track_that_appears_between_plan_and_work_counts_as_cached(music, stor
 
 def same_stripe(track_id, writer):
     """Another id that shares the lock, where there are no locks of bytes."""
-    writer._session.locks._has_bytes = False
+    writer.session.locks._has_bytes = False
     stripe = stripe_of(encode_key(track_id))
     return next(f"x{n}" for n in itertools.count() if stripe_of(encode_key(f"x{n}")) == stripe)
 

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -73,10 +74,13 @@ def test_a_folder_without_permission_is_named(music, tmp_path, extractor):
 def test_a_card_that_fails_stops_the_build_and_keeps_what_is_published(
     music, tmp_path, extractor, monkeypatch, staged
 ):
-    real = Forward._encode
+    real, calls = Forward._encode, []
 
     def fail_later(self, windows, raw, stop):
-        if len(FeatureStore(tmp_path / "s.zarr")):
+        calls.append(windows)
+        if len(calls) > 1:
+            while not len(FeatureStore(tmp_path / "s.zarr")):  # published behind the windows
+                time.sleep(0.01)
             raise DeviceLostError("cuda:0 has failed")
         return real(self, windows, raw, stop)
 
