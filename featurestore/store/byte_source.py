@@ -5,7 +5,6 @@ What reads the format knows the two protocols, and nothing of descriptors.
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from collections.abc import Sequence
@@ -101,7 +100,8 @@ class LocalFile:
 
     def mapped(self) -> memoryview:
         """All bytes, as pages of the file; they stay after it is closed."""
-        return memoryview(mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ))
+        with os.fdopen(os.dup(self._fd), "rb") as file:
+            return np.memmap(file, np.uint8, "r").data
 
     def close(self) -> None:
         os.close(self._fd)
