@@ -61,7 +61,7 @@ def test_a_product_is_that_of_float32_by_lengths_that_are_right(name, mode, inne
     assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("name", set(PRODUCTS) - {"a vector", "causal", "einsum"})
+@pytest.mark.parametrize("name", sorted(set(PRODUCTS) - {"a vector", "causal", "einsum"}))
 def test_the_watch_sees_what_would_be_wrong(name, inner_lengths, grouped_convolutions):
     with torch.no_grad(), inner_lengths() as seen, grouped_convolutions() as groups, torch.autocast("cpu", BF16):
         PRODUCTS[name]()
