@@ -59,6 +59,8 @@ def store_url(path: str | os.PathLike[str]) -> StoreUrl | None:
     found = _URL.match(os.fspath(path))
     if found is None or found[1] not in _OF_STORES:
         return None
+    if "://" not in os.fspath(path) and os.path.lexists(path):
+        return None  # a folder that is called so
     if ("@" in found[2].partition("/")[0] and found[1] not in ("abfs", "abfss")) or set("?#") & set(found[2]):
         raise ValueError(
             "an address with a password, a query or a fragment: give it without, and what is secret by the "

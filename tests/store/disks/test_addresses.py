@@ -10,16 +10,24 @@ from featurestore import FeatureStore, StoreWriter
 from featurestore.addresses import local_path
 from featurestore.errors import NotAStoreError
 
-REMOTE = [
+READ_ONLY = [
     "s3://bucket/store.zarr",
     "gs://bucket/x",
     "https://host/store.zarr",
-    "hf://datasets/me/x",
-    "new+thing://x",
+    Path("s3://bucket/store.zarr"),
+    Path("gs://b/s.zarr"),
 ]
 
 
-@pytest.mark.parametrize("address", [*REMOTE, Path("s3://bucket/store.zarr"), Path("gs://b/s.zarr")])
+@pytest.mark.parametrize("address", READ_ONLY)
+def test_a_bucket_is_not_written_to(tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotAStoreError, match="build it in one, and then `fs-extract push FOLDER (s3|gs|https)://"):
+        StoreWriter(address, spec=SPEC)
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("address", ["hf://datasets/me/x", "new+thing://x"])
 @pytest.mark.parametrize("make", [FeatureStore, lambda path: StoreWriter(path, spec=SPEC)])
 def test_what_is_no_folder_is_refused_with_a_way_out(tmp_path, monkeypatch, address, make):
     monkeypatch.chdir(tmp_path)
