@@ -22,7 +22,9 @@ READ_ONLY = [
 @pytest.mark.parametrize("address", READ_ONLY)
 def test_a_bucket_is_not_written_to(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotAStoreError, match=r"build it in one, and then `fs-extract push FOLDER (s3|gs|https)://"):
+    with pytest.raises(
+        NotAStoreError, match=r"build it in one, and then `fs-extract push FOLDER (s3|gs|https)://"
+    ):
         StoreWriter(address, spec=SPEC)
     assert os.listdir() == []
 
