@@ -86,16 +86,26 @@ def devices() -> Iterator[Check]:
     except (ImportError, OSError) as error:
         yield Check("devices", "cuda, mps", None, f"torch does not load: {error}")
         return
-    from featurestore.models.kernels.half import bf16_products
-
-    bf16 = bf16_products()
-    worth = (
-        f"{bf16}: `precision` bf16 is faster than fp32 for MERT" if bf16 else "no bf16 products: `precision` fp32"
-    )
-    yield Check("devices", "precision on cpu", True if bf16 else None, worth)
+    yield _precision()
     yield from _cards()
     there = torch.backends.mps.is_available()
     yield Check("devices", "mps", True if there else None, "there" if there else "none")
+
+
+def _precision() -> Check:
+    """Which precision is the faster one on the CPU."""
+    from featurestore.encode.device import WORTHWHILE
+    from featurestore.models.kernels.half import bf16_gain, bf16_products
+
+    name = "precision on cpu"
+    if (products := bf16_products()) is None:
+        return Check("devices", name, None, "no bf16 products: `precision` fp32")
+    gain = bf16_gain()
+    is_worth = gain >= WORTHWHILE
+    best = "bf16 is faster for MERT" if is_worth else "fp32 is the better one"
+    return Check(
+        "devices", name, is_worth or None, f"{products}, at {gain:.1f} times the speed of fp32: `precision` {best}"
+    )
 
 
 def _cards() -> Iterator[Check]:

@@ -176,10 +176,9 @@ def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
     check_duration(info, info.frames)
     for block in _blocks(file, found.warnings.append):
         mono = mean_of_channels(block)
-        with np.errstate(invalid="ignore"):
-            is_sound = np.abs(mono) < _LOUDEST  # not so for NaN
-        if not is_sound.all():
-            first = found.samples + int(np.argmin(is_sound))
+        if not (mono.max(initial=0) < _LOUDEST and mono.min(initial=0) > -_LOUDEST):  # nor so for NaN
+            with np.errstate(invalid="ignore"):
+                first = found.samples + int(np.argmin(np.abs(mono) < _LOUDEST))
             raise AudioContentError(
                 f"{quoted(info.path)} holds a sample that is NaN, infinite or beyond {_LOUDEST:g}, the first at "
                 f"{first / info.sample_rate:.3f} s (sample {first:,}): write it again from its source"
@@ -278,16 +277,23 @@ def samples_of(frame: Any) -> Samples:
         return data.astype(np.float32, copy=False)
     if data.dtype == np.uint8:
         return (data.astype(np.float32) - np.float32(128)) / np.float32(128)
-    return data.astype(np.float32) / np.float32(-float(np.iinfo(data.dtype).min))
+    samples = data.astype(np.float32)
+    samples *= np.float32(-1 / float(np.iinfo(data.dtype).min))
+    return samples
 
 
 def mean_of_channels(block: Samples) -> Samples:
     """Mean of [channel, sample]."""
     if len(block) == 1:
         return np.ascontiguousarray(block[0])
-    with np.errstate(invalid="ignore"):  # of infinities of both signs, and of signalling NaN; both are found later
+    # What is no sound is found later: infinities of both signs, signalling NaN, sums that are too large.
+    with np.errstate(invalid="ignore", over="ignore"):
+        if len(block) == 2:  # rounded once as well: to halve a number is exact
+            mono: Samples = block[0] + block[1]
+            mono *= np.float32(0.5)
+            return mono
         total = block[0].astype(np.float64)
         for channel in block[1:]:  # several times as fast as mean(axis=0) for few channels
             total += channel
-        mono: Samples = (total / len(block)).astype(np.float32)
-    return mono
+        mean: Samples = (total / len(block)).astype(np.float32)
+    return mean

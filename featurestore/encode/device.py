@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -12,9 +13,14 @@ import torch
 from featurestore.choices import PRECISION_CHOICES
 from featurestore.encode.card import exact_float32, no_cards_because
 from featurestore.errors import DeviceError, SettingError
-from featurestore.models.kernels.half import bf16_products
+from featurestore.models.kernels.half import bf16_gain, bf16_products
 from featurestore.models.kernels.products import autocast_on_cpu
 from featurestore.models.warning_filters import suppress_warnings
+
+logger = logging.getLogger("featurestore")
+
+WORTHWHILE = 1.25
+"""How many times as fast as those in float32 products in bf16 have to be: not all of a network is products."""
 
 _BATCH_SIZES = {"cpu": 4, "mps": 8}
 _CUDA_BATCH = 16
@@ -89,7 +95,7 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
     ----------
     name : {"fp32", "fp16", "bf16", "auto"} or None
         None for the device's own: fp16 on cuda unless mixed precision is off, fp32 elsewhere. "auto" takes bf16
-        on a CPU that has its products, too.
+        on a CPU where it is faster, too, by at least `WORTHWHILE`.
     mixed_precision : bool
         False is another way to say fp32, and contradicts fp16 and bf16.
     device : torch.device
@@ -107,7 +113,7 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
     if name == "fp32":
         return name
     if name == "auto":
-        if device.type == "cpu" and mixed_precision and bf16_products():
+        if device.type == "cpu" and mixed_precision and bf16_gain() >= WORTHWHILE:
             return "bf16"
         return resolve_precision(None, mixed_precision=mixed_precision, device=device)
     if not mixed_precision:
@@ -119,6 +125,11 @@ def resolve_precision(name: str | None, *, mixed_precision: bool, device: torch.
             raise SettingError(
                 "`precision` bf16 needs a processor with bf16 products (amx_bf16 or avx512_bf16), and this "
                 "one has none: use fp32, or auto for bf16 where it is fast"
+            )
+        if (gain := bf16_gain()) < 1:
+            logger.warning(
+                "this processor multiplies in bf16 at %.1f times the speed of fp32: `precision` fp32 is faster",
+                gain,
             )
         return name
     if device.type != "cuda":

@@ -10,13 +10,15 @@ from benchmarks.music import write_pieces
 from featurestore import FeatureExtractor, FeatureStore, load_audio
 from featurestore.encode.device import resolve_precision
 from featurestore.errors import ExtractionError, SettingError, SpecMismatchError
+from featurestore.models.kernels import half
 from featurestore.models.kernels.half import bf16_products
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
 
 
-def with_products(name, monkeypatch):
+def with_products(name, monkeypatch, *, gain=2.0):
     monkeypatch.setattr("featurestore.encode.device.bf16_products", lambda: name)
+    monkeypatch.setattr("featurestore.encode.device.bf16_gain", lambda: gain)
 
 
 @pytest.mark.parametrize(
@@ -30,14 +32,36 @@ def test_a_processor_names_its_products(tmp_path, monkeypatch, flags, wanted):
 
 
 @pytest.mark.parametrize(
-    ("products", "precision"), [("avx512_bf16", "bf16"), ("amx_bf16", "bf16"), (None, "fp32")]
+    ("products", "gain", "precision"),
+    [("avx512_bf16", 2.3, "bf16"), ("avx512_bf16", 0.5, "fp32"), ("amx_bf16", 6.0, "bf16"), (None, 0.0, "fp32")],
 )
-def test_auto_takes_bf16_where_it_is_fast(monkeypatch, products, precision):
-    with_products(products, monkeypatch)
+def test_auto_takes_bf16_where_it_is_fast(monkeypatch, products, gain, precision):
+    with_products(products, monkeypatch, gain=gain)
     assert resolve_precision("auto", mixed_precision=True, device=CPU) == precision
     assert resolve_precision("auto", mixed_precision=False, device=CPU) == "fp32"
     assert resolve_precision("auto", mixed_precision=True, device=CUDA) == "fp16"
     assert resolve_precision(None, mixed_precision=True, device=CPU) == "fp32"
+
+
+def test_bf16_where_fp32_is_faster_is_taken_with_a_warning(monkeypatch, caplog):
+    with_products("avx512_bf16", monkeypatch, gain=0.5)
+    assert resolve_precision("bf16", mixed_precision=True, device=CPU) == "bf16"
+    assert "multiplies in bf16 at 0.5 times the speed of fp32: `precision` fp32 is faster" in caplog.text
+    caplog.clear()
+    with_products("avx512_bf16", monkeypatch)
+    assert resolve_precision("bf16", mixed_precision=True, device=CPU) == "bf16"
+    assert not caplog.text
+
+
+def test_the_gain_is_that_of_the_faster_product(monkeypatch):
+    monkeypatch.setattr(half, "bf16_products", lambda: "avx512_bf16")
+    seconds = {torch.float32: 0.010, torch.bfloat16: 0.004}
+    clock = [0.0]
+    monkeypatch.setattr(half.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(half.torch, "mm", lambda a, b: clock.append(clock.pop() + seconds[a.dtype]))
+    assert half.bf16_gain.__wrapped__() == pytest.approx(2.5)
+    monkeypatch.setattr(half, "bf16_products", lambda: None)
+    assert half.bf16_gain.__wrapped__() == 0
 
 
 def test_a_processor_without_products_is_refused_bf16_with_the_way_out(monkeypatch):
@@ -51,8 +75,8 @@ def test_a_processor_without_products_is_refused_bf16_with_the_way_out(monkeypat
 def test_bf16_on_a_cpu_is_near_float32_and_the_spec_says_how_near(request, tmp_path, monkeypatch, model):
     with_products("avx512_bf16", monkeypatch)  # where there is none torch emulates them, slowly
     model = request.getfixturevalue("tiny") if model == "tiny" else model
-    exact, half = (FeatureExtractor(model=model, layers=[1, 3], precision=name) for name in ("fp32", "bf16"))
-    spec = half.spec()
+    exact, coarse = (FeatureExtractor(model=model, layers=[1, 3], precision=name) for name in ("fp32", "bf16"))
+    spec = coarse.spec()
     assert spec.precision == "bf16"
     assert len(spec.precision_cosines) == len(spec.precision_errors) == 2
     assert min(spec.precision_cosines) > 0.99
@@ -60,12 +84,12 @@ def test_bf16_on_a_cpu_is_near_float32_and_the_spec_says_how_near(request, tmp_p
     assert exact.spec().precision_cosines is None
     assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     pieces = [
-        load_audio(path, half.model.sample_rate)[: 12 * half.model.sample_rate]
+        load_audio(path, coarse.model.sample_rate)[: 12 * coarse.model.sample_rate]
         for path in write_pieces(tmp_path)[:4]
     ]
     wanted, found = (
         np.concatenate([batch.segments for piece in pieces for batch in x.encode([piece], raw=False)])
-        for x in (exact, half)
+        for x in (exact, coarse)
     )
     for layer in range(2):
         a, b = ((x[:, layer] - wanted[:, layer].mean(axis=0)).ravel() for x in (wanted, found))
