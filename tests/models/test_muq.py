@@ -57,7 +57,7 @@ def test_golden_states(golden, network, encoder, audio, clip):
     found = encoder.hidden_states(audio[clip])
     assert (found.dtype, found.shape[1:]) == (torch.float32, wanted.shape)
     error = np.abs(found[0].numpy() - wanted).max(axis=(1, 2)) / np.abs(wanted).max(axis=(1, 2))
-    assert (error <= 2e-6).all(), error
+    assert (error <= 8e-6).all(), error
 
 
 @pytest.mark.slow
