@@ -5,6 +5,7 @@ A chunk has a CRC-32C beside it, of which a processor makes ten times as many as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.store.hdf5.layout import dataset
+from featurestore.store.reading import read_into
 
 CHECKSUMS = "crc32c"
 """Group of the checksums: an array [chunk, layer] for each array of features, of the same name."""
@@ -26,7 +28,9 @@ def write_chunk(out: Any, number: int, position: int, values: npt.NDArray[Any]) 
 
 
 class ChunkReader:
-    """Features of an open file, [row, layer, ...].
+    """Where the chunks of an array of features lie in a file, [row, layer, ...], and reading them.
+
+    HDF5 is asked once for each array: a query costs reads, as many as chunks.
 
     Parameters
     ----------
@@ -45,21 +49,30 @@ class ChunkReader:
     """
 
     def __init__(self, file: Any, name: str, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> None:
-        self._data, self._name = dataset(file, name, shape, "f"), name
-        self.shape: tuple[int, ...] = self._data.shape
-        if self._data.dtype != dtype:
-            raise ValueError(f"{name} has numbers of {self._data.dtype}, not {dtype}")
+        data, self._name, self._dtype = dataset(file, name, shape, "f"), name, np.dtype(dtype)
+        self.shape: tuple[int, ...] = data.shape
+        if data.dtype != dtype:
+            raise ValueError(f"{name} has numbers of {data.dtype}, not {dtype}")
         if not self.shape[0]:
             return
-        if self._data.chunks is None or self._data.chunks[1:] != (1, *self.shape[2:]) or self._data.compression:
+        if data.chunks is None or data.chunks[1:] != (1, *self.shape[2:]) or data.compression:
             raise ValueError(f"{name} is not stored in chunks of one layer")
-        self._rows: int = self._data.chunks[0]
+        self._rows: int = data.chunks[0]
         counts = -(-self.shape[0] // self._rows), self.shape[1]
         self._checksums = dataset(file, f"{CHECKSUMS}/{name}", counts, "u")[:]
+        self._offsets = np.full(counts, -1, np.int64)
+        data.id.chunk_iter(self._note)
 
-    def take(self, rows: npt.NDArray[np.int64], positions: Sequence[int]) -> npt.NDArray[Any]:
-        """Read rows and layers: each chunk that has one of them is read once."""
-        out = np.empty((len(rows), len(positions), *self.shape[2:]), self._data.dtype)
+    def _note(self, chunk: Any) -> None:
+        at = chunk.chunk_offset[0] // self._rows, chunk.chunk_offset[1]
+        is_there = all(place < count for place, count in zip(at, self._offsets.shape, strict=True))
+        size = self._rows * math.prod(self.shape[2:]) * self._dtype.itemsize
+        if is_there and chunk.size == size and not chunk.filter_mask:
+            self._offsets[at] = chunk.byte_offset
+
+    def take(self, fd: int, rows: npt.NDArray[np.int64], positions: Sequence[int]) -> npt.NDArray[Any]:
+        """Read rows and layers of the open file: each chunk that has one of them is read once."""
+        out = np.empty((len(rows), len(positions), *self.shape[2:]), self._dtype)
         if not len(rows):
             return out
         order = np.argsort(rows, kind="stable")
@@ -73,14 +86,14 @@ class ChunkReader:
             for place, position in enumerate(positions):
                 target = out[part[0] : part[-1] + 1, place]
                 if whole and target.flags.c_contiguous:
-                    self._read(number, position, target)
+                    self._read(fd, number, position, target)
                 else:
-                    self._read(number, position, spare)
+                    self._read(fd, number, position, spare)
                     out[part, place] = spare[ascending[begin:end] - number * self._rows]
         return out
 
-    def _read(self, number: int, position: int, target: npt.NDArray[Any]) -> None:
-        at = number * self._rows, position, *[0] * (len(self.shape) - 2)
-        self._data.id.read_direct_chunk(at, out=target.reshape(-1).view(np.uint8))
-        if google_crc32c.value(target) != self._checksums[number, position]:
+    def _read(self, fd: int, number: int, position: int, target: npt.NDArray[Any]) -> None:
+        at = int(self._offsets[number, position])
+        size = read_into(fd, [target.data.cast("B")], at) if at >= 0 else 0
+        if size < target.nbytes or google_crc32c.value(target) != self._checksums[number, position]:
             raise ValueError(f"chunk {number} of layer {position} of {self._name} fails its checksum")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -39,8 +40,15 @@ def import_h5py() -> ModuleType:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path, fd: int | None = None) -> Iterator[Any]:
     """The file, for reading: errors name it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    fd : int, optional
+        Its descriptor, if it is open already: the path may be that of another file by now.
 
     Raises
     ------
@@ -51,7 +59,7 @@ def opened(path: Path) -> Iterator[Any]:
     """
     h5py = import_h5py()
     try:
-        file = h5py.File(path, "r", locking=False)
+        file = h5py.File(path if fd is None else io.FileIO(fd, closefd=False), "r", locking=False)
     except OSError as error:
         if not path.exists():
             raise NotAStoreError(f"{path} does not exist: give a file that `fs-extract export` wrote") from None

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,25 @@ from featurestore.store.array_reader import Described, ReplacedError
 from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.chunks import ChunkReader
 from featurestore.store.hdf5.layout import dataset, opened, read_spec, translate_damage
+from featurestore.store.reading import open_file
 from featurestore.store.source import Source
 from featurestore.store.verify import Problem, VerifyReport
+
+_MOST_ARRAYS = 1_000
+"""Arrays, of raw tracks above all, of which it is known where their chunks lie."""
 
 
 @dataclass(frozen=True)
 class _Index:
+    """What is known of a file, until another one is in its place."""
+
+    signature: tuple[int, ...]
     track_ids: list[str]
     rows: dict[str, int]
     provenance: list[bytes]
     splits: npt.NDArray[np.int64]
     starts: npt.NDArray[np.float64]
+    features: dict[str, ChunkReader] = field(default_factory=dict)
 
 
 class Hdf5Source(Source):
@@ -42,34 +50,43 @@ class Hdf5Source(Source):
         self.path = path
         with opened(path) as file:
             self.spec: FeatureSpec = read_spec(file, path)
-        self._cached: tuple[tuple[int, ...], _Index] | None = None
+        self._cached: _Index | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Hdf5Source, (self.path,)
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[tuple[Any, _Index]]:
-        with opened(self.path) as file:
-            signature = self._signature()
-            if self._cached is None or self._cached[0] != signature:
+    def _reading(self) -> Iterator[tuple[int, _Index]]:
+        """The open file, and what is known of it."""
+        try:
+            fd = open_file(self.path, follow_links=True)
+        except OSError:
+            with opened(self.path):  # says what is wrong with it
+                raise
+        try:
+            with translate_damage(self.path):
+                yield fd, self._index_of(fd)
+        finally:
+            os.close(fd)
+
+    def _index_of(self, fd: int) -> _Index:
+        index, signature = self._cached, _signature(os.fstat(fd))
+        if index is None or index.signature != signature:
+            with opened(self.path, fd) as file:
                 if read_spec(file, self.path) != self.spec:
                     raise CorruptTrackError(f"{self.path} was replaced by features of another kind: open it again")
-                self._cached = signature, self._load(file)
-            yield file, self._cached[1]
-
-    def _signature(self) -> tuple[int, ...]:
-        status = os.stat(self.path)
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+                index = self._cached = self._load(file, signature)
+        return index
 
     def _index(self) -> _Index:
         """The index alone, for which a file that is still the same is not opened."""
         with contextlib.suppress(OSError):
-            if self._cached is not None and self._cached[0] == self._signature():
-                return self._cached[1]
+            if self._cached is not None and self._cached.signature == _signature(os.stat(self.path)):
+                return self._cached
         with self._reading() as (_, index):
             return index
 
-    def _load(self, file: Any) -> _Index:
+    def _load(self, file: Any, signature: tuple[int, ...]) -> _Index:
         found = dataset(file, "track_id", (None,), "S")
         tracks = len(found)
         ids = [value.decode() for value in found[:].tolist()]
@@ -85,10 +102,15 @@ class Hdf5Source(Source):
         rows = {track_id: row for row, track_id in enumerate(ids)}
         if len(rows) < tracks or "" in rows:
             raise ValueError("a track id is there twice, or empty")
-        return _Index(ids, rows, provenance, splits, starts)
+        return _Index(signature, ids, rows, provenance, splits, starts)
 
-    def _features(self, file: Any, name: str, shape: tuple[int | None, ...]) -> ChunkReader:
-        return ChunkReader(file, name, shape, self.spec.dtype)
+    def _features(self, fd: int, index: _Index, name: str, shape: tuple[int | None, ...]) -> ChunkReader:
+        if name not in index.features:
+            if len(index.features) >= _MOST_ARRAYS:
+                index.features.clear()
+            with opened(self.path, fd) as file:
+                index.features[name] = ChunkReader(file, name, shape, self.spec.dtype)
+        return index.features[name]
 
     def track_ids(self) -> Sequence[str]:
         return self._index().track_ids
@@ -121,7 +143,7 @@ class Hdf5Source(Source):
 
     def state(self) -> object:
         self._index()
-        return self._cached and self._cached[0]
+        return self._cached and self._cached.signature
 
     def verify(self, *, deep: bool) -> VerifyReport:
         began, problems, size, arrays = time.monotonic(), [], 0, 0
@@ -148,23 +170,23 @@ class Hdf5Source(Source):
         )
 
     def read_aggregated(self, track_ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
-        with self._reading() as (file, index):
+        with self._reading() as (fd, index):
             if unknown := next((x for x in track_ids if x not in index.rows), None):
                 self._row(index, unknown)  # raises
             rows = np.array([index.rows[track_id] for track_id in track_ids], np.int64)
             shape = (len(index.track_ids), len(self.spec.layers), self.spec.dim)
-            return self._features(file, "aggregated", shape).take(rows, positions)
+            return self._features(fd, index, "aggregated", shape).take(fd, rows, positions)
 
     def describe(self, kind: str, track_id: str) -> Described:
-        with self._reading() as (file, index):
-            return self._describe(file, index, kind, track_id)
+        with self._reading() as (fd, index):
+            return self._describe(fd, index, kind, track_id)
 
-    def _describe(self, file: Any, index: _Index, kind: str, track_id: str) -> Described:
+    def _describe(self, fd: int, index: _Index, kind: str, track_id: str) -> Described:
         row = self._row(index, track_id)
         starts = self._starts(index, row)
         if kind == "raw":
             shape = (None, len(self.spec.layers), None, self.spec.dim)
-            return self._features(file, f"raw/{encode_key(track_id)}", shape).shape, starts
+            return self._features(fd, index, f"raw/{encode_key(track_id)}", shape).shape, starts
         first, last = index.splits[row : row + 2].tolist()
         if first == last:
             raise TrackNotFoundError(f"{self.path} has no segments of {track_id!r:.200}: export a higher `level`")
@@ -179,30 +201,34 @@ class Hdf5Source(Source):
         rows: npt.NDArray[np.int64] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> tuple[npt.NDArray[Any], Described]:
-        with self._reading() as (file, index):
-            described = self._describe(file, index, kind, track_id)
+        with self._reading() as (fd, index):
+            described = self._describe(fd, index, kind, track_id)
             if shape not in (None, described[0]):
                 raise ReplacedError(
                     f"{kind} of track {track_id!r:.200} was replaced: ask the store for a new view"
                 )
             wanted = np.arange(described[0][0]) if rows is None else rows
             if kind == "raw":
-                found = self._features(file, f"raw/{encode_key(track_id)}", described[0])
-                return found.take(wanted, positions), described
+                found = self._features(fd, index, f"raw/{encode_key(track_id)}", described[0])
+                return found.take(fd, wanted, positions), described
             first = int(index.splits[self._row(index, track_id)])
-            return self._segments(file, index).take(wanted + first, positions), described
+            return self._segments(fd, index).take(fd, wanted + first, positions), described
 
-    def _segments(self, file: Any, index: _Index) -> ChunkReader:
-        return self._features(file, "segments", (len(index.starts), len(self.spec.layers), self.spec.dim))
+    def _segments(self, fd: int, index: _Index) -> ChunkReader:
+        return self._features(fd, index, "segments", (len(index.starts), len(self.spec.layers), self.spec.dim))
 
     def read_ragged(
         self, track_ids: Sequence[str], positions: Sequence[int]
     ) -> tuple[npt.NDArray[Any], list[Described]]:
-        with self._reading() as (file, index):
-            described = [self._describe(file, index, "segments", track_id) for track_id in track_ids]
+        with self._reading() as (fd, index):
+            described = [self._describe(fd, index, "segments", track_id) for track_id in track_ids]
             rows = [index.rows[track_id] for track_id in track_ids]
             parts = [np.arange(index.splits[row], index.splits[row + 1]) for row in rows]
             if not parts:
                 return np.empty((0, len(positions), self.spec.dim), self.spec.dtype), described
             wanted = np.concatenate(parts)
-            return self._segments(file, index).take(wanted, positions), described
+            return self._segments(fd, index).take(fd, wanted, positions), described
+
+
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
