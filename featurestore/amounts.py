@@ -18,14 +18,16 @@ def time_in_words(seconds: float) -> str:
 
 
 def hours_in_words(hours: float) -> str:
-    """Write hours of audio: "12.3 min", "4.5 h".
+    """Write hours of audio: "45.0 s", "12.3 min", "4.5 h".
 
     Examples
     --------
     >>> from featurestore.amounts import hours_in_words
-    >>> hours_in_words(0.5), hours_in_words(1234.56)
-    ('30.0 min', '1234.6 h')
+    >>> hours_in_words(0.0125), hours_in_words(0.5), hours_in_words(1234.56)
+    ('45.0 s', '30.0 min', '1234.6 h')
     """
+    if hours * 60 < 1:
+        return f"{hours * 3600:.1f} s"
     return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:.1f} h"
 
 

@@ -1,4 +1,6 @@
-"""Names of the same letters in other bytes: composed (NFC), or decomposed (NFD) as macOS writes them.
+"""Names of paths that are there, for those that are not: mistyped, or of the same letters in other bytes.
+
+Bytes are those of composed letters (NFC), or of decomposed ones (NFD) as macOS writes them.
 
 Unicode Standard Annex 15, https://www.unicode.org/reports/tr15/. Nobody sees the difference on a screen, and most
 file systems take the two for different names.
@@ -6,11 +8,17 @@ file systems take the two for different names.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
 import unicodedata
 from collections import defaultdict
 from functools import lru_cache
-from itertools import takewhile
+from itertools import islice, takewhile
+from pathlib import Path
+
+_MOST_NAMES = 10_000
+"""Names of a folder among which a mistyped one is looked for."""
 
 
 def letters(name: str) -> str:
@@ -44,6 +52,34 @@ def spelling_hint(path: str | os.PathLike[str]) -> str:
     """What a message that a path is not there should add: that the same letters are, or nothing."""
     other = other_spelling(path)
     return "" if other is None else describe_spelling(os.fspath(path), other)
+
+
+def close_hint(path: str | os.PathLike[str]) -> str:
+    """The same, or else which path that is there may be meant: for one path that somebody has typed.
+
+    Examples
+    --------
+    >>> from featurestore.spelling import close_hint
+    >>> close_hint("musik/rock")
+    " (did you mean 'music/rock'?)"
+    """
+    if hint := spelling_hint(path):
+        return hint
+    close = _close_path(Path(path))
+    return "" if close is None else f" (did you mean {close!r}?)"
+
+
+def _close_path(path: Path) -> str | None:
+    """Path that is there, and differs from one that is not in a single part, by little."""
+    missing = next((x for x in (*reversed(path.parents), path) if not os.path.lexists(x)), None)
+    if missing is None:
+        return None
+    names: list[str] = []
+    with contextlib.suppress(OSError), os.scandir(missing.parent) as entries:
+        names = [entry.name for entry in islice(entries, _MOST_NAMES)]
+    rest = path.relative_to(missing)
+    meant = (missing.parent / name / rest for name in difflib.get_close_matches(missing.name, sorted(names)))
+    return next((os.fspath(x) for x in meant if os.path.lexists(x)), None)
 
 
 def describe_spelling(given: str, there: str) -> str:

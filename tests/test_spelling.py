@@ -1,6 +1,7 @@
-"""Names of the same letters in another Unicode normalisation are found, whichever parts of a path they are."""
+"""A path that is not there: one that is there is told, of the same letters in another normalisation, or close."""
 
 import os
+import re
 import sys
 import unicodedata
 
@@ -9,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore import FeatureStore
-from featurestore.audio import load_audio
+from featurestore.audio import discover, load_audio
 from featurestore.errors import AudioNotFoundError, ModelError, NotAStoreError, SourceError
 from featurestore.models import load_model
-from featurestore.spelling import letters, other_spelling, spelling_hint
+from featurestore.spelling import close_hint, letters, other_spelling, spelling_hint
 from featurestore.training.labels import write_manifests
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take both for one name")
@@ -116,3 +117,47 @@ def test_wherever_a_path_is_not_there_the_other_one_is_told(there, tmp_path):
         FeatureStore(wrong.parent)
     with pytest.raises(ModelError, match=r"there is no folder .*E\\u0301"):
         load_model(wrong.parent)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("musik", "music"),
+        ("musik/", "music"),
+        ("Music/jazz/blue.wav", "music/jazz/blue.wav"),
+        ("music/jaz/blue.wav", "music/jazz/blue.wav"),
+        ("music/jazz/bleu.wav", "music/jazz/blue.wav"),
+        ("musik/rock", None),  # the folder that is close has no such part
+        ("musik/jaz", None),
+        ("features", None),
+        ("music", None),
+        ("nul\0", None),
+    ],
+)
+def test_a_path_that_is_mistyped_is_guessed(there, tmp_path, monkeypatch, given, meant):
+    there("music/jazz/blue.wav")
+    monkeypatch.chdir(tmp_path)
+    assert close_hint(given) == ("" if meant is None else f" (did you mean {meant!r}?)")
+    told = "" if meant is None else f" (did you mean {str(tmp_path / meant)!r}?)"
+    assert close_hint(tmp_path / given) == told
+
+
+def test_the_same_letters_are_closer_than_others(there, tmp_path):
+    there(composed("Müsli.wav"))
+    there(decomposed("Müsli") + "2.wav")
+    assert "which looks the same" in close_hint(tmp_path / decomposed("Müsli.wav"))
+
+
+def test_wherever_one_path_was_typed_it_is_guessed(there, tmp_path):
+    music = there("music/a.wav").parent
+    wrong, told = tmp_path / "musik", re.escape(f" (did you mean {str(music)!r}?)")
+    with pytest.raises(SourceError, match=rf"^the source '{wrong}' is not there{told}: give"):
+        discover(wrong)
+    with pytest.raises(SourceError, match=rf"^the source '{wrong}/\*' holds no audio file.*{told}$"):
+        discover(wrong / "*")
+    with pytest.raises(SourceError, match=rf"^'{wrong}' is not a folder{told}: a manifest"):
+        write_manifests(wrong, tmp_path / "out")
+    with pytest.raises(NotAStoreError, match=rf"^{wrong} does not exist{told}: give"):
+        FeatureStore(wrong)
+    with pytest.raises(ModelError, match=rf"there is no folder {wrong}{told}, and"):
+        load_model(wrong)

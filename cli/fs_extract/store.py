@@ -36,26 +36,24 @@ def info(store: Path, *, follow_links: bool, as_json: bool) -> int:
     from featurestore import FeatureStore
 
     opened = FeatureStore(store, follow_links=follow_links)
-    found = {**opened.info(), **opened.contents(), **_history(opened)}
+    found, amounts, history = opened.info(), opened.contents(), _history(opened)
     if as_json:
-        print_json(found)
+        print_json({**found, **amounts, **history})
     else:
-        found = _in_words(found)
         spec = found.pop("spec")
         spec["layers"] = _short(spec["layers"])
         settings = {name: _listed(value) for name, value in spec.items() if value is not None}
-        click.echo(table({**found, **settings}))
+        click.echo(table({**found, **_in_words(amounts, found["tracks"]), **history, **settings}))
     return 0
 
 
-def _in_words(found: dict[str, Any]) -> dict[str, Any]:
-    """The same, with amounts as people read them."""
-    looked_at, hours, sizes = found.pop("looked_at"), found["hours"], found["bytes"]
-    by = f", estimated from {looked_at} tracks" if looked_at < found["tracks"] else ""
+def _in_words(amounts: dict[str, Any], tracks: int) -> dict[str, str]:
+    """Audio and bytes as people read them."""
+    looked_at, hours, sizes = amounts["looked_at"], amounts["hours"], amounts["bytes"]
+    by = f", estimated from {looked_at} tracks" if looked_at < tracks else ""
     parts = ", ".join(f"{kind} {bytes_in_words(size)}" for kind, size in sizes.items())
     return {
-        **found,
-        "hours": "unknown" if hours is None else f"{hours_in_words(hours)} of audio{by}",
+        "audio": "unknown" if hours is None else f"{hours_in_words(hours)}{by}",
         "bytes": f"{bytes_in_words(sum(sizes.values()))} ({parts}){by}"
         if sizes
         else "unknown"

@@ -175,6 +175,11 @@ class AnalysisStore(StoreReader):
 
         if (group is None) != no_groups:
             raise SettingError("probe needs `group`, the column of the artist or album, or `no_groups=True`")
+        if not isinstance(baseline, StoreReader | None):
+            raise SettingError(
+                f"`baseline` is an open store of the same tracks, not {baseline!r:.200}: build it (by "
+                "`model='logmel'`, for example), and give FeatureStore of it"
+            )
         joined = self.join(labels, on=on, missing=missing)
         values, groups = joined.column(label), None if group is None else joined.column(group)
         sources: list[tuple[str, StoreReader]] = [("", self)]

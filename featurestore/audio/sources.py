@@ -15,7 +15,7 @@ from featurestore.audio.globbing import has_wildcard, search, split_glob
 from featurestore.audio.info import quoted
 from featurestore.audio.lists import LIST_SUFFIXES, Listed, other_list, read_list
 from featurestore.errors import SettingError, SourceError
-from featurestore.spelling import describe_spelling, letters, other_spelling, spelling_hint
+from featurestore.spelling import close_hint, describe_spelling, letters, other_spelling
 
 _NAMES = """
 3gp 8svx aac ac3 aif aifc aiff amr ape au bwf caf dsf dts eac3 flac iff ircam m4a m4b mka mkv mov mp1 mp2 mp3 mp4
@@ -140,11 +140,11 @@ def _named(source: str, file_pattern: str | None) -> list[Listed]:
             return found
         raise SourceError(
             f"the source {source!r} holds no audio file{matching}; looked for {', '.join(sorted(SUFFIXES))}"
-            + _spelled_otherwise(source, root, parts)
+            + (_spelled_otherwise(source, root, parts) or close_hint(root))
         )
     if not os.path.lexists(source):
         raise SourceError(
-            f"the source {source!r} is not there{spelling_hint(source)}: give a directory, an audio file, a "
+            f"the source {source!r} is not there{close_hint(source)}: give a directory, an audio file, a "
             f"pattern such as 'music/*.wav', or a list ({', '.join(LIST_SUFFIXES)})"
         )
     found = [Listed(os.path.basename(source), source)]

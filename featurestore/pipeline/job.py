@@ -8,7 +8,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from featurestore.amounts import bytes_in_words
+from featurestore.amounts import bytes_in_words, hours_in_words
 from featurestore.audio import AudioFile
 from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatchError, StoreError
 from featurestore.pipeline.claim import Attempts
@@ -281,8 +281,9 @@ def _refuse_upgrade(job: Job, plans: Sequence[TrackPlan], tally: Tally) -> None:
     needs = f"it grows by about {size}" if job.extends is None else f"about {size} are needed beside it meanwhile"
     raise SpecMismatchError(
         f"the store {tally.facts['store']} has {has}: with {wanted} {to_do} tracks "
-        f"({tally.facts['audio_hours_to_do']:.1f} hours of audio) are extracted, and {needs}. Give `upgrade=True` "
-        f"if that is wanted, leave out {' and '.join(f'`{name}`' for name in job.refused)}, or name another store",
+        f"({hours_in_words(tally.facts['audio_hours_to_do'])} of audio) are extracted, and {needs}. Give "
+        f"`upgrade=True` if that is wanted, leave out {' and '.join(f'`{name}`' for name in job.refused)}, or "
+        "name another store",
         differences=job.refused,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from featurestore.amounts import bytes_in_words
+from featurestore.amounts import bytes_in_words, hours_in_words
 from featurestore.audio import AudioFile, file_sha256, read_header
 from featurestore.audio.info import file_status
 from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessError
@@ -307,7 +307,7 @@ def check_free_space(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Seque
     hours = sum(plan.seconds for plan in plans) / 3600
     what = ", ".join(kind for kind in KINDS if kind in kinds)
     raise StoreAccessError(
-        f"store {store}: the features ({what}) of {hours:.1f} hours of audio need "
+        f"store {store}: the features ({what}) of {hours_in_words(hours)} of audio need "
         f"about {bytes_in_words(needed)}, and {bytes_in_words(free)} are free. Free some space, or choose less: "
         + ", ".join(f"{option} ({bytes_in_words(size)})" for option, size in ways)
     )

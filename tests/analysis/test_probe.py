@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.analysis.probe import probe_layers
 from featurestore.errors import SettingError
 
@@ -99,3 +100,19 @@ def test_too_few_are_refused(values, groups):
 def test_features_that_are_no_numbers_are_refused():
     with pytest.raises(SettingError, match="not finite"):
         probe_layers({"0": lambda: np.full((320, 4), np.nan)}, GENRES, label="genre", groups=GROUPS)
+
+
+def test_a_baseline_is_a_store(tmp_path):
+    random = np.random.default_rng(0)
+    spec = FeatureSpec.for_arrays(layers=1, dim=4)
+    for name in ("s.zarr", "spectra.zarr"):
+        with StoreWriter(tmp_path / name, spec=spec) as writer:
+            for number in range(8):
+                writer.put(str(number), {"aggregated": random.normal(size=(1, 4))})
+    labels = {str(number): "ab"[number % 2] for number in range(8)}
+    store = FeatureStore(tmp_path / "s.zarr")
+    report = store.probe(labels, no_groups=True, baseline=FeatureStore(tmp_path / "spectra.zarr"))
+    assert list(report.scores) == ["0", "spectra.zarr:0"]
+    for wrong in ("logmel", tmp_path / "spectra.zarr"):
+        with pytest.raises(SettingError, match=r"^`baseline` is an open store of the same tracks, not .*model='"):
+            store.probe(labels, no_groups=True, baseline=wrong)

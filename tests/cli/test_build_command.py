@@ -119,7 +119,7 @@ def test_all_layers_have_a_name(run, music, tmp_path):
 def test_a_dry_run_says_what_there_is_to_do(run, music, tmp_path, model_folder):
     result = run("build", music, tmp_path / "s.zarr", "--model", model_folder, "--dry-run")
     assert result.code == 0
-    for text in ("3, of which 0 are there and 3 are to do", "0.1 min to do", "kB", "free", "nothing was written"):
+    for text in ("3, of which 0 are there and 3 are to do", "3.6 s to do", "kB", "free", "nothing was written"):
         assert text in result.out
     assert not (tmp_path / "s.zarr").exists()
 

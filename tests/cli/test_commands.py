@@ -137,6 +137,21 @@ def test_info(run, small_store):
     assert found["spec"] == FeatureStore(small_store).spec.to_dict()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(1.2, "3.6 s"), (60.0, "3.0 min"), (36_000.0, "30.0 h"), (None, "unknown")]
+)
+def test_info_shows_audio_in_a_unit_of_its_size(run, tmp_path, seconds, shown):
+    with StoreWriter(tmp_path / "s.zarr", spec=FeatureSpec.for_arrays(layers=1, dim=2)) as writer:
+        for track_id in "abc":
+            attributes = {"audio": {"duration": seconds}}
+            with writer.track(track_id, kinds=[], attributes=attributes) as track:
+                track.append(segments=np.ones((1, 1, 2)))
+    rows = dict(line.split(maxsplit=1) for line in run("info", tmp_path / "s.zarr").out.splitlines())
+    assert rows["audio"] == shown
+    hours = run("info", tmp_path / "s.zarr", "--json").json["hours"]
+    assert hours == (seconds if seconds is None else pytest.approx(3 * seconds / 3600))
+
+
 def test_info_of_a_store_of_int8_that_an_earlier_release_made(run, tmp_path):
     measured = {"precision_cosines": (0.999, 0.998, 0.997), "precision_errors": (0.01, 0.02, 0.03)}
     StoreWriter(

@@ -25,7 +25,7 @@ BAD = {
     "--workers": ["0", "-1", "x", "1.5"],
     "--ahead-mb": ["0", "-1", "x", "1.5"],
     "--processes": ["0", "-1", "x", "1.5"],
-    "--scheduler": ["nonsense", "tcp://localhost:1", ""],
+    "--scheduler": ["nonsense", ""],
     "--feature-level": ["most", ""],
     "--layers": ["99", "4-", "x", "", "7-4"],
     "--batch-size": ["0", "x"],

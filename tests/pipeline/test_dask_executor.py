@@ -142,10 +142,13 @@ def test_ctrl_c_gives_back_what_is_at_hand(music, tmp_path, clip, staged, model_
     assert FeatureStore(tmp_path / "s.zarr").verify().problems == ()
 
 
-def test_what_cannot_be_is_refused(music, tmp_path, extractor):
+def test_what_cannot_be_is_refused(music, tmp_path, extractor, monkeypatch):
     at = tmp_path / "s.zarr"
     with pytest.raises(SettingError, match="`scheduler`: no Dask scheduler answers at 'nonsense'"):
         build(music, at, model="logmel", scheduler="nonsense")
+    monkeypatch.setattr("featurestore.pipeline.dask_executor._PATIENCE", 0.2)
+    with pytest.raises(SettingError, match="`scheduler`: no Dask scheduler answers at 'tcp://localhost:1'"):
+        build(music, at, model="logmel", scheduler="tcp://localhost:1")
     with pytest.raises(SettingError, match="`device` is that of each worker"):
         build(music, at, model="logmel", scheduler="local", device="cpu,cpu")
     with pytest.raises(SettingError, match="not a loaded one"):

@@ -48,7 +48,7 @@ def test_options_that_are_given_are_not_overruled(music, store):
 
 @pytest.mark.slow
 def test_a_higher_level_needs_leave_and_says_what_it_costs(music, store):
-    with pytest.raises(SpecMismatchError, match=r"4 tracks \(0\.0 hours.*about \d+.*`upgrade=True`"):
+    with pytest.raises(SpecMismatchError, match=r"4 tracks \(7\.1 s of audio\).*about \d+.*`upgrade=True`"):
         build(music, store, feature_level="segments")
     assert build(music, store, feature_level="segments", dry_run=True).to_do == 4
     assert set(map(tuple, kinds(store).values())) == {("aggregated",)}

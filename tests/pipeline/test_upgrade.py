@@ -31,7 +31,7 @@ def test_it_needs_leave_and_says_what_it_costs(music, store):
         build(music, store, layers=[0])
     assert caught.value.differences == {"layers": ([1], [0, 1])}
     text = str(caught.value)
-    assert "has `layers=[1]`: with `layers=[0, 1]` 4 tracks (0.0 hours of audio) are extracted" in text
+    assert "has `layers=[1]`: with `layers=[0, 1]` 4 tracks (7.1 s of audio) are extracted" in text
     assert "kB are needed beside it meanwhile. Give `upgrade=True`" in text
     assert build(music, store, layers=[0], dry_run=True).to_do == 4
     assert (layers(store), names(store)) == ((1,), ["s.zarr"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurestore.amounts import hours_in_words
 from featurestore.analysis.report.charts import axis, histogram
 from featurestore.analysis.report.page import page_template, render
 from featurestore.analysis.report.statistics import NEIGHBOURS, layer_statistics, self_similarity
@@ -138,14 +139,13 @@ def _facts(
 ) -> list[tuple[str, str]]:
     """What is in the store and how it was made, as names and values."""
     info, spec = store.info(), store.spec
-    hours = float(np.nansum(seconds)) / 3600
     windows = "not known"
     if spec.segment_duration is not None:
         windows = f"{spec.segment_duration:g} s, overlap {spec.overlap:.0%}"
     facts = [
         ("Path", info["path"]),
         ("Tracks", f"{len(known):,}, {info['packed']:,} of them packed"),
-        ("Audio", f"{hours:,.1f} hours" + _gaps(int(np.isnan(seconds).sum()))),
+        ("Audio", hours_in_words(float(np.nansum(seconds)) / 3600) + _gaps(int(np.isnan(seconds).sum()))),
         ("Kinds of features", _counted(kind for track in known for kind in track["kinds"])),
         ("Model", str(spec.model or "none") + (f", revision {spec.revision}" if spec.revision else "")),
         ("Layers", f"{', '.join(map(str, spec.layers))} of {spec.dim} features"),

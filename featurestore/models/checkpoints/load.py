@@ -20,7 +20,7 @@ from featurestore.models.checkpoints.native import load_checkpoint, load_mert2_c
 from featurestore.models.encoder import Encoder, broken_rule, require_encoder
 from featurestore.models.logmel import NAME as LOGMEL
 from featurestore.models.logmel import LogMelEncoder
-from featurestore.spelling import spelling_hint
+from featurestore.spelling import close_hint
 
 MINI = "mini"
 """The small MERT whose weights come with the library, in half precision; see docs/mini.md."""
@@ -105,7 +105,7 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
     if isinstance(name_or_path, os.PathLike) or not is_hub_name(name):
         names = sorted({*BUILT_IN, *(x.name for x in offered())})
         raise ModelError(
-            f"`model`: there is no folder {name}{spelling_hint(folder)}, and it is neither a model that "
+            f"`model`: there is no folder {name}{close_hint(folder)}, and it is neither a model that "
             f"comes with the library or an installed package ({', '.join(names)}) nor a name of the hub "
             f"(owner/model)"
         )

@@ -19,7 +19,7 @@ import numpy as np
 from featurestore.addresses import StoreUrl
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
 from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
-from featurestore.spelling import spelling_hint
+from featurestore.spelling import close_hint
 from featurestore.store import reading
 from featurestore.store.format.compression import COMPRESSORS, compressor_of, zarr_codecs
 from featurestore.store.format.keys import encode_key
@@ -271,7 +271,7 @@ def read_root(root: Path, *, follow_links: bool = False) -> FeatureSpec:
         content = reading.read_file(root / METADATA, limit=MAX_METADATA_BYTES, follow_links=follow_links)
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
-        hint = spelling_hint(root) if what == "does not exist" else ""
+        hint = close_hint(root) if what == "does not exist" else ""
         raise NotAStoreError(
             f"{root} {what}{hint}: give the folder of a store, or build one in a new place"
         ) from None

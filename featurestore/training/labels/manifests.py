@@ -15,7 +15,7 @@ from featurestore.atomic import replacing
 from featurestore.audio import count_samples, discover
 from featurestore.audio.info import quoted
 from featurestore.errors import AudioError, SettingError, SourceError
-from featurestore.spelling import spelling_hint
+from featurestore.spelling import close_hint
 
 _THREADS = 8
 """Threads that read headers: their time is waiting, on network file systems above all."""
@@ -132,9 +132,7 @@ def write_manifests(
         raise SettingError(f"`valid` must be at least 0 and below 1, not {valid}")
     folder, out = os.fspath(audio), Path(out)
     if not os.path.isdir(folder):
-        raise SourceError(
-            f"{folder!r} is not a folder{spelling_hint(folder)}: a manifest lists the audio below one"
-        )
+        raise SourceError(f"{folder!r} is not a folder{close_hint(folder)}: a manifest lists the audio below one")
     if not valid and (out / "valid.tsv").exists():
         raise SettingError(f"{out} has a valid.tsv of another split: remove it, or give another folder")
     real = os.path.realpath  # a link followed by ".." leads elsewhere than its path says
