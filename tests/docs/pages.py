@@ -20,7 +20,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 ROOT = Path(__file__).parents[2]
 QUICK_START = ROOT / "docs/quickstart.md"
 WALKTHROUGH = ROOT / "docs/walkthrough.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs/guides").glob("[!i]*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs/scale.md", *sorted((ROOT / "docs/guides").glob("[!i]*.md"))]
 
 
 def run_bash(example):

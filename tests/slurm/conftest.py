@@ -16,6 +16,8 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "slurm.md"
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of two nodes."""
+    if not os.environ.get("FEATURESTORE_SLURM"):
+        pytest.skip("takes minutes: run .ci/slurm, which sets FEATURESTORE_SLURM")
     if lacking := missing():
         pytest.skip(f"needs Slurm (.ci/slurm installs it) and root: {', '.join(lacking)} missing")
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))

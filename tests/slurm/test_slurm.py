@@ -85,11 +85,10 @@ def test_a_job_goes_on_after_its_time_limit(cluster, script, store, check):
     cluster.wait_until(is_begun(store))
     cluster.run("scancel", "--batch", "--signal=USR1", job)  # what --signal does before the limit
     cluster.wait_until(lambda: cluster.jobs(job)["0"]["Restarts"] == "1")
-    # Slurm lets a job that is queued again wait for two minutes.
     cluster.wait_until(lambda: cluster.jobs(job)["0"]["JobState"] == "PENDING")
-    cluster.run("scontrol", "update", f"JobId={job}_0", "StartTime=now")
+    cluster.start_soon(f"{job}_0")
     (task,) = cluster.wait_for(job).values()
-    assert (task["JobState"], task["ExitCode"]) == ("COMPLETED", "0:0")
+    assert (task["JobState"], task["ExitCode"]) == ("COMPLETED", "0:0"), cluster.logs()
     check()
     first, second = FeatureStore(store).runs()
     assert (first["interrupted"], first["processed"] + second["processed"]) == (True, 24)
@@ -107,9 +106,10 @@ def test_tracks_of_another_process_end_a_task_with_3_and_queue_it_again(cluster,
         cluster.wait_until(lambda: cluster.jobs(job)["0"]["Restarts"] == "1", 240)
         assert FeatureStore(store).runs()[-1]["skipped_tracks"] == ["07"]
         track.append(segments=np.ones((1, *FeatureStore(store).segments("00").shape[1:])))
-    cluster.run("scontrol", "update", f"JobId={job}_0", "StartTime=now")
+    cluster.wait_until(lambda: cluster.jobs(job)["0"]["JobState"] == "PENDING")
+    cluster.start_soon(f"{job}_0")
     (task,) = cluster.wait_for(job).values()
-    assert (task["JobState"], task["ExitCode"]) == ("COMPLETED", "0:0")
+    assert (task["JobState"], task["ExitCode"]) == ("COMPLETED", "0:0"), cluster.logs()
     check()
 
 
@@ -123,7 +123,7 @@ def test_a_node_that_is_killed_loses_nothing(cluster, script, store, check, seed
     cluster.wait_until(lambda: any(task["Restarts"] == "1" for task in cluster.jobs(job).values()))
     for number, task in cluster.jobs(job).items():
         if task["JobState"] == "PENDING":
-            cluster.run("scontrol", "update", f"JobId={job}_{number}", "StartTime=now")
+            cluster.start_soon(f"{job}_{number}")
     tasks = cluster.wait_for(job)
     assert {task["ExitCode"] for task in tasks.values()} == {"0:0"}, cluster.logs()
     check()

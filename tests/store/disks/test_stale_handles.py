@@ -1,9 +1,11 @@
 """NFS: what another host removes, this one's open files and folders answer with ESTALE. Readers look again."""
 
 import errno
+import itertools
 import multiprocessing
 import os
-import time
+import random
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from samples import features, write_store
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 
 SPEC = FeatureSpec.for_arrays(layers=2, dim=8)
-TRACKS = 4
+TRACKS, LOOKS = 4, 60
 FORK = multiprocessing.get_context("fork")
 
 
@@ -20,28 +22,48 @@ def track(number):
     return {"segments": np.full((6, 2, 8), number, np.float32)}
 
 
-def replace(path, ready, enough):
+def replace(path, asked):
     with StoreWriter(path, spec=SPEC, overwrite=True, durable=False) as writer:
-        number = 0
-        while not enough.is_set():
+        for number in itertools.count():
             writer.put(f"t{number % TRACKS}", track(number))
-            number += 1
-            if number % 5 == 0:
+            if number % 5 == 4:
                 writer.pack()
-            if number == 2 * TRACKS:
-                ready.set()
+            if number > 2 * TRACKS:
+                asked.send(number)
+                if not asked.recv():
+                    break
+
+
+@pytest.fixture
+def other(path):
+    """The other host: asked for it, it replaces a track, or the table as well, before it answers."""
+    ours, its = FORK.Pipe()
+    writer = FORK.Process(target=replace, args=(path, its))
+    writer.start()
+    yield ours
+    ours.send(False)
+    writer.join()
+
+
+class Operations(list):
+    """Names of the operations that found what they have open removed; `before` comes before each operation."""
+
+    def before(self):
+        pass
 
 
 @pytest.fixture
 def stale(monkeypatch):
-    """How often an operation found what it has open removed."""
-    seen = []
+    """The operations that found what they have open removed."""
+    seen = Operations()
 
     def guard(name, which):
         original = getattr(os, name)
 
         def guarded(*args, **options):
             fd = options.get("dir_fd") if which is None else args[which]
+            if isinstance(fd, int):
+                seen.before()
             if isinstance(fd, int) and os.fstat(fd).st_nlink == 0:
                 seen.append(name)
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -58,23 +80,29 @@ def stale(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_reader_sees_whole_tracks_while_another_host_replaces_them(path, stale):
-    ready, enough = FORK.Event(), FORK.Event()
-    writer = FORK.Process(target=replace, args=(path, ready, enough))
-    writer.start()
-    try:
-        assert ready.wait(60)
-        store, end, looks = FeatureStore(path), time.monotonic() + 60, 0
-        while time.monotonic() < end and (len(stale) < 30 or looks < 200):
-            looks += 1
-            assert len(np.unique(store.segments(f"t{looks % TRACKS}", layer=1).to_numpy())) == 1
-            rows = store.aggregated(layer=1).to_numpy()
-            assert (rows == rows[:, :1]).all()
-            assert len(store.track_ids) == TRACKS
-    finally:
-        enough.set()
-        writer.join()
-    assert len(stale) >= 30
+def test_a_reader_sees_whole_tracks_while_another_host_replaces_them(path, stale, other, monkeypatch):
+    chance, turn = random.Random(0), threading.Lock()
+    left = 1
+
+    def replace_now_and_then():
+        nonlocal left
+        with turn:
+            left -= 1
+            if not left:
+                left = chance.randrange(1, 30)
+                other.send(True)
+                other.recv()
+
+    other.recv()
+    store = FeatureStore(path)
+    monkeypatch.setattr(stale, "before", replace_now_and_then)
+    for look in range(LOOKS):
+        assert len(np.unique(store.segments(f"t{look % TRACKS}", layer=1).to_numpy())) == 1
+        rows = store.aggregated(layer=1).to_numpy()
+        assert (rows == rows[:, :1]).all()
+        assert len(store.track_ids) == TRACKS
+    monkeypatch.undo()
+    assert len(stale) >= LOOKS / 6
 
 
 def test_a_file_that_is_stale_for_good_is_an_error(path, monkeypatch):
