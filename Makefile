@@ -6,6 +6,8 @@ BIN = $(VENV)/bin
 CODE = featurestore cli tests benchmarks docs
 # Processes that share the tests; 0: all in one.
 JOBS ?= 2
+# Where containers forbid bytecode, every process of the tests would compile all modules anew.
+export PYTHONDONTWRITEBYTECODE =
 
 # Names of oneDNN, what /proc/cpuinfo calls them, and torch's own kernels of that time.
 ISAS = SSE41:sse4_1:default AVX2:avx2:avx2 AVX512_CORE:avx512bw:avx512 AVX512_CORE_BF16:avx512_bf16:avx512 \

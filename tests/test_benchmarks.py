@@ -5,6 +5,8 @@ import torch
 
 from benchmarks import cuda, encoder, host, questions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def one_thread():
@@ -14,7 +16,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.slow
 def test_the_rows_of_the_table_for_cards(one_thread):
     small = {"shape": "tiny", "batch": 2, "seconds": 15, "rounds": 1, "matrix": 64}
     files = {"build_seconds": 18, "track_seconds": 6, "workers": (1, 2)}
@@ -32,7 +33,6 @@ def test_without_a_card_it_says_so(capsys):
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_what_the_host_delivers(one_thread):
     found = host.measure(seconds=12, tracks=2, rounds=1)
     workers = [f"{what} to 1, {kind}" for kind in ("flac", "mp3") for what in ("2 workers", "limit of 2")]
@@ -40,7 +40,6 @@ def test_what_the_host_delivers(one_thread):
     assert all(value > 0 for value in found.values())
 
 
-@pytest.mark.slow
 def test_the_precisions_of_a_processor(one_thread, tiny, capsys):
     found = encoder.bf16(tiny, rounds=1)
     assert all(value > 0 for value in found.values())
@@ -48,7 +47,6 @@ def test_the_precisions_of_a_processor(one_thread, tiny, capsys):
     assert ("bars of AMX" in capsys.readouterr().out) == (encoder.bf16_products() != "amx_bf16")
 
 
-@pytest.mark.slow
 def test_questions_to_a_store(one_thread, tmp_path):
     rows = [
         *questions.hdf5(tmp_path, 1, tracks=3, layers=2, dim=8),

@@ -2,6 +2,7 @@
 
 import pytest
 from pages import QUICK_START, run_page, working_in
+from preloaded import Preloaded
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +18,11 @@ def after_the_quick_start(tmp_path_factory):
     with working_in(tmp_path_factory.mktemp("quick-start")) as folder:
         run_page(QUICK_START)
     return folder
+
+
+@pytest.fixture(scope="session")
+def preloaded():
+    """What makes `fs-extract` begin at once; the quick start shows that it begins by itself."""
+    process = Preloaded()
+    yield process.command
+    process.close()

@@ -65,13 +65,13 @@ def run_page(page):
 
 
 @contextmanager
-def working_in(folder):
-    """`folder` as the current one, the program `fs-extract` on the path, and no setting from outside."""
+def working_in(folder, command=f'"{sys.executable}" -W error -m fs_extract'):
+    """`folder` as the current one, a program `fs-extract` on the path, and no setting from outside."""
     programs = folder.with_name(f"{folder.name}-bin")
     programs.mkdir(parents=True)
     folder.mkdir(exist_ok=True)
     program = programs / "fs-extract"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error -m fs_extract "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     program.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("FEATURESTORE_")]:

@@ -11,8 +11,8 @@ PAGE = WALKTHROUGH.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_walkthrough_runs(tmp_path):
-    with working_in(tmp_path / "work"):
+def test_the_walkthrough_runs(tmp_path, preloaded):
+    with working_in(tmp_path / "work", preloaded):
         assert run_page(WALKTHROUGH) == []
 
 

@@ -12,6 +12,8 @@ from featurestore.errors import CheckpointError, SettingError
 from featurestore.models import check_encoder, load_model
 from featurestore.models.kernels.half import to_half
 
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
 RATE = 8_000
 AUDIO = {
     "spec_size": 32,
@@ -86,7 +88,6 @@ def change_json(path, **changes):
     path.write_text(json.dumps({key: x for key, x in {**values, **changes}.items() if x is not ...}))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fusion", [False, True])
 @pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
 def test_the_state_is_the_projection_of_transformers(tmp_path, fusion, padding, assert_states_close):
@@ -98,7 +99,6 @@ def test_the_state_is_the_projection_of_transformers(tmp_path, fusion, padding, 
         assert_states_close(found, plain(network, extractor, noise(samples)))
 
 
-@pytest.mark.slow
 def test_beside_a_loud_tone_silent_bands_are_as_silent_as_in_the_extractor(tmp_path):
     _, extractor = save(tmp_path)
     encoder = load_model(tmp_path)
@@ -108,7 +108,6 @@ def test_beside_a_loud_tone_silent_bands_are_as_silent_as_in_the_extractor(tmp_p
     assert wanted.max() - wanted.min() > 100  # dB
 
 
-@pytest.mark.slow
 def test_the_tower_may_be_saved_alone(tmp_path, assert_states_close):
     network, extractor = save(tmp_path, whole=False)
     assert_states_close(
@@ -116,7 +115,6 @@ def test_the_tower_may_be_saved_alone(tmp_path, assert_states_close):
     )
 
 
-@pytest.mark.slow
 def test_the_rules_of_an_encoder(tmp_path):
     save(tmp_path, fusion=True)
     encoder = load_model(tmp_path)

@@ -411,11 +411,10 @@ def test_audio_settings_have_the_defaults_of_their_format(tiny):
 @pytest.mark.parametrize(
     "path", ["./gone", "/gone", "~/gone/far", "a/b/c", "gone/", "gone", "a b/c", "", "C:\\x\\y", ".../x"]
 )
-def test_a_path_that_is_not_there_is_never_sent_to_the_hub(path):
-    began = time.perf_counter()
+def test_a_path_that_is_not_there_is_never_sent_to_the_hub(path, monkeypatch):
+    monkeypatch.setattr("featurestore.models.checkpoints.load.fetch", None)
     with pytest.raises(ModelError, match="folder"):
         load_model(path)
-    assert time.perf_counter() - began < 0.2
 
 
 def test_a_path_object_is_never_sent_to_the_hub(tmp_path, monkeypatch):
