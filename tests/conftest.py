@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch count the cores, which the workers share
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,6 +42,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if not item.get_closest_marker("slow"):
             item.add_marker("fast")
+
+
+@pytest.fixture(autouse=True)
+def torch_has_as_many_threads_as_before():
+    """What a test changes would slow down all that come after it in its process, many times on a busy machine."""
+    before = "torch" in sys.modules and sys.modules["torch"].get_num_threads()
+    yield
+    if before:
+        now = sys.modules["torch"].get_num_threads()
+        sys.modules["torch"].set_num_threads(before)
+        assert now == before
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,7 @@ def test_other_settings_than_the_stores_are_listed(run, music, tmp_path, model_f
 
 
 @pytest.mark.slow
-def test_the_recorded_revision_is_used_again(start, music, tmp_path, model_folder):
+def test_the_recorded_revision_is_used_again(run, music, tmp_path, model_folder, monkeypatch):
     """The store pins the commit: when the hub's main moves on, the same command goes on with the old weights."""
     cache = tmp_path / "cache"
     folder = cache / "models--owner--mert"
@@ -196,16 +196,16 @@ def test_the_recorded_revision_is_used_again(start, music, tmp_path, model_folde
     weights.write_bytes(content)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("a" * 40)
-    environment = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     command = ["build", music, tmp_path / "s.zarr", "--model", "owner/mert"]
-    first = start(*command, "--limit", "1", **environment)
-    assert first.wait() == 0, first.communicate()
+    assert run(*command, "--limit", "1").code == 0
     assert FeatureStore(tmp_path / "s.zarr").spec.revision == "a" * 40
     (folder / "refs" / "main").write_text("b" * 40)
-    same, newer = start(*command, **environment), start(*command, "--revision", "main", **environment)
-    assert same.wait() == 0, same.communicate()
-    assert newer.wait() == 2, newer.communicate()
-    assert "weights_sha256" in newer.communicate()[1]
+    assert run(*command).code == 0
+    newer = run(*command, "--revision", "main")
+    assert newer.code == 2
+    assert "weights_sha256" in newer.err
 
 
 @pytest.mark.slow

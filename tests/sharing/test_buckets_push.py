@@ -113,12 +113,14 @@ def test_a_level_and_more_of_it_later(s3, url, folder):
         folder.push(url, level="most")
 
 
-def test_tracks_that_are_new_and_a_table_that_grows(s3, url, folder):
+def test_tracks_that_are_new_and_a_table_that_grows(s3, url, tmp_path, monkeypatch):
+    monkeypatch.setattr("featurestore.store.table.layout.SMALL_ROWS", 16)
+    folder = write(tmp_path / "s.zarr", range(6), pack=True)
     folder.push(url)
-    write(folder.path, range(6, 140))
+    write(folder.path, range(6, 20))
     with s3.counting() as requests:
         report = folder.push(url)
-    assert (report.copied, report.there) == (134, 6)
+    assert (report.copied, report.there) == (14, 6)
     assert_holds(FeatureStore(url), folder)
     assert FeatureStore(url).track_ids[:6] == [f"t/{number}" for number in range(6)]
     write(folder.path, [200])
@@ -126,9 +128,7 @@ def test_tracks_that_are_new_and_a_table_that_grows(s3, url, folder):
         folder.push(url)
     assert_holds(FeatureStore(url), folder)
     table = [path for method, path, _ in requests if method == "PUT" and "/packed/" in path and "/c.0" in path]
-    assert (
-        len(table) == 4 + 1
-    )  # the first chunk, of 128 rows, was copied within the bucket; and `layer` was written
+    assert len(table) == 4 + 1  # the first chunk, of 16 rows, was copied within the bucket; `layer` was written
     assert [path for method, path, _ in requests if method == "GET" and "features/c.0" in path] == []
 
 

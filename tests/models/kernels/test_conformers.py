@@ -39,6 +39,14 @@ def capability(request, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def largest(found, wanted):
     """Largest difference of two states, relative to the largest value of the wanted one."""
     assert (found.shape, found.dtype) == (wanted.shape, torch.float32)
@@ -167,10 +175,9 @@ def test_weights_in_half_are_refused(mert2):
 
 
 @pytest.mark.slow
-def test_windows_are_dealt_to_workers_of_one_core(mert2, monkeypatch):
+def test_windows_are_dealt_to_workers_of_one_core(mert2, two_threads):
     wave = torch.randn(200_000, generator=torch.Generator().manual_seed(4)).numpy()
     wanted = mert2.hidden_states(torch.from_numpy(wave[:48_000])[None]).mean(dim=2)[0]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     encoder = WindowEncoder(model=mert2, segment_duration=2.0, overlap=0.5, batch_size=2)
     batches = list(encoder.encode([wave], raw=False))
     assert sum(len(batch.starts) for batch in batches) == 8
