@@ -11,8 +11,7 @@ import re
 import signal
 import sys
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch count the cores, which the workers share
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch counts the cores, which several processes share
 
 import numpy as np
 import pytest

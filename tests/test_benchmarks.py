@@ -8,15 +8,7 @@ from benchmarks import cuda, encoder, host, questions
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_the_rows_of_the_table_for_cards(one_thread):
+def test_the_rows_of_the_table_for_cards():
     small = {"shape": "tiny", "batch": 2, "seconds": 15, "rounds": 1, "matrix": 64}
     files = {"build_seconds": 18, "track_seconds": 6, "workers": (1, 2)}
     rows = list(cuda.table(device=torch.device("cpu"), **small, **files))
@@ -33,21 +25,21 @@ def test_without_a_card_it_says_so(capsys):
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
-def test_what_the_host_delivers(one_thread):
+def test_what_the_host_delivers():
     found = host.measure(seconds=12, tracks=2, rounds=1)
     workers = [f"{what} to 1, {kind}" for kind in ("flac", "mp3") for what in ("2 workers", "limit of 2")]
     assert list(found) == ["wav", "flac", "mp3", *workers, "main thread"]
     assert all(value > 0 for value in found.values())
 
 
-def test_the_precisions_of_a_processor(one_thread, tiny, capsys):
+def test_the_precisions_of_a_processor(tiny, capsys):
     found = encoder.bf16(tiny, rounds=1)
     assert all(value > 0 for value in found.values())
     assert 0.99 < found["least pooled centred cosine of a state"] < 1
     assert ("bars of AMX" in capsys.readouterr().out) == (encoder.bf16_products() != "amx_bf16")
 
 
-def test_questions_to_a_store(one_thread, tmp_path):
+def test_questions_to_a_store(tmp_path):
     rows = [
         *questions.hdf5(tmp_path, 1, tracks=3, layers=2, dim=8),
         *questions.similar(tmp_path, 1, rows=500, dim=8),

@@ -223,7 +223,7 @@ def test_an_interrupted_build_leaves_nothing_behind_and_goes_on(start, tmp_path,
     process.send_signal(number)
     process.send_signal(number)  # impatience changes nothing
     out, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert process.returncode == 130
     assert err.splitlines() == ["fs-extract: error: interrupted; the same command goes on from here"]
     assert '"interrupted": true' in out

@@ -12,14 +12,6 @@ from featurestore.models import save_random_checkpoint
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def golden():
     return GOLDEN
