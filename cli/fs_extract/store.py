@@ -189,26 +189,31 @@ def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_li
     return 0 if report.ok else 1
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples={"few files, for a quota or for reading segments of many tracks": "pack features.zarr --seal"},
+)
 @click.argument("store", type=GivenStore())
+@click.option("--seal/--unseal", default=None, help="Move tracks from folders into bundles of thousands, or back.")
 @json_option
 @click.pass_obj
-def pack(console: Console, store: Path, *, as_json: bool) -> int:
-    """Bring the table of all tracks up to date."""
+def pack(console: Console, store: Path, *, seal: bool | None, as_json: bool) -> int:
+    """Bring the table of all tracks up to date; seal them into a few large files."""
     from featurestore import FeatureStore
 
     opened = FeatureStore(store)
-    opened.pack()
+    opened.pack(seal=seal)
     info = opened.info()
     if as_json:
-        print_json({"tracks": info["tracks"], "packed": info["packed"]})
+        print_json({"tracks": info["tracks"], "packed": info["packed"], "sealed": info["sealed"]})
     elif info["packed"] < info["tracks"]:
         console.say(
             f"{info['packed']} of {info['tracks']} tracks are packed: the others are damaged (fs-extract verify) "
             "or have just changed"
         )
     else:
-        console.say(f"{info['packed']} tracks are packed")
+        sealed = f", {info['sealed']} of them sealed" if info["sealed"] or seal is not None else ""
+        console.say(f"{info['packed']} tracks are packed{sealed}")
     return 0
 
 

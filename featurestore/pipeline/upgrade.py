@@ -25,7 +25,7 @@ from featurestore.store import StoreReader, filesystem
 from featurestore.store.commit.staging import clean_stale
 from featurestore.store.format.metadata import METADATA
 from featurestore.store.os_errors import translate_os_errors
-from featurestore.store.paths import HIDDEN, QUARANTINE, StorePaths
+from featurestore.store.paths import BUNDLES, HIDDEN, QUARANTINE, StorePaths
 
 _SHOWN = 3  # tracks
 
@@ -144,7 +144,7 @@ def _replace(job: Job, there: StoreReader, tracks: Sequence[AudioFile], tally: T
     except BuildStoppedError:
         filesystem.exchange(new.root, old.root)
         raise
-    for name in set(os.listdir(new.root)) - {METADATA, HIDDEN, "packed", *KINDS}:  # somebody else's
+    for name in set(os.listdir(new.root)) - {METADATA, HIDDEN, "packed", BUNDLES, *KINDS}:  # somebody else's
         filesystem.rename(new.root / name, old.root / name)
     if (new.hidden / QUARANTINE).exists():
         filesystem.rename(new.hidden / QUARANTINE, old.hidden / QUARANTINE)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from featurestore.errors import CorruptTrackError, StoreAccessError, TrackNotFoundError
 from featurestore.store.array_reader import ArrayReader
 from featurestore.store.bucket import PACKED, POINTER, Bucket, Pointer
+from featurestore.store.folder_source import FolderSource
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document
-from featurestore.store.source import FolderSource
 from featurestore.store.table.chunks import encode_chunk
 from featurestore.store.table.coordinates import encode_ids, encode_layers
 from featurestore.store.table.layout import chunk_name, chunk_rows, encoding_of, is_large, table_documents

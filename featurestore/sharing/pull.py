@@ -141,7 +141,7 @@ class _Pull:
                 kind: stack.enter_context(self._source.reader.open(kind, encode_key(track_id), track_id))
                 for kind in kinds
             }
-            small = {kind: array.shard.file.read(_BLOCK, 0) for kind, array in opened.items()}
+            small = {kind: array.file.read(_BLOCK, 0) for kind, array in opened.items()}
 
         def place() -> bool:
             session, replace = self._writer.session, there is not None
@@ -156,7 +156,7 @@ class _Pull:
         self, folder: Path, opened: Mapping[str, OpenArray], small: Mapping[str, bytes], kinds: Sequence[str]
     ) -> None:
         for kind, array in opened.items():
-            metadata, file, below = array.metadata, array.shard.file, folder / kind
+            metadata, file, below = array.metadata, array.file, folder / kind
             name = f"{kind} of {metadata.attributes['track_id']!r:.200}"
             filesystem.make_dir(below)
             path = below / shard_name(len(metadata.shape))

@@ -27,6 +27,7 @@ from featurestore.spec import KINDS, kinds_of_level
 from featurestore.store.array_reader import ArrayReader
 from featurestore.store.bucket import Bucket
 from featurestore.store.byte_source import LocalFile
+from featurestore.store.folder_source import FolderSource
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import (
     METADATA,
@@ -39,7 +40,6 @@ from featurestore.store.format.metadata import (
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.shards import ShardReader, ShardWriter
 from featurestore.store.paths import HIDDEN
-from featurestore.store.source import FolderSource
 from featurestore.store.table.rows import UNKNOWN, digest
 from featurestore.store.table.table import PackedTable
 from featurestore.store.verify import check_chunks

@@ -13,8 +13,8 @@ from featurestore.sharing.push import Notify, TransferReport, push_store
 from featurestore.spec import kinds_of_level
 from featurestore.store import StoreReader, StoreWriter
 from featurestore.store.bucket import Bucket
+from featurestore.store.folder_source import FolderSource
 from featurestore.store.paths import resolve_address
-from featurestore.store.source import FolderSource
 
 
 class SharingStore(StoreReader):

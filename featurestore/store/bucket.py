@@ -25,6 +25,7 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
     METADATA,
+    SEALED_VERSION,
     decode_document,
     decode_root,
     encode_document,
@@ -114,7 +115,14 @@ class Bucket(ObjectSource):
     def read_spec(self) -> FeatureSpec:
         """Spec of the store; NotAStoreError if there is none, and other errors as those of a folder."""
         try:
-            return decode_root(bytes(self.get(METADATA)), self.url)
+            content = bytes(self.get(METADATA))
+            spec = decode_root(content, self.url)
+            if decode_document(content)["attributes"]["featurestore"]["format"] == SEALED_VERSION:
+                raise StoreAccessError(
+                    f"{self.url} is a copy of a store whose tracks are in bundles, which are read from a folder "
+                    "only: `fs-extract push` the store there instead, which makes it whole for reading from afar"
+                )
+            return spec
         except FileNotFoundError:
             raise NotAStoreError(
                 f"{self.url} holds no feature store: give the address of one, or `fs-extract push` one there"
@@ -263,7 +271,7 @@ class BucketSource(TrackSource):
                 raise TrackNotFoundError("the table has a row of it, and the store has no such track")
             for kind in (kind for kind in KINDS if kind in kinds):
                 with self.reader.open(kind, key, track_id) as array:
-                    file = array.shard.file
+                    file = array.file
                     if deep and file.size <= _WHOLE_BYTES:
                         file.expect(np.array([[0, file.size]], np.uint64))
                     read += check_chunks(array, f"{kind}/{key}") if deep else 0

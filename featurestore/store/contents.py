@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 from featurestore.addresses import StoreUrl
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import KINDS
+from featurestore.store.folder_source import FolderSource
 from featurestore.store.format.metadata import METADATA
-from featurestore.store.source import FolderSource, Source
+from featurestore.store.paths import BUNDLES
+from featurestore.store.source import Source
 
 T = TypeVar("T")
 
@@ -57,7 +59,9 @@ def _seconds(source: Source, track_id: str) -> float | None:
 def _bytes(source: Source) -> dict[str, int]:
     if not isinstance(source, FolderSource):
         return {"file": Path(source.path).stat().st_size}
-    return {name: size for name in (*KINDS, "packed") if (size := _size(source.paths.root / name))}
+    sizes = {name: _size(source.paths.root / name) for name in (*KINDS, "packed")}
+    sizes[BUNDLES] = sum(_size(folder) for folder in source.paths.bundles.glob("*/"))
+    return {name: size for name, size in sizes.items() if size}
 
 
 def _size(folder: Path) -> int:

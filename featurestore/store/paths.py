@@ -17,6 +17,8 @@ from featurestore.store.byte_source import THREADS, LocalFolder
 HIDDEN = ".featurestore"
 HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
 QUARANTINE = "quarantine"
+BUNDLES = "bundles"
+REMOVED = "removed"
 
 
 def resolve_store_path(path: str | os.PathLike[str]) -> Path:
@@ -69,6 +71,8 @@ class StorePaths:
         self.packed, self.hidden = root / "packed", root / HIDDEN
         self.locks, self.staging, self.journal, self.stale, self.trash = (self.hidden / x for x in HIDDEN_DIRS)
         self.changes, self.runs = self.hidden / "changes", self.hidden / "runs"
+        self.bundles, self.sealing = root / BUNDLES, self.hidden / "sealing"
+        self.removed = self.bundles / REMOVED
 
     @classmethod
     def of(cls, path: Path, *, follow_links: bool = False) -> StorePaths:
@@ -109,7 +113,9 @@ def missing_directories(paths: StorePaths) -> list[str]:
 
 def invalid_paths(paths: StorePaths) -> list[Path]:
     """What is a link or a file where a store has a folder: it might lead anywhere."""
-    folders = [paths.hidden, paths.packed, *map(paths.kind, KINDS)]
+    folders = [paths.hidden, paths.packed, paths.bundles, *map(paths.kind, KINDS)]
     if reading.is_dir(paths.hidden):
-        folders += [paths.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE, "runs")]
+        folders += [paths.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE, "runs", "sealing")]
+    if reading.is_dir(paths.bundles):
+        folders.append(paths.removed)
     return [folder for folder in folders if os.path.lexists(folder) and not reading.is_dir(folder)]

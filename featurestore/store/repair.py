@@ -6,13 +6,17 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from featurestore.errors import TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem, reading
+from featurestore.store.bundles.checking import damaged_documents, documents
+from featurestore.store.bundles.layout import mark_name
 from featurestore.store.commit.changes import log_change
-from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.locks import TrackLocks, exclusive, sealing_lock
+from featurestore.store.commit.sealed import forget_marks
 from featurestore.store.commit.session import WriterSession
 from featurestore.store.commit.transaction import mark_stale
 from featurestore.store.format.metadata import (
@@ -20,21 +24,22 @@ from featurestore.store.format.metadata import (
     METADATA,
     decode_document,
     encode_document,
-    structure,
 )
 from featurestore.store.paths import QUARANTINE, StorePaths
+from featurestore.store.structure import damaged_structure, whole_structure
 from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import (
+    SEALED,
     Problem,
     VerifyReport,
     damaged_kinds,
-    damaged_structure,
     stray_files,
     verify,
 )
 
 _LONGEST_NAME = 200
+_PATIENCE = 600.0  # seconds to wait for another writer that packs
 
 
 def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[VerifyReport, list[Path]]:
@@ -53,14 +58,18 @@ def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[
     for key in {problem.key for problem in report.problems if problem.what == "unfinished"}:
         with contextlib.suppress(TrackLockedError, TrackAccessError), session.lock(key, removing=True):
             pass
+    moved = _put_bundles_aside(reader) if "bundle" in found else []
+    if moved:
+        report = _with_more(report, verify(reader, deep=deep))
     if "structure" in found:
         staged = session.staging.folder()
         restore_structure(paths, reader.spec, staged)
+        _restore_documents(reader, staged)
         filesystem.discard(staged, paths.trash)
-    moved = quarantine(reader, session.locks, report.problems, deep=deep)
+    moved += quarantine(reader, session.locks, report.problems, deep=deep)
     wrong = "packed" in found
     if moved or wrong:
-        pack(reader, session.staging, session.locks, wait=600, durable=durable, anew=wrong)
+        pack(reader, session.staging, session.locks, wait=_PATIENCE, durable=durable, anew=wrong)
     return report, moved
 
 
@@ -78,28 +87,81 @@ def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Proble
             # Looked at again: it may have been written anew since it was found to be damaged.
             paths = reader.paths
             kinds = damaged_kinds(reader, key, deep=deep)
+            marked = [_mark(reader, key)] if SEALED in kinds else []
+            kinds = [kind for kind in kinds if kind != SEALED]
             moves = {paths.array(kind, key): kind for kind in kinds}
             strays = [
                 (kind, name) for kind in KINDS if kind not in kinds for name in stray_files(paths, kind, key)
             ]
             for number, (kind, name) in enumerate(strays):
                 moves[paths.array(kind, key) / name] = _short(f"{kind}.{number}.{name}")
-            if moves:
-                moved.append(_put_aside(paths, key, moves))
+            if not moves:
+                moved += marked
+            else:
+                moved.append(_put_aside(reader, key, moves))
     return moved
+
+
+def _mark(reader: TrackReader, key: str) -> Path:
+    """Say that what a bundle has of a track is not there any more: it stays where it is; where that is said."""
+    place = reader.sealed.find(key)
+    assert place is not None
+    mark_stale(reader.paths, key, durable=True)
+    reader.sealed.mark_removed(key, durable=True)
+    log_change(reader.paths, key)
+    return reader.paths.removed / mark_name(place.bundle.name, place.row)
+
+
+def _put_bundles_aside(reader: TrackReader) -> list[Path]:
+    """Move bundles that cannot be opened to ``.featurestore/quarantine``; where they are now."""
+    paths, moved = reader.paths, []
+    with exclusive(paths.locks / "pack.lock", timeout=_PATIENCE) as held:
+        for name in reader.sealed.damaged() if held else ():
+            target = paths.hidden / QUARANTINE / f"{name}.{uuid.uuid4().hex[:12]}"
+            filesystem.make_parents(target.parent, durable=True)
+            filesystem.rename(paths.bundles / name, target)
+            filesystem.sync_dir(target.parent)
+            filesystem.sync_dir(paths.bundles)
+            forget_marks(paths, reader.sealed, name)
+            moved.append(target)
+    return moved
+
+
+def _with_more(report: VerifyReport, later: VerifyReport) -> VerifyReport:
+    """A later report, with the problems of an earlier one that is not there any more."""
+    return replace(later, problems=(*report.problems, *later.problems))
+
+
+def _restore_documents(reader: TrackReader, staged: Path) -> None:
+    """Write metadata of arrays of bundles anew."""
+    for bundle in reader.sealed.bundles():
+        for name in damaged_documents(bundle):
+            place = reader.paths.bundles / bundle.name / name
+            if reading.is_dir(place):
+                filesystem.write_file(staged / METADATA, encode_document(documents(bundle)[name]))
+                filesystem.sync_file(staged / METADATA)
+                filesystem.rename(staged / METADATA, place / METADATA)
+                filesystem.sync_dir(place)
 
 
 def _short(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:_LONGEST_NAME])
 
 
-def _put_aside(paths: StorePaths, key: str, moves: Mapping[Path, str]) -> Path:
+def _put_aside(reader: TrackReader, key: str, moves: Mapping[Path, str]) -> Path:
     """Move folders and files of a track, each to a name of its own, into a new folder."""
+    with sealing_lock(reader.paths.locks, shared=True):
+        return _moved(reader, key, moves)
+
+
+def _moved(reader: TrackReader, key: str, moves: Mapping[Path, str]) -> Path:
+    paths = reader.paths
     folder = paths.hidden / QUARANTINE / f"{_short(key)}.{uuid.uuid4().hex[:12]}"
     # Made sure of before anything goes there, or it could be lost on the way.
     filesystem.make_parents(folder, durable=True)
     if paths.array("aggregated", key) in moves:
         mark_stale(paths, key, durable=True)
+        reader.sealed.mark_removed(key, durable=True)
     for source, target in moves.items():
         filesystem.rename(source, folder / target)
     log_change(paths, key)
@@ -111,7 +173,7 @@ def _put_aside(paths: StorePaths, key: str, moves: Mapping[Path, str]) -> Path:
 def restore_structure(paths: StorePaths, spec: FeatureSpec, staged: Path) -> None:
     """Write the metadata anew that is the same in every store of a spec; `staged` is an empty folder."""
     for number, folder in enumerate(damaged_structure(paths, spec)):
-        document = structure(spec)[folder]
+        document = whole_structure(paths, spec)[folder]
         place = paths.root / folder
         if not os.path.lexists(place):
             filesystem.make_parents(place, durable=True)

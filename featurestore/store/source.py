@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -17,16 +16,10 @@ from featurestore.addresses import StoreUrl
 from featurestore.errors import TrackNotFoundError
 from featurestore.spec import FeatureSpec
 from featurestore.store.array_reader import ArrayReader, Described, ReplacedError
-from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import encode_key
-from featurestore.store.format.metadata import read_root
-from featurestore.store.os_errors import translate_os_errors
-from featurestore.store.paths import StorePaths
 from featurestore.store.table.gathering import TableIndex
-from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.rows import UNKNOWN
-from featurestore.store.track_reader import TrackReader
-from featurestore.store.verify import VerifyReport, verify
+from featurestore.store.verify import VerifyReport
 
 T = TypeVar("T")
 
@@ -96,6 +89,11 @@ class Source(ABC):
     def packed(self) -> int:
         """How many tracks can be read together with others."""
 
+    @property
+    def sealed(self) -> int:
+        """How many tracks are in bundles."""
+        return 0
+
     @abstractmethod
     def verify(self, *, deep: bool) -> VerifyReport:
         """Check everything, with `deep` every byte against its checksum."""
@@ -108,30 +106,87 @@ class Source(ABC):
         """What `read` gives for each of some tracks, in this order; as many at once as pays."""
         return map(read, track_ids)
 
+    def describe_segments(self, track_ids: Sequence[str]) -> list[Described]:
+        """What `describe` says of the segments of each of some tracks."""
+        return list(self.each(partial(self.describe, "segments"), track_ids))
+
     def count_segments(self, track_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """How many segments each of some tracks has."""
-        found = self.each(partial(self.describe, "segments"), track_ids)
-        return np.array([shape[0] for shape, _ in found], np.int64)
+        return np.array([shape[0] for shape, _ in self.describe_segments(track_ids)], np.int64)
 
     def read_ragged(
         self, track_ids: Sequence[str], positions: Sequence[int]
     ) -> tuple[npt.NDArray[Any], list[Described]]:
         """All segments of some tracks, one after the other, and what `describe` says of each."""
-        unique = list(dict.fromkeys(track_ids))
+        return self._read_ragged(track_ids, positions, {})
+
+    def _read_ragged(
+        self, track_ids: Sequence[str], positions: Sequence[int], known: Mapping[int, Described]
+    ) -> tuple[npt.NDArray[Any], list[Described]]:
+        """All segments of some tracks, one after the other, and what `describe` says of each.
+
+        The rows of tracks (by their number here) that are `known` are left for the caller to fill.
+        """
+        unique = list(dict.fromkeys(track_id for row, track_id in enumerate(track_ids) if row not in known))
         read = partial(self.read_segments, "segments", positions=positions)
         found = dict(zip(unique, self.each(read, unique), strict=True))
-        described = [found[track_id][1] for track_id in track_ids]
+        described = [known[row] if row in known else found[track_id][1] for row, track_id in enumerate(track_ids)]
         rows = sum(shape[0] for shape, _ in described)
         out = np.empty((rows, len(positions), self.spec.dim), self.spec.dtype)
         first = 0
         last = {track_id: row for row, track_id in enumerate(track_ids)}
-        for row, track_id in enumerate(track_ids):
-            block = found[track_id][0]
-            out[first : first + len(block)] = block
-            first += len(block)
-            if last[track_id] == row:
-                del found[track_id]  # so that there is never twice as much
+        for row, (track_id, (shape, _)) in enumerate(zip(track_ids, described, strict=True)):
+            if row not in known:
+                out[first : first + shape[0]] = found[track_id][0]
+                if last[track_id] == row:
+                    del found[track_id]  # so that there is never twice as much
+            first += shape[0]
         return out, described
+
+    def read_rows(
+        self,
+        track_ids: Sequence[str],
+        counts: npt.NDArray[np.int64],
+        tracks: npt.NDArray[np.int64],
+        within: npt.NDArray[np.int64],
+        positions: Sequence[int],
+    ) -> npt.NDArray[Any]:
+        """Read segments of many tracks.
+
+        Parameters
+        ----------
+        track_ids : sequence of str
+            The tracks.
+        counts : ndarray of int64
+            How many segments each of them has.
+        tracks, within : ndarray of int64
+            For each row, the number of its track among these, and of the segment in that.
+        positions : sequence of int
+            Of the layers.
+
+        Returns
+        -------
+        ndarray, shape (rows, layers, dim)
+
+        Raises
+        ------
+        ReplacedError
+            If a track has another number of segments by now.
+        """
+        out = np.empty((len(tracks), len(positions), self.spec.dim), self.spec.dtype)
+        order = np.argsort(tracks, kind="stable")
+        chosen, begins = np.unique(tracks[order], return_index=True)
+        ids = [track_ids[track] for track in chosen.tolist()]
+        sizes = dict(zip(ids, counts[chosen].tolist(), strict=True))
+
+        def read(track_id: str) -> npt.NDArray[Any]:
+            shape = sizes[track_id], len(self.spec.layers), self.spec.dim
+            return self.read_segments("segments", track_id, positions, shape=shape)[0]
+
+        blocks = zip(np.split(order, begins[1:]), self.each(read, ids), strict=False)
+        for where, block in blocks:
+            out[where] = block[within[where]]
+        return out
 
 
 class TrackSource(Source):
@@ -194,41 +249,6 @@ class TrackSource(Source):
         with self.reading():
             counts = self.index.segments(track_ids)
         missing = np.flatnonzero(counts == UNKNOWN)
-        counts[missing] = super().count_segments([track_ids[row] for row in missing.tolist()])
+        if len(missing):
+            counts[missing] = super().count_segments([track_ids[row] for row in missing.tolist()])
         return counts
-
-
-class FolderSource(TrackSource):
-    """The tracks of a store that is a folder.
-
-    Parameters
-    ----------
-    path : Path
-        The folder, as it was given.
-    follow_links : bool
-        Whether its files may be links.
-    """
-
-    path: Path
-
-    def __init__(self, path: Path, *, follow_links: bool = False) -> None:
-        self.path = path
-        self.paths = StorePaths.of(path, follow_links=follow_links)
-        with translate_os_errors(path):
-            self.spec = read_root(self.paths.root, follow_links=follow_links)
-        self.reader: TrackReader = TrackReader(self.paths, self.spec)
-        self.index = TrackIndex(self.reader)
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        with translate_os_errors(self.path):
-            self.reader.root.look()
-            yield
-
-    def has(self, track_id: str) -> bool:
-        with self.reading():
-            return is_published(self.paths, encode_key(track_id))
-
-    def verify(self, *, deep: bool) -> VerifyReport:
-        with translate_os_errors(self.path):
-            return verify(self.reader, deep=deep)

@@ -8,10 +8,11 @@ from typing import Any
 
 from featurestore.addresses import StoreUrl
 from featurestore.errors import SettingError, StoreAccessError, StoreError
-from featurestore.store.format.metadata import FORMAT_VERSION, read_root
+from featurestore.store.folder_source import FolderSource
+from featurestore.store.format.metadata import FORMAT_VERSION, SEALED_VERSION, read_root
 from featurestore.store.hdf5.layout import is_hdf5
 from featurestore.store.paths import resolve_address
-from featurestore.store.source import FolderSource, Source
+from featurestore.store.source import Source
 from featurestore.store.tracks import StoreTracks
 from featurestore.store.verify import VerifyReport
 from featurestore.store.writer import StoreWriter
@@ -51,18 +52,20 @@ class StoreReader(StoreTracks):
         return f"<{type(self).__name__} {str(self.path)!r}>"
 
     def info(self) -> dict[str, Any]:
-        """Return a summary of the store: path, format, tracks, packed tracks, spec and fingerprint.
+        """Return a summary of the store: path, format, tracks, packed and sealed tracks, spec and fingerprint.
 
         Examples
         --------
         >>> FeatureStore("features.zarr").info()["tracks"]
         3
         """
+        sealed = self._source.sealed
         return {
             "path": str(self.path),
-            "format": FORMAT_VERSION,
+            "format": FORMAT_VERSION if not sealed else SEALED_VERSION,
             "tracks": len(self),
             "packed": self._source.packed,
+            "sealed": sealed,
             "fingerprint": self.spec.fingerprint,
             "spec": self.spec.to_dict(),
         }
@@ -77,20 +80,36 @@ class StoreReader(StoreTracks):
         """
         return self._source.verify(deep=deep)
 
-    def pack(self) -> None:
-        """Bring the packed table up to date.
+    def pack(self, *, seal: bool | None = None) -> None:
+        """Bring the packed table up to date, and seal tracks, or unseal them.
+
+        Parameters
+        ----------
+        seal : bool, optional
+            True moves all tracks from their folders into bundles of thousands, in a few large files, from which
+            they are read quicker; `raw` stays. False brings them back. By default they stay where they are.
 
         Raises
         ------
         StoreError
             If another writer was packing all the time, for ten minutes.
+        SettingError
+            If features that are compressed are to be sealed.
+        TrackLockedError
+            If other writers are at work on tracks that are to be unsealed: the others are.
 
         Examples
         --------
-        >>> FeatureStore("features.zarr").pack()
+        >>> store = FeatureStore("features.zarr")
+        >>> store.pack(seal=True)
+        >>> store.info()["sealed"]
+        3
+        >>> store.pack(seal=False)
+        >>> store.info()["sealed"]
+        0
         """
         with self._writer() as writer:
-            if not writer.pack(wait=_PATIENCE):
+            if not writer.pack(wait=_PATIENCE, seal=seal):
                 raise StoreError(
                     f"another writer has been packing {self.path} for {_PATIENCE:.0f} s: try again when it is done"
                 )

@@ -1,11 +1,13 @@
-"""Reading one track of a folder, whatever writers are doing there: which revision is current, and its arrays."""
+"""Reading the tracks of a folder, whatever writers do: which revision is current, where it is, and its arrays."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -15,9 +17,13 @@ import numpy.typing as npt
 from featurestore.spec import FeatureSpec
 from featurestore.store import reading
 from featurestore.store.array_reader import ATTEMPTS, ArrayReader, again, corrupt
-from featurestore.store.commit.transaction import BACKUP
-from featurestore.store.format.keys import encode_key
+from featurestore.store.bundles.places import SealedPlaces
+from featurestore.store.bundles.sealed import SealedTracks
+from featurestore.store.bundles.sealed_array import open_sealed
+from featurestore.store.commit.transaction import BACKUP, is_published
+from featurestore.store.format.keys import encode_key, encode_keys
 from featurestore.store.format.metadata import ArrayMetadata, shard_name
+from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.root import RootCheck
 from featurestore.store.format.shards import CRC_BYTES, plain_index
 from featurestore.store.paths import HIDDEN, StorePaths
@@ -43,6 +49,7 @@ class TrackReader(ArrayReader):
         row = spec.dim * np.dtype(spec.dtype).itemsize
         self._index = plain_index(len(spec.layers), row)  # of every uncompressed `aggregated`
         self.root = RootCheck(paths, spec)
+        self.sealed = SealedTracks(paths, spec)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TrackReader, (self.paths, self.spec)
@@ -53,6 +60,9 @@ class TrackReader(ArrayReader):
             if found is None and (self.paths.journal / key / "aggregated").exists():
                 # Where folders cannot be exchanged, the old one is aside until the new one is in its place.
                 found = self._at(key, HIDDEN, "journal", key, "aggregated" + BACKUP)
+            if found is None and (place := self.sealed.find(key)) is not None:
+                with contextlib.suppress(FileNotFoundError):  # brought back to a folder just now
+                    found = place.bundle.metadata("aggregated", place.row)
             if found is not None:
                 return found
             # It may move from the journal to its place between two looks.
@@ -61,6 +71,21 @@ class TrackReader(ArrayReader):
         if reading.is_dir(self.paths.journal / key):  # it is being removed, file by file
             return None
         raise corrupt(f"aggregated/{key}", "no metadata")
+
+    def is_there(self, key: str) -> bool:
+        """Whether there is such a track."""
+        # It may move between a folder and a bundle between two looks.
+        return any(is_published(self.paths, key) or self.sealed.find(key) is not None for _ in range(2))
+
+    def _open_revision(self, kind: str, key: str, revision: str | None) -> OpenArray | None:
+        found = super()._open_revision(kind, key, revision)
+        place = None if found is not None or kind == "raw" else self.sealed.find(key)
+        if place is not None and revision in (None, place.revision):
+            if kind == "aggregated" and reading.is_dir(self.paths.array(kind, key)):
+                return None  # overwritten just now
+            with contextlib.suppress(FileNotFoundError):  # brought back to a folder just now
+                return open_sealed(place.bundle, kind, place.row)
+        return found
 
     def _places(self, kind: str, key: str, revision: str | None) -> list[tuple[str, ...]]:
         journal = (HIDDEN, "journal", key)
@@ -72,17 +97,46 @@ class TrackReader(ArrayReader):
         size = self.spec.dim * out.itemsize + CRC_BYTES
         offsets = [layer * size for layer in layers]
         crc = bytearray(CRC_BYTES)
+        sealed = again(partial(self._read_sealed_rows, track_ids, layers, out))
         with self.paths.open("aggregated") as opened:
             folder = opened.fd
             # No link may be followed: to list the folders once is quicker than to open each of many.
             plain = self.spec.codec == "none" and sys.byteorder == "little"
             folders = reading.list_dirs(folder) if plain and len(track_ids) >= _MANY else None
-            for block, track_id in zip(out, track_ids, strict=True):
-                key = encode_key(track_id)
+            for row, track_id in enumerate(track_ids):
+                if sealed is not None and sealed[row]:
+                    continue
+                block, key = out[row], encode_key(track_id)
                 real = plain and (reading.is_dir(key, dir_fd=folder) if folders is None else key in folders)
                 if not (real and self._read_row(folder, key, offsets, block, crc)):
                     block[...] = again(partial(self._read_aggregated, key, track_id, layers))
         return out
+
+    def sealed_places(self, track_ids: Sequence[str]) -> SealedPlaces | None:
+        """Where tracks are that are in bundles and in no folder; None if none is."""
+        if not self.sealed.names():
+            return None
+        keys = encode_keys(track_ids)
+        found = self.sealed.find_all(keys)
+        in_bundles = np.flatnonzero(found.numbers >= 0).tolist()
+        if len(in_bundles) >= _MANY:
+            folders = {*_names(self.paths.kind("aggregated")), *_names(self.paths.journal)}
+            superseded = [at for at in in_bundles if keys[at] in folders]
+        else:
+            places = self.paths.kind("aggregated"), self.paths.journal
+            superseded = [at for at in in_bundles if any(os.path.lexists(place / keys[at]) for place in places)]
+        found.numbers[superseded] = -1
+        return found if (found.numbers >= 0).any() else None
+
+    def _read_sealed_rows(
+        self, track_ids: Sequence[str], layers: Sequence[int], out: npt.NDArray[Any]
+    ) -> npt.NDArray[np.bool_] | None:
+        """Fill the rows of tracks that are in bundles, and say which these are."""
+        places = self.sealed_places(track_ids)
+        if places is None:
+            return None
+        places.read_aggregated(out, layers)
+        return places.numbers >= 0
 
     def _read_row(
         self, folder: int, key: str, offsets: Sequence[int], block: npt.NDArray[Any], crc: bytearray
@@ -104,3 +158,10 @@ class TrackReader(ArrayReader):
         except OSError:
             return False
         return True
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []

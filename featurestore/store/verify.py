@@ -15,25 +15,23 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
-from featurestore.spec import DIMS, KINDS, FeatureSpec
+from featurestore.spec import DIMS, KINDS
 from featurestore.store import reading
+from featurestore.store.bundles.checking import damaged_documents, damaged_shards
 from featurestore.store.commit import recovery, transaction
 from featurestore.store.format.keys import decode_key
 from featurestore.store.format.metadata import (
-    FORMAT_VERSION,
-    MAX_METADATA_BYTES,
     METADATA,
-    decode_document,
-    root_document,
     shard_name,
-    structure,
 )
 from featurestore.store.format.open_array import OpenArray
-from featurestore.store.paths import HIDDEN, StorePaths, invalid_paths
+from featurestore.store.paths import BUNDLES, StorePaths, invalid_paths
+from featurestore.store.structure import damaged_structure
 from featurestore.store.table.checking import TableCheck
 from featurestore.store.track_reader import TrackReader
 
 _OF_ONE_TRACK = (errno.EACCES, errno.EPERM, errno.EIO)
+SEALED = "sealed"
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ class Problem:
     what : str
         "track" (damaged: extract it again), "unreadable" (a track that the file system refuses: left where it is),
         "orphan" (files of no published track, or not of a store), "packed" (the table is damaged or disagrees with
-        the tracks: pack again), "unfinished" (a change that was decided on and could not be carried out: let its
+        the tracks: pack again), "bundle" (one that cannot be opened, or that other readers cannot read),
+        "unfinished" (a change that was decided on and could not be carried out: let its
         folders be written, or take it back) or "structure" (metadata and folders of the store itself).
     key : str
         Folder of the track, "" for the table and the store itself.
@@ -154,19 +153,23 @@ def stray_files(paths: StorePaths, kind: str, key: str) -> list[str]:
 
 
 def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
-    """Kinds below a key that are in the way of a sound store, aggregated first; the caller holds its lock."""
+    """Kinds below a key that are in the way of a sound store, aggregated first; the caller holds its lock.
+
+    Last is `SEALED`, if what a bundle has of the track is.
+    """
     paths = reader.paths
     present = [kind for kind in reversed(KINDS) if os.path.lexists(paths.array(kind, key))]
     if (paths.journal / key).exists():  # a change to be finished
         return []
-    if "aggregated" not in present:
+    sealed = "aggregated" not in present and reader.sealed.find(key) is not None
+    if "aggregated" not in present and not sealed:
         return present
     check = _Check(reader, deep=deep)
     check.track(key)
     if not check.problems or any(problem.what == "unreadable" for problem in check.problems):
         return []
     if any(problem.what == "track" or problem.track_id is None for problem in check.problems):
-        return present
+        return [*present, SEALED] if sealed else present
     current = reader.current(key)
     return [] if current is None else [kind for kind in present if kind not in current.attributes["kinds"]]
 
@@ -185,15 +188,17 @@ class _Check:
         begun = time.monotonic()
         self._structure()
         keys = {kind: self._keys(kind) for kind in KINDS}
-        for key in sorted(keys["aggregated"]):
+        known = self._bundles()
+        tracks = keys["aggregated"].union(known or ())
+        for key in sorted(tracks):
             self.track(key)
         orphans = {
             (kind, key)
-            for kind in KINDS[:-1]
-            for key in keys[kind] - keys["aggregated"]
+            for kind in (KINDS[:-1] if known is not None else ())
+            for key in keys[kind] - tracks
             if not (self.paths.journal / key).exists() and self.reader.current(key) is None
         }
-        placing = {key for _, key in recovery.placed_in_part(self.paths)} if orphans else set()
+        placing = {key for _, key in recovery.placed_in_part(self.paths, self.reader.sealed)} if orphans else set()
         for kind, key in sorted(orphans):
             # A track that was being placed may be there by now.
             if key not in placing and self.reader.current(key) is None:
@@ -208,17 +213,35 @@ class _Check:
             for track_id, message in table.problems:
                 self._add("packed", "", message, track_id)
         return VerifyReport(
-            tracks=len(keys["aggregated"]),
+            tracks=len(tracks),
             arrays=self.arrays,
             bytes_read=self.bytes,
             packed=packed,
             left=len(self._entries(self.paths.staging)) + len(self._entries(self.paths.trash)),
             unfinished=sum(not x.endswith(transaction.FAILED) for x in self._entries(self.paths.journal))
-            + len(placing),
+            + len(placing)
+            + len(self._entries(self.paths.sealing)),
             deep=self.deep,
             elapsed=time.monotonic() - begun,
             problems=tuple(self.problems),
         )
+
+    def _bundles(self) -> set[str] | None:
+        """Check the bundles, and give the keys of the tracks in them; None if one cannot be opened."""
+        sealed = self.reader.sealed
+        if damaged := sealed.damaged():
+            for message in damaged.values():
+                self._add("bundle", "", message)
+            return None
+        for bundle in sealed.bundles():
+            with contextlib.suppress(FileNotFoundError):  # unsealed just now
+                for name in damaged_documents(bundle):
+                    what = f"bundles/{bundle.name}/{name}: {METADATA} is damaged or missing"
+                    self._add("structure", "", f"{what}: verify --repair writes it")
+                for name in damaged_shards(bundle):
+                    what = "its index is damaged or missing, so that only this library reads it"
+                    self._add("bundle", "", f"{name}: {what}: unseal and seal again (fs-extract pack)")
+        return sealed.keys()
 
     def _structure(self) -> None:
         for folder in damaged_structure(self.paths, self.reader.spec):
@@ -235,7 +258,7 @@ class _Check:
 
     def _foreign_folders(self) -> Iterator[str]:
         """Folders in the root that are not the store's; hidden ones belong to whatever keeps or sends it."""
-        own = {*KINDS, self.paths.packed.name}
+        own = {*KINDS, self.paths.packed.name, BUNDLES}
         with os.scandir(self.paths.root) as entries:
             for entry in entries:
                 if (
@@ -321,28 +344,3 @@ def check_chunks(array: OpenArray, name: str) -> int:
         if not np.isfinite(chunk).all():
             raise CorruptTrackError(f"{name}: chunk {position} holds values that are not finite")
     return size
-
-
-def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:
-    """Folders whose metadata, the same in every store of a spec, is not as it should be."""
-    damaged = []
-    for folder, expected in structure(spec).items():
-        if folder == HIDDEN and not os.path.lexists(paths.hidden):
-            continue  # copies may leave out what is hidden: a writer makes it again
-        try:
-            if not reading.is_dir(paths.root / folder):
-                raise NotADirectoryError
-            content = reading.read_file(
-                paths.root / folder / METADATA, limit=MAX_METADATA_BYTES, follow_links=paths.follow_links
-            )
-            document = decode_document(content)
-            own = expected["attributes"]
-            # What others have added to the attributes is theirs.
-            document["attributes"] = {k: v for k, v in document["attributes"].items() if k in own}
-            if not folder and document in (root_document(spec, version) for version in range(1, FORMAT_VERSION)):
-                continue  # an earlier release made the store
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            document = {}
-        if document != expected:
-            damaged.append(folder)
-    return damaged

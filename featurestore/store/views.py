@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -256,7 +256,7 @@ class RaggedView(ManyTracksView):
     def row_starts(self) -> npt.NDArray[np.float64]:
         """Where each row's segment starts in its track, seconds; NaN where the store was not told."""
         counts = self._described
-        described = self._source.each(partial(self._source.describe, "segments"), self._ids)
+        described = self._source.describe_segments(self._ids)
         return _joined([starts for _, starts in described], counts)
 
     @property
@@ -273,21 +273,9 @@ class RaggedView(ManyTracksView):
             return self._read_all(positions)
         counts, ends = self._described, self._ends
         wanted = np.arange(self.shape[0], dtype=np.int64) if rows is None else rows
-        out = np.empty((len(wanted), len(positions), self._source.spec.dim), self.dtype)
         tracks = np.searchsorted(ends, wanted, side="right")
-        order = np.argsort(tracks, kind="stable")
-        chosen, begins = np.unique(tracks[order], return_index=True)
-        ids = [self._ids[track] for track in chosen.tolist()]
-        sizes = dict(zip(ids, counts[chosen].tolist(), strict=True))
-
-        def read(track_id: str) -> npt.NDArray[Any]:
-            shape = sizes[track_id], len(self._source.spec.layers), self._source.spec.dim
-            return self._source.read_segments("segments", track_id, positions, shape=shape)[0]
-
-        blocks = zip(chosen.tolist(), np.split(order, begins[1:]), self._source.each(read, ids), strict=False)
-        for track, where, block in blocks:
-            out[where] = block[wanted[where] - (ends[track] - counts[track])]
-        return out
+        within = wanted - (ends - counts)[tracks]
+        return self._source.read_rows(self._ids, counts, tracks, within, positions)
 
     def _read_all(self, positions: Sequence[int]) -> npt.NDArray[Any]:
         """Everything and its description, in one look at each track."""

@@ -13,10 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from featurestore.errors import (
-    SettingError,
-    TrackNotFoundError,
-)
+from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store.commit import transaction
 from featurestore.store.commit.session import WriterSession
@@ -25,8 +22,8 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths, resolve_store_path
 from featurestore.store.repair import repair
+from featurestore.store.sealing.packing import pack_and_seal
 from featurestore.store.table.index import TrackIndex
-from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.track_writer import TrackWriter
 from featurestore.store.verify import VerifyReport
@@ -75,10 +72,10 @@ class StoreWriter:
         self.overwrite = overwrite
         self.durable = durable
         self._paths = StorePaths.of(self.path)
+        self._reader = TrackReader(self._paths, spec)
         with translate_os_errors(self.path):
             create_or_check(self._paths, spec, self.path, durable=durable)
-            self.session = WriterSession(self._paths, durable=durable)
-        self._reader = TrackReader(self._paths, spec)
+            self.session = WriterSession(self._paths, self._reader.sealed, durable=durable)
         self._index = TrackIndex(self._reader)
 
     def __enter__(self) -> StoreWriter:
@@ -253,11 +250,12 @@ class StoreWriter:
         """
         key = encode_key(track_id)
         with translate_os_errors(self.path), self.session.lock(key, wait=60.0, removing=True):
-            if not self._paths.array("aggregated", key).exists():
+            if not self._reader.is_there(key):
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self.session.staging.folder()
             record = transaction.TransactionRecord((), uuid.uuid4().hex)
-            transaction.commit(self._paths, folder, key, record, has_row=True, durable=self.durable)
+            options = {"has_row": True, "durable": self.durable}
+            transaction.commit(self._paths, self._reader.sealed, folder, key, record, **options)
 
     def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
         """Put aside what is damaged and build the packed table again where it is wrong.
@@ -292,8 +290,8 @@ class StoreWriter:
         with translate_os_errors(self.path):
             return self._index.packed_rows
 
-    def pack(self, *, wait: float = 0.0, thorough: bool = True) -> bool:
-        """Bring the packed table up to date.
+    def pack(self, *, wait: float = 0.0, thorough: bool = True, seal: bool | None = None) -> bool:
+        """Bring the packed table up to date, and seal or unseal tracks.
 
         Parameters
         ----------
@@ -302,11 +300,21 @@ class StoreWriter:
         thorough : bool
             Whether to look at each packed track and at each file of the table, which shows what was put back by
             hand. Without it what came, went or was marked is looked at, which takes a second for a million tracks.
+        seal : bool, optional
+            True moves all tracks from their folders into bundles of thousands, in a few large files; `raw` stays.
+            False brings them back into folders. By default they stay where they are.
 
         Returns
         -------
         bool
             False if another writer was packing all the time.
+
+        Raises
+        ------
+        SettingError
+            If features that are compressed are to be sealed.
+        TrackLockedError
+            If other writers are at work on tracks that are to be unsealed: the others are.
 
         Examples
         --------
@@ -316,9 +324,8 @@ class StoreWriter:
         """
         with translate_os_errors(self.path):
             self.session.check()
-            staging, locks, opened = self.session.staging, self.session.locks, self._index.open_table
-            options = {"durable": self.durable, "thorough": thorough}
-            return pack(self._reader, staging, locks, wait=wait, opened=opened, **options)
+            reader, index, session = self._reader, self._index, self.session
+            return pack_and_seal(reader, index, session, wait=wait, thorough=thorough, seal=seal)
 
 
 def _identity(path: Path) -> dict[str, Any]:

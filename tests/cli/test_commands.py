@@ -233,14 +233,25 @@ def test_pack(run, small_store):
     assert run("info", small_store, "--json").json["packed"] == 0
     assert run("pack", small_store).code == 0
     assert run("info", small_store, "--json").json["packed"] == 3
-    assert run("pack", small_store, "--json").json == {"tracks": 3, "packed": 3}
+    assert run("pack", small_store, "--json").json == {"tracks": 3, "packed": 3, "sealed": 0}
 
 
 def test_pack_counts_what_it_packed(run, small_store):
     metadata = next((small_store / "aggregated").glob("a*one/zarr.json"))
     metadata.write_text("{")
     assert "2 of 3 tracks are packed" in run("pack", small_store).out
-    assert run("pack", small_store, "--json").json == {"tracks": 3, "packed": 2}
+    assert run("pack", small_store, "--json").json == {"tracks": 3, "packed": 2, "sealed": 0}
+
+
+@pytest.mark.slow
+def test_pack_seals_and_unseals(run, small_store):
+    tracks = sorted(run("ls", small_store).out.splitlines())
+    assert "3 tracks are packed, 3 of them sealed" in run("pack", small_store, "--seal").out
+    assert run("info", small_store, "--json").json["sealed"] == 3
+    assert sorted(run("ls", small_store).out.splitlines()) == tracks
+    assert run("verify", small_store, "--deep").code == 0
+    assert run("pack", small_store, "--unseal", "--json").json == {"tracks": 3, "packed": 3, "sealed": 0}
+    assert run("info", small_store, "--json").json["sealed"] == 0
 
 
 def test_ls_leaves_out_what_is_removed_meanwhile(run, small_store, monkeypatch):

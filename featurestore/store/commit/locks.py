@@ -213,3 +213,23 @@ def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
         yield True
     finally:
         unlock(fd)
+
+
+@contextlib.contextmanager
+def sealing_lock(folder: Path, *, shared: bool, timeout: float = 60.0) -> Iterator[None]:
+    """Keep a bundle from being put in its place while tracks are removed, each of which has a `shared` lock.
+
+    Raises
+    ------
+    TrackLockedError
+        If it is not free within `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while (fd := lock_file(folder / "seal.lock", shared=shared)) is None:
+        if time.monotonic() >= deadline:
+            raise TrackLockedError(f"another writer has been sealing tracks for {timeout:.0f} s: try again")
+        time.sleep(_POLL)
+    try:
+        yield
+    finally:
+        unlock(fd)

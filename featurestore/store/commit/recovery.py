@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from featurestore.errors import SettingError, TrackAccessError, TrackLockedError
+from featurestore.errors import CorruptTrackError, SettingError, TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS
 from featurestore.store import filesystem, reading
+from featurestore.store.bundles.layout import KINDS as SEALED_KINDS
+from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.sealed import finish_sealing
 from featurestore.store.commit.transaction import (
     FAILED,
     OF_ONE_TRACK,
@@ -27,7 +30,7 @@ from featurestore.store.paths import StorePaths
 _log = logging.getLogger("featurestore")
 
 
-def recover(paths: StorePaths, locks: TrackLocks, *, told: set[str]) -> set[str]:
+def recover(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks, *, told: set[str]) -> set[str]:
     """Finish the changes that dead writers had decided on, and take back what they had only begun to place.
 
     A change that cannot be finished is left where it is.
@@ -35,6 +38,8 @@ def recover(paths: StorePaths, locks: TrackLocks, *, told: set[str]) -> set[str]
     Parameters
     ----------
     paths : StorePaths
+        Of the store.
+    sealed : SealedTracks
         Of the store.
     locks : TrackLocks
         Of the writer.
@@ -54,7 +59,7 @@ def recover(paths: StorePaths, locks: TrackLocks, *, told: set[str]) -> set[str]
             continue
         try:
             with locks.holding(key):
-                roll_forward(paths, key, durable=True)
+                roll_forward(paths, sealed, key, durable=True)
         except TrackLockedError:
             continue
         except (TrackAccessError, OSError) as error:
@@ -63,34 +68,36 @@ def recover(paths: StorePaths, locks: TrackLocks, *, told: set[str]) -> set[str]
             if key not in told:
                 _log.warning("store %s: %s", paths.root, unfinished(key, str(error)))
             told.add(key)
+    if whole:
+        finish_sealing(paths, sealed, locks)
     needed = set()
-    for folder, key in placed_in_part(paths):
+    for folder, key in placed_in_part(paths, sealed):
         try:
             with locks.holding(key):
-                rollback(paths, folder)
+                rollback(paths, sealed, folder)
         except (TrackLockedError, TrackAccessError, PermissionError):
             needed.add(folder.parent.name)
     return needed
 
 
-def rollback(paths: StorePaths, folder: Path) -> None:
+def rollback(paths: StorePaths, sealed: SealedTracks, folder: Path) -> None:
     """Remove what was placed of a staged track that was not published; the caller holds the track's lock."""
-    key, kinds = _placed(paths, folder)
+    key, kinds = _placed(paths, sealed, folder)
     for kind in kinds:
         filesystem.discard(paths.array(kind, key), paths.trash)
         filesystem.sync_dir(paths.kind(kind))
 
 
-def placed_in_part(paths: StorePaths) -> Iterator[tuple[Path, str]]:
+def placed_in_part(paths: StorePaths, sealed: SealedTracks) -> Iterator[tuple[Path, str]]:
     """Staged folders, and keys, of tracks of which some arrays are in their place and `aggregated` is not."""
     for owner in _folders(paths.staging):
         for folder in _folders(owner):
-            key, kinds = _placed(paths, folder)
+            key, kinds = _placed(paths, sealed, folder)
             if kinds:
                 yield folder, key
 
 
-def _placed(paths: StorePaths, folder: Path) -> tuple[str, list[str]]:
+def _placed(paths: StorePaths, sealed: SealedTracks, folder: Path) -> tuple[str, list[str]]:
     """Key of the track whose `aggregated` waits in a staged folder, and its kinds that are in their place."""
     if not reading.is_dir(folder / "aggregated"):
         return "", []
@@ -102,7 +109,20 @@ def _placed(paths: StorePaths, folder: Path) -> tuple[str, list[str]]:
     *placed, published = (revision_of(paths.array(kind, key)) == revision for kind in KINDS)
     if published:
         return key, []
-    return key, [kind for kind, there in zip(KINDS[:-1], placed, strict=True) if there]
+    own = _beside_bundle(sealed, key, revision) if any(placed) else ()
+    return key, [kind for kind, there in zip(KINDS[:-1], placed, strict=True) if there and kind not in own]
+
+
+def _beside_bundle(sealed: SealedTracks, key: str, revision: str) -> Collection[str]:
+    """Kinds that a track of a bundle has in a folder of its own: it may be just about to leave the bundle."""
+    try:
+        place = sealed.find(key)
+        if place is None or place.revision != revision:
+            return ()
+        kinds = place.bundle.metadata("aggregated", place.row).attributes["kinds"]
+    except (CorruptTrackError, FileNotFoundError):
+        return KINDS  # nothing is removed while that cannot be told
+    return set(kinds).difference(SEALED_KINDS)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -112,12 +132,14 @@ def _folders(path: Path) -> list[Path]:
         return []
 
 
-def finish(paths: StorePaths, key: str, *, durable: bool, back: bool) -> None:
+def finish(paths: StorePaths, sealed: SealedTracks, key: str, *, durable: bool, back: bool) -> None:
     """Leave no change of a track in the journal; the caller holds the track's lock.
 
     Parameters
     ----------
     paths : StorePaths
+        Of the store.
+    sealed : SealedTracks
         Of the store.
     key : str
         Of the track.
@@ -132,12 +154,12 @@ def finish(paths: StorePaths, key: str, *, durable: bool, back: bool) -> None:
         If it can neither be carried out nor taken back.
     """
     try:
-        roll_forward(paths, key, durable=durable)
+        roll_forward(paths, sealed, key, durable=durable)
     except OSError as error:
         if error.errno not in OF_ONE_TRACK:
             raise
         with contextlib.suppress(OSError):
-            if back and revoke(paths, key):
+            if back and revoke(paths, sealed, key):
                 return
         raise TrackAccessError(unfinished(key, str(error))) from error
 

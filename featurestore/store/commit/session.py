@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featurestore.errors import TrackExistsError
 from featurestore.store import filesystem
+from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit import heartbeat, recovery
 from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks
@@ -25,12 +26,15 @@ class WriterSession:
     ----------
     paths : StorePaths
         Of the store.
+    sealed : SealedTracks
+        Of the store.
     durable : bool
         Whether what is finished survives a loss of power (fsync).
     """
 
-    def __init__(self, paths: StorePaths, *, durable: bool) -> None:
+    def __init__(self, paths: StorePaths, sealed: SealedTracks, *, durable: bool) -> None:
         self._paths = paths
+        self._sealed = sealed
         self.durable = durable
         self.locks = TrackLocks(paths.locks)
         self._told: set[str] = set()
@@ -75,7 +79,7 @@ class WriterSession:
         self.check()
         with self.locks.holding(key, wait=wait):
             if (self._paths.journal / key).exists():
-                recovery.finish(self._paths, key, durable=self.durable, back=removing)
+                recovery.finish(self._paths, self._sealed, key, durable=self.durable, back=removing)
             yield
 
     @contextlib.contextmanager
@@ -106,7 +110,8 @@ class WriterSession:
         with contextlib.ExitStack() as stack:
             with translate_os_errors(self._paths.name):
                 stack.enter_context(self.lock(key, wait=wait))
-                if not replace and self._paths.array("aggregated", key).exists():
+                there = self._paths.array("aggregated", key).exists() or self._sealed.find(key) is not None
+                if not replace and there:
                     raise TrackExistsError(
                         f"the store {self._paths.name} has the track {track_id!r}: pass `overwrite=True` to "
                         "replace it"
@@ -115,18 +120,19 @@ class WriterSession:
             try:
                 yield folder, records.append
                 with translate_os_errors(self._paths.name):
-                    row = has_row(key)
-                    emptied = commit(self._paths, folder, key, records[-1], has_row=row, durable=self.durable)
+                    row, sealed = has_row(key), self._sealed
+                    options = {"has_row": row, "durable": self.durable}
+                    emptied = commit(self._paths, sealed, folder, key, records[-1], **options)
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
-                    recovery.rollback(self._paths, folder)
+                    recovery.rollback(self._paths, self._sealed, folder)
                     filesystem.discard(folder, self._paths.trash)
                 raise
             if emptied:
                 self.staging.reuse(folder)
 
     def _recover(self) -> set[str]:
-        return recovery.recover(self._paths, self.locks, told=self._told)
+        return recovery.recover(self._paths, self._sealed, self.locks, told=self._told)
 
     def _end(self) -> None:
         self.staging.close(self._paths.trash)

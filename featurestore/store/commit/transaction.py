@@ -11,6 +11,9 @@ the next one, until everything is in its place. ``aggregated`` is placed last (a
 revision of the track is current. What a change supersedes waits in the journal folder until the end, where
 readers of the older revision still find it.
 
+A track of a bundle has no folder. The folder of a new revision supersedes what the bundle has, which is then
+marked as removed; to remove a track, that mark comes first.
+
 Whether the change can be carried out is found out before it is decided. If it cannot be all the same (somebody
 changed permissions meanwhile), its entry stays, with a note of the reason, and all other tracks go on. A decision
 can be taken back while nothing of it is placed.
@@ -31,7 +34,9 @@ from typing import Any
 from featurestore.errors import TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS
 from featurestore.store import fallbacks, filesystem, reading
+from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit.changes import log_change
+from featurestore.store.commit.locks import sealing_lock
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
 from featurestore.store.paths import StorePaths, missing_directories
 
@@ -70,13 +75,22 @@ class TransactionRecord:
 
 
 def commit(
-    paths: StorePaths, folder: Path, key: str, record: TransactionRecord, *, has_row: bool, durable: bool
+    paths: StorePaths,
+    sealed: SealedTracks,
+    folder: Path,
+    key: str,
+    record: TransactionRecord,
+    *,
+    has_row: bool,
+    durable: bool,
 ) -> bool:
     """Decide on a staged change and carry it out; the caller holds the track's lock.
 
     Parameters
     ----------
     paths : StorePaths
+        Of the store.
+    sealed : SealedTracks
         Of the store.
     folder : Path
         The staged change.
@@ -102,7 +116,7 @@ def commit(
         If another writer, to which this one's lock does not show, was faster.
     """
     with losing_races(paths, key):
-        return _commit(paths, folder, key, record, has_row=has_row, durable=durable)
+        return _commit(paths, sealed, folder, key, record, has_row=has_row, durable=durable)
 
 
 @contextlib.contextmanager
@@ -123,19 +137,29 @@ def is_lost_race(paths: StorePaths, error: OSError) -> bool:
 
 
 def _commit(
-    paths: StorePaths, folder: Path, key: str, record: TransactionRecord, *, has_row: bool, durable: bool
+    paths: StorePaths,
+    sealed: SealedTracks,
+    folder: Path,
+    key: str,
+    record: TransactionRecord,
+    *,
+    has_row: bool,
+    durable: bool,
 ) -> bool:
     entry = paths.journal / key
     if entry.exists():  # left by a writer that died
-        roll_forward(paths, key, durable=durable)
+        roll_forward(paths, sealed, key, durable=durable)
     present = [kind for kind in KINDS if os.path.lexists(paths.array(kind, key))]
+    if "aggregated" in present:  # while it is exchanged, nobody may see what it has superseded
+        sealed.mark_removed(key, durable=durable)
     if present:
         record.write(folder)
         _check(paths, folder, key, record, present)
     if has_row or "aggregated" in present:
         mark_stale(paths, key, durable=durable)
     if record.kinds and not present:
-        _add(paths, folder, key, record.kinds, durable=durable)
+        add(paths, folder, key, record.kinds, durable=durable)
+        sealed.mark_removed(key, durable=durable)
         return True
     if not present:
         record.write(folder)
@@ -145,13 +169,13 @@ def _commit(
     if durable:
         filesystem.sync_dir(paths.journal)
     try:
-        _carry_out(paths, key, record, durable=durable, begun=False)
+        _carry_out(paths, sealed, key, record, durable=durable, begun=False)
     except OSError as error:
         # Some file systems only copy what is superseded, for which there may be no room.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if (
             (full or error.errno in OF_ONE_TRACK)
-            and revoke(paths, key)
+            and revoke(paths, sealed, key)
             and not (full or is_lost_race(paths, error))
         ):
             raise _refused(paths, key, error) from error
@@ -187,8 +211,8 @@ def _refused(paths: StorePaths, key: str, error: OSError) -> TrackAccessError:
     )
 
 
-def _add(paths: StorePaths, folder: Path, key: str, kinds: tuple[str, ...], *, durable: bool) -> None:
-    """Place a track of which the store has nothing."""
+def add(paths: StorePaths, folder: Path, key: str, kinds: tuple[str, ...], *, durable: bool) -> None:
+    """Place a track of which the store has no folder; the caller holds the track's lock."""
     if durable:
         filesystem.sync_tree(folder)
         filesystem.sync_dir(folder.parent)  # or nobody would know what to take back
@@ -202,7 +226,7 @@ def _add(paths: StorePaths, folder: Path, key: str, kinds: tuple[str, ...], *, d
             filesystem.sync_dir(paths.kind(kind))
 
 
-def roll_forward(paths: StorePaths, key: str, *, durable: bool) -> None:
+def roll_forward(paths: StorePaths, sealed: SealedTracks, key: str, *, durable: bool) -> None:
     """Carry out the change in the journal, from wherever it stopped; the caller holds the track's lock.
 
     Raises
@@ -217,7 +241,7 @@ def roll_forward(paths: StorePaths, key: str, *, durable: bool) -> None:
         try:
             record = TransactionRecord.read(entry) if reading.is_dir(entry) else None
             if record is not None:
-                _carry_out(paths, key, record, durable=durable, begun=True)
+                _carry_out(paths, sealed, key, record, durable=durable, begun=True)
             else:  # no change of ours, or one that was finished: nothing of it is needed
                 filesystem.discard(entry, paths.trash)
         except OSError as error:
@@ -229,7 +253,7 @@ def roll_forward(paths: StorePaths, key: str, *, durable: bool) -> None:
             filesystem.discard(note, paths.trash)
 
 
-def revoke(paths: StorePaths, key: str) -> bool:
+def revoke(paths: StorePaths, sealed: SealedTracks, key: str) -> bool:
     """Take a decision back, if nothing of it is placed; the caller holds the track's lock.
 
     Returns
@@ -247,7 +271,9 @@ def revoke(paths: StorePaths, key: str) -> bool:
     whole = all(
         revision_of(paths.array(kind, key)) == revision_of(entry / (kind + BACKUP)) is not None for kind in moved
     )
-    if not (waiting and whole):
+    # Of a track that is in no folder, a mark is all that there is to be placed.
+    removed = not reading.is_dir(paths.array("aggregated", key)) and sealed.find(key) is None
+    if not (waiting and whole) or (removed and sealed.places(key)):
         return False
     gone = paths.trash / uuid.uuid4().hex
     filesystem.rename(entry, gone)
@@ -257,7 +283,9 @@ def revoke(paths: StorePaths, key: str) -> bool:
     return True
 
 
-def _carry_out(paths: StorePaths, key: str, record: TransactionRecord, *, durable: bool, begun: bool) -> None:
+def _carry_out(
+    paths: StorePaths, sealed: SealedTracks, key: str, record: TransactionRecord, *, durable: bool, begun: bool
+) -> None:
     entry, kinds = paths.journal / key, record.kinds
     dropped = [kind for kind in reversed(KINDS) if kind not in kinds and paths.array(kind, key).exists()]
     for kind in kinds:
@@ -268,12 +296,16 @@ def _carry_out(paths: StorePaths, key: str, record: TransactionRecord, *, durabl
         # Nothing follows, and what is superseded does not go, before this is sure to stay.
         if durable:
             filesystem.sync_dir(paths.kind(kind))
-    for kind in dropped:
-        fallbacks.set_aside(paths.array(kind, key), entry / (kind + BACKUP))
-        if kind == "aggregated":
+    # What is removed must not be in a bundle that is put in its place just now.
+    with contextlib.nullcontext() if kinds else sealing_lock(paths.locks, shared=True):
+        if sealed.mark_removed(key, durable=durable) and not kinds:
             log_change(paths, key)
-        if durable:
-            filesystem.sync_dir(paths.kind(kind))
+        for kind in dropped:
+            fallbacks.set_aside(paths.array(kind, key), entry / (kind + BACKUP))
+            if kind == "aggregated":
+                log_change(paths, key)
+            if durable:
+                filesystem.sync_dir(paths.kind(kind))
     filesystem.unlink(entry / INTENT)
     if not filesystem.remove_empty(entry):
         filesystem.discard(entry, paths.trash)

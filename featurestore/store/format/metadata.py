@@ -26,6 +26,8 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.paths import HIDDEN
 
 FORMAT_VERSION = 2
+SEALED_VERSION = 3
+"""Of a store from the moment on that it has, or had, bundles: releases that do not know these must not open it."""
 METADATA = "zarr.json"
 MAX_METADATA_BYTES = 8 * 2**20  # a track of 400,000 segments
 _MAX_AXIS = 2**40
@@ -295,9 +297,9 @@ def decode_root(content: bytes, root: Path | StoreUrl) -> FeatureSpec:
         raise NotAStoreError(
             f"{root} holds no feature store: {METADATA} there is not one of this library"
         ) from None
-    if type(version) is not int or version > FORMAT_VERSION:
+    if type(version) is not int or version > SEALED_VERSION:
         raise StoreVersionError(
-            f"{root} has the store format {version!r}, this release knows {FORMAT_VERSION}: upgrade featurestore"
+            f"{root} has the store format {version!r}, this release knows {SEALED_VERSION}: upgrade featurestore"
         )
     try:
         spec = FeatureSpec.from_dict(own["spec"])

@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.store.byte_source import ByteFile
 from featurestore.store.format.metadata import ArrayMetadata
 from featurestore.store.format.shards import ShardReader
+
+
+class Chunks(Protocol):
+    """The inner chunks of an array, wherever they are."""
+
+    @property
+    def chunks(self) -> int:
+        """Number of inner chunks."""
+
+    def read(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Inner chunks by their number in C order of the grid."""
+
+    def checksums(self) -> str:
+        """SHA-256 of their CRC-32C values."""
+
+    def close(self) -> None:
+        """Close whatever is open."""
 
 
 @dataclass
@@ -19,7 +37,7 @@ class OpenArray:
     """An array of a track, open for reading, whatever happens to its folder from now on."""
 
     metadata: ArrayMetadata
-    shard: ShardReader
+    shard: Chunks
 
     def __enter__(self) -> OpenArray:
         return self
@@ -27,7 +45,13 @@ class OpenArray:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.shard.__exit__()
+        self.shard.close()
+
+    @property
+    def file(self) -> ByteFile:
+        """Its file, where it has one of its own."""
+        assert isinstance(self.shard, ShardReader)
+        return self.shard.file
 
     @property
     def revision(self) -> str:

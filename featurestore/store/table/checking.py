@@ -73,7 +73,7 @@ class TableCheck:
             return 0
         keys = table.keys
         table.check(root)
-        present = set(list_keys(self._paths))
+        present = set(list_keys(self._reader))
         superseded = self._superseded(table, keys)
         differing = self._differing(root, table, keys) if self._deep else set()
         # Marks last: a row that was superseded meanwhile has one by now.
@@ -81,7 +81,7 @@ class TableCheck:
         table.check(root)  # unless the table was packed anew, which removes it
         lacking = track_ids_of(self._reader, present - table.key_set)
         # Unchanged since, or the table was copied here together with the time of change.
-        token = MtimeToken.of(self._paths.kind("aggregated"))
+        token = MtimeToken.of(self._paths, self._reader.sealed.names())
         if lacking and table.mtime_token is not None and table.mtime_token.modified == token.modified:
             self.problems.append(
                 (None, f"the table says that it holds all tracks, and lacks {len(lacking)} of them")

@@ -6,11 +6,11 @@ import math
 import os
 import time
 from collections.abc import Set
+from pathlib import Path
 from typing import Any
 
 from featurestore.errors import CorruptTrackError
 from featurestore.store.commit.changes import Position, changed_keys, end_of_log
-from featurestore.store.commit.transaction import is_published
 from featurestore.store.format.keys import is_hashed
 from featurestore.store.paths import StorePaths
 from featurestore.store.table.gathering import TableIndex
@@ -71,7 +71,7 @@ class TrackIndex(TableIndex):
             or time.monotonic() >= cached.until
         ):
             settled = signature is not None and self._is_settled(signature)
-            modified = time.time_ns() if signature is None else signature[0]
+            modified = (time.time_ns(),) if signature is None else (signature[0], *signature[2:4])
             cached = self._cached = self._load(signature if settled else None, modified)
         elif cached.until == math.inf:  # nothing has changed until now
             self._due = time.monotonic() + self._pause
@@ -84,19 +84,20 @@ class TrackIndex(TableIndex):
             stale = self._paths.stale.stat().st_mtime_ns
         except FileNotFoundError:
             return None
-        return aggregated, stale, *end_of_log(self._paths), *_signature_of_table(self._paths)
+        sealed = _modified(self._paths.bundles), _modified(self._paths.removed)
+        return aggregated, stale, *sealed, *end_of_log(self._paths), *_signature_of_table(self._paths)
 
     def _is_settled(self, signature: tuple[int, ...]) -> bool:
         """Whether whatever changes from now on will change the signature."""
-        aggregated, stale, *_ = signature
+        _, stale, *_ = moments = signature[:4]
         now = time.time_ns()
         # Each by itself: a clock that jumped may have left one of them far ahead.
-        if all(abs(now - changed) >= _COARSE_NS for changed in (aggregated, stale)):
+        if all(abs(now - changed) >= _COARSE_NS for changed in moments):
             return True
         coarse = stale % 10**9 == 0  # times of whole seconds, or of two
         return time.monotonic() - self._seen_at >= (_COARSE_NS if coarse else _FINE_NS) / 1e9
 
-    def _load(self, signature: tuple[int, ...] | None, modified: int) -> Snapshot:
+    def _load(self, signature: tuple[int, ...] | None, modified: tuple[int, ...]) -> Snapshot:
         log = end_of_log(self._paths)  # first: what is logged from now on is read the next time
         try:
             stale_markers = set(os.listdir(self._paths.stale))
@@ -108,7 +109,7 @@ class TrackIndex(TableIndex):
         if (
             table is not None
             and not stale_markers
-            and MtimeToken.of(self._paths.kind("aggregated")) == table.mtime_token
+            and MtimeToken.of(self._paths, self._reader.sealed.names()) == table.mtime_token
         ):
             listed = Listed(table, frozenset(), frozenset(), modified, log)
             self._due = time.monotonic() + self._pause
@@ -121,7 +122,7 @@ class TrackIndex(TableIndex):
         marked = frozenset(self._ids_of(stale_markers & known).values())
         return Snapshot(listed.track_ids, table, listed.gone | marked, signature, until)
 
-    def _follow(self, table: PackedTable | None, modified: int, log: Position) -> Listed | None:
+    def _follow(self, table: PackedTable | None, modified: tuple[int, ...], log: Position) -> Listed | None:
         """What was listed with the changes since that writers logged; None if that does not tell it all."""
         before = self._listed
         if before is None or before.table is not table or time.monotonic() >= self._due:
@@ -141,16 +142,16 @@ class TrackIndex(TableIndex):
         gone, more = set(before.gone), set(before.more)
         for key, track_id in ids.items():
             packed = table is not None and key in table.key_set
-            there = is_published(self._paths, key)
+            there = self._reader.is_there(key)
             if packed:
                 (gone.discard if there else gone.add)(track_id)
             else:
                 (more.add if there else more.discard)(track_id)
         return Listed(table, frozenset(gone), frozenset(more), modified, log)
 
-    def _list(self, table: PackedTable | None, modified: int, log: Position) -> Listed:
+    def _list(self, table: PackedTable | None, modified: tuple[int, ...], log: Position) -> Listed:
         begun = time.monotonic()
-        fresh, lost = compare_keys(self._paths, frozenset() if table is None else table.key_set)
+        fresh, lost = compare_keys(self._reader, frozenset() if table is None else table.key_set)
         gone, more = (frozenset(self._ids_of(keys).values()) for keys in (lost, fresh))
         self._pause = max(_PAUSE, _SHARE * (time.monotonic() - begun))
         self._due = time.monotonic() + self._pause
@@ -195,6 +196,14 @@ class TrackIndex(TableIndex):
 def _table(reader: TrackReader) -> PackedTable | None:
     with reader.paths.open() as root:
         return PackedTable.open(root, reader.spec)
+
+
+def _modified(folder: Path) -> int:
+    """When a folder changed, nanoseconds; 0 if there is none."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _signature_of_table(paths: StorePaths) -> tuple[int, ...]:

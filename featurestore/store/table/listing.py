@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from featurestore.errors import CorruptTrackError
 from featurestore.store.array_reader import ArrayReader
@@ -13,10 +13,21 @@ from featurestore.store.commit.transaction import BACKUP, is_backed_up
 from featurestore.store.format.keys import decode_key
 from featurestore.store.format.metadata import METADATA
 from featurestore.store.paths import StorePaths
+from featurestore.store.track_reader import TrackReader
 
 
-def list_keys(paths: StorePaths) -> list[str]:
+def list_keys(reader: TrackReader) -> Collection[str]:
     """Keys of all published tracks, each once."""
+    # One may move from a folder to a bundle, or back, meanwhile: bundles are looked at on both sides.
+    names, sealed = reader.sealed.names(), reader.sealed.keys()
+    folders = _list_folders(reader.paths)
+    if reader.sealed.names() != names:
+        sealed |= reader.sealed.keys()
+    return sealed.union(folders) if sealed else folders
+
+
+def _list_folders(paths: StorePaths) -> list[str]:
+    """Keys of all tracks that are in folders."""
     folder = paths.kind("aggregated")
     keys = os.listdir(folder)
     try:
@@ -33,9 +44,9 @@ def list_keys(paths: StorePaths) -> list[str]:
     return keys
 
 
-def compare_keys(paths: StorePaths, known: frozenset[str]) -> tuple[set[str], set[str]]:
+def compare_keys(reader: TrackReader, known: frozenset[str]) -> tuple[set[str], set[str]]:
     """Keys of published tracks that are not known, and known ones that are of none."""
-    listed = list_keys(paths)
+    listed = list_keys(reader)
     fresh = set(itertools.filterfalse(known.__contains__, listed))
     every = len(listed) - len(fresh) == len(known)
     return fresh, set() if every else set(known.difference(listed))

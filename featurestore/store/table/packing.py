@@ -14,19 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
-from featurestore.store import fallbacks, filesystem, reading
+from featurestore.store import fallbacks, filesystem
 from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import TrackLocks, exclusive
+from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.staging import StagingArea
 from featurestore.store.commit.transaction import BACKUP, is_lost_race
 from featurestore.store.format.keys import encode_key, is_hashed
 from featurestore.store.format.metadata import (
     FORMAT_VERSION,
-    MAX_METADATA_BYTES,
     METADATA,
-    decode_document,
     encode_document,
-    root_document,
 )
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.table import layout as layouts
@@ -121,10 +119,10 @@ class _Packing:
         """Make the new state; `anew` does not look at the old one."""
         # Marks first: a track that is superseded from now on is marked again.
         self.stale_markers = set(os.listdir(self.paths.stale))
-        token = set_mtime_token(self.paths.kind("aggregated"))
+        token = set_mtime_token(self.paths, self.reader.sealed.names())
         old = None if anew else self._old(thorough=thorough)
         known = frozenset[str]() if old is None else old.table.key_set
-        fresh, gone = compare_keys(self.paths, known)
+        fresh, gone = compare_keys(self.reader, known)
         left_out = self.damaged & (fresh | known) - gone
         found = track_ids_of(self.reader, fresh - left_out)
         if left_out or any(map(is_hashed, fresh - found.keys())):
@@ -169,7 +167,7 @@ class _Packing:
         self._write_group(new, rows, _own({**own, "rows_crc32c": checksum}, token))
         if self.durable:
             filesystem.sync_tree(new)
-        self._upgrade_root()
+        upgrade_root(self.paths, self.spec, self.folder, FORMAT_VERSION)
         fallbacks.replace_dir(new, self.paths.packed, self.folder / ("packed" + BACKUP), keep=False)
         if self.durable:
             filesystem.sync_dir(self.paths.root)
@@ -303,18 +301,6 @@ class _Packing:
                 # Rows with a marker were read anew; without a row there must be no track.
                 if not (self.paths.journal / key).exists() and revision == self.revisions.get(key):
                     filesystem.unlink(self.paths.stale / key)
-
-    def _upgrade_root(self) -> None:
-        """Let releases that do not know the new table refuse the store, before it is in its place."""
-        document = decode_document(reading.read_file(self.paths.root / METADATA, limit=MAX_METADATA_BYTES))
-        if document["attributes"]["featurestore"]["format"] == FORMAT_VERSION:
-            return
-        own = root_document(self.spec)["attributes"]["featurestore"]
-        document["attributes"] = {**document["attributes"], "featurestore": own}
-        filesystem.write_file(self.folder / METADATA, encode_document(document))
-        filesystem.sync_file(self.folder / METADATA)
-        filesystem.rename(self.folder / METADATA, self.paths.root / METADATA)
-        filesystem.sync_dir(self.paths.root)
 
 
 def _own(own: dict[str, Any], token: MtimeToken | None) -> dict[str, Any]:

@@ -118,8 +118,8 @@ class Listed:
         What they are compared with.
     gone, more : frozenset of str
         Tracks of the table that were not there, and tracks that were and are not in the table.
-    modified : int
-        When the folder had changed, nanoseconds.
+    modified : tuple of int
+        When the folders of tracks, bundles and marks had changed, nanoseconds.
     log : Position
         How far the log of changes went.
     """
@@ -127,7 +127,7 @@ class Listed:
     table: PackedTable | None
     gone: frozenset[str]
     more: frozenset[str]
-    modified: int
+    modified: tuple[int, ...]
     log: Position
 
     @cached_property

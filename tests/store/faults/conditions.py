@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import fallbacks, filesystem, track_writer
+from featurestore.store.bundles import layout as bundle_layout
 from featurestore.store.format import shards
+from featurestore.store.sealing import seal
 from featurestore.store.table import layout
 from featurestore.store.writer import StoreWriter
 
@@ -54,6 +56,18 @@ def writer(folder: Path) -> StoreWriter:
 def small_tables() -> Iterator[None]:
     """A packed table of many shards, without thousands of tracks."""
     with mock.patch.object(layout, "SMALL_ROWS", 2), mock.patch.object(layout, "first_layout", return_value=0):
+        yield
+
+
+@contextlib.contextmanager
+def small_bundles() -> Iterator[None]:
+    """Bundles of two tracks, in shards of four rows and chunks of two."""
+    with (
+        small_tables(),
+        mock.patch.object(bundle_layout, "CHUNK_BYTES", 24),
+        mock.patch.object(bundle_layout, "SHARD_BYTES", 96),
+        mock.patch.object(seal, "MOST_TRACKS", 2),
+    ):
         yield
 
 

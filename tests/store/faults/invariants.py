@@ -245,4 +245,6 @@ def leftovers(folder: Path) -> Iterator[str]:
         if place.exists():
             for name in os.listdir(place):
                 yield f"{place.name}/{name}"
-    yield from set(os.listdir(paths.root)) - {"zarr.json", ".featurestore", "packed", *KINDS}
+    if paths.sealing.exists():
+        yield from (f"sealing/{name}" for name in os.listdir(paths.sealing))
+    yield from set(os.listdir(paths.root)) - {"zarr.json", ".featurestore", "packed", "bundles", *KINDS}

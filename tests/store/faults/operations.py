@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .conditions import (
     closed_tracks,
     fixed_folders,
     no_links,
+    small_bundles,
     small_memory,
     too_deep,
     track,
@@ -37,6 +39,7 @@ from .scenarios import (
     packing_again,
     putting,
     removing,
+    sealing_,
     store_with,
     streaming,
     without,
@@ -44,7 +47,12 @@ from .scenarios import (
 from .steps import Perform, Step, watch
 
 
-def interrupted(run: Run, prepare: Callable[[Path], None], at: Callable[[Step], bool]) -> Callable[[Path], None]:
+def interrupted(
+    run: Run,
+    prepare: Callable[[Path], None],
+    at: Callable[[Step], bool],
+    conditions: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Callable[[Path], None]:
     """A store in which another writer died right after the first step that is like this."""
 
     def prepare_and_kill(folder: Path) -> None:
@@ -58,7 +66,8 @@ def interrupted(run: Run, prepare: Callable[[Path], None], at: Callable[[Step], 
 
         def work(_: Callable[[object], None]) -> None:
             watch(fault_action)
-            list(run(folder))
+            with conditions():
+                list(run(folder))
 
         ended = in_child(work)
         assert ended.signal == signal.SIGKILL, ended
@@ -227,6 +236,51 @@ def _operations() -> Iterator[Operation]:
     yield Operation("repair, structure", _without_raw(lost), alone, _repairing(alone), damaged=True)
 
 
+def _operations_on_bundles() -> Iterator[Operation]:
+    new, condition = track("subject", 1), small_bundles
+
+    def sealed(prepare: Callable[[Path], None], state: State, *, back: bool = False) -> Callable[[Path], None]:
+        return _then(prepare, sealing_(state, back=back), condition)
+
+    plain, before = store_with(track("subject"))
+    sealing, unsealing = sealing_(before), sealing_(before, back=True)
+    yield Operation("seal", plain, before, sealing, condition, packs=True)
+    prepare = sealed(plain, before)
+    yield Operation("unseal", prepare, before, unsealing, condition, packs=True)
+    after, fewer = {**before, "subject": new}, without("subject", before)
+    overwriting = putting("subject", new, before)
+    yield Operation("overwrite, sealed", prepare, before, overwriting, condition)
+    yield Operation("remove, sealed", prepare, before, removing("subject", before), condition)
+    bare, small = store_with(track("subject", 0, ("segments", "aggregated")))
+    without_raw = sealed(bare, small)
+    again = track("subject", 1, ("segments", "aggregated"))
+    few = {**small, "subject": again}
+    yield Operation(
+        "overwrite, sealed without raw", without_raw, small, putting("subject", again, small), condition
+    )
+    less = removing("subject", small)
+    yield Operation("remove, sealed without raw", without_raw, small, less, condition)
+    twice = _then(without_raw, putting("subject", again, small), condition)
+    yield Operation("seal, again", twice, few, sealing_(few), condition, packs=True)
+    twice = _then(sealed(twice, few), putting("subject", small["subject"], few), condition)
+    yield Operation("seal, a third time", twice, small, sealing_(small), condition, packs=True)
+    left = _then(without_raw, less, condition)
+    rest = without("subject", small)
+    yield Operation("unseal, after removing", left, rest, sealing_(rest, back=True), condition, packs=True)
+    placed = interrupted(sealing, plain, lambda step: into(step, "bundles"), condition)
+    yield Operation("recover, sealed", placed, before, opening(before), condition)
+    trashed = interrupted(sealing, plain, lambda step: into(step, ".featurestore", "trash"), condition)
+    yield Operation("recover, sealed in part", trashed, before, opening(before), condition)
+    placed = interrupted(sealing, plain, lambda step: into(step, "bundles"), condition)
+    yield Operation("remove, while folders are dropped", placed, before, removing("subject", before), condition)
+    killed = interrupted(unsealing, prepare, lambda step: into(step, "segments"), condition)
+    yield Operation("recover, unsealed in part", killed, before, opening(before), condition)
+    decided = interrupted(removing("subject", before), prepare, lambda step: into(step, "journal"), condition)
+    yield Operation("recover a removal, sealed", decided, before, opening(fewer), condition)
+    decided = interrupted(overwriting, prepare, lambda step: into(step, "raw"), condition)
+    yield Operation("recover, sealed and raw placed", decided, before, opening(after), condition)
+
+
 def _with_a_note(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
     def prepare_and_note(folder: Path) -> None:
         prepare(folder)
@@ -244,12 +298,17 @@ def _of_format_1(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
     return prepare_and_go_back
 
 
-def _then(prepare: Callable[[Path], None], run: Run) -> Callable[[Path], None]:
+def _then(
+    prepare: Callable[[Path], None],
+    run: Run,
+    conditions: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Callable[[Path], None]:
     def prepare_and_run(folder: Path) -> None:
         prepare(folder)
-        list(run(folder))
+        with conditions():
+            list(run(folder))
 
     return prepare_and_run
 
 
-OPERATIONS = {operation.name: operation for operation in _operations()}
+OPERATIONS = {operation.name: operation for operation in (*_operations(), *_operations_on_bundles())}

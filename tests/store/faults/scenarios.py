@@ -130,6 +130,17 @@ def packing_(after: State) -> Run:
     return run
 
 
+def sealing_(after: State, *, back: bool = False) -> Run:
+    """Pack, and seal all tracks, or bring them back into folders."""
+
+    def run(folder: Path) -> Iterator[State]:
+        with writer(folder) as w:
+            assert w.pack(seal=not back)
+            yield after
+
+    return run
+
+
 def opening(after: State | None) -> Run:
     """Only open the store and close it: recovery and sweeping."""
 

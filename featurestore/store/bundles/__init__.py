@@ -1,0 +1,1 @@
+"""Sealed bundles: thousands of tracks in a few files that never change."""

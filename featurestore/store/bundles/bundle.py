@@ -1,0 +1,243 @@
+"""Bundle: what is in one, and reading it. It holds no file open and never changes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any, TypeVar
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.errors import SettingError
+from featurestore.spec import FeatureSpec
+from featurestore.store.bundles.layout import (
+    ATTRIBUTE_ROWS,
+    MAX_ATTRIBUTE_BYTES,
+    REVISION_BYTES,
+    TRACK_BITS,
+    Sizes,
+)
+from featurestore.store.bundles.rows import RowReader, damaged
+from featurestore.store.bundles.texts import decode_numbers, decode_texts
+from featurestore.store.byte_source import ByteFolder, ByteSource
+from featurestore.store.format.attributes import check_attributes
+from featurestore.store.format.keys import MAX_ID_BYTES, encode_keys
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    ArrayMetadata,
+    axes,
+    check_track_metadata,
+    decode_document,
+    track_metadata,
+)
+from featurestore.store.paths import BUNDLES
+
+_INDEX_BYTES = 2**29
+_CACHED = 8  # chunks of attributes and starts
+
+T = TypeVar("T")
+
+
+class Recent:
+    """The last few things that were read of all bundles."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        """What is kept under a key, or is made now."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+                kept: T = self._found[key]
+                return kept
+        made = make()
+        with self._lock:
+            self._found[key] = made
+            while len(self._found) > _CACHED:
+                self._found.popitem(last=False)
+        return made
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One bundle.
+
+    Parameters
+    ----------
+    files : ByteSource
+        The store.
+    name : str
+        Of the bundle.
+    sizes : Sizes
+        Of the bundle.
+    ids : list of str
+        Of its tracks.
+    splits : ndarray of int64
+        The first row of each track, and behind the last one.
+    revisions : ndarray of uint8
+        Of each track, [track, byte].
+    """
+
+    files: ByteSource
+    name: str
+    sizes: Sizes
+    ids: list[str]
+    splits: npt.NDArray[np.int64]
+    revisions: npt.NDArray[np.uint8]
+    recent: Recent
+
+    @classmethod
+    def open(cls, files: ByteSource, name: str, spec: FeatureSpec, recent: Recent) -> Bundle:
+        """Open a bundle of a store.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not there, or incomplete.
+        CorruptTrackError
+            If it is damaged.
+        """
+        with files.open(BUNDLES, name) as folder, damage(name):
+            group = decode_document(folder.read(METADATA, MAX_METADATA_BYTES))
+            arrays = group["consolidated_metadata"]["metadata"]
+            (tracks,) = axes(arrays["track_id"]["shape"], 1)
+            sizes = Sizes(tracks, axes(arrays["segments"]["shape"], 0)[0], spec)
+            own = {key: value for key, value in group["attributes"].items() if key != "checksum"}
+            if tracks > 1 << TRACK_BITS or sizes.documents(own)[""] != group:
+                raise ValueError("not the metadata of a bundle of this spec")
+            if own["fingerprint"] != spec.fingerprint:
+                raise ValueError("features of another spec")
+            content = [read_small(folder, array, file) for array, file in INDEX]
+            if index_checksum(content) != own["index_crc32c"]:
+                raise ValueError("its index is not the one that was written")
+            splits = decode_numbers(content[0], "<i8", tracks + 1).astype(np.int64)
+            if splits[0] != 0 or splits[-1] != sizes.rows or (np.diff(splits) < 0).any():
+                raise ValueError("its rows do not add up")
+            ids = [text.decode() for text in decode_texts(content[1], tracks, MAX_ID_BYTES)]
+            revisions = decode_numbers(content[2], "u1", tracks * REVISION_BYTES).astype(np.uint8)
+            found = cls(files, name, sizes, ids, splits, revisions.reshape(-1, REVISION_BYTES), recent)
+            if len(set(found.keys)) != tracks:
+                raise ValueError("a track id occurs twice")
+            return found
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Key of each track."""
+        try:
+            return encode_keys(self.ids)
+        except SettingError as error:
+            raise ValueError(str(error)) from None
+
+    def revision(self, row: int) -> str:
+        """Revision of a track."""
+        return bytes(self.revisions[row]).hex()
+
+    def segments(self, row: int) -> int:
+        """How many segments are stored of a track."""
+        return int(self.splits[row + 1] - self.splits[row])
+
+    def starts(self, row: int) -> npt.NDArray[np.float64]:
+        """Where the segments of a track start, seconds; empty if the store was not told."""
+        found = self.all_starts()[self.splits[row] : self.splits[row + 1]]
+        return found[:0] if np.isnan(found).any() else found
+
+    def all_starts(self) -> npt.NDArray[np.float64]:
+        """Where each row starts, seconds; NaN where the store was not told."""
+
+        def read() -> npt.NDArray[np.float64]:
+            if not self.sizes.rows:
+                return np.empty(0)
+            with self.files.open(BUNDLES, self.name) as folder, damage(self.name):
+                content = read_small(folder, "start", "c.0")
+                return decode_numbers(content, "<f8", self.sizes.rows).astype(np.float64)
+
+        return self.recent.get((self.name, "start"), read)
+
+    def _record(self, row: int) -> dict[str, Any]:
+        number, at = divmod(row, ATTRIBUTE_ROWS)
+        rows = min(ATTRIBUTE_ROWS, self.sizes.tracks)
+
+        def read() -> list[bytes]:
+            with self.files.open(BUNDLES, self.name) as folder:
+                content = read_small(folder, "attributes", f"c.{number}")
+                return decode_texts(content, rows, MAX_ATTRIBUTE_BYTES)
+
+        with damage(self.name):
+            return decode_document(self.recent.get((self.name, "attributes", str(number)), read)[at])
+
+    def metadata(self, kind: str, row: int) -> ArrayMetadata:
+        """Metadata of a kind of a track, as if it were in a folder.
+
+        Raises
+        ------
+        CorruptTrackError
+            If what is kept of it is damaged.
+        """
+        record, spec = self._record(row), self.sizes.spec
+        with damage(self.name):
+            own = record["attributes"]
+            attributes: dict[str, Any] = dict(own)
+            if "starts" not in own:
+                attributes["starts"] = self.starts(row).tolist()
+            if kind == "segments":
+                attributes["checksums"] = record["segments_checksums"]
+            shape = (len(spec.layers), spec.dim)
+            whole = shape if kind == "aggregated" else (self.segments(row), *shape)
+            found = track_metadata(kind, whole, spec, attributes)
+            check_track_metadata(found, kind, spec)
+            check_attributes(found, kind, self.keys[row])
+            known = own["track_id"] == self.ids[row] and own["revision"] == self.revision(row)
+            if not known or own["fingerprint"] != spec.fingerprint or not isinstance(own["checksums"], Mapping):
+                raise ValueError(f"attributes of another track than {self.ids[row]!r:.200}")
+            if bool(self.segments(row)) != ("segments" in own["kinds"]):
+                raise ValueError(f"it lacks segments of {self.ids[row]!r:.200}")
+            return found
+
+    @contextmanager
+    def reading(self, kind: str) -> Iterator[RowReader]:
+        """Open the features of a kind.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the bundle is gone.
+        """
+        metadata, name = self.sizes.features(kind), f"{BUNDLES}/{self.name}/{kind}"
+        with self.files.open(BUNDLES, self.name, kind) as folder, RowReader(folder, metadata, name) as reader:
+            yield reader
+
+
+INDEX = (("row_splits", "c.0"), ("track_id", "c.0"), ("revision", "c.0.0"))
+"""The arrays, and their files, that are read when a bundle is opened."""
+
+
+def index_checksum(contents: list[bytes]) -> str:
+    """Checksum of the files of the index, by which the metadata knows them."""
+    crc = 0
+    for content in contents:
+        crc = google_crc32c.extend(crc, content)
+    return f"{crc:08x}"
+
+
+def read_small(folder: ByteFolder, array: str, file: str) -> bytes:
+    """Content of a file of an array of a bundle."""
+    with folder.folder(array) as inner:
+        return inner.read(file, _INDEX_BYTES)
+
+
+@contextmanager
+def damage(name: str) -> Iterator[None]:
+    """Say which bundle is damaged, where what it holds is not what belongs there."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise damaged(f"{BUNDLES}/{name}", str(error) or repr(error)) from None

@@ -1,0 +1,228 @@
+"""SealedTracks: which tracks are in the bundles of a store, and which of these are there still.
+
+A bundle never changes. That a track of it is not there any more, as it was removed or replaced, is said by a file
+in `bundles/removed`, whose name is that of the bundle and the number of the track in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+
+from featurestore.errors import CorruptTrackError
+from featurestore.spec import FeatureSpec
+from featurestore.store import filesystem, reading
+from featurestore.store.bundles.bundle import Bundle, Recent
+from featurestore.store.bundles.layout import MARK, NAME, TRACK_BITS, mark_name
+from featurestore.store.bundles.places import SealedPlaces
+from featurestore.store.bundles.rows import damaged
+from featurestore.store.paths import BUNDLES, StorePaths
+
+_MASK = (1 << TRACK_BITS) - 1
+
+
+class Place(NamedTuple):
+    """Where a track is: a bundle, and the number of the track in it."""
+
+    bundle: Bundle
+    row: int
+
+    @property
+    def revision(self) -> str:
+        return self.bundle.revision(self.row)
+
+
+class _Known(NamedTuple):
+    """Bundles that were seen, and where tracks are in them: number of the bundle, and of the track in it."""
+
+    names: frozenset[str]
+    bundles: list[Bundle]
+    rows: dict[str, int]
+    more: dict[str, list[int]]  # the same of tracks that are in several
+
+    def places(self, key: str) -> list[int]:
+        found = self.rows.get(key)
+        return [] if found is None else [found, *self.more.get(key, ())]
+
+    def place(self, code: int) -> Place:
+        return Place(self.bundles[code >> TRACK_BITS], code & _MASK)
+
+    def mark(self, code: int) -> str:
+        place = self.place(code)
+        return mark_name(place.bundle.name, place.row)
+
+
+_NOTHING = _Known(frozenset(), [], {}, {})
+
+
+class SealedTracks:
+    """The tracks in the bundles of a store that is a folder. Holds no file open.
+
+    A folder of a track supersedes what a bundle has of it: whoever asks here has looked for one.
+
+    Parameters
+    ----------
+    paths : StorePaths
+        Of the store.
+    spec : FeatureSpec
+        Of the store.
+    """
+
+    def __init__(self, paths: StorePaths, spec: FeatureSpec) -> None:
+        self._paths = paths
+        self._spec = spec
+        self._known = _NOTHING
+        self._recent = Recent()
+        self._lock = Lock()
+
+    def names(self) -> frozenset[str]:
+        """Names of the bundles that are there now."""
+        return frozenset(name for name in _listed(self._paths.bundles) if NAME.fullmatch(name))
+
+    def damaged(self) -> dict[str, str]:
+        """Names of the bundles that cannot be opened, and what is wrong with them."""
+        found = {}
+        for name in sorted(self.names()):
+            try:
+                Bundle.open(self._paths, name, self._spec, self._recent)
+            except (CorruptTrackError, OSError) as error:
+                if os.path.lexists(self._paths.bundles / name):
+                    found[name] = str(error)
+        return found
+
+    def bundles(self) -> list[Bundle]:
+        """The bundles that are there now, by their names.
+
+        Raises
+        ------
+        CorruptTrackError
+            If one is damaged.
+        """
+        return sorted(self._look().bundles, key=lambda bundle: bundle.name)
+
+    def find(self, key: str) -> Place | None:
+        """Where a track is, None if it is in no bundle, or not there any more."""
+        known = self._known
+        while True:
+            for code in known.places(key):
+                found = known.place(code)
+                if not self.is_removed(found) and os.path.lexists(self._paths.bundles / found.bundle.name):
+                    return found
+            now = self._look()
+            if now is known:
+                return None
+            known = now
+
+    def places(self, key: str) -> list[Place]:
+        """All places of a track, whether it is there still or not."""
+        known = self._look()
+        return [known.place(code) for code in known.places(key)]
+
+    def find_all(self, keys: Sequence[str]) -> SealedPlaces:
+        """Where many tracks are."""
+        known = self._look()
+        removed = self.removed() if known.names else frozenset()
+        codes = np.fromiter((known.rows.get(key, -1) for key in keys), np.int64, len(keys))
+        if removed or known.more:
+            for at in np.flatnonzero(codes >= 0).tolist():
+                codes[at] = next((x for x in known.places(keys[at]) if known.mark(x) not in removed), -1)
+        return SealedPlaces(known.bundles, codes >> TRACK_BITS, codes & _MASK)
+
+    def keys(self) -> set[str]:
+        """Keys of all tracks that are in bundles and there still."""
+        known = self._look()
+        if not known.names:
+            return set()
+        removed = self.removed()
+        gone: dict[str, set[int]] = {}
+        for mark in removed:
+            name, _, row = mark.partition(".")
+            gone.setdefault(name, set()).add(int(row))
+        found: set[str] = set()
+        for bundle in known.bundles:
+            rows = gone.get(bundle.name)
+            found.update(
+                bundle.keys if rows is None else (key for row, key in enumerate(bundle.keys) if row not in rows)
+            )
+        return found
+
+    def live(self, bundle: Bundle) -> Iterator[tuple[int, str]]:
+        """Number and key of each track of a bundle that is there still."""
+        removed = self.removed()
+        for row, key in enumerate(bundle.keys):
+            if mark_name(bundle.name, row) not in removed:
+                yield row, key
+
+    def removed(self) -> frozenset[str]:
+        """Names of all marks."""
+        return frozenset(name for name in _listed(self._paths.removed) if MARK.fullmatch(name))
+
+    def is_removed(self, place: Place) -> bool:
+        """Whether a track of a bundle is not there any more."""
+        return os.path.lexists(self._paths.removed / mark_name(place.bundle.name, place.row))
+
+    def mark_removed(self, key: str, *, durable: bool) -> bool:
+        """Say that what bundles have of a track is not there any more; the caller holds the track's lock.
+
+        Returns
+        -------
+        bool
+            Whether they had something that was there.
+        """
+        places = [place for place in self.places(key) if not self.is_removed(place)]
+        for place in places:
+            filesystem.touch(self._paths.removed / mark_name(place.bundle.name, place.row))
+        if places and durable:
+            filesystem.sync_dir(self._paths.removed)
+        return bool(places)
+
+    def _look(self) -> _Known:
+        """What is known of the bundles that are there now: they are listed each time, and opened once."""
+        names = self.names()
+        known = self._known
+        if names == known.names:
+            return known
+        with self._lock:
+            if names != self._known.names:
+                self._known = self._opened(names, self._known)
+            return self._known
+
+    def _opened(self, names: frozenset[str], before: _Known) -> _Known:
+        there = {bundle.name: bundle for bundle in before.bundles}
+        bundles = []
+        for name in sorted(names):
+            try:
+                bundle = there.get(name) or Bundle.open(self._paths, name, self._spec, self._recent)
+            except NotADirectoryError as error:
+                raise damaged(f"{BUNDLES}/{name}", f"{error.strerror}: {error.filename}") from None
+            except FileNotFoundError:
+                if os.path.lexists(self._paths.bundles / name):
+                    raise damaged(f"{BUNDLES}/{name}", "files are missing") from None
+                names -= {name}
+                continue
+            bundles.append(bundle)
+        rows: dict[str, int] = {}
+        more: dict[str, list[int]] = {}
+        for number, bundle in enumerate(bundles):
+            for row, key in enumerate(bundle.keys):
+                code = number << TRACK_BITS | row
+                if rows.setdefault(key, code) != code:
+                    more.setdefault(key, []).append(code)
+        return _Known(names, bundles, rows, more)
+
+
+def _listed(folder: Path) -> list[str]:
+    """Names in a folder; none if there is no folder."""
+    try:
+        fd = reading.open_dir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,58 @@
+"""Chunks of text arrays (`vlen-utf8`), and of small arrays of numbers, each with its CRC-32C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import google_crc32c
+import numpy as np
+
+from featurestore.store.format.shards import CRC_BYTES
+
+_LENGTH = 4  # bytes in front of each text, and of all
+
+
+def with_crc(content: bytes) -> bytes:
+    """Content with its CRC-32C behind it."""
+    return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
+
+
+def checked(content: bytes) -> bytes:
+    """Content without its CRC-32C; ValueError if it does not fit."""
+    body = content[:-CRC_BYTES]
+    if len(content) < CRC_BYTES or int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(body):
+        raise ValueError("it fails its checksum")
+    return body
+
+
+def encode_texts(texts: Sequence[bytes], rows: int) -> bytes:
+    """Texts, as UTF-8, as a chunk of some rows; what is left of it is empty."""
+    parts = [rows.to_bytes(_LENGTH, "little")]
+    for text in [*texts, *[b""] * (rows - len(texts))]:
+        parts += [len(text).to_bytes(_LENGTH, "little"), text]
+    return with_crc(b"".join(parts))
+
+
+def decode_texts(content: bytes, rows: int, most: int) -> list[bytes]:
+    """Texts of a chunk of some rows, of at most so many bytes each; ValueError if it is damaged."""
+    body = checked(content)
+    if int.from_bytes(body[:_LENGTH], "little") != rows or len(body) < _LENGTH * (rows + 1):
+        raise ValueError("the number of texts is wrong")
+    found, at = [], _LENGTH
+    for _ in range(rows):
+        begin = at + _LENGTH
+        at = begin + int.from_bytes(body[at:begin], "little")
+        if not begin <= at <= len(body) or at - begin > most:
+            raise ValueError("a text ends with the file")
+        found.append(body[begin:at])
+    if at != len(body):
+        raise ValueError("something is behind the texts")
+    return found
+
+
+def decode_numbers(content: bytes, dtype: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+    """Numbers of a chunk; ValueError if there are others than so many."""
+    found = np.frombuffer(checked(content), np.dtype(dtype))
+    if len(found) != count:
+        raise ValueError(f"there are {len(found)} numbers, not {count}")
+    return found

@@ -1,0 +1,121 @@
+"""Tracks in bundles, and their folders: making one of two.
+
+A folder of a track supersedes what a bundle has of it. When tracks are sealed, their folders go once the bundle is
+in its place: `aggregated` first, from when on the row in the bundle counts, and `segments` when that is sure to
+stay. A file in `.featurestore/sealing` says that this is not finished: whoever comes next does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from featurestore.errors import CorruptTrackError, TrackAccessError, TrackLockedError
+from featurestore.store import fallbacks, filesystem, reading
+from featurestore.store.bundles.bundle import Bundle
+from featurestore.store.bundles.layout import mark_name
+from featurestore.store.bundles.sealed import Place, SealedTracks
+from featurestore.store.commit.changes import log_change
+from featurestore.store.commit.locks import TrackLocks, exclusive
+from featurestore.store.commit.transaction import OF_ONE_TRACK, attributes_of, revision_of
+from featurestore.store.format.metadata import METADATA
+from featurestore.store.paths import StorePaths
+
+_BATCH = 256  # tracks
+
+
+def finish_sealing(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks) -> None:
+    """Remove the folders of tracks that dead writers have sealed, unless another writer is at it."""
+    if not reading.is_dir(paths.sealing) or not os.listdir(paths.sealing):
+        return
+    with exclusive(paths.locks / "pack.lock", timeout=0) as held:
+        if not held:
+            return
+        with contextlib.suppress(CorruptTrackError):  # a bundle is damaged: that is for repair
+            bundles = {bundle.name: bundle for bundle in sealed.bundles()}
+            for name in sorted(os.listdir(paths.sealing)):
+                finish_bundle(paths, sealed, locks, name, bundles.get(name), durable=True)
+
+
+def finish_bundle(
+    paths: StorePaths, sealed: SealedTracks, locks: TrackLocks, name: str, bundle: Bundle | None, *, durable: bool
+) -> None:
+    """Remove the folders of the tracks of a bundle, or what is left of one that was not put in its place."""
+    if bundle is None:
+        forget_marks(paths, sealed, name)
+    elif not _drop_folders(paths, sealed, bundle, locks, durable=durable):
+        return
+    filesystem.unlink(paths.sealing / name)
+
+
+def forget_marks(paths: StorePaths, sealed: SealedTracks, name: str) -> None:
+    """Remove the marks of a bundle that is not there."""
+    for mark in sealed.removed():
+        if mark.startswith(f"{name}."):
+            filesystem.unlink(paths.removed / mark)
+
+
+def _drop_folders(
+    paths: StorePaths, sealed: SealedTracks, bundle: Bundle, locks: TrackLocks, *, durable: bool
+) -> bool:
+    """Remove the folders of the tracks of a bundle that is in its place; False if some are locked."""
+    whole = True
+    rows = [Place(bundle, row) for row, _ in sealed.live(bundle)]
+    for first in range(0, len(rows), _BATCH):
+        for kind in ("aggregated", "segments"):
+            gone: list[Path] = []
+            for place in rows[first : first + _BATCH]:
+                key = bundle.keys[place.row]
+                if os.path.lexists(paths.array(kind, key)):
+                    try:
+                        with locks.holding(key):
+                            gone += _drop(paths, sealed, place, kind, durable=durable)
+                    except (TrackLockedError, TrackAccessError):
+                        whole = False
+            if gone and durable:
+                # Before anything in them goes, and before segments follow.
+                filesystem.sync_dir(paths.kind(kind))
+            for folder in gone:
+                filesystem.remove_tree(folder)
+    return whole
+
+
+def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str, *, durable: bool) -> Sequence[Path]:
+    """Move the folder of a track out of the way if a bundle has the same; the caller holds the track's lock."""
+    key = place.bundle.keys[place.row]
+    if (paths.journal / key).exists() or sealed.is_removed(place):
+        return ()
+    folder, there = paths.array(kind, key), reading.is_dir(paths.array("aggregated", key))
+    if kind == "segments" and (there or revision_of(folder) != place.revision):
+        return ()
+    if kind == "aggregated":
+        if not _is_sealed(folder, place):  # another revision
+            sealed.mark_removed(key, durable=durable)
+            return ()
+        others = [other for other in sealed.places(key) if other != place and not sealed.is_removed(other)]
+        for other in others:
+            filesystem.touch(paths.removed / mark_name(other.bundle.name, other.row))
+        if others and durable:
+            filesystem.sync_dir(paths.removed)
+    aside = paths.trash / uuid.uuid4().hex
+    try:
+        fallbacks.set_aside(folder, aside, keep=False)
+    except OSError as error:
+        if error.errno not in OF_ONE_TRACK:
+            raise
+        if kind == "aggregated":  # it cannot be moved, and goes on as a folder
+            sealed.mark_removed(key, durable=durable)
+        return ()
+    log_change(paths, key)
+    return (aside,)
+
+
+def _is_sealed(folder: Path, place: Place) -> bool:
+    """Whether a folder of `aggregated` says what a bundle says, or nothing any more."""
+    if not os.path.lexists(folder / METADATA):
+        return True
+    found, own = attributes_of(folder), place.bundle.metadata("aggregated", place.row).attributes
+    return all(found.get(name) == own[name] for name in ("revision", "kinds"))

@@ -1,0 +1,1 @@
+"""Moving tracks from their folders into bundles, and back."""

@@ -1,0 +1,49 @@
+"""Packing the table, and with it sealing and unsealing, which need its lock."""
+
+from __future__ import annotations
+
+from featurestore.errors import TrackLockedError
+from featurestore.store.commit.locks import exclusive
+from featurestore.store.commit.session import WriterSession
+from featurestore.store.sealing.seal import Sealing
+from featurestore.store.sealing.unseal import Unsealing
+from featurestore.store.table.index import TrackIndex
+from featurestore.store.table.packing import pack
+from featurestore.store.track_reader import TrackReader
+
+
+def pack_and_seal(
+    reader: TrackReader,
+    index: TrackIndex,
+    session: WriterSession,
+    *,
+    wait: float,
+    thorough: bool,
+    seal: bool | None,
+) -> bool:
+    """Pack, and seal or unseal all tracks: `StoreWriter.pack` says more."""
+    locks, locked = reader.paths.locks, list[str]()
+
+    def pack_once(*, thorough: bool) -> bool:
+        options = {"durable": session.durable, "thorough": thorough}
+        return pack(reader, session.staging, session.locks, wait=wait, opened=index.open_table, **options)
+
+    if not pack_once(thorough=thorough):
+        return False
+    if seal is None:
+        return True
+    with exclusive(locks / "pack.lock", timeout=wait) as held:
+        if held and seal:
+            sealing = Sealing(reader, session.staging, session.locks, durable=session.durable)
+            sealing.run(index.snapshot().track_ids)
+        elif held:
+            locked = Unsealing(reader, session).run()[1]
+    # No track has come or gone, which the table does not know yet.
+    if not (held and pack_once(thorough=False)):
+        return False
+    if locked:
+        raise TrackLockedError(
+            f"{len(locked)} tracks of the store {reader.paths.name} stay in bundles, as other writers are at work "
+            f"on them ({locked[0]!r:.200}, ...): unseal again"
+        )
+    return True

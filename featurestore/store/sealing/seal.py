@@ -1,0 +1,194 @@
+"""Sealing: tracks move from their folders into bundles.
+
+A bundle is written in staging. One rename puts it in its place, and decides: from then on it counts wherever a
+track has no folder, and the folders go. What was removed while the bundle was written is marked as removed before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from featurestore.errors import SettingError
+from featurestore.store import filesystem, reading
+from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_document
+from featurestore.store.commit.locks import TrackLocks, sealing_lock
+from featurestore.store.commit.root import upgrade_root
+from featurestore.store.commit.sealed import finish_bundle, forget_marks
+from featurestore.store.commit.staging import StagingArea
+from featurestore.store.commit.transaction import revision_of
+from featurestore.store.format.keys import encode_key, encode_keys
+from featurestore.store.format.metadata import (
+    METADATA,
+    SEALED_VERSION,
+    encode_document,
+    group_document,
+)
+from featurestore.store.paths import REMOVED, StorePaths
+from featurestore.store.sealing.writing import ChangedError, Found, look_at, spec_is_sealable, write_bundle
+from featurestore.store.track_reader import TrackReader
+
+LEAST_TRACKS = 1024
+"""A bundle of so many tracks that has `MOST_BYTES` takes no more."""
+MOST_BYTES = 8 * 2**30
+
+_log = logging.getLogger("featurestore")
+
+
+class Sealing:
+    """One sealing of a store; the caller holds `pack.lock`.
+
+    Parameters
+    ----------
+    reader : TrackReader
+        Of the store.
+    staging : StagingArea
+        Of the writer.
+    locks : TrackLocks
+        Of the writer.
+    durable : bool
+        Whether what is sealed survives a loss of power.
+    """
+
+    def __init__(self, reader: TrackReader, staging: StagingArea, locks: TrackLocks, *, durable: bool) -> None:
+        self._reader = reader
+        self._paths = reader.paths
+        self._sealed = reader.sealed
+        self._staging = staging
+        self._locks = locks
+        self._durable = durable
+
+    def run(self, track_ids: Sequence[str], *, least: int = 1) -> int:
+        """Seal all tracks that are in folders, in this order.
+
+        Parameters
+        ----------
+        track_ids : sequence of str
+            All tracks of the store.
+        least : int
+            How many tracks a bundle has at least; fewer stay where they are.
+
+        Returns
+        -------
+        int
+            How many tracks were sealed.
+
+        Raises
+        ------
+        SettingError
+            If the features are compressed.
+        """
+        if not spec_is_sealable(self._reader.spec):
+            raise SettingError(
+                f"the store {self._paths.name} is compressed ({self._reader.spec.codec}), and compressed tracks "
+                "cannot be sealed: leave them in their folders, or copy them to a store without compression"
+            )
+        self._finish()
+        folders = set(os.listdir(self._paths.kind("aggregated")))
+        keys = encode_keys(track_ids)
+        waiting = [track_id for track_id, key in zip(track_ids, keys, strict=True) if key in folders]
+        done = 0
+        for tracks in self._groups(waiting):
+            if len(tracks) >= least:
+                done += self._seal(tracks)
+        return done
+
+    def _finish(self) -> None:
+        """Finish what dead writers have begun: folders that a bundle has, and marks of none."""
+        bundles = {bundle.name: bundle for bundle in self._sealed.bundles()}
+        begun = os.listdir(self._paths.sealing) if reading.is_dir(self._paths.sealing) else []
+        for name in begun:
+            finish_bundle(self._paths, self._sealed, self._locks, name, bundles.get(name), durable=self._durable)
+        for name in {mark.partition(".")[0] for mark in self._sealed.removed()} - bundles.keys():
+            forget_marks(self._paths, self._sealed, name)
+
+    def _groups(self, track_ids: Sequence[str]) -> Iterator[list[Found]]:
+        """Tracks of one bundle each."""
+        group: list[Found] = []
+        size = 0
+        for track_id in track_ids:
+            if (self._paths.journal / encode_key(track_id)).exists():
+                continue  # being changed
+            found = look_at(self._reader, track_id)
+            if found is None:
+                continue
+            group.append(found)
+            size += found.nbytes
+            if len(group) == MOST_TRACKS or (len(group) >= LEAST_TRACKS and size >= MOST_BYTES):
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
+
+    def _seal(self, tracks: list[Found]) -> int:
+        """Seal tracks into one bundle; how many those are that had not changed meanwhile."""
+        name = uuid.uuid4().hex
+        folder = self._staging.folder()
+        try:
+            while True:
+                try:
+                    write_bundle(self._reader, tracks, folder / name)
+                    break
+                except ChangedError as error:
+                    filesystem.discard(folder / name, self._paths.trash)
+                    tracks = [track for track in tracks if track.track_id != error.track_id]
+                    if not tracks:
+                        return 0
+            if self._durable:
+                filesystem.sync_tree(folder / name)
+            self._make_places(folder)
+            sealed = self._place(tracks, folder / name, name)
+        finally:
+            filesystem.discard(folder, self._paths.trash)
+        bundle = next(bundle for bundle in self._sealed.bundles() if bundle.name == name)
+        finish_bundle(self._paths, self._sealed, self._locks, name, bundle, durable=self._durable)
+        return sealed
+
+    def _make_places(self, staged: Path) -> None:
+        """Make the folders of bundles, if there are none, in a store that older releases refuse."""
+        upgrade_root(self._paths, self._reader.spec, staged, SEALED_VERSION)
+        make_bundles_folder(self._paths, staged, durable=self._durable)
+        if not reading.is_dir(self._paths.sealing):
+            filesystem.make_parents(self._paths.sealing, durable=True)
+
+    def _place(self, tracks: Sequence[Found], folder: Path, name: str) -> int:
+        paths = self._paths
+        filesystem.touch(paths.sealing / name)
+        if self._durable:
+            filesystem.sync_dir(paths.sealing)
+        with sealing_lock(paths.locks, shared=False):
+            changed = [row for row, track in enumerate(tracks) if not self._is_still(track)]
+            for row in changed:
+                filesystem.touch(paths.removed / mark_name(name, row))
+            if changed and self._durable:
+                filesystem.sync_dir(paths.removed)
+            filesystem.rename(folder, paths.bundles / name)
+            if self._durable:
+                filesystem.sync_dir(paths.bundles)
+        return len(tracks) - len(changed)
+
+    def _is_still(self, track: Found) -> bool:
+        return revision_of(self._paths.array("aggregated", encode_key(track.track_id))) == track.revision
+
+
+def make_bundles_folder(paths: StorePaths, staged: Path, *, durable: bool) -> None:
+    """Make the folder of bundles, and in it that of marks, where they are missing."""
+    wanted = [(paths.bundles, group_document({})), (paths.removed, removed_document())]
+    if not os.path.lexists(paths.bundles):
+        new = staged / "bundles"
+        for place, (_, document) in zip((new, new / REMOVED), wanted, strict=True):
+            filesystem.make_dir(place)
+            filesystem.write_file(place / METADATA, encode_document(document))
+        if durable:
+            filesystem.sync_tree(new)
+        filesystem.rename(new, paths.bundles)
+        if durable:
+            filesystem.sync_dir(paths.root)
+    elif not os.path.lexists(paths.removed):
+        new = staged / REMOVED
+        filesystem.make_dir(new)
+        filesystem.write_file(new / METADATA, encode_document(removed_document()))
+        filesystem.rename(new, paths.removed)
