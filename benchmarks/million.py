@@ -25,6 +25,7 @@ import numpy as np
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.store.format.metadata import METADATA, encode_document
+from featurestore.store.paths import StorePaths
 from featurestore.store.table import layout
 from featurestore.store.table.chunks import write_chunk
 from featurestore.store.table.coordinates import encode_ids, encode_layers
@@ -57,7 +58,7 @@ def make_store(path: Path, tracks: int, spec: FeatureSpec) -> None:
     described["revision"], described["changed"], described["segments"] = digest("0" * 32), UNKNOWN, UNKNOWN
     content, checksum = encode_rows(described)
     (packed / "track_id" / ROWS).write_bytes(content)
-    token = set_mtime_token(path / "aggregated")
+    token = set_mtime_token(StorePaths.of(path), ())
     assert token is not None
     own_attributes = {
         "generation": "0" * 32,
