@@ -56,6 +56,7 @@ class TrackDataset:
         self.classes = classes
         self._numbers = {name: number for number, name in enumerate(self.classes)}
         self._rows = store.aggregated(layer, tracks=track_ids) if level == "aggregated" else None
+        self._segments = store.segments(layer=layer, tracks=track_ids) if level == "segments" else None
 
     def __len__(self) -> int:
         return len(self.track_ids)
@@ -68,8 +69,10 @@ class TrackDataset:
         numbers = [range(len(self))[index] for index in indices]
         if self._rows is not None:
             features: Any = self._rows[np.array(numbers, np.int64)]
+        elif self._segments is not None:
+            features = self._segments.of_tracks(numbers)
         else:
-            read = self.store.raw if self.level == "raw" else self.store.segments
+            read = self.store.raw
             features = [read(self.track_ids[number], layer=self.layer).to_numpy() for number in numbers]
         return [self._item(number, block) for number, block in zip(numbers, features, strict=True)]
 

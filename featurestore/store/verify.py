@@ -241,6 +241,9 @@ class _Check:
                 for name in damaged_shards(bundle):
                     what = "its index is damaged or missing, so that only this library reads it"
                     self._add("bundle", "", f"{name}: {what}: unseal and seal again (fs-extract pack)")
+        for key in sealed.twice():
+            if not os.path.lexists(self.paths.array("aggregated", key)):
+                self._add("bundle", "", f"two bundles have the track with key {key}: overwrite or remove it")
         return sealed.keys()
 
     def _structure(self) -> None:

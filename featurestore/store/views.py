@@ -259,6 +259,20 @@ class RaggedView(ManyTracksView):
         described = self._source.describe_segments(self._ids)
         return _joined([starts for _, starts in described], counts)
 
+    def of_tracks(self, numbers: Sequence[int]) -> list[npt.NDArray[Any]]:
+        """Read the segments of some tracks, by their number in `track_ids`, together.
+
+        Examples
+        --------
+        >>> view = FeatureStore("features.zarr").segments(layer=7)
+        >>> [block.shape for block in view.of_tracks([2, 0])]
+        [(4, 768), (4, 768)]
+        """
+        ids = [self._ids[number] for number in numbers]
+        out, described = self._source.read_ragged(ids, self._positions)
+        ends = np.cumsum([shape[0] for shape, _ in described])
+        return np.split(out[:, 0] if self._drop else out, ends[:-1])
+
     @property
     def shape(self) -> tuple[int, ...]:
         layers = () if self._drop else (len(self.layers),)
@@ -298,8 +312,8 @@ def _digest(track_ids: Sequence[str]) -> bytes:
 
 def _joined(starts: Sequence[npt.NDArray[np.float64]], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Starts of the segments of many tracks; NaN for those of a track that tells another number of them."""
-    parts = [
-        own if len(own) == count else np.full(count, np.nan)
-        for own, count in zip(starts, counts.tolist(), strict=True)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0)
+    out, ends = np.full(int(counts.sum()), np.nan), np.cumsum(counts).tolist()
+    for own, count, end in zip(starts, counts.tolist(), ends, strict=True):
+        if len(own) == count:
+            out[end - count : end] = own
+    return out

@@ -113,7 +113,7 @@ def test_impossible_paths_hold_no_store(tmp_path, name):
         StoreWriter(str(tmp_path / name), spec=SPEC)
 
 
-@pytest.mark.parametrize("version", [3, 99, 1e308, "1", [1], {}, None, True])
+@pytest.mark.parametrize("version", [4, 99, 1e308, "1", [1], {}, None, True])
 def test_a_newer_format_is_named(path, version):
     write_store(path, {})
     edit_root(path, lambda own, _: own.update(format=version))

@@ -194,6 +194,7 @@ def test_info_counts(store):
         "format": 2,
         "tracks": 3,
         "packed": 0,
+        "sealed": 0,
         "fingerprint": SPEC.fingerprint,
         "spec": SPEC.to_dict(),
     }

@@ -29,9 +29,13 @@ class SealedPlaces(NamedTuple):
     numbers: Rows
     rows: Rows
 
+    def _used(self) -> list[int]:
+        """Numbers of the bundles in which there are some of the tracks."""
+        return np.flatnonzero(np.bincount(self.numbers + 1, minlength=1)[1:]).tolist()
+
     def _each(self) -> Iterator[tuple[Bundle, Rows, Rows]]:
         """Each bundle, the tracks that are in it, and their numbers there."""
-        for number in np.unique(self.numbers[self.numbers >= 0]).tolist():
+        for number in self._used():
             where = np.flatnonzero(self.numbers == number)
             yield self.bundles[number], where, self.rows[where]
 
@@ -80,7 +84,7 @@ class SealedPlaces(NamedTuple):
             If a bundle is gone.
         """
         numbers = self.numbers[tracks]
-        for number in np.unique(numbers[numbers >= 0]).tolist():
+        for number in self._used():
             bundle, some = self.bundles[number], np.flatnonzero(numbers == number)
             rows = bundle.splits[self.rows[tracks[some]]] + within[some]
             with bundle.reading("segments") as reader:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -20,7 +20,7 @@ from featurestore.store.format.metadata import ArrayMetadata
 from featurestore.store.format.shards import CRC_BYTES
 
 _WRITTEN_CHUNKS = 64  # of each layer, at once
-_READ_CHUNKS = 128  # of one layer, at once
+_READ_CHUNKS = 32  # of one layer, at once: about as much as a core caches
 _LARGE = 4 * 2**20  # bytes from which on several threads pay
 
 Rows = npt.NDArray[np.int64]
@@ -87,6 +87,16 @@ class RowWriter:
         self._fd, self._shard = -1, None
 
 
+class _OpenShard(NamedTuple):
+    """A shard that is open: its file, the first row, and bytes of a chunk, with its checksum, and of a layer."""
+
+    file: ByteFile
+    name: str
+    first: int
+    chunk_bytes: int
+    layer_bytes: int
+
+
 class RowReader:
     """Read rows of an array whose folder is open; every value that is returned has passed its check.
 
@@ -106,7 +116,7 @@ class RowReader:
         self._folder = folder
         self._metadata = metadata
         self._name = name
-        self._files: dict[int, ByteFile] = {}
+        self._open: dict[int, _OpenShard] = {}
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
 
     def __enter__(self) -> RowReader:
@@ -117,9 +127,9 @@ class RowReader:
 
     def close(self) -> None:
         """Close all files."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        for shard in self._open.values():
+            shard.file.close()
+        self._open.clear()
 
     def open(self, number: int) -> None:
         """Open the file of a shard, unless it is open.
@@ -129,12 +139,13 @@ class RowReader:
         CorruptTrackError
             If it is not of the size that it has.
         """
-        if number not in self._files:
+        if number not in self._open:
             shard = ShardLayout(self._metadata, number)
+            size, chunk = shard.size, shard.chunk_bytes + CRC_BYTES
             file = self._folder.open(shard.name)
-            self._files[number] = file
-            if file.size != shard.size:
-                raise damaged(self._name, f"{shard.name} is not a file of {shard.size} bytes, but of {file.size}")
+            self._open[number] = _OpenShard(file, shard.name, shard.first, chunk, chunk * shard.chunks)
+            if file.size != size:
+                raise damaged(self._name, f"{shard.name} is not a file of {size} bytes, but of {file.size}")
 
     def read(self, rows: Rows, layers: Sequence[int]) -> npt.NDArray[Any]:
         """Read rows of some layers (by position): [row, layer, feature]."""
@@ -178,60 +189,67 @@ class RowReader:
                 chunks[first:end], range(int(chunks[first]), int(chunks[end - 1]) + 1, _READ_CHUNKS)
             )
             parts += zip((first + cuts).tolist(), [*(first + cuts[1:]).tolist(), end], strict=True)
-        for number in np.unique(shards).tolist():
+        numbers = shards[[first for first, _ in parts]].tolist()
+        for number in dict.fromkeys(numbers):
             self.open(number)
+        jobs = list(zip(numbers, parts, strict=True))
 
-        def work(some: Sequence[tuple[int, int]]) -> None:
-            for first, end in some:
-                if first < end:
-                    part = slice(first, end)
-                    self._read_part(out, targets[part], rows[part], layers, int(shards[first]))
+        def work(some: Sequence[tuple[int, tuple[int, int]]]) -> None:
+            block = np.empty((_READ_CHUNKS, self._open[numbers[0]].chunk_bytes), np.uint8)
+            for number, (first, end) in some:
+                part = slice(first, end)
+                self._read_part(out, targets[part], rows[part], layers, self._open[number], block)
 
         read = (1 + np.count_nonzero(np.diff(chunks))) * per_chunk * len(layers) * out[0, 0].nbytes
-        if read < _LARGE or len(parts) < THREADS:
-            work(parts)
+        if read < _LARGE or len(jobs) < THREADS:
+            work(jobs)
         else:
-            share = -(-len(parts) // THREADS)
+            share = -(-len(jobs) // THREADS)
             with ThreadPoolExecutor(THREADS) as pool:
-                for _ in pool.map(work, [parts[i : i + share] for i in range(0, len(parts), share)]):
+                for _ in pool.map(work, [jobs[i : i + share] for i in range(0, len(jobs), share)]):
                     pass
 
     def _read_part(
-        self, out: npt.NDArray[Any], targets: Rows, rows: Rows, layers: Sequence[int], number: int
+        self,
+        out: npt.NDArray[Any],
+        targets: Rows,
+        rows: Rows,
+        layers: Sequence[int],
+        shard: _OpenShard,
+        buffer: npt.NDArray[np.uint8],
     ) -> None:
         """Read rows of neighbouring chunks of one shard."""
-        shard, file = ShardLayout(self._metadata, number), self._files[number]
         per_chunk, dim = self._metadata.chunk_shape[0], out.shape[2]
-        local = rows - shard.first
-        first, last = int(local[0]) // per_chunk, int(local[-1]) // per_chunk
-        count, size = last - first + 1, shard.chunk_bytes
-        begin = first * per_chunk
+        first = (int(rows[0]) - shard.first) // per_chunk
+        count = (int(rows[-1]) - shard.first) // per_chunk - first + 1
+        within = rows - (shard.first + first * per_chunk)
         in_order = len(rows) > per_chunk and (np.diff(rows) == 1).all() and (np.diff(targets) == 1).all()
+        block = buffer[:count]
+        content = block[:, :-CRC_BYTES]
         for column, layer in enumerate(layers):
-            block = np.empty((count, size + CRC_BYTES), np.uint8)
-            if file.read_into([block.data], shard.offset(layer, first)) != block.nbytes:
+            offset = layer * shard.layer_bytes + first * shard.chunk_bytes
+            if shard.file.read_into([block.data], offset) != block.nbytes:
                 raise damaged(self._name, f"{shard.name} ends with the file")
-            stored = block[:, size:].copy().view("<u4")[:, 0].tolist()
-            for chunk, content, crc in zip(range(first, last + 1), block[:, :size], stored, strict=True):
-                if google_crc32c.value(content) != crc:
-                    raise damaged(self._name, f"{shard.name}: chunk {chunk} of layer {layer} fails its checksum")
+            stored = block[:, -CRC_BYTES:].copy().view("<u4")[:, 0].tolist()
+            for chunk, crc in zip(content, stored, strict=True):
+                if google_crc32c.value(chunk) != crc:
+                    raise damaged(self._name, f"a chunk of layer {layer} in {shard.name} fails its checksum")
             if count == 1:
-                values = block[0, :size].view(self._dtype).reshape(per_chunk, dim)
-                out[targets, column] = values[local - begin]
+                out[targets, column] = content[0].view(self._dtype).reshape(per_chunk, dim)[within]
             elif in_order:
-                self._unpack(block, out, column, int(targets[0]), int(local[0]) - begin, len(rows))
+                self._unpack(content, out, column, int(targets[0]), int(within[0]), len(rows))
             else:
-                values = np.ascontiguousarray(block[:, :size]).view(self._dtype).reshape(-1, dim)
-                out[targets, column] = values[local - begin]
+                values = np.ascontiguousarray(content).view(self._dtype).reshape(-1, dim)
+                out[targets, column] = values[within]
 
     def _unpack(
-        self, block: npt.NDArray[np.uint8], out: npt.NDArray[Any], column: int, target: int, skip: int, count: int
+        self, chunks: npt.NDArray[np.uint8], out: npt.NDArray[Any], column: int, target: int, skip: int, count: int
     ) -> None:
         """Copy rows that follow each other from chunks to where they belong."""
         per_chunk, dim = self._metadata.chunk_shape[0], out.shape[2]
         at = 0
-        for content in block[:, :-CRC_BYTES]:
-            values = content.view(self._dtype).reshape(per_chunk, dim)[skip : skip + count - at]
+        for chunk in chunks:
+            values = chunk.view(self._dtype).reshape(per_chunk, dim)[skip : skip + count - at]
             out[target + at : target + at + len(values), column] = values
             at += len(values)
             skip = 0

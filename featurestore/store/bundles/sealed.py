@@ -151,6 +151,11 @@ class SealedTracks:
             )
         return found
 
+    def twice(self) -> list[str]:
+        """Keys of tracks that several bundles have, and that are there still: only by hand it comes to that."""
+        known = self._look()
+        return [key for key in known.more if sum(not self.is_removed(place) for place in self.places(key)) > 1]
+
     def live(self, bundle: Bundle) -> Iterator[tuple[int, str]]:
         """Number and key of each track of a bundle that is there still."""
         removed = self.removed()

@@ -1,6 +1,7 @@
 """Sealed tracks: nobody who reads or writes a store sees whether a track is in a folder or in a bundle."""
 
 import pickle
+import shutil
 import threading
 from unittest import mock
 
@@ -326,6 +327,18 @@ class TestDamage:
                 if track_id not in FeatureStore(path):
                     writer.put(track_id, arrays)
         check(store, TRACKS)
+
+    def test_a_track_that_was_copied_in_with_a_bundle_is_named(self, path):
+        store = sealed(path, {"a": TRACKS["a/b"]})
+        (bundle,) = (p for p in (path / "bundles").iterdir() if len(p.name) == 32)
+        shutil.copytree(bundle, bundle.with_name("0" * 32))
+        assert store.track_ids == ["a"]
+        (problem,) = store.verify(deep=True).problems
+        assert "two bundles have the track with key a" in problem.message
+        with opened(path) as writer:
+            writer.put("a", TRACKS["z"], overwrite=True)
+            writer.pack()
+        check(store, {"a": TRACKS["z"]})
 
     def test_files_of_a_bundle_that_are_missing_are_no_missing_tracks(self, path):
         sealed(path)
