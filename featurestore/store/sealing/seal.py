@@ -175,20 +175,15 @@ class Sealing:
 
 
 def make_bundles_folder(paths: StorePaths, staged: Path, *, durable: bool) -> None:
-    """Make the folder of bundles, and in it that of marks, where they are missing."""
-    wanted = [(paths.bundles, group_document({})), (paths.removed, removed_document())]
-    if not os.path.lexists(paths.bundles):
-        new = staged / "bundles"
-        for place, (_, document) in zip((new, new / REMOVED), wanted, strict=True):
-            filesystem.make_dir(place)
-            filesystem.write_file(place / METADATA, encode_document(document))
-        if durable:
-            filesystem.sync_tree(new)
-        filesystem.rename(new, paths.bundles)
-        if durable:
-            filesystem.sync_dir(paths.root)
-    elif not os.path.lexists(paths.removed):
-        new = staged / REMOVED
-        filesystem.make_dir(new)
-        filesystem.write_file(new / METADATA, encode_document(removed_document()))
-        filesystem.rename(new, paths.removed)
+    """Make the folder of bundles, and in it that of marks, if there is none."""
+    if os.path.lexists(paths.bundles):
+        return
+    new = staged / "bundles"
+    for place, document in (new, group_document({})), (new / REMOVED, removed_document()):
+        filesystem.make_dir(place)
+        filesystem.write_file(place / METADATA, encode_document(document))
+    if durable:
+        filesystem.sync_tree(new)
+    filesystem.rename(new, paths.bundles)
+    if durable:
+        filesystem.sync_dir(paths.root)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from featurestore.spec import KINDS
 from featurestore.store.format.metadata import encode_document, root_document
 from featurestore.store.paths import StorePaths
+from featurestore.store.sealing import seal
 
 from .conditions import (
     SPEC,
@@ -251,9 +254,11 @@ def _operations_on_bundles() -> Iterator[Operation]:
     overwriting = putting("subject", new, before)
     yield Operation("overwrite, sealed", prepare, before, overwriting, condition)
     yield Operation("remove, sealed", prepare, before, removing("subject", before), condition)
-    bare, small = store_with(track("subject", 0, ("segments", "aggregated")))
+    ragged = ("segments", "aggregated")
+    others = {"Kept/1": track("Kept/1", 0, ragged), "later": track("later", 0, ragged)}
+    bare, small = store_with(track("subject", 0, ragged), others=others)
     without_raw = sealed(bare, small)
-    again = track("subject", 1, ("segments", "aggregated"))
+    again = track("subject", 1, ragged)
     few = {**small, "subject": again}
     yield Operation(
         "overwrite, sealed without raw", without_raw, small, putting("subject", again, small), condition
@@ -271,6 +276,17 @@ def _operations_on_bundles() -> Iterator[Operation]:
     yield Operation("recover, sealed", placed, before, opening(before), condition)
     trashed = interrupted(sealing, plain, lambda step: into(step, ".featurestore", "trash"), condition)
     yield Operation("recover, sealed in part", trashed, before, opening(before), condition)
+    # What only hands, several writers and broken disks come to.
+    superseding = putting("subject", again, small)
+    unmarked = interrupted(superseding, without_raw, lambda step: into(step, "aggregated"), condition)
+    yield Operation("seal, not marked", unmarked, few, sealing_(few), condition, packs=True)
+    left = _with_a_copy_of_segments(bare, sealed(lambda _: None, small))
+    yield Operation("unseal, beside a copy", left, small, sealing_(small, back=True), condition, packs=True)
+    gone = without("subject", small)
+    yield Operation("seal, and remove meanwhile", bare, small, _sealing_while("_place", gone), condition)
+    yield Operation("seal, and overwrite meanwhile", bare, small, _sealing_while("_write", few), condition)
+    broken = _with_damaged_bundle(without_raw, "segments/zarr.json")
+    yield Operation("repair, metadata of a bundle", broken, small, _repairing(small), condition, damaged=True)
     placed = interrupted(sealing, plain, lambda step: into(step, "bundles"), condition)
     yield Operation("remove, while folders are dropped", placed, before, removing("subject", before), condition)
     killed = interrupted(unsealing, prepare, lambda step: into(step, "segments"), condition)
@@ -279,6 +295,69 @@ def _operations_on_bundles() -> Iterator[Operation]:
     yield Operation("recover a removal, sealed", decided, before, opening(fewer), condition)
     decided = interrupted(overwriting, prepare, lambda step: into(step, "raw"), condition)
     yield Operation("recover, sealed and raw placed", decided, before, opening(after), condition)
+
+
+def _sealing_while(step: str, after: State) -> Run:
+    """Seal, while another writer removes or overwrites "subject" right before a step."""
+
+    def run(folder: Path) -> Iterator[State]:
+        def change() -> None:
+            with writer(folder) as other:
+                if "subject" in after:
+                    other.put("subject", after["subject"])
+                elif other.existing("subject") is not None:
+                    other.remove("subject")
+
+        place, write = seal.Sealing._place, seal.write_bundle
+
+        def place_later(self: seal.Sealing, tracks: Sequence[Any], *rest: Any) -> int:
+            change()
+            return place(self, tracks, *rest)
+
+        def write_later(reader: Any, tracks: Sequence[Any], new: Path) -> None:
+            if any(found.track_id == "subject" for found in tracks):
+                change()
+            write(reader, tracks, new)
+
+        with contextlib.ExitStack() as stack:
+            if step == "_place":
+                stack.enter_context(mock.patch.object(seal.Sealing, "_place", place_later))
+            else:
+                stack.enter_context(mock.patch.object(seal, "write_bundle", write_later))
+            with writer(folder) as w:
+                assert w.pack(seal=True)
+                yield after
+
+    return run
+
+
+def _with_a_copy_of_segments(
+    prepare: Callable[[Path], None], more: Callable[[Path], None]
+) -> Callable[[Path], None]:
+    """Segments of "subject" that are in their folder still, or again, when it is sealed."""
+
+    def prepare_and_copy(folder: Path) -> None:
+        prepare(folder)
+        segments = folder / STORE / "segments" / "subject"
+        shutil.copytree(segments, folder / "copy")
+        more(folder)
+        shutil.move(folder / "copy", segments)
+
+    return prepare_and_copy
+
+
+def _with_damaged_bundle(prepare: Callable[[Path], None], name: str) -> Callable[[Path], None]:
+    """Damage of the first bundle that has "subject"."""
+
+    def prepare_and_damage(folder: Path) -> None:
+        prepare(folder)
+        ids = (folder / STORE / "bundles").glob("*/track_id/c.0")
+        bundle = next(path for path in ids if b"subject" in path.read_bytes()).parents[1]
+        content = bytearray((bundle / name).read_bytes())
+        content[1] ^= 1
+        (bundle / name).write_bytes(content)
+
+    return prepare_and_damage
 
 
 def _with_a_note(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
