@@ -17,6 +17,16 @@ SWAPPING = [
 ]
 """Operations that exchange folders or make links, where the file system can."""
 
+LONG_OF_BUNDLES = {
+    "seal, a third time",
+    "seal, and overwrite meanwhile",
+    "seal, and remove meanwhile",
+    "seal, not marked",
+    "unseal, after removing",
+    "unseal, beside a copy",
+}
+"""Operations of many steps, most of which are those of others."""
+
 TYPICAL = [
     "new track",
     "overwrite, other kinds",
@@ -24,6 +34,7 @@ TYPICAL = [
     "pack, after overwriting",
     "create",
     "recover, raw placed",
+    "remove, sealed",
 ]
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from . import source
 from .operations import OPERATIONS
-from .profiles import NIGHTLY, QUICK, TYPICAL, explorations
+from .profiles import LONG_OF_BUNDLES, NIGHTLY, QUICK, TYPICAL, explorations
 
-LONG = {"life", "pieces and files"}
+LONG = {"life", "pieces and files"} | (LONG_OF_BUNDLES if QUICK else set())
 NAMES = [name for name in OPERATIONS if NIGHTLY or name not in LONG]
 SAMPLED = [] if NIGHTLY else sorted(LONG)
 SOME = NAMES if NIGHTLY else TYPICAL[1:4] if QUICK else TYPICAL
