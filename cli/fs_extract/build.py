@@ -35,7 +35,16 @@ GROUPS = {
         *("device", "processes", "scheduler", "workers", "ahead_mb", "batch_size"),
         "disable_oom_recovery",
     ),
-    "What is done": ("dry_run", "force", "upgrade", "prune", "retry_failed", "fail_fast", "wait_for_others"),
+    "What is done": (
+        "dry_run",
+        "force",
+        "upgrade",
+        "prune",
+        "seal",
+        "retry_failed",
+        "fail_fast",
+        "wait_for_others",
+    ),
 }
 
 _EXAMPLES = {
@@ -137,6 +146,11 @@ _EXAMPLES = {
     "--upgrade", is_flag=True, help="Allow a higher --feature-level, or more --layers, than the store has."
 )
 @click.option("--prune", is_flag=True, help="Remove tracks whose files were in SOURCE and are gone.")
+@click.option(
+    "--seal/--no-seal",
+    default=None,
+    help="Move tracks into a few large files at the end.  [default: when more than 10,000 are in folders]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and write nothing.")
 @click.option("--retry-failed", is_flag=True, help="Only the tracks that have failed (see fs-extract failures).")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tracks of the source.")

@@ -67,6 +67,7 @@ def build(
     force: bool = False,
     upgrade: bool = False,
     prune: bool = False,
+    seal: bool | None = None,
     dry_run: bool = False,
     limit: int | None = None,
     shard: str | None = None,
@@ -138,6 +139,9 @@ def build(
         layers, a store of all of them is built beside it, and takes its place when it has every track.
     prune : bool
         Remove tracks whose files were in the source and are gone. A file that was moved keeps its track.
+    seal : bool, optional
+        Whether tracks are moved into bundles of thousands at the end (`FeatureStore.pack`); by default when more
+        than 10,000 are in folders, and not compressed.
     dry_run : bool
         Find out what is to be done, and write nothing at all.
     limit : int, optional
@@ -280,6 +284,7 @@ def build(
                 kinds=kinds_of_level(level),
                 root=None if retry_failed or limit or part else root,
                 prune=prune,
+                seal=seal,
                 refused={} if upgrade or lower is None else {"feature_level": (lower, level)},
                 dtype=dtype or ("float32" if there is None else there.spec.dtype),
                 codec=codec or ("none" if there is None else there.spec.codec),

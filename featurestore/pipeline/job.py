@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from featurestore.amounts import bytes_in_words, hours_in_words
 from featurestore.audio import AudioFile
-from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatchError, StoreError
+from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatchError, StoreAccessError, StoreError
 from featurestore.pipeline.claim import Attempts
 from featurestore.pipeline.extraction import Extraction
 from featurestore.pipeline.interrupts import Interrupts
@@ -34,6 +34,8 @@ from featurestore.store.os_errors import translate_os_errors
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder
 
+SEAL_ABOVE = 10_000
+"""Tracks in folders from which on a build seals them, if it was not told whether it should."""
 _PACK_WAIT = 60.0  # seconds that the end of a build waits for another writer's packing
 
 logger = logging.getLogger("featurestore")
@@ -232,6 +234,7 @@ def run_job(
                     tally.enter("packing")
                     with interrupts.deferred():
                         opened.pack(wait=_PACK_WAIT, thorough=False)
+                    _seal(job, opened)
         except (StoreError, DeviceLostError) as error:
             raise BuildStoppedError(
                 f"the build stopped: {error}. The {tally.processed} tracks that it has published are kept; "
@@ -239,6 +242,19 @@ def run_job(
                 report=tally.report(),
             ) from error
     tally.enter("done")
+
+
+def _seal(job: Job, writer: StoreWriter) -> None:
+    """Seal tracks if that is wanted, or if there are many."""
+    many = job.seal is None and job.codec == "none"
+    if not (job.seal or many):
+        return
+    try:
+        writer.pack(seal=True, above=SEAL_ABOVE if many else 0, wait=_PACK_WAIT, thorough=False)
+    except StoreAccessError as error:
+        if not many:
+            raise
+        logger.warning("the tracks stay in their folders: %s", error)
 
 
 def _usable(job: Job, plans: Iterable[TrackPlan], tally: Tally) -> list[TrackPlan]:

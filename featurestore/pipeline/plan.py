@@ -136,6 +136,8 @@ class Job:
         The folder of the source, if tracks of files that are gone are to be looked for.
     prune : bool
         Whether those are removed.
+    seal : bool, optional
+        Whether tracks are sealed at the end; by default if there are many.
     packs : bool
         Whether the build ends with packing.
     wait_for_others : float
@@ -156,6 +158,7 @@ class Job:
     dataset: str | None = None
     root: str | None = None
     prune: bool = False
+    seal: bool | None = None
     packs: bool = True
     wait_for_others: float = 0.0
 

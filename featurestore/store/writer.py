@@ -290,7 +290,7 @@ class StoreWriter:
         with translate_os_errors(self.path):
             return self._index.packed_rows
 
-    def pack(self, *, wait: float = 0.0, thorough: bool = True, seal: bool | None = None) -> bool:
+    def pack(self, *, wait: float = 0.0, thorough: bool = True, seal: bool | None = None, above: int = 0) -> bool:
         """Bring the packed table up to date, and seal or unseal tracks.
 
         Parameters
@@ -303,6 +303,8 @@ class StoreWriter:
         seal : bool, optional
             True moves all tracks from their folders into bundles of thousands, in a few large files; `raw` stays.
             False brings them back into folders. By default they stay where they are.
+        above : int
+            Seals only if more than so many tracks are in folders; then, no bundle has fewer than 1,024.
 
         Returns
         -------
@@ -313,6 +315,8 @@ class StoreWriter:
         ------
         SettingError
             If features that are compressed are to be sealed.
+        StoreAccessError
+            Also if there is no room for a bundle beside the folders of its tracks.
         TrackLockedError
             If other writers are at work on tracks that are to be unsealed: the others are.
 
@@ -325,7 +329,7 @@ class StoreWriter:
         with translate_os_errors(self.path):
             self.session.check()
             reader, index, session = self._reader, self._index, self.session
-            return pack_and_seal(reader, index, session, wait=wait, thorough=thorough, seal=seal)
+            return pack_and_seal(reader, index, session, wait=wait, thorough=thorough, seal=seal, above=above)
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ BAD = {
     "--force": ["yes"],
     "--upgrade": ["yes"],
     "--prune": ["yes"],
+    "--seal": ["yes"],
     "--dry-run": ["yes"],
     "--retry-failed": ["yes"],
     "--limit": ["0", "x"],

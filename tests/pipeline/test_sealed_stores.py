@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from featurestore import FeatureStore, build
+from featurestore.errors import BuildStoppedError, StoreAccessError
+from featurestore.pipeline import job
 
 OPTIONS = {"model": "logmel", "segment_duration": 1.0, "layers": [0, 2]}
 
@@ -34,6 +36,42 @@ def test_what_is_sealed_is_there(music, store, clip):
     assert (report.processed, report.cached) == (1, 4)
     assert in_folders(store) == ["new"]
     assert FeatureStore(store).verify(deep=True).ok
+
+
+def test_a_build_seals_when_asked_or_when_there_are_many(music, tmp_path, monkeypatch, clip):
+    store = tmp_path / "t.zarr"
+    build(music, store, **OPTIONS)
+    assert len(in_folders(store)) == 4
+    build(music, store, seal=True)
+    assert in_folders(store) == []
+    clip(music / "new.wav", seed=9)
+    build(music, store)
+    assert in_folders(store) == ["new"]
+    build(music, store, seal=True)
+    assert in_folders(store) == []
+    FeatureStore(store).pack(seal=False)
+    monkeypatch.setattr(job, "SEAL_ABOVE", 4)
+    build(music, store)
+    assert len(in_folders(store)) == 5  # too few for a bundle
+    monkeypatch.setattr("featurestore.store.sealing.packing.LEAST_TRACKS", 3)
+    build(music, store, seal=False)
+    assert len(in_folders(store)) == 5
+    build(music, store)
+    assert in_folders(store) == []
+    assert FeatureStore(store).verify(deep=True).ok
+
+
+def test_a_disk_without_room_for_bundles_stops_only_who_asked_for_them(music, tmp_path, monkeypatch, caplog):
+    def no_room(paths, size):
+        raise StoreAccessError(f"store {paths.name}: no room")
+
+    monkeypatch.setattr(job, "SEAL_ABOVE", 1)
+    monkeypatch.setattr("featurestore.store.sealing.packing.LEAST_TRACKS", 1)
+    monkeypatch.setattr("featurestore.store.sealing.seal.check_room", no_room)
+    assert build(music, tmp_path / "t.zarr", **OPTIONS).processed == 4
+    assert "stay in their folders" in caplog.text
+    with pytest.raises(BuildStoppedError, match="no room"):
+        build(music, tmp_path / "t.zarr", seal=True)
 
 
 def test_all_of_it_is_extracted_again_when_asked(music, store):

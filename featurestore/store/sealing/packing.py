@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from featurestore.errors import TrackLockedError
 from featurestore.store.commit.locks import exclusive
 from featurestore.store.commit.session import WriterSession
-from featurestore.store.sealing.seal import Sealing
+from featurestore.store.sealing.seal import LEAST_TRACKS, Sealing
 from featurestore.store.sealing.unseal import Unsealing
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.packing import pack
@@ -20,9 +22,13 @@ def pack_and_seal(
     wait: float,
     thorough: bool,
     seal: bool | None,
+    above: int,
 ) -> bool:
     """Pack, and seal or unseal all tracks: `StoreWriter.pack` says more."""
     locks, locked = reader.paths.locks, list[str]()
+    least = LEAST_TRACKS if above else 1
+    if seal and above and len(os.listdir(reader.paths.kind("aggregated"))) - 1 <= above:
+        seal = None
 
     def pack_once(*, thorough: bool) -> bool:
         options = {"durable": session.durable, "thorough": thorough}
@@ -35,7 +41,7 @@ def pack_and_seal(
     with exclusive(locks / "pack.lock", timeout=wait) as held:
         if held and seal:
             sealing = Sealing(reader, session.staging, session.locks, durable=session.durable)
-            sealing.run(index.snapshot().track_ids)
+            sealing.run(index.snapshot().track_ids, least=least)
         elif held:
             locked = Unsealing(reader, session).run()[1]
     # No track has come or gone, which the table does not know yet.

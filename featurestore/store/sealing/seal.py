@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from featurestore.errors import SettingError
+from featurestore.amounts import bytes_in_words
+from featurestore.errors import SettingError, StoreAccessError
 from featurestore.store import filesystem, reading
 from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_document
 from featurestore.store.commit.locks import TrackLocks, sealing_lock
@@ -125,6 +127,7 @@ class Sealing:
 
     def _seal(self, tracks: list[Found]) -> int:
         """Seal tracks into one bundle; how many those are that had not changed meanwhile."""
+        check_room(self._paths, sum(track.nbytes for track in tracks))
         name = uuid.uuid4().hex
         folder = self._staging.folder()
         try:
@@ -172,6 +175,16 @@ class Sealing:
 
     def _is_still(self, track: Found) -> bool:
         return revision_of(self._paths.array("aggregated", encode_key(track.track_id))) == track.revision
+
+
+def check_room(paths: StorePaths, size: int) -> None:
+    """Raise StoreAccessError if a disk has no room for a bundle of so many bytes of features."""
+    free = shutil.disk_usage(paths.root).free
+    if free < size:
+        raise StoreAccessError(
+            f"store {paths.name}: a bundle of {bytes_in_words(size)} is written before the folders of its tracks "
+            f"go, and only {bytes_in_words(free)} are free: free some space and run again"
+        )
 
 
 def make_bundles_folder(paths: StorePaths, staged: Path, *, durable: bool) -> None:
