@@ -169,7 +169,9 @@ class HuggingFace(Format):
 
     def write(self, music: Music) -> None:
         datasets = importlib.import_module("datasets")
-        parts = [datasets.Dataset(table) for table in tables(music)]
+        # With a fingerprint of our own: theirs does not pickle tables of newer releases of arrow.
+        numbered = enumerate(tables(music))
+        parts = [datasets.Dataset(datasets.table.InMemoryTable(x), fingerprint=f"{n:032x}") for n, x in numbered]
         datasets.concatenate_datasets(parts).save_to_disk(str(self.path))
 
     def _open(self) -> Any:

@@ -24,6 +24,7 @@ import numpy as np
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import TrackLockedError
 from featurestore.store import filesystem
+from featurestore.store.sealing import seal
 from featurestore.store.table import index
 
 SPEC = FeatureSpec.for_arrays(layers=3, dim=8)
@@ -129,6 +130,16 @@ def append(path: Path, stop: Any) -> None:
             if stop.is_set():
                 return
             time.sleep(0.005)
+
+
+def seal_and_unseal(path: Path, stop: Any) -> None:
+    """Moves all tracks into bundles of five, and back."""
+    seal.MOST_TRACKS = 5
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        while not stop.is_set():
+            for back in (False, False, True):
+                with contextlib.suppress(TrackLockedError):
+                    writer.pack(wait=5, seal=not back)
 
 
 def overwrite_by_renaming(path: Path, stop: Any) -> None:

@@ -37,6 +37,18 @@ def test_readers_see_whole_tracks_where_folders_cannot_be_exchanged(busy):
 
 
 @pytest.mark.slow
+def test_readers_see_whole_tracks_while_others_seal_and_unseal_them(busy):
+    seen = load.run(
+        busy,
+        [load.overwrite, load.append, load.seal_and_unseal],
+        [load.read_anew, load.read_held, load.read_held_of_many, load.verify_meanwhile],
+    )
+    for reader in seen:
+        assert set(reader) == {"ok"}
+    assert FeatureStore(busy).verify(deep=True).ok
+
+
+@pytest.mark.slow
 def test_xarray_sees_the_whole_table_that_it_opened(busy):
     """Through any number of packs that add tracks, and one that replaces some."""
     (seen,) = load.run(busy, [load.overwrite, load.append], [load.read_with_xarray])
