@@ -13,8 +13,9 @@ import pytest
 import zarr
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
+from featurestore.errors import SettingError
 from featurestore.store.byte_source import LocalFolder
-from featurestore.store.format.metadata import FORMAT_VERSION
+from featurestore.store.format.metadata import FORMAT_VERSION, SEALED_VERSION
 from featurestore.store.table.table import PackedTable
 
 STORES = Path(__file__).parent.parent / "data" / "stores"
@@ -62,15 +63,18 @@ EXPECTED = {
 }
 
 
-def write(path, variant):
-    """A store in which some tracks are packed, one was replaced since, one removed and one added."""
+SEALED = [variant for variant, settings in VARIANTS.items() if "codec" not in settings]
+
+
+def write(path, variant, *, seal=None):
+    """A store in which some tracks are packed, or sealed; one was replaced since, one removed and one added."""
     with StoreWriter(path, spec=spec_of(variant), overwrite=True) as writer:
         for track_id, arrays in PACKED.items():
             with writer.track(track_id, kinds=tuple(arrays), attributes=ATTRIBUTES) as open_track:
                 if len(arrays) > 1:
                     open_track.append(raw=arrays.get("raw"), segments=arrays["segments"], starts=STARTS)
                 open_track.set_aggregated(arrays["aggregated"])
-        writer.pack()
+        writer.pack(seal=seal)
         for track_id in ("replaced", "later"):
             writer.put(track_id, EXPECTED[track_id])
         writer.remove("removed")
@@ -101,7 +105,7 @@ def assert_holds(store, expected, dtype):
 
 
 def test_there_are_stores_of_every_version_and_variant():
-    versions = [f"format-{version}" for version in range(1, FORMAT_VERSION + 1)]
+    versions = [f"format-{version}" for version in range(1, SEALED_VERSION + 1)]
     assert {path.parent.name for path in written()} == set(versions)
     assert {path.name.split(".")[0] for path in written()} >= VARIANTS.keys()
     assert all(path.stat().st_size < 40_000 for path in written())
@@ -122,6 +126,22 @@ def test_it_is_read(store):
 
 def version_of(path):
     return json.loads((path / "zarr.json").read_text())["attributes"]["featurestore"]["format"]
+
+
+@pytest.mark.slow
+def test_it_is_sealed_and_unsealed(store):
+    store, variant = store
+    if variant not in SEALED:
+        with pytest.raises(SettingError, match="compressed"):
+            store.pack(seal=True)
+        return
+    for seal in (True, False):
+        store.pack(seal=seal)
+        assert version_of(store.path) == SEALED_VERSION
+        assert store.info()["sealed"] == (len(EXPECTED) if seal else 0)
+        assert_holds(store, EXPECTED, np.dtype(store.spec.dtype))
+        assert store.verify(deep=True).problems == ()
+    assert np.array_equal(store.segments("a/b").starts, STARTS)
 
 
 def test_its_packed_table_is_used_or_replaced(store):
@@ -162,13 +182,14 @@ def test_it_is_written_on(store):
 def main():
     import tempfile
 
-    for variant in VARIANTS:
-        target = STORES / f"format-{FORMAT_VERSION}" / f"{variant}.tar.gz"
+    versions = {FORMAT_VERSION: VARIANTS, SEALED_VERSION: SEALED}
+    for version, variant in ((version, variant) for version, names in versions.items() for variant in names):
+        target = STORES / f"format-{version}" / f"{variant}.tar.gz"
         if target.exists():
             raise SystemExit(f"{target} is there: what was written once is never written anew")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder) / "store.zarr", variant)
+            write(Path(folder) / "store.zarr", variant, seal=version == SEALED_VERSION or None)
             with tarfile.open(target, "w:gz") as archive:
                 archive.add(Path(folder) / "store.zarr", "store.zarr")
 
