@@ -247,12 +247,14 @@ class RowReader:
     ) -> None:
         """Copy rows that follow each other from chunks to where they belong."""
         per_chunk, dim = self._metadata.chunk_shape[0], out.shape[2]
-        at = 0
-        for chunk in chunks:
-            values = chunk.view(self._dtype).reshape(per_chunk, dim)[skip : skip + count - at]
-            out[target + at : target + at + len(values), column] = values
-            at += len(values)
-            skip = 0
+        values = chunks.view(self._dtype).reshape(len(chunks), per_chunk, dim)
+        rows = out[target : target + count, column]
+        head = per_chunk - skip
+        whole = (count - head) // per_chunk
+        tail = head + whole * per_chunk
+        rows[:head] = values[0, skip:]
+        rows[head:tail].reshape(whole, per_chunk, dim)[...] = values[1 : 1 + whole]
+        rows[tail:] = values[-1, : count - tail]
 
 
 def damaged(name: str, what: str) -> CorruptTrackError:
