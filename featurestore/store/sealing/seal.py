@@ -29,8 +29,15 @@ from featurestore.store.format.metadata import (
     encode_document,
     group_document,
 )
-from featurestore.store.paths import REMOVED, StorePaths
-from featurestore.store.sealing.writing import ChangedError, Found, look_at, spec_is_sealable, write_bundle
+from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
+from featurestore.store.sealing.writing import (
+    ChangedError,
+    Found,
+    check_bundle,
+    look_at,
+    spec_is_sealable,
+    write_bundle,
+)
 from featurestore.store.track_reader import TrackReader
 
 LEAST_TRACKS = 1024
@@ -130,20 +137,23 @@ class Sealing:
         check_room(self._paths, sum(track.nbytes for track in tracks))
         name = uuid.uuid4().hex
         folder = self._staging.folder()
+        staged = folder / BUNDLES / name
         try:
+            filesystem.make_dir(staged.parent)
             while True:
                 try:
-                    write_bundle(self._reader, tracks, folder / name)
+                    write_bundle(self._reader, tracks, staged)
                     break
                 except ChangedError as error:
-                    filesystem.discard(folder / name, self._paths.trash)
+                    filesystem.discard(staged, self._paths.trash)
                     tracks = [track for track in tracks if track.track_id != error.track_id]
                     if not tracks:
                         return 0
+            check_bundle(StorePaths(folder), name, self._reader.spec)
             if self._durable:
-                filesystem.sync_tree(folder / name)
+                filesystem.sync_tree(staged)
             self._make_places(folder)
-            sealed = self._place(tracks, folder / name, name)
+            sealed = self._place(tracks, staged, name)
         finally:
             filesystem.discard(folder, self._paths.trash)
         bundle = next(bundle for bundle in self._sealed.bundles() if bundle.name == name)
@@ -191,7 +201,7 @@ def make_bundles_folder(paths: StorePaths, staged: Path, *, durable: bool) -> No
     """Make the folder of bundles, and in it that of marks, if there is none."""
     if os.path.lexists(paths.bundles):
         return
-    new = staged / "bundles"
+    new = staged / "new"
     for place, document in (new, group_document({})), (new / REMOVED, removed_document()):
         filesystem.make_dir(place)
         filesystem.write_file(place / METADATA, encode_document(document))

@@ -16,13 +16,15 @@ import numpy.typing as npt
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
-from featurestore.store.bundles.bundle import INDEX, index_checksum
-from featurestore.store.bundles.layout import ATTRIBUTE_ROWS, MAX_ATTRIBUTE_BYTES, NAME, Sizes
+from featurestore.store.bundles.bundle import INDEX, Bundle, Recent, index_checksum
+from featurestore.store.bundles.layout import ATTRIBUTE_ROWS, KINDS, MAX_ATTRIBUTE_BYTES, NAME, Sizes
 from featurestore.store.bundles.rows import RowWriter
+from featurestore.store.bundles.sealed_array import open_sealed
 from featurestore.store.bundles.texts import encode_texts, with_crc
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document
 from featurestore.store.format.open_array import OpenArray
+from featurestore.store.paths import BUNDLES, StorePaths
 from featurestore.store.track_reader import TrackReader
 
 _log = logging.getLogger("featurestore")
@@ -135,6 +137,30 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
     own = {"fingerprint": spec.fingerprint, "index_crc32c": index_checksum(index)}
     for name, document in sizes.documents(own).items():
         filesystem.write_file(folder / name / METADATA, encode_document(document))
+
+
+def check_bundle(files: StorePaths, name: str, spec: FeatureSpec) -> None:
+    """Read a bundle that was written back, before anything goes that it is to replace.
+
+    Parameters
+    ----------
+    files : StorePaths
+        Of the folder in which it is, as if this was a store.
+    name : str
+        Of the bundle.
+    spec : FeatureSpec
+        Of the store.
+
+    Raises
+    ------
+    CorruptTrackError
+        If it has not, bit for bit, what the folders of its tracks have.
+    """
+    bundle = Bundle.open(files, name, spec, Recent())
+    for row, key in enumerate(bundle.keys):
+        for kind in KINDS if bundle.segments(row) else ("aggregated",):
+            with open_sealed(bundle, kind, row) as array:
+                _check(array, f"{BUNDLES}/{kind}", key)
 
 
 def _write_features(reader: TrackReader, tracks: Iterable[Found], folder: Path, sizes: Sizes) -> None:

@@ -155,6 +155,21 @@ def test_overwritten_removed_and_new_tracks(path, small):
     assert [p.name for p in (path / "bundles" / "removed").iterdir()] == ["zarr.json"]
 
 
+@pytest.mark.parametrize("kind", ["segments", "aggregated"])
+def test_a_bundle_that_is_not_what_the_folders_are_replaces_nothing(path, small, kind, monkeypatch):
+    write_store(path, TRACKS)
+    append = seal.write_bundle.__globals__["RowWriter"].append
+
+    def wrong(self, rows):
+        append(self, rows + (self._folder.name == kind))
+
+    monkeypatch.setattr("featurestore.store.bundles.rows.RowWriter.append", wrong)
+    with opened(path) as writer, pytest.raises(CorruptTrackError, match=f"{kind}.*not those that were written"):
+        writer.pack(seal=True)
+    assert not (path / "bundles").exists()
+    check(FeatureStore(path), TRACKS)
+
+
 def test_sealing_again_does_nothing(path, small):
     sealed(path)
     before = sorted((path / "bundles").rglob("*"))
