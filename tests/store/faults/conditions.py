@@ -75,7 +75,7 @@ def small_bundles() -> Iterator[None]:
 def plain_file_system() -> Iterator[None]:
     """Neither an exchange of folders nor hard links."""
     with (
-        small_tables(),
+        small_bundles(),
         mock.patch.object(filesystem, "exchange", return_value=False),
         mock.patch("os.link", side_effect=PermissionError(1, "no links here")),
     ):
