@@ -42,7 +42,7 @@ from featurestore.store.track_reader import TrackReader
 
 LEAST_TRACKS = 1024
 """A bundle of so many tracks that has `MOST_BYTES` takes no more."""
-MOST_BYTES = 8 * 2**30
+MOST_BYTES = 16 * 2**30
 
 _log = logging.getLogger("featurestore")
 
