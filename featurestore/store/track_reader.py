@@ -22,7 +22,7 @@ from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.bundles.sealed_array import open_sealed
 from featurestore.store.commit.transaction import BACKUP, is_published
 from featurestore.store.format.keys import encode_key, encode_keys
-from featurestore.store.format.metadata import ArrayMetadata, shard_name
+from featurestore.store.format.metadata import METADATA, ArrayMetadata, shard_name
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.root import RootCheck
 from featurestore.store.format.shards import CRC_BYTES, plain_index
@@ -81,7 +81,7 @@ class TrackReader(ArrayReader):
         found = super()._open_revision(kind, key, revision)
         place = None if found is not None or kind == "raw" else self.sealed.find(key)
         if place is not None and revision in (None, place.revision):
-            if kind == "aggregated" and reading.is_dir(self.paths.array(kind, key)):
+            if kind == "aggregated" and os.path.lexists(self.paths.array(kind, key) / METADATA):
                 return None  # overwritten just now
             with contextlib.suppress(FileNotFoundError):  # brought back to a folder just now
                 return open_sealed(place.bundle, kind, place.row)

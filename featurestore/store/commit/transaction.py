@@ -150,7 +150,8 @@ def _commit(
     if entry.exists():  # left by a writer that died
         roll_forward(paths, sealed, key, durable=durable)
     present = [kind for kind in KINDS if os.path.lexists(paths.array(kind, key))]
-    if "aggregated" in present:  # while it is exchanged, nobody may see what it has superseded
+    # While it is exchanged, nobody may see what it has superseded.
+    if sealed.find(key) is not None and revision_of(paths.array("aggregated", key)) is not None:
         sealed.mark_removed(key, durable=durable)
     if present:
         record.write(folder)

@@ -114,6 +114,13 @@ def fixed_folders() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def fixed_folders_and_bundles() -> Iterator[None]:
+    """Both."""
+    with small_bundles(), fixed_folders():
+        yield
+
+
+@contextlib.contextmanager
 def closed_tracks() -> Iterator[None]:
     """Whoever wants to replace a track may not."""
 

@@ -24,6 +24,7 @@ from .conditions import (
     State,
     closed_tracks,
     fixed_folders,
+    fixed_folders_and_bundles,
     no_links,
     small_bundles,
     small_memory,
@@ -258,7 +259,7 @@ def _operations_on_bundles() -> Iterator[Operation]:
     others = {"Kept/1": track("Kept/1", 0, ragged), "later": track("later", 0, ragged)}
     bare, small = store_with(track("subject", 0, ragged), others=others)
     without_raw = sealed(bare, small)
-    again = track("subject", 1, ragged)
+    again, new_kept = track("subject", 1, ragged), track("Kept/1", 1, ragged)
     few = {**small, "subject": again}
     yield Operation(
         "overwrite, sealed without raw", without_raw, small, putting("subject", again, small), condition
@@ -276,6 +277,12 @@ def _operations_on_bundles() -> Iterator[Operation]:
     yield Operation("recover, sealed", placed, before, opening(before), condition)
     trashed = interrupted(sealing, plain, lambda step: into(step, ".featurestore", "trash"), condition)
     yield Operation("recover, sealed in part", trashed, before, opening(before), condition)
+    fixed = fixed_folders_and_bundles
+    yield Operation("seal, fixed folders", bare, small, sealing_(small), fixed, packs=True)
+    shell = interrupted(
+        sealing_(small), bare, lambda step: step.kind == "unlink" and step.args[0].name == "zarr.json", fixed
+    )
+    yield Operation("overwrite what is half sealed", shell, small, putting("Kept/1", new_kept, small), fixed)
     # What only hands, several writers and broken disks come to.
     superseding = putting("subject", again, small)
     unmarked = interrupted(superseding, without_raw, lambda step: into(step, "aggregated"), condition)

@@ -18,6 +18,7 @@ SWAPPING = [
 """Operations that exchange folders or make links, where the file system can."""
 
 LONG_OF_BUNDLES = {
+    "seal, fixed folders",
     "seal, a third time",
     "seal, and overwrite meanwhile",
     "seal, and remove meanwhile",
