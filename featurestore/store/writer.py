@@ -318,7 +318,8 @@ class StoreWriter:
         StoreAccessError
             Also if there is no room for a bundle beside the folders of its tracks.
         TrackLockedError
-            If other writers are at work on tracks that are to be unsealed: the others are.
+            If other writers are at work on tracks that are to be unsealed: the others are. Or, and then nothing is
+            sealed, if a writer of another host may be at work to which locks of this one do not show.
 
         Examples
         --------

@@ -103,10 +103,18 @@ def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str, *, d
     aside = paths.trash / uuid.uuid4().hex
     try:
         fallbacks.set_aside(folder, aside, keep=False)
+    except FileNotFoundError:  # a writer to which our lock does not show has done so
+        return ()
     except OSError as error:
         if error.errno not in OF_ONE_TRACK:
             raise
         if kind == "aggregated":  # it cannot be moved, and goes on as a folder
+            sealed.mark_removed(key, durable=durable)
+        return ()
+    if not _is_sealed(aside, place) and not os.path.lexists(folder):
+        # A writer to which our lock does not show has replaced it since it was looked at.
+        filesystem.rename(aside, folder)
+        if kind == "aggregated":
             sealed.mark_removed(key, durable=durable)
         return ()
     log_change(paths, key)
@@ -114,7 +122,7 @@ def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str, *, d
 
 
 def _is_sealed(folder: Path, place: Place) -> bool:
-    """Whether a folder of `aggregated` says what a bundle says, or nothing any more."""
+    """Whether a folder of a track says what a bundle says, or nothing any more."""
     if not os.path.lexists(folder / METADATA):
         return True
     found, own = attributes_of(folder), place.bundle.metadata("aggregated", place.row).attributes

@@ -20,7 +20,7 @@ from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_do
 from featurestore.store.commit.locks import TrackLocks, sealing_lock
 from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.sealed import finish_bundle, forget_marks
-from featurestore.store.commit.staging import StagingArea
+from featurestore.store.commit.staging import StagingArea, refuse_unseen
 from featurestore.store.commit.transaction import revision_of
 from featurestore.store.format.keys import encode_key, encode_keys
 from featurestore.store.format.metadata import (
@@ -89,12 +89,15 @@ class Sealing:
         ------
         SettingError
             If the features are compressed.
+        TrackLockedError
+            If a writer of another host may be at work, to which locks of this one do not show.
         """
         if not spec_is_sealable(self._reader.spec):
             raise SettingError(
                 f"the store {self._paths.name} is compressed ({self._reader.spec.codec}), and compressed tracks "
                 "cannot be sealed: leave them in their folders, or copy them to a store without compression"
             )
+        refuse_unseen(self._paths.staging)
         self._finish()
         folders = set(os.listdir(self._paths.kind("aggregated")))
         keys = encode_keys(track_ids)

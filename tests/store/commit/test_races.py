@@ -126,3 +126,51 @@ def test_who_packs_second_leaves_it_to_the_first(tmp_path, blind):
         if not came:
             break
     assert number > 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("exchanges")
+def test_a_track_that_is_sealed_while_it_is_replaced_is_not_lost(tmp_path, blind):
+    for number in itertools.count():
+        path, done = tmp_path / f"{number}.zarr", []
+        with StoreWriter(path, spec=SPEC, durable=False) as one:
+            one.put("a", features(0))
+            one.put("b", features(1))
+
+            def come(path=path, done=done):
+                with (
+                    StoreWriter(path, spec=SPEC, durable=False, overwrite=True) as other,
+                    contextlib.suppress(TrackLockedError),
+                ):
+                    other.put("a", features(2))
+                    done.append(2)
+
+            has_come = blind(number, come)
+            with contextlib.suppress(TrackLockedError):
+                one.pack(seal=True)
+            came = has_come()
+        StoreWriter(path, spec=SPEC).close()
+        store = FeatureStore(path)
+        assert_same(read_all(store, "a"), features(done[0] if done else 0))
+        assert_same(read_all(store, "b"), features(1))
+        if not came:
+            break
+    assert number > 10
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_nothing_is_sealed_beside_a_writer_whose_lock_does_not_show(tmp_path, monkeypatch, seen):
+    path = tmp_path / "store.zarr"
+    with StoreWriter(path, spec=SPEC, durable=False) as one:
+        one.put("a", features(0))
+        with monkeypatch.context() as patch:
+            patch.setattr(staging, "_host", lambda: "another")
+            other = StoreWriter(path, spec=SPEC, durable=False)
+        with other:
+            if not seen:
+                flock.unlock(other.session.staging._owner)
+                other.session.staging._owner = None
+            with contextlib.nullcontext() if seen else pytest.raises(TrackLockedError, match="another host"):
+                one.pack(seal=True)
+        one.pack(seal=True)
+    assert FeatureStore(path).info()["sealed"] == 1
