@@ -16,7 +16,7 @@ from featurestore.spec import KINDS, kinds_of_level
 from featurestore.store import StoreWriter, filesystem, reading
 from featurestore.store.bucket import BucketSource
 from featurestore.store.byte_source import LocalFile
-from featurestore.store.commit.transaction import TransactionRecord
+from featurestore.store.commit.record import TransactionRecord
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document, seal, shard_name
 from featurestore.store.format.open_array import OpenArray

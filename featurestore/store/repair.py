@@ -18,7 +18,7 @@ from featurestore.store.commit.changes import log_change
 from featurestore.store.commit.locks import TrackLocks, exclusive, sealing_lock
 from featurestore.store.commit.sealed import forget_marks
 from featurestore.store.commit.session import WriterSession
-from featurestore.store.commit.transaction import mark_stale
+from featurestore.store.commit.transaction import FAILED, mark_stale
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
     METADATA,
@@ -55,10 +55,11 @@ def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[
     paths, durable = reader.paths, session.durable
     report = verify(reader, deep=deep)
     found = {problem.what for problem in report.problems}
-    for key in {problem.key for problem in report.problems if problem.what == "unfinished"}:
+    moved = _put_bundles_aside(reader) if "bundle" in found else []
+    # Only now: it may have waited for the bundles.
+    for key in {name.removesuffix(FAILED) for name in sorted(os.listdir(paths.journal))}:
         with contextlib.suppress(TrackLockedError, TrackAccessError), session.lock(key, removing=True):
             pass
-    moved = _put_bundles_aside(reader) if "bundle" in found else []
     if moved:
         report = _with_more(report, verify(reader, deep=deep))
     if "structure" in found:

@@ -18,7 +18,7 @@ from featurestore.errors import ExtractionError, SettingError, StoreError
 from featurestore.pooling import SegmentPool, pool_frames
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
-from featurestore.store.commit import transaction
+from featurestore.store.commit.record import TransactionRecord
 from featurestore.store.format.compression import bitround, compressor_of
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -191,7 +191,7 @@ class TrackWriter:
             raise SettingError(f"aggregated of {self._id!r} must be {list(self._pool.shape)}, not {array.shape}")
         self._aggregated = array
 
-    def finish(self) -> transaction.TransactionRecord:
+    def finish(self) -> TransactionRecord:
         """Write what has waited for the end and the metadata; say what is to be done with the folder."""
         self._check_whole()
         if self._streamed:
@@ -227,7 +227,7 @@ class TrackWriter:
             self._write("segments", (self._segments, layers, dim), self._rows.columns(), common)
             self._rows.close()
         self._write("aggregated", (layers, dim), self._as_stored("aggregated", self._aggregated), common)
-        return transaction.TransactionRecord(self._kinds, revision)
+        return TransactionRecord(self._kinds, revision)
 
     def _numbers(self, values: npt.ArrayLike, kind: str) -> npt.NDArray[Any]:
         if np.ma.is_masked(values):

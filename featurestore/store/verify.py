@@ -20,10 +20,7 @@ from featurestore.store import reading
 from featurestore.store.bundles.checking import damaged_documents, damaged_shards
 from featurestore.store.commit import recovery, transaction
 from featurestore.store.format.keys import decode_key
-from featurestore.store.format.metadata import (
-    METADATA,
-    shard_name,
-)
+from featurestore.store.format.metadata import METADATA, shard_name
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.paths import BUNDLES, StorePaths, invalid_paths
 from featurestore.store.structure import damaged_structure
@@ -161,7 +158,10 @@ def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
     present = [kind for kind in reversed(KINDS) if os.path.lexists(paths.array(kind, key))]
     if (paths.journal / key).exists():  # a change to be finished
         return []
-    sealed = "aggregated" not in present and reader.sealed.find(key) is not None
+    try:
+        sealed = "aggregated" not in present and reader.sealed.find(key) is not None
+    except CorruptTrackError:  # it may be of a bundle that is damaged
+        return []
     if "aggregated" not in present and not sealed:
         return present
     check = _Check(reader, deep=deep)

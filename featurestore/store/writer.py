@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
-from featurestore.store.commit import transaction
+from featurestore.store.commit.record import TransactionRecord
 from featurestore.store.commit.session import WriterSession
+from featurestore.store.commit.transaction import commit
 from featurestore.store.creation import create_or_check
 from featurestore.store.format.keys import encode_key
 from featurestore.store.os_errors import translate_os_errors
@@ -253,9 +254,9 @@ class StoreWriter:
             if not self._reader.is_there(key):
                 raise TrackNotFoundError(f"the store {self.path} has no track {track_id!r}")
             folder = self.session.staging.folder()
-            record = transaction.TransactionRecord((), uuid.uuid4().hex)
+            record = TransactionRecord((), uuid.uuid4().hex)
             options = {"has_row": True, "durable": self.durable}
-            transaction.commit(self._paths, self._reader.sealed, folder, key, record, **options)
+            commit(self._paths, self._reader.sealed, folder, key, record, **options)
 
     def repair(self, *, deep: bool = True) -> tuple[VerifyReport, list[Path]]:
         """Put aside what is damaged and build the packed table again where it is wrong.

@@ -16,7 +16,7 @@ from featurestore import FeatureSpec
 from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import reading
 from featurestore.store.byte_source import LocalFile
-from featurestore.store.commit.transaction import INTENT, TransactionRecord
+from featurestore.store.commit.record import INTENT, TransactionRecord
 from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.compression import compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata, check_track_metadata, decode_document, track_metadata

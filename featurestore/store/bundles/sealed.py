@@ -6,6 +6,7 @@ in `bundles/removed`, whose name is that of the bundle and the number of the tra
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.bundles.rows import damaged
 from featurestore.store.paths import BUNDLES, StorePaths
 
+_log = logging.getLogger("featurestore")
 _MASK = (1 << TRACK_BITS) - 1
 
 
@@ -44,6 +46,7 @@ class _Known(NamedTuple):
     bundles: list[Bundle]
     rows: dict[str, int]
     more: dict[str, list[int]]  # the same of tracks that are in several
+    bad: dict[str, str]  # names of bundles that cannot be opened, and what is wrong with them
 
     def places(self, key: str) -> list[int]:
         found = self.rows.get(key)
@@ -57,13 +60,14 @@ class _Known(NamedTuple):
         return mark_name(place.bundle.name, place.row)
 
 
-_NOTHING = _Known(frozenset(), [], {}, {})
+_NOTHING = _Known(frozenset(), [], {}, {}, {})
 
 
 class SealedTracks:
     """The tracks in the bundles of a store that is a folder. Holds no file open.
 
-    A folder of a track supersedes what a bundle has of it: whoever asks here has looked for one.
+    A folder of a track supersedes what a bundle has of it: whoever asks here has looked for one. Which tracks are
+    in a bundle that cannot be opened is not known: others go on.
 
     Parameters
     ----------
@@ -103,10 +107,27 @@ class SealedTracks:
         CorruptTrackError
             If one is damaged.
         """
+        self.check()
         return sorted(self._look().bundles, key=lambda bundle: bundle.name)
 
-    def find(self, key: str) -> Place | None:
-        """Where a track is, None if it is in no bundle, or not there any more."""
+    @property
+    def are_all_known(self) -> bool:
+        """Whether every bundle can be opened."""
+        return not self._look().bad
+
+    def check(self) -> None:
+        """Raise CorruptTrackError if a bundle is damaged."""
+        for message in self._look().bad.values():
+            raise CorruptTrackError(message)
+
+    def find(self, key: str, *, if_known: bool = False) -> Place | None:
+        """Where a track is, None if it is in no bundle, or not there any more.
+
+        Raises
+        ------
+        CorruptTrackError
+            If it may be in a bundle that is damaged, unless only what is known is asked for.
+        """
         known = self._known
         while True:
             for code in known.places(key):
@@ -115,6 +136,8 @@ class SealedTracks:
                     return found
             now = self._look()
             if now is known:
+                if not if_known:
+                    self.check()
                 return None
             known = now
 
@@ -190,27 +213,27 @@ class SealedTracks:
         """What is known of the bundles that are there now: they are listed each time, and opened once."""
         names = self.names()
         known = self._known
-        if names == known.names:
+        if names == known.names and not known.bad:
             return known
         with self._lock:
-            if names != self._known.names:
+            if names != self._known.names or self._known.bad:
                 self._known = self._opened(names, self._known)
             return self._known
 
     def _opened(self, names: frozenset[str], before: _Known) -> _Known:
         there = {bundle.name: bundle for bundle in before.bundles}
-        bundles = []
+        bundles, bad = [], dict[str, str]()
         for name in sorted(names):
             try:
-                bundle = there.get(name) or Bundle.open(self._paths, name, self._spec, self._recent)
-            except NotADirectoryError as error:
-                raise damaged(f"{BUNDLES}/{name}", f"{error.strerror}: {error.filename}") from None
+                bundles.append(there.get(name) or self._open(name))
             except FileNotFoundError:
-                if os.path.lexists(self._paths.bundles / name):
-                    raise damaged(f"{BUNDLES}/{name}", "files are missing") from None
                 names -= {name}
-                continue
-            bundles.append(bundle)
+            except CorruptTrackError as error:
+                bad[name] = str(error)
+                if name not in before.bad:
+                    _log.warning("store %s: %s", self._paths.name, error)
+        if (names, bad) == (before.names, before.bad):
+            return before
         rows: dict[str, int] = {}
         more: dict[str, list[int]] = {}
         for number, bundle in enumerate(bundles):
@@ -218,7 +241,18 @@ class SealedTracks:
                 code = number << TRACK_BITS | row
                 if rows.setdefault(key, code) != code:
                     more.setdefault(key, []).append(code)
-        return _Known(names, bundles, rows, more)
+        return _Known(names, bundles, rows, more, bad)
+
+    def _open(self, name: str) -> Bundle:
+        """Open a bundle; FileNotFoundError if it is gone."""
+        try:
+            return Bundle.open(self._paths, name, self._spec, self._recent)
+        except NotADirectoryError as error:
+            raise damaged(f"{BUNDLES}/{name}", f"{error.strerror}: {error.filename}") from None
+        except FileNotFoundError:
+            if not os.path.lexists(self._paths.bundles / name):
+                raise
+            raise damaged(f"{BUNDLES}/{name}", "files are missing") from None
 
 
 def _listed(folder: Path) -> list[str]:

@@ -62,7 +62,7 @@ def recover(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks, *, told:
                 roll_forward(paths, sealed, key, durable=True)
         except TrackLockedError:
             continue
-        except (TrackAccessError, OSError) as error:
+        except (TrackAccessError, CorruptTrackError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in OF_ONE_TRACK:
                 raise
             if key not in told:
@@ -155,8 +155,8 @@ def finish(paths: StorePaths, sealed: SealedTracks, key: str, *, durable: bool, 
     """
     try:
         roll_forward(paths, sealed, key, durable=durable)
-    except OSError as error:
-        if error.errno not in OF_ONE_TRACK:
+    except (CorruptTrackError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in OF_ONE_TRACK:
             raise
         with contextlib.suppress(OSError):
             if back and revoke(paths, sealed, key):

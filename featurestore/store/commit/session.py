@@ -12,8 +12,9 @@ from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit import heartbeat, recovery
 from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.record import TransactionRecord
 from featurestore.store.commit.staging import StagingArea, clean_stale
-from featurestore.store.commit.transaction import TransactionRecord, commit
+from featurestore.store.commit.transaction import commit
 from featurestore.store.format.keys import encode_key
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
@@ -110,7 +111,9 @@ class WriterSession:
         with contextlib.ExitStack() as stack:
             with translate_os_errors(self._paths.name):
                 stack.enter_context(self.lock(key, wait=wait))
-                there = self._paths.array("aggregated", key).exists() or self._sealed.find(key) is not None
+                # A folder supersedes what a bundle may have of it that is damaged.
+                sealed = self._sealed.find(key, if_known=True) is not None
+                there = sealed or self._paths.array("aggregated", key).exists()
                 if not replace and there:
                     raise TrackExistsError(
                         f"the store {self._paths.name} has the track {track_id!r}: pass `overwrite=True` to "
@@ -120,9 +123,8 @@ class WriterSession:
             try:
                 yield folder, records.append
                 with translate_os_errors(self._paths.name):
-                    row, sealed = has_row(key), self._sealed
-                    options = {"has_row": row, "durable": self.durable}
-                    emptied = commit(self._paths, sealed, folder, key, records[-1], **options)
+                    options = {"has_row": has_row(key), "durable": self.durable}
+                    emptied = commit(self._paths, self._sealed, folder, key, records[-1], **options)
             except BaseException:
                 with contextlib.suppress(OSError):  # else it goes when the writer is closed
                     recovery.rollback(self._paths, self._sealed, folder)

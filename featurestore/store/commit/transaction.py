@@ -23,11 +23,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +35,10 @@ from featurestore.store import fallbacks, filesystem, reading
 from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit.changes import log_change
 from featurestore.store.commit.locks import sealing_lock
+from featurestore.store.commit.record import INTENT, TransactionRecord
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
 from featurestore.store.paths import StorePaths, missing_directories
 
-INTENT = "intent.json"
 BACKUP = ".old"
 FAILED = ".failed"
 """Behind the key, the name of a note in the journal why its entry could not be carried out; no key has a dot."""
@@ -50,28 +48,6 @@ OF_ONE_TRACK = (
     *(errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP),
 )
 _OF_A_RACE = errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT
-
-
-@dataclass(frozen=True)
-class TransactionRecord:
-    """What a staged change is to do: replace a track by a revision that has some kinds, or, by none, remove it."""
-
-    kinds: tuple[str, ...]
-    revision: str
-
-    def write(self, folder: Path) -> None:
-        """Write it down in a staged folder."""
-        content = json.dumps({"kinds": self.kinds, "revision": self.revision})
-        filesystem.write_file(folder / INTENT, content.encode())
-
-    @classmethod
-    def read(cls, folder: Path) -> TransactionRecord | None:
-        """The record in a folder, None if there is no readable one."""
-        try:
-            values = json.loads(reading.read_file(folder / INTENT, limit=MAX_METADATA_BYTES))
-            return cls(tuple(kind for kind in KINDS if kind in values["kinds"]), str(values["revision"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-            return None
 
 
 def commit(
@@ -114,6 +90,8 @@ def commit(
         If the change cannot be carried out, and is not decided.
     TrackLockedError
         If another writer, to which this one's lock does not show, was faster.
+    CorruptTrackError
+        If a track is to be removed that may be in a damaged bundle as well.
     """
     with losing_races(paths, key):
         return _commit(paths, sealed, folder, key, record, has_row=has_row, durable=durable)
@@ -146,6 +124,8 @@ def _commit(
     has_row: bool,
     durable: bool,
 ) -> bool:
+    if not record.kinds:
+        sealed.check()
     entry = paths.journal / key
     if entry.exists():  # left by a writer that died
         roll_forward(paths, sealed, key, durable=durable)
@@ -236,6 +216,8 @@ def roll_forward(paths: StorePaths, sealed: SealedTracks, key: str, *, durable: 
         If that fails; a note of the reason is in the journal then.
     TrackLockedError
         If another writer, to which this one's lock does not show, does so at the same time.
+    CorruptTrackError
+        If it is to be removed, and may be in a bundle that is damaged.
     """
     with losing_races(paths, key):
         entry, note = paths.journal / key, paths.journal / (key + FAILED)
@@ -273,7 +255,7 @@ def revoke(paths: StorePaths, sealed: SealedTracks, key: str) -> bool:
         revision_of(paths.array(kind, key)) == revision_of(entry / (kind + BACKUP)) is not None for kind in moved
     )
     # Of a track that is in no folder, a mark is all that there is to be placed.
-    removed = not reading.is_dir(paths.array("aggregated", key)) and sealed.find(key) is None
+    removed = not reading.is_dir(paths.array("aggregated", key)) and sealed.find(key, if_known=True) is None
     if not (waiting and whole) or (removed and sealed.places(key)):
         return False
     gone = paths.trash / uuid.uuid4().hex
@@ -288,6 +270,8 @@ def _carry_out(
     paths: StorePaths, sealed: SealedTracks, key: str, record: TransactionRecord, *, durable: bool, begun: bool
 ) -> None:
     entry, kinds = paths.journal / key, record.kinds
+    if not kinds:  # a bundle that is damaged may have it, and be brought back
+        sealed.check()
     dropped = [kind for kind in reversed(KINDS) if kind not in kinds and paths.array(kind, key).exists()]
     for kind in kinds:
         if not begun or revision_of(entry / kind) == record.revision:

@@ -142,7 +142,10 @@ class TrackIndex(TableIndex):
         gone, more = set(before.gone), set(before.more)
         for key, track_id in ids.items():
             packed = table is not None and key in table.key_set
-            there = self._reader.is_there(key)
+            try:
+                there = self._reader.is_there(key)
+            except CorruptTrackError:  # it may be in a bundle that is damaged
+                return None
             if packed:
                 (gone.discard if there else gone.add)(track_id)
             else:

@@ -45,11 +45,18 @@ def _list_folders(paths: StorePaths) -> list[str]:
 
 
 def compare_keys(reader: TrackReader, known: frozenset[str]) -> tuple[set[str], set[str]]:
-    """Keys of published tracks that are not known, and known ones that are of none."""
+    """Keys of published tracks that are not known, and known ones that are of none.
+
+    What may be in a bundle that is damaged is not of none, unless it was marked.
+    """
     listed = list_keys(reader)
     fresh = set(itertools.filterfalse(known.__contains__, listed))
     every = len(listed) - len(fresh) == len(known)
-    return fresh, set() if every else set(known.difference(listed))
+    lost = set() if every else set(known.difference(listed))
+    if lost and not reader.sealed.are_all_known:
+        with contextlib.suppress(FileNotFoundError):
+            lost &= set(os.listdir(reader.paths.stale))
+    return fresh, lost
 
 
 def track_ids_of(reader: ArrayReader, keys: Iterable[str]) -> dict[str, str]:

@@ -125,7 +125,8 @@ class _Packing:
         fresh, gone = compare_keys(self.reader, known)
         left_out = self.damaged & (fresh | known) - gone
         found = track_ids_of(self.reader, fresh - left_out)
-        if left_out or any(map(is_hashed, fresh - found.keys())):
+        unknown = not self.reader.sealed.are_all_known
+        if left_out or unknown or any(map(is_hashed, fresh - found.keys())):
             token = None  # what is left out must not be forgotten
         removed = [] if old is None else old.rows_of(gone | left_out & known)
         self.before = np.arange(0 if old is None else len(old), dtype=np.int64)

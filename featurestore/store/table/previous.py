@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Set
 from pathlib import Path
 
@@ -54,10 +55,12 @@ class PreviousTable:
         return [row for row in looked_at if not self._is_current(row)]
 
     def _is_current(self, row: int) -> bool:
+        key, reader = self.table.keys[row], self._reader
         try:
-            current = self._reader.current(self.table.keys[row])
+            current = reader.current(key)
         except CorruptTrackError:
-            return False
+            # While a bundle is damaged that may have it, the row is all that there is.
+            return not reader.sealed.are_all_known and not os.path.lexists(reader.paths.array("aggregated", key))
         own = self.table.described["revision"][row]
         return current is not None and digest(str(current.attributes["revision"])) == own
 

@@ -28,11 +28,6 @@ UNREACHED = {
     "creation.py: filesystem.remove_tree(paths.root)",
     "fallbacks.py: filesystem.rename(backup, target)",
     "fallbacks.py: filesystem.rename(file, folder)",
-    # Of a bundle that cannot be opened, without which no track can be listed: tests/store/bundles.
-    "repair.py: filesystem.make_parents(target.parent, durable=True)",
-    "repair.py: filesystem.rename(paths.bundles / name, target)",
-    "repair.py: filesystem.sync_dir(paths.bundles)",
-    "repair.py: filesystem.sync_dir(target.parent)",
     # Where locks do not show: tests/store/commit.
     "commit/sealed.py: filesystem.rename(aside, folder)",
     # Where the umask is not that of the store: tests/store/disks.

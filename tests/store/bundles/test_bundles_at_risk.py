@@ -1,0 +1,117 @@
+"""Bundles that are damaged, or changed by hand: what is sound stays in use, and nothing comes back."""
+
+import json
+
+import numpy as np
+import pytest
+from samples import SPEC, assert_same, features, read_all, write_store
+
+from featurestore import FeatureStore, StoreWriter
+from featurestore.errors import CorruptTrackError
+from featurestore.store.paths import StorePaths
+
+pytestmark = pytest.mark.slow
+
+RAGGED = ("segments", "aggregated")
+TRACKS = {name: features(seed, kinds=RAGGED) for seed, name in enumerate("abcd")}
+
+
+def opened(path, **options):
+    return StoreWriter(path, spec=SPEC, durable=False, **options)
+
+
+@pytest.fixture
+def store(path, monkeypatch):
+    """Of "a" and "b" in one bundle, and "c" and "d" in another."""
+    monkeypatch.setattr("featurestore.store.sealing.seal.MOST_TRACKS", 2)
+    write_store(path, TRACKS)
+    with opened(path) as writer:
+        writer.pack(seal=True)
+    return FeatureStore(path)
+
+
+def bundle_of(path, track_id):
+    """The folder of the bundle of a track."""
+    ids = (path / "bundles").glob("*/track_id/c.0")
+    return next(file for file in ids if track_id.encode() in file.read_bytes()).parents[1]
+
+
+def marks(path):
+    return {mark.name for mark in (path / "bundles" / "removed").iterdir()} - {"zarr.json"}
+
+
+def check(path, tracks):
+    store = FeatureStore(path)
+    assert sorted(store.track_ids) == sorted(tracks)
+    for track_id, arrays in tracks.items():
+        assert_same(read_all(store, track_id), arrays)
+    assert np.array_equal(store.aggregated(), [tracks[x]["aggregated"] for x in store.track_ids])
+    assert store.verify(deep=True).problems == ()
+
+
+class TestDamagedBundle:
+    @pytest.fixture
+    def damaged(self, path, store):
+        """The metadata of the bundle of "a" and "b", which was damaged."""
+        file = bundle_of(path, "a") / "zarr.json"
+        content = file.read_bytes()
+        file.write_text("{}")
+        return file, content
+
+    def test_other_tracks_are_read_and_written(self, path, damaged):
+        store = FeatureStore(path)
+        assert store.track_ids == list("abcd")
+        assert_same(read_all(store, "c"), TRACKS["c"])
+        with opened(path) as writer:
+            writer.put("new", TRACKS["a"])
+            writer.put("c", TRACKS["b"], overwrite=True)
+            assert writer.pack()
+        changed = {**TRACKS, "c": TRACKS["b"], "new": TRACKS["a"]}
+        for found in (store, FeatureStore(path)):
+            assert sorted(found.track_ids) == sorted(changed)
+            assert_same(read_all(found, "new"), TRACKS["a"])
+            for track_id in "a", "other":
+                with pytest.raises(CorruptTrackError, match="run verify --deep --repair"):
+                    found.segments(track_id)
+        damaged[0].write_bytes(damaged[1])
+        check(path, changed)
+        with opened(path) as writer:
+            writer.pack(seal=True)
+        check(path, changed)
+
+    def test_a_writer_that_is_open_sees_that_the_bundle_is_mended(self, path, damaged):
+        with opened(path) as writer:
+            with pytest.raises(CorruptTrackError):
+                writer.existing("a")
+            damaged[0].write_bytes(damaged[1])
+            assert writer.existing("a") is not None
+            writer.remove("a")
+        check(path, {name: TRACKS[name] for name in "bcd"})
+
+    def test_its_tracks_are_replaced_and_not_removed(self, path, damaged):
+        with opened(path) as writer:
+            writer.put("a", TRACKS["d"])
+            for track_id in "abc":
+                with pytest.raises(CorruptTrackError, match="run verify --deep --repair"):
+                    writer.remove(track_id)
+        assert_same(read_all(FeatureStore(path), "a"), TRACKS["d"])
+        damaged[0].write_bytes(damaged[1])
+        check(path, {**TRACKS, "a": TRACKS["d"]})
+        with opened(path) as writer:
+            writer.remove("a")
+        check(path, {name: TRACKS[name] for name in "bcd"})
+
+    @pytest.mark.parametrize("mended", [False, True])
+    def test_a_removal_that_was_decided_waits_for_it(self, path, damaged, mended):
+        entry = StorePaths(path).journal / "c"
+        entry.mkdir()
+        StorePaths(path).stale.joinpath("c").touch()
+        (entry / "intent.json").write_text(json.dumps({"kinds": [], "revision": "0" * 32}))
+        with opened(path) as writer:
+            writer.put("new", TRACKS["a"])
+            assert entry.exists()
+            if mended:
+                damaged[0].write_bytes(damaged[1])
+            else:
+                writer.repair()
+        check(path, {**{name: TRACKS[name] for name in ("abd" if mended else "d")}, "new": TRACKS["a"]})
