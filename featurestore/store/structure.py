@@ -36,8 +36,9 @@ def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:
             own = expected["attributes"]
             # What others have added to the attributes is theirs.
             document["attributes"] = {k: v for k, v in document["attributes"].items() if k in own}
-            if not folder and document in (root_document(spec, version) for version in (1, SEALED_VERSION)):
-                continue  # an earlier release made the store, or it has bundles
+            others = (SEALED_VERSION,) if os.path.lexists(paths.bundles) else (1, SEALED_VERSION)
+            if not folder and document in (root_document(spec, version) for version in others):
+                continue  # an earlier release made the store, or it had bundles
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             document = {}
         if document != expected:
@@ -48,6 +49,8 @@ def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:
 def whole_structure(paths: StorePaths, spec: FeatureSpec) -> dict[str, dict[str, Any]]:
     """Documents of the nodes that a store of a spec has, by their folder; of bundles, if there are some."""
     found = structure(spec)
+    if os.path.lexists(paths.bundles):  # earlier releases must not take the store for theirs
+        found[""] = root_document(spec, SEALED_VERSION)
     if reading.is_dir(paths.bundles):
         found |= {BUNDLES: group_document({}), f"{BUNDLES}/{REMOVED}": removed_document()}
     return found

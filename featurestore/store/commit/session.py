@@ -13,9 +13,11 @@ from featurestore.store.commit import heartbeat, recovery
 from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.record import TransactionRecord
+from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.staging import StagingArea, clean_stale
 from featurestore.store.commit.transaction import commit
 from featurestore.store.format.keys import encode_key
+from featurestore.store.format.metadata import SEALED_VERSION
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
 
@@ -47,6 +49,8 @@ class WriterSession:
                 heartbeat.refuse_others(alive)
             else:
                 self._heartbeat = Heartbeat.begin(alive)
+            if self._sealed.names():  # the root may be that of another store, which was copied over this one
+                upgrade_root(paths, self.staging.path, SEALED_VERSION)
             clean_stale(paths, needed=self._recover())
         except BaseException:
             self._end()

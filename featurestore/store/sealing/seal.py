@@ -165,7 +165,7 @@ class Sealing:
 
     def _make_places(self, staged: Path) -> None:
         """Make the folders of bundles, if there are none, in a store that older releases refuse."""
-        upgrade_root(self._paths, self._reader.spec, staged, SEALED_VERSION)
+        upgrade_root(self._paths, staged, SEALED_VERSION)
         make_bundles_folder(self._paths, staged, durable=self._durable)
         if not reading.is_dir(self._paths.sealing):
             filesystem.make_parents(self._paths.sealing, durable=True)

@@ -168,7 +168,7 @@ class _Packing:
         self._write_group(new, rows, _own({**own, "rows_crc32c": checksum}, token))
         if self.durable:
             filesystem.sync_tree(new)
-        upgrade_root(self.paths, self.spec, self.folder, FORMAT_VERSION)
+        upgrade_root(self.paths, self.folder, FORMAT_VERSION)
         fallbacks.replace_dir(new, self.paths.packed, self.folder / ("packed" + BACKUP), keep=False)
         if self.durable:
             filesystem.sync_dir(self.paths.root)

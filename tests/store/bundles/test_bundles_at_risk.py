@@ -1,6 +1,8 @@
 """Bundles that are damaged, or changed by hand: what is sound stays in use, and nothing comes back."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -115,3 +117,36 @@ class TestDamagedBundle:
             else:
                 writer.repair()
         check(path, {**{name: TRACKS[name] for name in ("abd" if mended else "d")}, "new": TRACKS["a"]})
+
+
+class TestVersion:
+    @staticmethod
+    def version(path):
+        return json.loads((path / "zarr.json").read_text())["attributes"]["featurestore"]["format"]
+
+    def test_a_root_that_is_written_anew_says_that_there_are_bundles(self, path, store):
+        root = json.loads((path / "zarr.json").read_text())
+        (path / "zarr.json").write_text(json.dumps({**root, "consolidated_metadata": None}))
+        assert [problem.what for problem in store.verify().problems] == ["structure"]
+        with opened(path) as writer:
+            writer.repair()
+        assert self.version(path) == 3
+        check(path, TRACKS)
+
+    def test_the_root_of_another_store_is_raised_by_the_next_writer(self, path, store, tmp_path):
+        own = (path / "zarr.json").read_bytes()
+        write_store(tmp_path / "another.zarr", {})
+        shutil.copy(tmp_path / "another.zarr" / "zarr.json", path)
+        assert self.version(path) == 2
+        assert [problem.what for problem in FeatureStore(path).verify().problems] == ["structure"]
+        opened(path).close()
+        assert (path / "zarr.json").read_bytes() == own
+        check(path, TRACKS)
+
+    def test_what_the_root_says_else_stays(self, path):
+        spec = dataclasses.replace(SPEC, precision_cosines=(0.5, 0.25, 1.0))
+        write_store(path, TRACKS, spec=spec)
+        with opened(path) as writer:
+            writer.pack(seal=True)
+        assert self.version(path) == 3
+        assert FeatureStore(path).spec == spec
