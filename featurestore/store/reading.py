@@ -69,6 +69,15 @@ def is_dir(path: str | Path, *, dir_fd: int | None = None) -> bool:
         return False
 
 
+def exists(path: str | Path) -> bool:
+    """Whether there is anything, be it a link to nothing: not where that cannot be told, which is an error."""
+    try:
+        os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def list_dirs(fd: int) -> set[str]:
     """Names of the folders in an open folder, without links to some."""
     with os.scandir(fd) as entries:

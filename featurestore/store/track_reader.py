@@ -124,7 +124,7 @@ class TrackReader(ArrayReader):
             superseded = [at for at in in_bundles if keys[at] in folders]
         else:
             places = self.paths.kind("aggregated"), self.paths.journal
-            superseded = [at for at in in_bundles if any(os.path.lexists(place / keys[at]) for place in places)]
+            superseded = [at for at in in_bundles if any(reading.exists(place / keys[at]) for place in places)]
         found.numbers[superseded] = -1
         return found if (found.numbers >= 0).any() else None
 

@@ -126,11 +126,7 @@ class VerifyReport:
         >>> FeatureStore("features.zarr").verify().to_dict()["ok"]
         True
         """
-        return {
-            **dataclasses.asdict(self),
-            "problems": [vars(p) for p in self.problems],
-            "ok": self.ok,
-        }
+        return {**dataclasses.asdict(self), "problems": [vars(p) for p in self.problems], "ok": self.ok}
 
 
 def verify(reader: TrackReader, *, deep: bool) -> VerifyReport:
@@ -232,6 +228,8 @@ class _Check:
         if damaged := sealed.damaged():
             for message in damaged.values():
                 self._add("bundle", "", message)
+            return None
+        if sealed.names() and not reading.is_dir(self.paths.removed):  # structure says so
             return None
         for bundle in sealed.bundles():
             with contextlib.suppress(FileNotFoundError):  # unsealed just now

@@ -22,7 +22,7 @@ from featurestore.store.bundles.bundle import Bundle, Recent
 from featurestore.store.bundles.layout import MARK, NAME, TRACK_BITS, mark_name
 from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.bundles.rows import damaged
-from featurestore.store.paths import BUNDLES, StorePaths
+from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
 
 _log = logging.getLogger("featurestore")
 _MASK = (1 << TRACK_BITS) - 1
@@ -132,7 +132,7 @@ class SealedTracks:
         while True:
             for code in known.places(key):
                 found = known.place(code)
-                if not self.is_removed(found) and os.path.lexists(self._paths.bundles / found.bundle.name):
+                if not self.is_removed(found) and reading.exists(self._paths.bundles / found.bundle.name):
                     return found
             now = self._look()
             if now is known:
@@ -188,11 +188,23 @@ class SealedTracks:
 
     def removed(self) -> frozenset[str]:
         """Names of all marks."""
+        self._check_marks()
         return frozenset(name for name in _listed(self._paths.removed) if MARK.fullmatch(name))
 
     def is_removed(self, place: Place) -> bool:
         """Whether a track of a bundle is not there any more."""
-        return os.path.lexists(self._paths.removed / mark_name(place.bundle.name, place.row))
+        if reading.exists(self._paths.removed / mark_name(place.bundle.name, place.row)):
+            return True
+        self._check_marks()
+        return False
+
+    def _check_marks(self) -> None:
+        """Raise CorruptTrackError if marks are lost: what was removed must not come back in silence."""
+        if not reading.is_dir(self._paths.removed) and self.names():
+            raise CorruptTrackError(
+                f"{BUNDLES}/{REMOVED} is missing, which says what was removed or replaced of bundles: bring it "
+                "back; or run verify --repair, after which all that is there again"
+            )
 
     def mark_removed(self, key: str, *, durable: bool) -> bool:
         """Say that what bundles have of a track is not there any more; the caller holds the track's lock.

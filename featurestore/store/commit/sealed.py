@@ -53,7 +53,7 @@ def finish_bundle(
 
 def forget_marks(paths: StorePaths, sealed: SealedTracks, name: str) -> None:
     """Remove the marks of a bundle that is not there."""
-    for mark in sealed.removed():
+    for mark in sealed.removed() if reading.is_dir(paths.removed) else ():
         if mark.startswith(f"{name}."):
             filesystem.unlink(paths.removed / mark)
 
@@ -69,7 +69,7 @@ def _drop_folders(
             gone: list[Path] = []
             for place in rows[first : first + _BATCH]:
                 key = bundle.keys[place.row]
-                if os.path.lexists(paths.array(kind, key)):
+                if reading.exists(paths.array(kind, key)):
                     try:
                         with locks.holding(key):
                             gone += _drop(paths, sealed, place, kind, durable=durable)
@@ -123,7 +123,8 @@ def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str, *, d
 
 def _is_sealed(folder: Path, place: Place) -> bool:
     """Whether a folder of a track says what a bundle says, or nothing any more."""
-    if not os.path.lexists(folder / METADATA):
-        return True
+    with contextlib.suppress(PermissionError):  # who knows what it says: it goes on as a folder
+        if not reading.exists(folder / METADATA):
+            return True
     found, own = attributes_of(folder), place.bundle.metadata("aggregated", place.row).attributes
     return all(found.get(name) == own[name] for name in ("revision", "kinds"))

@@ -129,9 +129,9 @@ def _commit(
     entry = paths.journal / key
     if entry.exists():  # left by a writer that died
         roll_forward(paths, sealed, key, durable=durable)
-    present = [kind for kind in KINDS if os.path.lexists(paths.array(kind, key))]
+    present = [kind for kind in KINDS if reading.exists(paths.array(kind, key))]
     # While it is exchanged, nobody may see what it has superseded.
-    if sealed.find(key) is not None and revision_of(paths.array("aggregated", key)) is not None:
+    if sealed.find(key, if_known=True) is not None and revision_of(paths.array("aggregated", key)) is not None:
         sealed.mark_removed(key, durable=durable)
     if present:
         record.write(folder)

@@ -201,15 +201,19 @@ def check_room(paths: StorePaths, size: int) -> None:
 
 
 def make_bundles_folder(paths: StorePaths, staged: Path, *, durable: bool) -> None:
-    """Make the folder of bundles, and in it that of marks, if there is none."""
-    if os.path.lexists(paths.bundles):
-        return
+    """Make the folder of bundles with that of marks, or of marks alone, where they are missing."""
     new = staged / "new"
-    for place, document in (new, group_document({})), (new / REMOVED, removed_document()):
-        filesystem.make_dir(place)
-        filesystem.write_file(place / METADATA, encode_document(document))
+    if not os.path.lexists(paths.bundles):
+        place, made = paths.bundles, {new: group_document({}), new / REMOVED: removed_document()}
+    elif not os.path.lexists(paths.removed):
+        place, made = paths.removed, {new: removed_document()}
+    else:
+        return
+    for folder, document in made.items():
+        filesystem.make_dir(folder)
+        filesystem.write_file(folder / METADATA, encode_document(document))
     if durable:
         filesystem.sync_tree(new)
-    filesystem.rename(new, paths.bundles)
+    filesystem.rename(new, place)
     if durable:
-        filesystem.sync_dir(paths.root)
+        filesystem.sync_dir(place.parent)

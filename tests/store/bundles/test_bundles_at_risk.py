@@ -1,7 +1,9 @@
 """Bundles that are damaged, or changed by hand: what is sound stays in use, and nothing comes back."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
-from featurestore.errors import CorruptTrackError
+from featurestore.errors import CorruptTrackError, StoreAccessError
 from featurestore.store.paths import StorePaths
 
 pytestmark = pytest.mark.slow
@@ -150,3 +152,52 @@ class TestVersion:
             writer.pack(seal=True)
         assert self.version(path) == 3
         assert FeatureStore(path).spec == spec
+
+
+class TestMarks:
+    def test_without_their_folder_nothing_comes_back_in_silence(self, path, store):
+        with opened(path, overwrite=True) as writer:
+            writer.remove("a")
+            writer.put("c", TRACKS["d"])
+            assert marks(path)
+            shutil.rmtree(path / "bundles" / "removed")
+            for found in (store, FeatureStore(path)):
+                for look in (lambda x: x.segments("a"), lambda x: x.segments("b"), lambda x: "a" in x):
+                    with pytest.raises(CorruptTrackError, match="bundles/removed is missing"):
+                        look(found)
+            for change in (writer.put, writer.remove):
+                with pytest.raises(CorruptTrackError, match="bundles/removed is missing"):
+                    change("d", *([] if change == writer.remove else [TRACKS["a"]]))
+            assert np.array_equal(store.segments("c"), TRACKS["d"]["segments"])
+            report = FeatureStore(path).verify()
+        assert "structure" in {problem.what for problem in report.problems}
+        with opened(path) as writer:
+            writer.repair()
+        check(path, {**TRACKS, "c": TRACKS["d"]})
+
+    def test_their_folder_is_made_where_no_bundles_are(self, path):
+        write_store(path, {})
+        with opened(path) as writer:
+            writer.put("a", TRACKS["a"])
+            writer.pack(seal=True)
+            writer.pack(seal=False)
+            shutil.rmtree(path / "bundles" / "removed")
+            writer.pack(seal=True)
+        check(path, {"a": TRACKS["a"]})
+
+    @pytest.mark.parametrize("where", ["bundles/removed/", "aggregated/a"])
+    def test_what_cannot_be_looked_at_is_an_error(self, path, store, where, monkeypatch):
+        with opened(path, overwrite=True) as writer:
+            writer.put("a", TRACKS["d"])
+        for mark in marks(path):  # as if its writer had just put the folder in its place
+            (path / "bundles" / "removed" / mark).unlink()
+        stat, broken = os.stat, f"{path.resolve()}/{where}"
+
+        def failing(file, *args, **options):
+            if broken in str(file):
+                raise OSError(errno.EIO, "Input/output error", str(file))
+            return stat(file, *args, **options)
+
+        monkeypatch.setattr(os, "stat", failing)
+        with pytest.raises(StoreAccessError):
+            store.segments("b") if "removed" in where else store.segments(tracks=["a", "b"]).to_numpy()
