@@ -206,15 +206,24 @@ class SealedTracks:
                 "back; or run verify --repair, after which all that is there again"
             )
 
-    def mark_removed(self, key: str, *, durable: bool) -> bool:
+    def mark_removed(self, key: str, *, durable: bool, but: str = "") -> bool:
         """Say that what bundles have of a track is not there any more; the caller holds the track's lock.
+
+        Parameters
+        ----------
+        key : str
+            Of the track.
+        durable : bool
+            Whether that must survive a loss of power.
+        but : str
+            A revision of which this is not said.
 
         Returns
         -------
         bool
             Whether they had something that was there.
         """
-        places = [place for place in self.places(key) if not self.is_removed(place)]
+        places = [x for x in self.places(key) if x.revision != but and not self.is_removed(x)]
         for place in places:
             filesystem.touch(self._paths.removed / mark_name(place.bundle.name, place.row))
         if places and durable:

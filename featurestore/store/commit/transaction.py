@@ -130,13 +130,15 @@ def _commit(
     if entry.exists():  # left by a writer that died
         roll_forward(paths, sealed, key, durable=durable)
     present = [kind for kind in KINDS if reading.exists(paths.array(kind, key))]
-    # While it is exchanged, nobody may see what it has superseded.
-    if sealed.find(key, if_known=True) is not None and revision_of(paths.array("aggregated", key)) is not None:
-        sealed.mark_removed(key, durable=durable)
+    place = sealed.find(key, if_known=True)
+    # While it is exchanged, nobody may see what it has superseded; a folder without a track supersedes nothing.
+    if place is not None and (revision := revision_of(paths.array("aggregated", key))) is not None:
+        sealed.mark_removed(key, durable=durable, but=revision)
     if present:
         record.write(folder)
         _check(paths, folder, key, record, present)
-    if has_row or "aggregated" in present:
+    # What is in a bundle may have got its row just now, by a writer that packs.
+    if has_row or "aggregated" in present or place is not None:
         mark_stale(paths, key, durable=durable)
     if record.kinds and not present:
         add(paths, folder, key, record.kinds, durable=durable)

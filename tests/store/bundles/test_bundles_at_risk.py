@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError, StoreAccessError
+from featurestore.store.commit import transaction
 from featurestore.store.paths import StorePaths
 
 pytestmark = pytest.mark.slow
@@ -201,3 +203,34 @@ class TestMarks:
         monkeypatch.setattr(os, "stat", failing)
         with pytest.raises(StoreAccessError):
             store.segments("b") if "removed" in where else store.segments(tracks=["a", "b"]).to_numpy()
+
+
+class TestOverwriting:
+    def test_a_row_that_a_track_gets_meanwhile_is_not_used(self, path, store):
+        """It was sealed without a row in the table, which is packed while it is replaced."""
+        shutil.rmtree(path / "packed")
+        add, replaced = transaction.add, features(9, kinds=RAGGED)
+
+        def pack_first(*args, **options):
+            with mock.patch.object(transaction, "add", add), opened(path) as other:
+                other.pack()
+            add(*args, **options)
+
+        with mock.patch.object(transaction, "add", pack_first), opened(path, overwrite=True) as writer:
+            writer.put("b", replaced)
+        check(path, {**TRACKS, "b": replaced})
+
+    @pytest.mark.parametrize("metadata", [None, "{}"])
+    def test_a_folder_that_is_no_track_supersedes_nothing(self, path, store, metadata):
+        """As one is that could only be emptied when its track was sealed."""
+        folder = path / "aggregated" / "a"
+        folder.mkdir()
+        if metadata is None:
+            assert_same(read_all(store, "a"), TRACKS["a"])
+        else:
+            (folder / "zarr.json").write_text(metadata)
+        refused = mock.patch.object(transaction, "_check", side_effect=KeyboardInterrupt)
+        with refused, pytest.raises(KeyboardInterrupt), opened(path, overwrite=True) as writer:
+            writer.put("a", TRACKS["b"])
+        shutil.rmtree(folder)
+        check(path, TRACKS)
