@@ -317,10 +317,10 @@ class StoreWriter:
         SettingError
             If features that are compressed are to be sealed.
         StoreAccessError
-            Also if there is no room for a bundle beside the folders of its tracks.
+            Also if there is no room for a bundle beside the folders of its tracks; or if a writer of another host
+            may be at work to which locks of this one do not show: then nothing is sealed.
         TrackLockedError
-            If other writers are at work on tracks that are to be unsealed: the others are. Or, and then nothing is
-            sealed, if a writer of another host may be at work to which locks of this one do not show.
+            If other writers are at work on tracks that are to be unsealed: the others are.
 
         Examples
         --------

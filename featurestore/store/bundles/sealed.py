@@ -223,12 +223,13 @@ class SealedTracks:
         bool
             Whether they had something that was there.
         """
-        places = [x for x in self.places(key) if x.revision != but and not self.is_removed(x)]
-        for place in places:
+        places = [place for place in self.places(key) if place.revision != but]
+        there = [place for place in places if not self.is_removed(place)]
+        for place in there:
             filesystem.touch(self._paths.removed / mark_name(place.bundle.name, place.row))
-        if places and durable:
+        if places and durable:  # marks that are there may be of a writer that died before it made sure of them
             filesystem.sync_dir(self._paths.removed)
-        return bool(places)
+        return bool(there)
 
     def _look(self) -> _Known:
         """What is known of the bundles that are there now: they are listed each time, and opened once."""

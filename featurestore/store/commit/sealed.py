@@ -35,18 +35,23 @@ def finish_sealing(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks) -
         if not held:
             return
         with contextlib.suppress(CorruptTrackError):  # a bundle is damaged: that is for repair
-            bundles = {bundle.name: bundle for bundle in sealed.bundles()}
-            for name in sorted(os.listdir(paths.sealing)):
-                finish_bundle(paths, sealed, locks, name, bundles.get(name), durable=True)
+            finish_bundles(paths, sealed, locks)
+
+
+def finish_bundles(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks) -> None:
+    """Finish what dead writers have begun to seal; the caller holds `pack.lock`."""
+    bundles = {bundle.name: bundle for bundle in sealed.bundles()}
+    for name in sorted(os.listdir(paths.sealing)) if reading.is_dir(paths.sealing) else ():
+        finish_bundle(paths, sealed, locks, name, bundles.get(name))
 
 
 def finish_bundle(
-    paths: StorePaths, sealed: SealedTracks, locks: TrackLocks, name: str, bundle: Bundle | None, *, durable: bool
+    paths: StorePaths, sealed: SealedTracks, locks: TrackLocks, name: str, bundle: Bundle | None
 ) -> None:
     """Remove the folders of the tracks of a bundle, or what is left of one that was not put in its place."""
     if bundle is None:
         forget_marks(paths, sealed, name)
-    elif not _drop_folders(paths, sealed, bundle, locks, durable=durable):
+    elif not _drop_folders(paths, sealed, bundle, locks):
         return
     filesystem.unlink(paths.sealing / name)
 
@@ -58,9 +63,7 @@ def forget_marks(paths: StorePaths, sealed: SealedTracks, name: str) -> None:
             filesystem.unlink(paths.removed / mark)
 
 
-def _drop_folders(
-    paths: StorePaths, sealed: SealedTracks, bundle: Bundle, locks: TrackLocks, *, durable: bool
-) -> bool:
+def _drop_folders(paths: StorePaths, sealed: SealedTracks, bundle: Bundle, locks: TrackLocks) -> bool:
     """Remove the folders of the tracks of a bundle that is in its place; False if some are locked."""
     whole = True
     rows = [Place(bundle, row) for row, _ in sealed.live(bundle)]
@@ -72,10 +75,10 @@ def _drop_folders(
                 if reading.exists(paths.array(kind, key)):
                     try:
                         with locks.holding(key):
-                            gone += _drop(paths, sealed, place, kind, durable=durable)
+                            gone += _drop(paths, sealed, place, kind)
                     except (TrackLockedError, TrackAccessError):
                         whole = False
-            if gone and durable:
+            if gone:
                 # Before anything in them goes, and before segments follow.
                 filesystem.sync_dir(paths.kind(kind))
             for folder in gone:
@@ -83,7 +86,7 @@ def _drop_folders(
     return whole
 
 
-def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str, *, durable: bool) -> Sequence[Path]:
+def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str) -> Sequence[Path]:
     """Move the folder of a track out of the way if a bundle has the same; the caller holds the track's lock."""
     key = place.bundle.keys[place.row]
     if (paths.journal / key).exists() or sealed.is_removed(place):
@@ -93,12 +96,13 @@ def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str, *, d
         return ()
     if kind == "aggregated":
         if not _is_sealed(folder, place):  # another revision
-            sealed.mark_removed(key, durable=durable)
+            sealed.mark_removed(key, durable=True)
             return ()
-        others = [other for other in sealed.places(key) if other != place and not sealed.is_removed(other)]
+        others = [other for other in sealed.places(key) if other != place]
         for other in others:
-            filesystem.touch(paths.removed / mark_name(other.bundle.name, other.row))
-        if others and durable:
+            if not sealed.is_removed(other):
+                filesystem.touch(paths.removed / mark_name(other.bundle.name, other.row))
+        if others:  # marks that are there may be of a writer that died before it made sure of them
             filesystem.sync_dir(paths.removed)
     aside = paths.trash / uuid.uuid4().hex
     try:
@@ -109,15 +113,16 @@ def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str, *, d
         if error.errno not in OF_ONE_TRACK:
             raise
         if kind == "aggregated":  # it cannot be moved, and goes on as a folder
-            sealed.mark_removed(key, durable=durable)
+            sealed.mark_removed(key, durable=True)
         return ()
     if not _is_sealed(aside, place) and not os.path.lexists(folder):
         # A writer to which our lock does not show has replaced it since it was looked at.
         filesystem.rename(aside, folder)
         if kind == "aggregated":
-            sealed.mark_removed(key, durable=durable)
+            sealed.mark_removed(key, durable=True)
         return ()
-    log_change(paths, key)
+    if kind == "aggregated":
+        log_change(paths, key)
     return (aside,)
 
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from featurestore.errors import StoreError, TrackLockedError
+from featurestore.errors import StoreAccessError, StoreError
 from featurestore.store import filesystem, reading
 from featurestore.store.commit.flock import is_seen_by_others, lock_file, unlock
 from featurestore.store.paths import StorePaths
@@ -105,7 +105,7 @@ def clean_stale(paths: StorePaths, *, needed: Collection[str] = ()) -> None:
 
 
 def refuse_unseen(staging: Path) -> None:
-    """Raise TrackLockedError if a writer of another host, whose locks do not show, may be at work."""
+    """Raise StoreAccessError if a writer of another host, whose locks do not show, may be at work."""
     for folder in staging.iterdir():
         if folder.name.split(".")[0] == _host() or not reading.is_dir(folder):
             continue
@@ -115,7 +115,7 @@ def refuse_unseen(staging: Path) -> None:
             fd = lock_file(folder / _OWNER)
             if fd is not None:
                 unlock(fd)
-                raise TrackLockedError(
+                raise StoreAccessError(
                     f"a writer of another host is at work, and its lock does not show here, or it has died "
                     f"({folder} is its folder): tracks can be sealed when it is done, or that folder is removed"
                 )

@@ -40,7 +40,7 @@ def pack_and_seal(
         return True
     with exclusive(locks / "pack.lock", timeout=wait) as held:
         if held and seal:
-            sealing = Sealing(reader, session.staging, session.locks, durable=session.durable)
+            sealing = Sealing(reader, session.staging, session.locks)
             sealing.run(index.snapshot().track_ids, least=least)
         elif held:
             locked = Unsealing(reader, session).run()[1]

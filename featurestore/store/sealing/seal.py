@@ -6,7 +6,6 @@ track has no folder, and the folders go. What was removed while the bundle was w
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import uuid
@@ -19,7 +18,7 @@ from featurestore.store import filesystem, reading
 from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_document
 from featurestore.store.commit.locks import TrackLocks, sealing_lock
 from featurestore.store.commit.root import upgrade_root
-from featurestore.store.commit.sealed import finish_bundle, forget_marks
+from featurestore.store.commit.sealed import finish_bundle, finish_bundles, forget_marks
 from featurestore.store.commit.staging import StagingArea, refuse_unseen
 from featurestore.store.commit.transaction import revision_of
 from featurestore.store.format.keys import encode_key, encode_keys
@@ -44,8 +43,6 @@ LEAST_TRACKS = 1024
 """A bundle of so many tracks that has `MOST_BYTES` takes no more."""
 MOST_BYTES = 16 * 2**30
 
-_log = logging.getLogger("featurestore")
-
 
 class Sealing:
     """One sealing of a store; the caller holds `pack.lock`.
@@ -58,17 +55,14 @@ class Sealing:
         Of the writer.
     locks : TrackLocks
         Of the writer.
-    durable : bool
-        Whether what is sealed survives a loss of power.
     """
 
-    def __init__(self, reader: TrackReader, staging: StagingArea, locks: TrackLocks, *, durable: bool) -> None:
+    def __init__(self, reader: TrackReader, staging: StagingArea, locks: TrackLocks) -> None:
         self._reader = reader
         self._paths = reader.paths
         self._sealed = reader.sealed
         self._staging = staging
         self._locks = locks
-        self._durable = durable
 
     def run(self, track_ids: Sequence[str], *, least: int = 1) -> int:
         """Seal all tracks that are in folders, in this order.
@@ -89,8 +83,8 @@ class Sealing:
         ------
         SettingError
             If the features are compressed.
-        TrackLockedError
-            If a writer of another host may be at work, to which locks of this one do not show.
+        StoreAccessError
+            If there is no room, or a writer of another host may be at work to which locks of this one do not show.
         """
         if not spec_is_sealable(self._reader.spec):
             raise SettingError(
@@ -110,11 +104,8 @@ class Sealing:
 
     def _finish(self) -> None:
         """Finish what dead writers have begun: folders that a bundle has, and marks of none."""
-        bundles = {bundle.name: bundle for bundle in self._sealed.bundles()}
-        begun = os.listdir(self._paths.sealing) if reading.is_dir(self._paths.sealing) else []
-        for name in begun:
-            finish_bundle(self._paths, self._sealed, self._locks, name, bundles.get(name), durable=self._durable)
-        for name in {mark.partition(".")[0] for mark in self._sealed.removed()} - bundles.keys():
+        finish_bundles(self._paths, self._sealed, self._locks)
+        for name in {mark.partition(".")[0] for mark in self._sealed.removed()} - self._sealed.names():
             forget_marks(self._paths, self._sealed, name)
 
     def _groups(self, track_ids: Sequence[str]) -> Iterator[list[Found]]:
@@ -153,37 +144,34 @@ class Sealing:
                     if not tracks:
                         return 0
             check_bundle(StorePaths(folder), name, self._reader.spec)
-            if self._durable:
-                filesystem.sync_tree(staged)
+            filesystem.sync_tree(staged)
             self._make_places(folder)
             sealed = self._place(tracks, staged, name)
         finally:
             filesystem.discard(folder, self._paths.trash)
         bundle = next(bundle for bundle in self._sealed.bundles() if bundle.name == name)
-        finish_bundle(self._paths, self._sealed, self._locks, name, bundle, durable=self._durable)
+        finish_bundle(self._paths, self._sealed, self._locks, name, bundle)
         return sealed
 
     def _make_places(self, staged: Path) -> None:
         """Make the folders of bundles, if there are none, in a store that older releases refuse."""
         upgrade_root(self._paths, staged, SEALED_VERSION)
-        make_bundles_folder(self._paths, staged, durable=self._durable)
+        make_bundles_folder(self._paths, staged)
         if not reading.is_dir(self._paths.sealing):
             filesystem.make_parents(self._paths.sealing, durable=True)
 
     def _place(self, tracks: Sequence[Found], folder: Path, name: str) -> int:
         paths = self._paths
         filesystem.touch(paths.sealing / name)
-        if self._durable:
-            filesystem.sync_dir(paths.sealing)
+        filesystem.sync_dir(paths.sealing)
         with sealing_lock(paths.locks, shared=False):
             changed = [row for row, track in enumerate(tracks) if not self._is_still(track)]
             for row in changed:
                 filesystem.touch(paths.removed / mark_name(name, row))
-            if changed and self._durable:
+            if changed:
                 filesystem.sync_dir(paths.removed)
             filesystem.rename(folder, paths.bundles / name)
-            if self._durable:
-                filesystem.sync_dir(paths.bundles)
+            filesystem.sync_dir(paths.bundles)
         return len(tracks) - len(changed)
 
     def _is_still(self, track: Found) -> bool:
@@ -200,7 +188,7 @@ def check_room(paths: StorePaths, size: int) -> None:
         )
 
 
-def make_bundles_folder(paths: StorePaths, staged: Path, *, durable: bool) -> None:
+def make_bundles_folder(paths: StorePaths, staged: Path) -> None:
     """Make the folder of bundles with that of marks, or of marks alone, where they are missing."""
     new = staged / "new"
     if not os.path.lexists(paths.bundles):
@@ -212,8 +200,6 @@ def make_bundles_folder(paths: StorePaths, staged: Path, *, durable: bool) -> No
     for folder, document in made.items():
         filesystem.make_dir(folder)
         filesystem.write_file(folder / METADATA, encode_document(document))
-    if durable:
-        filesystem.sync_tree(new)
+    filesystem.sync_tree(new)
     filesystem.rename(new, place)
-    if durable:
-        filesystem.sync_dir(place.parent)
+    filesystem.sync_dir(place.parent)

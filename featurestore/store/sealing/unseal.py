@@ -6,7 +6,6 @@ still have a folder, the bundle goes.
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.layout import KINDS
 from featurestore.store.bundles.sealed import Place
 from featurestore.store.bundles.sealed_array import open_sealed
-from featurestore.store.commit.sealed import finish_bundle, forget_marks
+from featurestore.store.commit.sealed import finish_bundles, forget_marks
 from featurestore.store.commit.session import WriterSession
 from featurestore.store.commit.transaction import add, revision_of
 from featurestore.store.format.metadata import METADATA, encode_document, seal, shard_name
@@ -52,12 +51,9 @@ class Unsealing:
         list of str
             Tracks that other writers are at work on, for which their bundles stay: try again.
         """
-        bundles = {bundle.name: bundle for bundle in self._sealed.bundles()}
-        for name in os.listdir(self._paths.sealing) if reading.is_dir(self._paths.sealing) else ():
-            locks, durable = self._session.locks, self._session.durable
-            finish_bundle(self._paths, self._sealed, locks, name, bundles.get(name), durable=durable)
+        finish_bundles(self._paths, self._sealed, self._session.locks)
         done, locked = 0, []
-        for bundle in bundles.values():
+        for bundle in self._sealed.bundles():
             left = []
             for row, key in self._sealed.live(bundle):
                 try:
@@ -72,7 +68,7 @@ class Unsealing:
 
     def _bring_back(self, place: Place, key: str) -> bool:
         """Make the folders of a track, whose lock is held; False if it has them, or is not there any more."""
-        paths, durable = self._paths, self._session.durable
+        paths = self._paths
         if self._sealed.is_removed(place) or reading.is_dir(paths.array("aggregated", key)):
             return False
         own = place.bundle.metadata("aggregated", place.row).attributes["kinds"]
@@ -83,7 +79,7 @@ class Unsealing:
         folder = self._session.staging.folder()
         for kind in kinds:
             _write(place, kind, folder / kind)
-        add(paths, folder, key, kinds, durable=durable)
+        add(paths, folder, key, kinds, durable=True)
         self._session.staging.reuse(folder)
         return True
 

@@ -1,10 +1,12 @@
 """Bundles that are damaged, or changed by hand: what is sound stays in use, and nothing comes back."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import shutil
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -13,6 +15,7 @@ from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError, StoreAccessError
+from featurestore.store import filesystem
 from featurestore.store.commit import transaction
 from featurestore.store.paths import StorePaths
 
@@ -121,6 +124,65 @@ class TestDamagedBundle:
             else:
                 writer.repair()
         check(path, {**{name: TRACKS[name] for name in ("abd" if mended else "d")}, "new": TRACKS["a"]})
+
+
+@contextlib.contextmanager
+def recorded():
+    """What is synced, moved and deleted, in this order: names of calls, and of folders below the store."""
+    steps = []
+    with contextlib.ExitStack() as stack:
+        for name in ("sync_dir", "sync_tree", "rename", "unlink"):
+            real = getattr(filesystem, name)
+
+            def step(file, *args, name=name, real=real):
+                steps.append((name, Path(file).name))
+                return real(file, *args)
+
+            stack.enter_context(mock.patch.object(filesystem, name, step))
+        yield steps
+
+
+class TestPower:
+    def test_what_was_durable_is_so_after_any_writer_has_sealed_it(self, path):
+        write_store(path, TRACKS)
+        with opened(path) as writer:
+            writer.pack()
+            with recorded() as steps:
+                writer.pack(seal=True)
+            (name,) = FeatureStore(path)._source.reader.sealed.names()
+            moved = steps.index(("rename", name))
+            assert ("sync_tree", name) in steps[:moved]
+            assert [name for step, name in steps[moved:] if step == "sync_dir"][:3] == [
+                "bundles",
+                "aggregated",
+                "segments",
+            ]
+            with recorded() as steps:
+                writer.pack(seal=False)
+            synced = [name for step, name in steps[: steps.index(("rename", name))] if step == "sync_dir"]
+            assert min(synced.count(kind) for kind in RAGGED) >= len(TRACKS)
+
+    def test_a_mark_of_a_writer_that_died_is_made_sure_of(self, path, store):
+        name = bundle_of(path, "a").name
+        entry = StorePaths(path).journal / "a"
+        entry.mkdir()
+        (entry / "intent.json").write_text(json.dumps({"kinds": [], "revision": "0" * 32}))
+        (StorePaths(path).stale / "a").touch()
+        row = store._source.reader.sealed.find("a").row
+        (path / "bundles" / "removed" / f"{name}.{row}").touch()
+        with recorded() as steps:
+            opened(path).close()
+        assert not entry.exists()
+        assert steps.index(("sync_dir", "removed")) < steps.index(("unlink", "intent.json"))
+
+    def test_so_is_one_of_an_older_bundle(self, path, store):
+        with opened(path, overwrite=True) as writer:
+            writer.put("a", TRACKS["b"])
+            assert marks(path)
+            writer.pack()
+            with recorded() as steps:
+                writer.pack(seal=True)
+        assert steps.index(("sync_dir", "removed")) < steps.index(("rename", "a"))
 
 
 class TestVersion:
