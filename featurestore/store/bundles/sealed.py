@@ -148,8 +148,12 @@ class SealedTracks:
 
     def find_all(self, keys: Sequence[str]) -> SealedPlaces:
         """Where many tracks are."""
-        known = self._look()
-        removed = self.removed() if known.names else frozenset()
+        known, removed = self._look(), frozenset[str]()
+        while known.names:
+            removed = self.removed()
+            if (now := self._look()) is known:
+                break
+            known = now  # marks go with their bundle
         codes = np.fromiter((known.rows.get(key, -1) for key in keys), np.int64, len(keys))
         if removed or known.more:
             for at in np.flatnonzero(codes >= 0).tolist():

@@ -18,12 +18,12 @@ from featurestore.store.track_reader import TrackReader
 
 def list_keys(reader: TrackReader) -> Collection[str]:
     """Keys of all published tracks, each once."""
-    # One may move from a folder to a bundle, or back, meanwhile: bundles are looked at on both sides.
-    names, sealed = reader.sealed.names(), reader.sealed.keys()
-    folders = _list_folders(reader.paths)
-    if reader.sealed.names() != names:
-        sealed |= reader.sealed.keys()
-    return sealed.union(folders) if sealed else folders
+    while True:
+        # One may move from a folder to a bundle, or back, meanwhile, and marks go with their bundle.
+        names, sealed = reader.sealed.names(), reader.sealed.keys()
+        folders = _list_folders(reader.paths)
+        if reader.sealed.names() == names:
+            return sealed.union(folders) if sealed else folders
 
 
 def _list_folders(paths: StorePaths) -> list[str]:

@@ -16,8 +16,10 @@ from samples import SPEC, assert_same, features, read_all, write_store
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError, StoreAccessError
 from featurestore.store import filesystem
+from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit import transaction
 from featurestore.store.paths import StorePaths
+from featurestore.store.table.listing import list_keys
 
 pytestmark = pytest.mark.slow
 
@@ -296,3 +298,26 @@ class TestOverwriting:
             writer.put("a", TRACKS["b"])
         shutil.rmtree(folder)
         check(path, TRACKS)
+
+
+@pytest.mark.parametrize("look", ["track_ids", "describe"])
+def test_what_was_removed_is_not_seen_while_its_bundle_goes(path, store, look):
+    with opened(path) as writer:
+        writer.remove("a")
+    store = FeatureStore(path)
+    sealed, removed = store._source.reader.sealed, SealedTracks.removed
+
+    def unseal_first(self):
+        if self is sealed:
+            patch.stop()
+            with opened(path) as writer:
+                writer.pack(seal=False)
+        return removed(self)
+
+    assert len(sealed.keys()) == 3
+    patch = mock.patch.object(SealedTracks, "removed", unseal_first)
+    patch.start()
+    if look == "track_ids":
+        assert sorted(list_keys(store._source.reader)) == list("bcd")
+    else:
+        assert sealed.find_all(["a"]).numbers.tolist() == [-1]
