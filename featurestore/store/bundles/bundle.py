@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -37,6 +37,7 @@ from featurestore.store.format.metadata import (
     decode_document,
     track_metadata,
 )
+from featurestore.store.format.shards import CRC_BYTES
 from featurestore.store.paths import BUNDLES
 
 _INDEX_BYTES = 2**29
@@ -122,6 +123,8 @@ class Bundle:
             splits = decode_numbers(content[0], "<i8", tracks + 1).astype(np.int64)
             if splits[0] != 0 or splits[-1] != sizes.rows or (np.diff(splits) < 0).any():
                 raise ValueError("its rows do not add up")
+            if sizes.rows:
+                _check_rows(folder, sizes.rows)
             ids = [text.decode() for text in decode_texts(content[1], tracks, MAX_ID_BYTES)]
             revisions = decode_numbers(content[2], "u1", tracks * REVISION_BYTES).astype(np.uint8)
             found = cls(files, name, sizes, ids, splits, revisions.reshape(-1, REVISION_BYTES), recent)
@@ -232,6 +235,14 @@ def read_small(folder: ByteFolder, array: str, file: str) -> bytes:
     """Content of a file of an array of a bundle."""
     with folder.folder(array) as inner:
         return inner.read(file, _INDEX_BYTES)
+
+
+def _check_rows(folder: ByteFolder, rows: int) -> None:
+    """Raise ValueError if a bundle has other rows than it says: they take memory and time."""
+    size = rows * np.dtype(np.float64).itemsize + CRC_BYTES
+    with folder.folder("start") as inner, closing(inner.open("c.0")) as file:
+        if file.size != size or size > _INDEX_BYTES:
+            raise ValueError(f"start/c.0 is not a file of {size} bytes")
 
 
 @contextmanager

@@ -34,20 +34,24 @@ def documents(bundle: Bundle) -> dict[str, dict[str, object]]:
 
 
 def damaged_shards(bundle: Bundle) -> Iterator[str]:
-    """Say which files of features are missing, or have a damaged index, which only other readers read."""
+    """Say which files of features have a damaged index, which only other readers read, or which one is missing."""
     for kind in KINDS:
         with bundle.files.open(BUNDLES, bundle.name, kind) as folder:
             for shard in shards_of(bundle.sizes.features(kind)):
                 index = shard.index()
-                if _end(folder, shard.name, len(index)) != index:
+                found = _end(folder, shard.name, len(index))
+                if found != index:
                     yield f"{BUNDLES}/{bundle.name}/{kind}/{shard.name}"
+                if found is None:
+                    break  # of a bundle that lies, there may be any number
 
 
-def _end(folder: ByteFolder, name: str, size: int) -> bytes:
+def _end(folder: ByteFolder, name: str, size: int) -> bytes | None:
+    """The last bytes of a file; None if it cannot be opened."""
     try:
         file = folder.open(name)
     except OSError:
-        return b""
+        return None
     try:
         return file.read(size, max(0, file.size - size))
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,6 +192,12 @@ class ShardLayout:
         return self.offset(self.layers, 0) + grid * self.layers * 16 + CRC_BYTES
 
 
-def shards_of(metadata: ArrayMetadata) -> Sequence[ShardLayout]:
-    """The shards of an array."""
-    return [ShardLayout(metadata, number) for number in range(-(-metadata.shape[0] // metadata.shard_shape[0]))]
+def shard_count(metadata: ArrayMetadata) -> int:
+    """How many shards an array has."""
+    return -(-metadata.shape[0] // metadata.shard_shape[0])
+
+
+def shards_of(metadata: ArrayMetadata) -> Iterator[ShardLayout]:
+    """The shards of an array, one by one: metadata may speak of any number."""
+    for number in range(shard_count(metadata)):
+        yield ShardLayout(metadata, number)

@@ -39,7 +39,7 @@ class RowWriter:
 
     def __init__(self, folder: Path, metadata: ArrayMetadata) -> None:
         self._folder = folder
-        self._shards = iter(shards_of(metadata))
+        self._shards = shards_of(metadata)
         self._shard: ShardLayout | None = None
         self._fd = -1
         self._chunk = 0  # the next one

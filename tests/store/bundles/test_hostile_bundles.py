@@ -9,7 +9,7 @@ import pytest
 from limited import outcomes, reading, writing
 from samples import SPEC, features, write_store
 
-from featurestore import StoreWriter
+from featurestore import FeatureStore, StoreWriter
 from featurestore.store.bundles.bundle import index_checksum
 from featurestore.store.bundles.layout import Sizes
 from featurestore.store.bundles.texts import encode_texts, with_crc
@@ -43,10 +43,10 @@ def described(bundle, *, tracks=3, rows=6, own=None):
         (bundle / name / "zarr.json").write_bytes(encode_document(document))
 
 
-def splits(*numbers, dtype="<i8"):
+def splits(*numbers, dtype="<i8", rows=6):
     def change(bundle, outside):
         (bundle / "row_splits" / "c.0").write_bytes(with_crc(np.array(numbers, dtype).tobytes()))
-        described(bundle)
+        described(bundle, rows=rows)
 
     return change
 
@@ -151,6 +151,8 @@ def replaced(name, target):
 CASES = {
     "more tracks than memory": sizes(2**40, 6),
     "more rows than memory": sizes(3, 2**40),
+    "more rows of a track than memory": splits(0, 2, 4, 2**40, rows=2**40),
+    "more rows of a track than its files have": splits(0, 2, 4, 10**6, rows=10**6),
     "no tracks": sizes(0, 6),
     "many tracks": sizes(65_536, 6),
     "splits that go back": splits(0, 4, 2, 6),
@@ -194,6 +196,22 @@ CASES = {
     "linked marks": replaced("bundles/removed", "link"),
     "a file for marks": replaced("bundles/removed", "file"),
 }
+
+
+def test_only_one_file_that_is_missing_is_told_of_each_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr("featurestore.store.bundles.layout.CHUNK_BYTES", 32)
+    monkeypatch.setattr("featurestore.store.bundles.layout.SHARD_BYTES", 96)
+    path = tmp_path / "store.zarr"
+    write_store(path, {track_id: features(seed) for seed, track_id in enumerate(IDS)})
+    with StoreWriter(path, spec=SPEC) as writer:
+        writer.pack(seal=True)
+    for kind in ("segments", "aggregated"):
+        files = sorted((bundle_of(path) / kind).glob("c*"))
+        assert len(files) > 1
+        for file in files:
+            file.unlink()
+    told = [problem.message for problem in FeatureStore(path).verify().problems if problem.what == "bundle"]
+    assert len(told) == 2
 
 
 def snapshot(folder):
