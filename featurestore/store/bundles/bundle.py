@@ -159,8 +159,8 @@ class Bundle:
         def read() -> npt.NDArray[np.float64]:
             if not self.sizes.rows:
                 return np.empty(0)
-            with self.files.open(BUNDLES, self.name) as folder, damage(self.name):
-                content = read_small(folder, "start", "c.0")
+            with self._opened("start") as folder, damage(self.name):
+                content = folder.read("c.0", _INDEX_BYTES)
                 return decode_numbers(content, "<f8", self.sizes.rows).astype(np.float64)
 
         return self.recent.get((self.name, "start"), read)
@@ -170,8 +170,8 @@ class Bundle:
         rows = min(ATTRIBUTE_ROWS, self.sizes.tracks)
 
         def read() -> list[bytes]:
-            with self.files.open(BUNDLES, self.name) as folder:
-                content = read_small(folder, "attributes", f"c.{number}")
+            with self._opened("attributes") as folder:
+                content = folder.read(f"c.{number}", _INDEX_BYTES)
                 return decode_texts(content, rows, MAX_ATTRIBUTE_BYTES)
 
         with damage(self.name):
@@ -182,6 +182,8 @@ class Bundle:
 
         Raises
         ------
+        FileNotFoundError
+            If the bundle is gone.
         CorruptTrackError
             If what is kept of it is damaged.
         """
@@ -213,10 +215,22 @@ class Bundle:
         ------
         FileNotFoundError
             If the bundle is gone.
+        CorruptTrackError
+            If files of it are.
         """
         metadata, name = self.sizes.features(kind), f"{BUNDLES}/{self.name}/{kind}"
-        with self.files.open(BUNDLES, self.name, kind) as folder, RowReader(folder, metadata, name) as reader:
+        with self._opened(kind) as folder, RowReader(folder, metadata, name) as reader:
             yield reader
+
+    @contextmanager
+    def _opened(self, array: str) -> Iterator[ByteFolder]:
+        """Open the folder of an array; what is missing there is damage, unless the bundle is gone."""
+        try:
+            with self.files.open(BUNDLES, self.name, array) as folder:
+                yield folder
+        except FileNotFoundError as error:
+            self.files.open(BUNDLES, self.name).close()
+            raise damaged(f"{BUNDLES}/{self.name}/{array}", f"{error.filename} is missing") from None
 
 
 INDEX = (("row_splits", "c.0"), ("track_id", "c.0"), ("revision", "c.0.0"))

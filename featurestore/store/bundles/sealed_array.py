@@ -31,22 +31,21 @@ class SealedChunks:
     ------
     FileNotFoundError
         If the bundle is gone.
+    CorruptTrackError
+        If its files are not of the size that they have, or missing.
     """
 
     def __init__(self, bundle: Bundle, kind: str, row: int) -> None:
         first, end = (row, row + 1) if kind == "aggregated" else bundle.splits[row : row + 2].tolist()
         self._rows = np.arange(first, end)
         self._is_row = kind == "aggregated"
-        self._stack = ExitStack()
         self.chunks = len(bundle.sizes.spec.layers)
-        self._reader = self._stack.enter_context(bundle.reading(kind))
-        try:
+        with ExitStack() as stack:
+            self._reader = stack.enter_context(bundle.reading(kind))
             per_shard = bundle.sizes.features(kind).shard_shape[0]
             for number in range(first // per_shard, (end - 1) // per_shard + 1):
                 self._reader.open(number)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
 
     def close(self) -> None:
         """Close all files."""

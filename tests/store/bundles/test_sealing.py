@@ -18,6 +18,7 @@ from featurestore.errors import (
     TrackLockedError,
     TrackNotFoundError,
 )
+from featurestore.store.bundles.rows import RowReader
 from featurestore.store.format import metadata
 from featurestore.store.format.keys import encode_key
 from featurestore.store.sealing import seal
@@ -52,6 +53,11 @@ def sealed(path, tracks=TRACKS):
     with opened(path) as writer:
         writer.pack(seal=True)
     return FeatureStore(path)
+
+
+def bundle_of(path):
+    (found,) = (p for p in (path / "bundles").iterdir() if len(p.name) == 32)
+    return found
 
 
 def check(store, tracks, *, unfinished=0):
@@ -345,7 +351,7 @@ class TestDamage:
 
     def test_a_track_that_was_copied_in_with_a_bundle_is_named(self, path):
         store = sealed(path, {"a": TRACKS["a/b"]})
-        (bundle,) = (p for p in (path / "bundles").iterdir() if len(p.name) == 32)
+        bundle = bundle_of(path)
         shutil.copytree(bundle, bundle.with_name("0" * 32))
         assert store.track_ids == ["a"]
         (problem,) = store.verify(deep=True).problems
@@ -355,18 +361,33 @@ class TestDamage:
             writer.pack()
         check(store, {"a": TRACKS["z"]})
 
-    def test_files_of_a_bundle_that_are_missing_are_no_missing_tracks(self, path):
-        sealed(path)
-        (bundle,) = (p for p in (path / "bundles").iterdir() if len(p.name) == 32)
-        (bundle / "segments" / "c.0.0.0").unlink()
-        with pytest.raises(CorruptTrackError):
-            FeatureStore(path).segments("z").to_numpy()
-        assert not FeatureStore(path).verify().ok
+    @pytest.mark.parametrize("name", ["segments", "segments/c.0.0.0", "attributes", "attributes/c.0"])
+    def test_files_of_a_bundle_that_are_missing_are_no_missing_tracks(self, path, name):
+        store = sealed(path)
+        bundle = bundle_of(path)
+        if (bundle / name).is_dir():
+            shutil.rmtree(bundle / name)
+        else:
+            (bundle / name).unlink()
+        array = name.partition("/")[0]
+        with pytest.raises(CorruptTrackError, match=f"bundles/{bundle.name}/{array}: .* is missing"):
+            store.segments("z").to_numpy()
+        assert "z" in {problem.track_id for problem in store.verify().problems}
+
+    def test_a_missing_file_is_looked_for_once(self, path):
+        store = sealed(path)
+        (bundle_of(path) / "segments" / "c.0.0.0").unlink()
+        with (
+            mock.patch.object(RowReader, "open", autospec=True, side_effect=RowReader.open) as opened,
+            pytest.raises(CorruptTrackError, match=r"c\.0\.0\.0 is missing.*--repair"),
+        ):
+            store.segments(tracks=WITH_SEGMENTS).to_numpy()
+        assert opened.call_count == 1
 
     @pytest.mark.parametrize("name", ["segments/zarr.json", "zarr.json", "removed/zarr.json"])
     def test_metadata_for_others_is_written_anew(self, path, name):
         sealed(path)
-        (bundle,) = (p for p in (path / "bundles").iterdir() if len(p.name) == 32)
+        bundle = bundle_of(path)
         file = (bundle if name.startswith("segments") else path / "bundles") / name
         content = file.read_bytes()
         file.write_bytes(b"{}")
