@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,30 +41,34 @@ from featurestore.store.format.shards import CRC_BYTES
 from featurestore.store.paths import BUNDLES
 
 _INDEX_BYTES = 2**29
-_CACHED = 8  # chunks of attributes and starts
+_KEPT_BYTES = 2**26  # of attributes and starts, of all bundles of a reader
 
 T = TypeVar("T")
 
 
 class Recent:
-    """The last few things that were read of all bundles."""
+    """What was read last of all bundles: so many bytes, and the very last in any case."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._found: OrderedDict[tuple[str, ...], tuple[Any, int]] = OrderedDict()
+        self._bytes = 0
         self._lock = Lock()
 
-    def get(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
-        """What is kept under a key, or is made now."""
+    def get(self, key: tuple[str, ...], make: Callable[[], tuple[T, int]]) -> T:
+        """What is kept under a key, or is made now; it comes with its bytes."""
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
-                kept: T = self._found[key]
+                kept: T = self._found[key][0]
                 return kept
-        made = make()
+        made, size = make()
         with self._lock:
-            self._found[key] = made
-            while len(self._found) > _CACHED:
-                self._found.popitem(last=False)
+            _, before = self._found.pop(key, (None, 0))
+            self._found[key] = made, size
+            self._bytes += size - before
+            while self._bytes > _KEPT_BYTES and len(self._found) > 1:
+                _, (_, least) = self._found.popitem(last=False)
+                self._bytes -= least
         return made
 
 
@@ -148,31 +152,32 @@ class Bundle:
         """How many segments are stored of a track."""
         return int(self.splits[row + 1] - self.splits[row])
 
-    def starts(self, row: int) -> npt.NDArray[np.float64]:
-        """Where the segments of a track start, seconds; empty if the store was not told."""
-        found = self.all_starts()[self.splits[row] : self.splits[row + 1]]
-        return found[:0] if np.isnan(found).any() else found
+    def starts(self, rows: Iterable[int]) -> list[npt.NDArray[np.float64]]:
+        """Where the segments of each of some tracks start, seconds; empty if the store was not told."""
+        every, found = self._every_start(), []
+        for row in rows:
+            own = every[self.splits[row] : self.splits[row + 1]]
+            found.append(own[:0] if len(own) and np.isnan(own[0]) else own)
+        return found
 
-    def all_starts(self) -> npt.NDArray[np.float64]:
-        """Where each row starts, seconds; NaN where the store was not told."""
-
-        def read() -> npt.NDArray[np.float64]:
-            if not self.sizes.rows:
-                return np.empty(0)
+    def _every_start(self) -> npt.NDArray[np.float64]:
+        def read() -> tuple[npt.NDArray[np.float64], int]:
             with self._opened("start") as folder, damage(self.name):
                 content = folder.read("c.0", _INDEX_BYTES)
-                return decode_numbers(content, "<f8", self.sizes.rows).astype(np.float64)
+                found = decode_numbers(content, "<f8", self.sizes.rows).astype(np.float64, copy=False)
+                check_starts(found, self.splits)
+                return found, found.nbytes
 
-        return self.recent.get((self.name, "start"), read)
+        return self.recent.get((self.name, "start"), read) if self.sizes.rows else np.empty(0)
 
     def _record(self, row: int) -> dict[str, Any]:
         number, at = divmod(row, ATTRIBUTE_ROWS)
         rows = min(ATTRIBUTE_ROWS, self.sizes.tracks)
 
-        def read() -> list[bytes]:
+        def read() -> tuple[list[bytes], int]:
             with self._opened("attributes") as folder:
                 content = folder.read(f"c.{number}", _INDEX_BYTES)
-                return decode_texts(content, rows, MAX_ATTRIBUTE_BYTES)
+                return decode_texts(content, rows, MAX_ATTRIBUTE_BYTES), len(content)
 
         with damage(self.name):
             return decode_document(self.recent.get((self.name, "attributes", str(number)), read)[at])
@@ -192,7 +197,7 @@ class Bundle:
             own = record["attributes"]
             attributes: dict[str, Any] = dict(own)
             if "starts" not in own:
-                attributes["starts"] = self.starts(row).tolist()
+                attributes["starts"] = self.starts([row])[0].tolist()
             if kind == "segments":
                 attributes["checksums"] = record["segments_checksums"]
             shape = (len(spec.layers), spec.dim)
@@ -249,6 +254,14 @@ def read_small(folder: ByteFolder, array: str, file: str) -> bytes:
     """Content of a file of an array of a bundle."""
     with folder.folder(array) as inner:
         return inner.read(file, _INDEX_BYTES)
+
+
+def check_starts(starts: npt.NDArray[np.float64], splits: npt.NDArray[np.int64]) -> None:
+    """Raise ValueError unless each track knows where all of its segments start, or none."""
+    unknown, own = np.isnan(starts), np.diff(splits)
+    sums = np.add.reduceat(unknown, splits[:-1][own > 0], dtype=np.int64)
+    if np.isinf(starts).any() or ((sums != 0) & (sums != own[own > 0])).any():
+        raise ValueError("impossible starts")
 
 
 def _check_rows(folder: ByteFolder, rows: int) -> None:

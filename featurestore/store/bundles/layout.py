@@ -32,8 +32,9 @@ SHARD_BYTES = 2**29
 CHUNK_BYTES = 2**15
 """About as many bytes has an inner chunk: so few that a random row does not cost much, and so many that the checks
 of all do not."""
-ATTRIBUTE_ROWS = 1024
-MAX_ATTRIBUTE_BYTES = 2**20
+ATTRIBUTE_ROWS = 256
+"""Of a chunk: all of it is read for one track."""
+MAX_ATTRIBUTE_BYTES = 2**18
 """Of one track, in a bundle."""
 ABSENT = 2**64 - 1
 """In the index of a shard, offset and size of a chunk that is not there."""

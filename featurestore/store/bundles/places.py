@@ -48,12 +48,9 @@ class SealedPlaces(NamedTuple):
 
     def starts(self) -> dict[int, npt.NDArray[np.float64]]:
         """Where the segments of each track in a bundle start, seconds."""
-        found = {}
+        found: dict[int, npt.NDArray[np.float64]] = {}
         for bundle, where, rows in self._each():
-            starts, splits = bundle.all_starts(), bundle.splits
-            for track, row in zip(where.tolist(), rows.tolist(), strict=True):
-                own = starts[splits[row] : splits[row + 1]]
-                found[track] = own[:0] if len(own) and np.isnan(own[0]) else own
+            found.update(zip(where.tolist(), bundle.starts(rows.tolist()), strict=True))
         return found
 
     def read_aggregated(self, out: npt.NDArray[Any], layers: Sequence[int]) -> None:

@@ -17,10 +17,11 @@ def with_crc(content: bytes) -> bytes:
     return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
 
 
-def checked(content: bytes) -> bytes:
-    """Content without its CRC-32C; ValueError if it does not fit."""
-    body = content[:-CRC_BYTES]
-    if len(content) < CRC_BYTES or int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(body):
+def checked(content: bytes) -> memoryview:
+    """Content without its CRC-32C, where it is; ValueError if it does not fit."""
+    body = memoryview(content)[:-CRC_BYTES]
+    crc = int.from_bytes(content[-CRC_BYTES:], "little")
+    if len(content) < CRC_BYTES or google_crc32c.value(np.frombuffer(body, np.uint8)) != crc:
         raise ValueError("it fails its checksum")
     return body
 
@@ -44,7 +45,7 @@ def decode_texts(content: bytes, rows: int, most: int) -> list[bytes]:
         at = begin + int.from_bytes(body[at:begin], "little")
         if not begin <= at <= len(body) or at - begin > most:
             raise ValueError("a text ends with the file")
-        found.append(body[begin:at])
+        found.append(bytes(body[begin:at]))
     if at != len(body):
         raise ValueError("something is behind the texts")
     return found

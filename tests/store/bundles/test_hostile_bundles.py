@@ -10,6 +10,7 @@ from limited import outcomes, reading, writing
 from samples import SPEC, features, write_store
 
 from featurestore import FeatureStore, StoreWriter
+from featurestore.errors import CorruptTrackError
 from featurestore.store.bundles.bundle import index_checksum
 from featurestore.store.bundles.layout import Sizes
 from featurestore.store.bundles.texts import encode_texts, with_crc
@@ -212,6 +213,15 @@ def test_only_one_file_that_is_missing_is_told_of_each_kind(tmp_path, monkeypatc
             file.unlink()
     told = [problem.message for problem in FeatureStore(path).verify().problems if problem.what == "bundle"]
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("starts", [[0.0, np.inf, 0, 1, 0, 1], [0.0, np.nan, 0, 1, 0, 1], [0, 1, np.nan, 0, 0, 1]])
+def test_impossible_starts_are_damage(template, tmp_path, starts):
+    path = tmp_path / "store.zarr"
+    shutil.copytree(template, path)
+    (bundle_of(path) / "start" / "c.0").write_bytes(with_crc(np.array(starts, "<f8").tobytes()))
+    with pytest.raises(CorruptTrackError, match="impossible starts"):
+        FeatureStore(path).segments(tracks=IDS).row_starts.tolist()
 
 
 def snapshot(folder):
