@@ -68,32 +68,33 @@ class FolderSource(TrackSource):
             return again(partial(self._describe_segments, track_ids))
 
     def _describe_segments(self, track_ids: Sequence[str]) -> list[Described]:
-        known = self._sealed_segments(self.reader.sealed_places(track_ids))
+        known = self._sealed_segments(self.reader.sealed_places(track_ids), starts=True)
         if not known:
             return super().describe_segments(track_ids)
         rest = super().describe_segments([x for row, x in enumerate(track_ids) if row not in known])
         others = iter(rest)
         return [known[row] if row in known else next(others) for row in range(len(track_ids))]
 
-    def _sealed_segments(self, places: SealedPlaces | None) -> dict[int, Described]:
+    def _sealed_segments(self, places: SealedPlaces | None, *, starts: bool) -> dict[int, Described]:
         """What `describe` says of the segments of those tracks that are in bundles, by their numbers."""
         if places is None:
             return {}
-        starts, layers = places.starts(), len(self.spec.layers)
-        counts = enumerate(places.counts().tolist())
-        return {track: ((count, layers, self.spec.dim), starts[track]) for track, count in counts if count}
+        # Those of all tracks of a bundle are read together.
+        own, none = places.starts() if starts else {}, np.empty(0)
+        layers, counts = len(self.spec.layers), enumerate(places.counts().tolist())
+        return {track: ((count, layers, self.spec.dim), own.get(track, none)) for track, count in counts if count}
 
     def read_ragged(
-        self, track_ids: Sequence[str], positions: Sequence[int]
+        self, track_ids: Sequence[str], positions: Sequence[int], *, starts: bool = False
     ) -> tuple[npt.NDArray[Any], list[Described]]:
         with self.reading():
-            return again(partial(self._read_all, track_ids, positions))
+            return again(partial(self._read_all, track_ids, positions, starts=starts))
 
     def _read_all(
-        self, track_ids: Sequence[str], positions: Sequence[int]
+        self, track_ids: Sequence[str], positions: Sequence[int], *, starts: bool
     ) -> tuple[npt.NDArray[Any], list[Described]]:
         places = self.reader.sealed_places(track_ids)
-        known = self._sealed_segments(places)
+        known = self._sealed_segments(places, starts=starts)
         out, described = self._read_ragged(track_ids, positions, known)
         if places is not None and known:
             counts = np.array([shape[0] for shape, _ in described], np.int64)

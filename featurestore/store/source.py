@@ -115,9 +115,16 @@ class Source(ABC):
         return np.array([shape[0] for shape, _ in self.describe_segments(track_ids)], np.int64)
 
     def read_ragged(
-        self, track_ids: Sequence[str], positions: Sequence[int]
+        self,
+        track_ids: Sequence[str],
+        positions: Sequence[int],
+        *,
+        starts: bool = False,  # noqa: ARG002
     ) -> tuple[npt.NDArray[Any], list[Described]]:
-        """All segments of some tracks, one after the other, and what `describe` says of each."""
+        """All segments of some tracks, one after the other, and what `describe` says of each.
+
+        Where they start may be left out unless `starts` are wanted: they may be another read.
+        """
         return self._read_ragged(track_ids, positions, {})
 
     def _read_ragged(

@@ -295,7 +295,7 @@ class RaggedView(ManyTracksView):
         """Everything and its description, in one look at each track."""
         while True:
             try:
-                out, described = self._source.read_ragged(self._ids, positions)
+                out, described = self._source.read_ragged(self._ids, positions, starts=True)
                 break
             except TrackNotFoundError:
                 if not self._leave_out_removed():

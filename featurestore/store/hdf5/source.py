@@ -218,7 +218,11 @@ class Hdf5Source(Source):
         return self._features(fd, index, "segments", (len(index.starts), len(self.spec.layers), self.spec.dim))
 
     def read_ragged(
-        self, track_ids: Sequence[str], positions: Sequence[int]
+        self,
+        track_ids: Sequence[str],
+        positions: Sequence[int],
+        *,
+        starts: bool = False,  # noqa: ARG002
     ) -> tuple[npt.NDArray[Any], list[Described]]:
         with self._reading() as (fd, index):
             described = [self._describe(fd, index, "segments", track_id) for track_id in track_ids]

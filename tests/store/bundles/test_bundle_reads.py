@@ -1,0 +1,68 @@
+"""How much is read, opened and listed to read tracks of bundles."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+from samples import SPEC, features, write_store
+
+from featurestore import FeatureStore, StoreWriter
+from featurestore.store.bundles import bundle
+from featurestore.store.byte_source import LocalFolder
+from featurestore.store.sealing import seal
+
+TRACKS = {
+    f"{number:02}": features(number, segments=1 + number % 3, kinds=("segments", "aggregated"))
+    for number in range(24)
+}
+
+
+@pytest.fixture
+def store(path, monkeypatch):
+    """Of all tracks, eight in each bundle, without anything that was read before."""
+    monkeypatch.setattr(seal, "MOST_TRACKS", 8)
+    monkeypatch.setattr(bundle, "_KEPT_BYTES", 0)
+    write_store(path, TRACKS)
+    with StoreWriter(path, spec=SPEC, durable=False) as writer:
+        writer.pack(seal=True)
+    return FeatureStore(path)
+
+
+@pytest.fixture
+def read():
+    """Names of the files that are read as a whole."""
+    names = []
+
+    def watch(self, name, limit, real=LocalFolder.read):
+        names.append(name)
+        return real(self, name, limit)
+
+    with mock.patch.object(LocalFolder, "read", watch):
+        yield names
+
+
+@pytest.mark.parametrize("pooling", [None, "mean+std"])
+def test_batches_of_tracks_read_nothing_but_their_features(store, read, pooling):
+    view = store.segments(layer=1)
+    assert view.of_tracks([0])[0].shape == (1, 4)  # by now all bundles are open
+    read.clear()
+    if pooling:
+        found = store.aggregated(tracks=["20", "03"], layer=1, pooling=pooling).to_numpy()
+        assert np.array_equal(found[:, :4], [TRACKS[x]["segments"][:, 1].mean(axis=0) for x in ("20", "03")])
+    else:
+        for track_id, block in zip(("20", "03"), view.of_tracks([20, 3]), strict=True):
+            assert np.array_equal(block, TRACKS[track_id]["segments"][:, 1])
+    assert [name for name in read if name.startswith("c.")] == []
+
+
+def test_all_segments_know_where_they_start(path, store, read):
+    view = store.segments(layer=1)
+    assert np.isnan(view.row_starts).all()
+    with StoreWriter(path, spec=SPEC, durable=False, overwrite=True) as writer:
+        writer.put("03", TRACKS["03"], starts=[2.5])
+        writer.pack(seal=True)
+    view = FeatureStore(path).segments(layer=1)
+    view.to_numpy()
+    read.clear()
+    assert view.row_starts[~np.isnan(view.row_starts)].tolist() == [2.5]
+    assert read == []
