@@ -19,7 +19,8 @@ from featurestore.errors import CorruptTrackError
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem, reading
 from featurestore.store.bundles.bundle import Bundle, Recent
-from featurestore.store.bundles.layout import MARK, NAME, TRACK_BITS, mark_name
+from featurestore.store.bundles.layout import NAME, TRACK_BITS, mark_name
+from featurestore.store.bundles.marks import Marks
 from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.bundles.rows import damaged
 from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
@@ -82,6 +83,7 @@ class SealedTracks:
         self._spec = spec
         self._known = _NOTHING
         self._recent = Recent()
+        self._marks = Marks(paths.removed, _listed)
         self._lock = Lock()
 
     def names(self) -> frozenset[str]:
@@ -148,17 +150,18 @@ class SealedTracks:
 
     def find_all(self, keys: Sequence[str]) -> SealedPlaces:
         """Where many tracks are."""
-        known, removed = self._look(), frozenset[str]()
-        while known.names:
-            removed = self.removed()
+        known = self._look()
+        while True:
+            codes = np.fromiter((known.rows.get(key, -1) for key in keys), np.int64, len(keys))
+            found = np.flatnonzero(codes >= 0).tolist()
+            removed = self._marks.for_some(len(found))
+            self._check_marks()
+            if removed or known.more:
+                for at in found:
+                    codes[at] = next((x for x in known.places(keys[at]) if known.mark(x) not in removed), -1)
             if (now := self._look()) is known:
-                break
+                return SealedPlaces(known.bundles, codes >> TRACK_BITS, codes & _MASK)
             known = now  # marks go with their bundle
-        codes = np.fromiter((known.rows.get(key, -1) for key in keys), np.int64, len(keys))
-        if removed or known.more:
-            for at in np.flatnonzero(codes >= 0).tolist():
-                codes[at] = next((x for x in known.places(keys[at]) if known.mark(x) not in removed), -1)
-        return SealedPlaces(known.bundles, codes >> TRACK_BITS, codes & _MASK)
 
     def keys(self) -> set[str]:
         """Keys of all tracks that are in bundles and there still."""
@@ -193,11 +196,11 @@ class SealedTracks:
     def removed(self) -> frozenset[str]:
         """Names of all marks."""
         self._check_marks()
-        return frozenset(name for name in _listed(self._paths.removed) if MARK.fullmatch(name))
+        return self._marks.names()
 
     def is_removed(self, place: Place) -> bool:
         """Whether a track of a bundle is not there any more."""
-        if reading.exists(self._paths.removed / mark_name(place.bundle.name, place.row)):
+        if mark_name(place.bundle.name, place.row) in self._marks:
             return True
         self._check_marks()
         return False

@@ -1,5 +1,7 @@
 """How much is read, opened and listed to read tracks of bundles."""
 
+import os
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from samples import SPEC, features, write_store
 
 from featurestore import FeatureStore, StoreWriter
-from featurestore.store.bundles import bundle
+from featurestore.store.bundles import bundle, marks
 from featurestore.store.byte_source import LocalFolder
 from featurestore.store.sealing import seal
 
@@ -66,3 +68,46 @@ def test_all_segments_know_where_they_start(path, store, read):
     read.clear()
     assert view.row_starts[~np.isnan(view.row_starts)].tolist() == [2.5]
     assert read == []
+
+
+@pytest.fixture
+def listed():
+    """Names of the folders that are listed."""
+    names = []
+
+    def watch(folder=".", real=os.listdir):
+        names.append(Path(os.readlink(f"/proc/self/fd/{folder}") if isinstance(folder, int) else folder).name)
+        return real(folder)
+
+    with mock.patch.object(os, "listdir", watch):
+        yield names
+
+
+class TestMarks:
+    @pytest.mark.parametrize("settled", [True, False])
+    def test_they_are_listed_where_they_may_have_changed(self, path, store, listed, monkeypatch, settled):
+        monkeypatch.setattr(marks, "_SETTLED_NS", 0 if settled else 10**18)
+        reader = FeatureStore(path)._source.reader
+        for track_id in ("03", "04"):
+            listed.clear()
+            for _ in range(3):
+                assert (reader.sealed_places(list(TRACKS)).numbers >= 0).sum() == len(reader.sealed.keys())
+            assert listed.count("removed") == (1 if settled else 6)
+            with StoreWriter(path, spec=SPEC, durable=False) as writer:
+                writer.remove(track_id)
+        assert len(reader.sealed.keys()) == 22
+
+    def test_a_few_tracks_are_looked_at_one_by_one_where_there_are_many(self, path, store, listed, monkeypatch):
+        monkeypatch.setattr(marks, "_SETTLED_NS", 10**18)
+        for number in range(100, 150):
+            (path / "bundles" / "removed" / f"{'0' * 32}.{number}").touch()
+        reader = FeatureStore(path)._source.reader
+        assert len(reader.sealed.keys()) == 24
+        listed.clear()
+        assert (reader.sealed_places(["03", "04"]).numbers >= 0).all()
+        with StoreWriter(path, spec=SPEC, durable=False) as writer:
+            writer.remove("03")
+            listed.clear()
+            assert (reader.sealed_places(["03", "04"]).numbers >= 0).tolist() == [False, True]
+            assert reader.sealed_places(["03"]) is None
+        assert "removed" not in listed
