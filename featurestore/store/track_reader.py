@@ -21,7 +21,7 @@ from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.bundles.sealed_array import open_sealed
 from featurestore.store.commit.transaction import BACKUP, is_published
-from featurestore.store.format.keys import encode_key, encode_keys
+from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, ArrayMetadata, shard_name
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.root import RootCheck
@@ -114,18 +114,16 @@ class TrackReader(ArrayReader):
 
     def sealed_places(self, track_ids: Sequence[str]) -> SealedPlaces | None:
         """Where tracks are that are in bundles and in no folder; None if none is."""
-        if not self.sealed.names():
+        found = self.sealed.find_all(track_ids)
+        if found is None:
             return None
-        keys = encode_keys(track_ids)
-        found = self.sealed.find_all(keys)
-        in_bundles = np.flatnonzero(found.numbers >= 0).tolist()
-        if len(in_bundles) >= _MANY:
-            folders = {*_names(self.paths.kind("aggregated")), *_names(self.paths.journal)}
-            superseded = [at for at in in_bundles if keys[at] in folders]
+        keys, aggregated = found.keys(), self.paths.kind("aggregated")
+        if len(keys) >= _MANY:
+            folders = set(_names(aggregated))
         else:
-            places = self.paths.kind("aggregated"), self.paths.journal
-            superseded = [at for at in in_bundles if any(reading.exists(place / keys[at]) for place in places)]
-        found.numbers[superseded] = -1
+            folders = {key for key in keys.values() if reading.exists(f"{aggregated}/{key}")}
+        folders.update(_names(self.paths.journal))  # nearly always empty; last, as they move there
+        found.numbers[[track for track, key in keys.items() if key in folders]] = -1
         return found if (found.numbers >= 0).any() else None
 
     def _read_sealed_rows(

@@ -39,6 +39,13 @@ class SealedPlaces(NamedTuple):
             where = np.flatnonzero(self.numbers == number)
             yield self.bundles[number], where, self.rows[where]
 
+    def keys(self) -> dict[int, str]:
+        """Key of each track that is in a bundle."""
+        found: dict[int, str] = {}
+        for bundle, where, rows in self._each():
+            found.update(zip(where.tolist(), map(bundle.keys.__getitem__, rows.tolist()), strict=True))
+        return found
+
     def counts(self) -> npt.NDArray[np.int64]:
         """How many segments each track has; 0 where it is in no bundle."""
         found = np.zeros(len(self.numbers), np.int64)

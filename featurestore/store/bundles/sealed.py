@@ -23,6 +23,7 @@ from featurestore.store.bundles.layout import NAME, TRACK_BITS, mark_name
 from featurestore.store.bundles.marks import Marks
 from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.bundles.rows import damaged
+from featurestore.store.format.keys import encode_keys
 from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
 
 _log = logging.getLogger("featurestore")
@@ -148,9 +149,12 @@ class SealedTracks:
         known = self._look()
         return [known.place(code) for code in known.places(key)]
 
-    def find_all(self, keys: Sequence[str]) -> SealedPlaces:
-        """Where many tracks are."""
+    def find_all(self, track_ids: Sequence[str]) -> SealedPlaces | None:
+        """Where many tracks are; None if there are no bundles."""
         known = self._look()
+        if not known.names:
+            return None
+        keys = encode_keys(track_ids)
         while True:
             codes = np.fromiter((known.rows.get(key, -1) for key in keys), np.int64, len(keys))
             found = np.flatnonzero(codes >= 0).tolist()

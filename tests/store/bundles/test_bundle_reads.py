@@ -9,6 +9,7 @@ import pytest
 from samples import SPEC, features, write_store
 
 from featurestore import FeatureStore, StoreWriter
+from featurestore.store import reading
 from featurestore.store.bundles import bundle, marks
 from featurestore.store.byte_source import LocalFolder
 from featurestore.store.sealing import seal
@@ -111,3 +112,17 @@ class TestMarks:
             assert (reader.sealed_places(["03", "04"]).numbers >= 0).tolist() == [False, True]
             assert reader.sealed_places(["03"]) is None
         assert "removed" not in listed
+
+
+def test_a_batch_looks_once_at_each_track(path, store, listed, monkeypatch):
+    looked = []
+
+    def watch(name, real=reading.exists):
+        looked.append(Path(name).parent.name)
+        return real(name)
+
+    reader = store._source.reader
+    monkeypatch.setattr(reading, "exists", watch)
+    assert (reader.sealed_places(["03", "04", "05"]).numbers >= 0).all()
+    assert looked == ["aggregated"] * 3
+    assert sorted(listed) == ["bundles", "bundles", "journal", "removed"]  # those are the same afterwards
