@@ -42,7 +42,10 @@ class Place(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """Bundles that were seen, and where tracks are in them: number of the bundle, and of the track in it."""
+    """Bundles that were seen, and where tracks are in them: number of the bundle, and of the track in it.
+
+    What comes later has all but the names in common with what was there before, as long as no bundle goes.
+    """
 
     names: frozenset[str]
     bundles: list[Bundle]
@@ -52,7 +55,10 @@ class _Known(NamedTuple):
 
     def places(self, key: str) -> list[int]:
         found = self.rows.get(key)
-        return [] if found is None else [found, *self.more.get(key, ())]
+        if found is None:
+            return []
+        more = self.more.get(key, ())
+        return sorted([found, *more], key=lambda code: self.bundles[code >> TRACK_BITS].name) if more else [found]
 
     def place(self, code: int) -> Place:
         return Place(self.bundles[code >> TRACK_BITS], code & _MASK)
@@ -60,9 +66,6 @@ class _Known(NamedTuple):
     def mark(self, code: int) -> str:
         place = self.place(code)
         return mark_name(place.bundle.name, place.row)
-
-
-_NOTHING = _Known(frozenset(), [], {}, {}, {})
 
 
 class SealedTracks:
@@ -82,7 +85,7 @@ class SealedTracks:
     def __init__(self, paths: StorePaths, spec: FeatureSpec) -> None:
         self._paths = paths
         self._spec = spec
-        self._known = _NOTHING
+        self._known = _Known(frozenset(), [], {}, {}, {})
         self._recent = Recent()
         self._marks = Marks(paths.removed, _listed)
         self._lock = Lock()
@@ -187,8 +190,8 @@ class SealedTracks:
 
     def twice(self) -> list[str]:
         """Keys of tracks that several bundles have, and that are there still: only by hand it comes to that."""
-        known = self._look()
-        return [key for key in known.more if sum(not self.is_removed(place) for place in self.places(key)) > 1]
+        several = list(self._look().more)
+        return [key for key in several if sum(not self.is_removed(place) for place in self.places(key)) > 1]
 
     def live(self, bundle: Bundle) -> Iterator[tuple[int, str]]:
         """Number and key of each track of a bundle that is there still."""
@@ -254,11 +257,11 @@ class SealedTracks:
             return self._known
 
     def _opened(self, names: frozenset[str], before: _Known) -> _Known:
-        there = {bundle.name: bundle for bundle in before.bundles}
-        bundles, bad = [], dict[str, str]()
-        for name in sorted(names):
+        kept = [bundle for bundle in before.bundles if bundle.name in names]
+        fresh, bad = list[Bundle](), dict[str, str]()
+        for name in sorted(names - {bundle.name for bundle in kept}):
             try:
-                bundles.append(there.get(name) or self._open(name))
+                fresh.append(self._open(name))
             except FileNotFoundError:
                 names -= {name}
             except CorruptTrackError as error:
@@ -267,9 +270,12 @@ class SealedTracks:
                     _log.warning("store %s: %s", self._paths.name, error)
         if (names, bad) == (before.names, before.bad):
             return before
-        rows: dict[str, int] = {}
-        more: dict[str, list[int]] = {}
-        for number, bundle in enumerate(bundles):
+        _, bundles, rows, more, _ = before
+        if len(kept) < len(bundles):
+            bundles, rows, more, fresh = [], {}, {}, kept + fresh
+        for bundle in fresh:
+            number = len(bundles)
+            bundles.append(bundle)  # first: others may be reading what is added to
             for row, key in enumerate(bundle.keys):
                 code = number << TRACK_BITS | row
                 if rows.setdefault(key, code) != code:

@@ -126,3 +126,25 @@ def test_a_batch_looks_once_at_each_track(path, store, listed, monkeypatch):
     assert (reader.sealed_places(["03", "04", "05"]).numbers >= 0).all()
     assert looked == ["aggregated"] * 3
     assert sorted(listed) == ["bundles", "bundles", "journal", "removed"]  # those are the same afterwards
+
+
+def test_bundles_that_come_are_added_to_what_is_known(path, store):
+    walked = []
+
+    class Keys(list):
+        def __iter__(self):
+            walked.append(len(self))
+            return super().__iter__()
+
+    sealed = store._source.reader.sealed
+    for opened in sealed.bundles():
+        opened.__dict__["keys"] = Keys(opened.keys)
+    with StoreWriter(path, spec=SPEC, durable=False, overwrite=True) as writer:
+        writer.put("new", TRACKS["00"])
+        writer.put("03", TRACKS["04"])
+        writer.pack(seal=True)
+    assert sealed.find("new").bundle.ids == ["03", "new"]
+    assert sealed.find("03").bundle is sealed.find("new").bundle
+    assert sealed.find("04") != sealed.find("03")
+    assert len(sealed.bundles()) == 4
+    assert walked == []
