@@ -17,7 +17,7 @@ import numpy as np
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import DIMS, KINDS
 from featurestore.store import reading
-from featurestore.store.bundles.checking import damaged_documents, damaged_shards
+from featurestore.store.bundles.checking import SoundArrays, problems_of
 from featurestore.store.commit import recovery, transaction
 from featurestore.store.format.keys import decode_key
 from featurestore.store.format.metadata import METADATA, shard_name
@@ -176,6 +176,7 @@ class _Check:
         self.paths = reader.paths
         self.deep = deep
         self.problems: list[Problem] = []
+        self.sound = SoundArrays()
         self.revisions: dict[str, str] = {}  # of the sound tracks
         self.arrays = 0
         self.bytes = 0
@@ -233,12 +234,10 @@ class _Check:
             return None
         for bundle in sealed.bundles():
             with contextlib.suppress(FileNotFoundError):  # unsealed just now
-                for name in damaged_documents(bundle):
-                    what = f"bundles/{bundle.name}/{name}: {METADATA} is damaged or missing"
-                    self._add("structure", "", f"{what}: verify --repair writes it")
-                for name in damaged_shards(bundle):
-                    what = "its index is damaged or missing, so that only this library reads it"
-                    self._add("bundle", "", f"{name}: {what}: unseal and seal again (fs-extract pack)")
+                for what, message in problems_of(bundle):
+                    self._add(what, "", message)
+                if self.deep:
+                    self.sound.look_at(bundle)
         for key in sealed.twice():
             if not os.path.lexists(self.paths.array("aggregated", key)):
                 self._add("bundle", "", f"two bundles have the track with key {key}: overwrite or remove it")
@@ -304,7 +303,7 @@ class _Check:
                 with self.reader.open(kind, key, track_id) as array:
                     self.arrays += 1
                     if self.deep:
-                        self.bytes += check_chunks(array, f"{kind}/{key}")
+                        self.bytes += array.nbytes if array in self.sound else check_chunks(array, f"{kind}/{key}")
                 for name in stray_files(self.paths, kind, key):
                     self._add("orphan", key, f"{kind}/{key}/{name} is no file of the track", track_id)
             for kind in set(KINDS) - set(current.attributes["kinds"]):

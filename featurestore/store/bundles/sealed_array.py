@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -37,6 +37,7 @@ class SealedChunks:
 
     def __init__(self, bundle: Bundle, kind: str, row: int) -> None:
         first, end = (row, row + 1) if kind == "aggregated" else bundle.splits[row : row + 2].tolist()
+        self.bundle, self.kind, self.row = bundle.name, kind, row
         self._rows = np.arange(first, end)
         self._is_row = kind == "aggregated"
         self.chunks = len(bundle.sizes.spec.layers)
@@ -59,12 +60,16 @@ class SealedChunks:
 
     def checksums(self) -> str:
         """SHA-256 of the CRC-32C values of all inner chunks."""
-        sums = []
-        for layer in range(self.chunks):
-            chunk = self.read([layer])
-            little = chunk.astype(chunk.dtype.newbyteorder("<"), copy=False)
-            sums.append(google_crc32c.value(little.reshape(-1).view(np.uint8)))
-        return hashlib.sha256(np.array(sums, "<u4").tobytes()).hexdigest()
+        return chunks_checksum(self.read([layer]) for layer in range(self.chunks))
+
+
+def chunks_checksum(chunks: Iterable[npt.NDArray[Any]]) -> str:
+    """SHA-256 of the CRC-32C values of chunks."""
+    sums = []
+    for chunk in chunks:
+        little = np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<"))
+        sums.append(google_crc32c.value(little.reshape(-1).view(np.uint8)))
+    return hashlib.sha256(np.array(sums, "<u4").tobytes()).hexdigest()
 
 
 def open_sealed(bundle: Bundle, kind: str, row: int) -> OpenArray:

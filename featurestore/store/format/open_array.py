@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -52,6 +53,11 @@ class OpenArray:
         """Its file, where it has one of its own."""
         assert isinstance(self.shard, ShardReader)
         return self.shard.file
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its numbers."""
+        return math.prod(self.metadata.shape) * np.dtype(self.metadata.dtype).itemsize
 
     @property
     def revision(self) -> str:

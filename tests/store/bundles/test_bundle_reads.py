@@ -6,12 +6,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from samples import SPEC, features, write_store
+from samples import SPEC, features, place_aggregated, write_store
 
 from featurestore import FeatureStore, StoreWriter
 from featurestore.store import reading
 from featurestore.store.bundles import bundle, marks
-from featurestore.store.byte_source import LocalFolder
+from featurestore.store.byte_source import LocalFile, LocalFolder
 from featurestore.store.sealing import seal
 
 TRACKS = {
@@ -148,3 +148,39 @@ def test_bundles_that_come_are_added_to_what_is_known(path, store):
     assert sealed.find("04") != sealed.find("03")
     assert len(sealed.bundles()) == 4
     assert walked == []
+
+
+@pytest.fixture
+def read_bytes():
+    """Numbers of bytes that are read into arrays."""
+    sizes = []
+
+    def watch(self, parts, offset, real=LocalFile.read_into):
+        sizes.append(real(self, parts, offset))
+        return sizes[-1]
+
+    with mock.patch.object(LocalFile, "read_into", watch):
+        yield sizes
+
+
+@pytest.mark.parametrize("block", [2**26, 200])
+def test_all_is_checked_by_reading_many_together(path, store, read_bytes, monkeypatch, block):
+    """But for tracks that are larger than what is read at once."""
+    monkeypatch.setattr("featurestore.store.bundles.checking._BLOCK_BYTES", block)
+    report = store.verify(deep=True)
+    assert report.ok
+    assert report.arrays == 2 * len(TRACKS)
+    files = [file for kind in ("segments", "aggregated") for file in path.glob(f"bundles/*/{kind}/c*")]
+    # The table is compared with the rows of all tracks, too.
+    assert (sum(read_bytes) <= 2 * sum(file.stat().st_size for file in files)) == (block == 2**26)
+
+
+def test_a_value_that_is_not_finite_is_found_among_others(path):
+    """Where all checksums are right."""
+    write_store(path, {"00": TRACKS["00"], "02": TRACKS["02"]})
+    place_aggregated(path, {"01": np.full((3, 4), np.inf, np.float32)}, SPEC)
+    with StoreWriter(path, spec=SPEC) as writer:
+        writer.pack(seal=True)
+    problems = [problem for problem in FeatureStore(path).verify(deep=True).problems if problem.what == "track"]
+    assert [problem.track_id for problem in problems] == ["01"]
+    assert "not finite" in problems[0].message
