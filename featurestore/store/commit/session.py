@@ -11,6 +11,7 @@ from featurestore.store import filesystem
 from featurestore.store.commit import heartbeat, recovery
 from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.silence import SilentWriters, sweep_dead
 from featurestore.store.commit.staging import StagingArea, clean_stale
 from featurestore.store.commit.transaction import TransactionRecord, commit
 from featurestore.store.format.keys import encode_key
@@ -32,10 +33,10 @@ class WriterSession:
     def __init__(self, paths: StorePaths, *, durable: bool) -> None:
         self._paths = paths
         self.durable = durable
-        self.locks = TrackLocks(paths.locks)
         self._told: set[str] = set()
         self._heartbeat: Heartbeat | None = None
         self.staging = StagingArea(paths.staging, durable=durable)
+        self.locks = TrackLocks(paths.locks, SilentWriters(paths, self.staging.path))
         try:
             alive = paths.locks / heartbeat.NAME
             if self.staging.is_seen_by_others:
@@ -43,6 +44,7 @@ class WriterSession:
             else:
                 self._heartbeat = Heartbeat.begin(alive)
             clean_stale(paths, needed=self._recover())
+            sweep_dead(paths)
         except BaseException:
             self._end()
             raise
@@ -111,10 +113,11 @@ class WriterSession:
                         f"the store {self._paths.name} has the track {track_id!r}: pass `overwrite=True` to "
                         "replace it"
                     )
-                folder = self.staging.folder()
+                folder = self.staging.folder(key)
             try:
                 yield folder, records.append
                 with translate_os_errors(self._paths.name):
+                    folder = self.staging.keep(folder)
                     row = has_row(key)
                     emptied = commit(self._paths, folder, key, records[-1], has_row=row, durable=self.durable)
             except BaseException:
