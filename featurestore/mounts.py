@@ -54,7 +54,7 @@ def describe_mount(mount: Mount) -> tuple[bool | None, str]:
         if version.startswith("3"):
             return None, (
                 f"NFS {version}: {_SHARED}; those of a host that dies are held until it is back, and its tracks "
-                f"are left undone meanwhile (exit code 3). {_LATE} some 15 s late. NFS 4 is better in both"
+                f"are done by others after a minute. {_LATE} some 15 s late. NFS 4 is better in both"
             )
         return True, (
             f"NFS {version}: {_SHARED}; those of a host that dies are free after about a minute. "

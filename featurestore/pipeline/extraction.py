@@ -258,6 +258,10 @@ class Extraction:
             if isinstance(result, Exception):
                 raise _named(claim.plan, result)
             claim.append(result)
+        except TrackLockedError:  # this process was taken for dead
+            self._release(claim, _LeftAlone())
+            self._put_off(claim.plan)
+            return
         except StoreError:
             raise
         except FeatureStoreError as error:

@@ -70,7 +70,7 @@ class StorePaths:
         self.root, self.follow_links, self.name = root, follow_links, given or root
         self.packed, self.hidden = root / "packed", root / HIDDEN
         self.locks, self.staging, self.journal, self.stale, self.trash = (self.hidden / x for x in HIDDEN_DIRS)
-        self.changes, self.runs = self.hidden / "changes", self.hidden / "runs"
+        self.changes, self.runs, self.dead = self.hidden / "changes", self.hidden / "runs", self.hidden / "dead"
         self.bundles, self.sealing = root / BUNDLES, self.hidden / "sealing"
         self.removed = self.bundles / REMOVED
 
@@ -115,7 +115,7 @@ def invalid_paths(paths: StorePaths) -> list[Path]:
     """What is a link or a file where a store has a folder: it might lead anywhere."""
     folders = [paths.hidden, paths.packed, paths.bundles, *map(paths.kind, KINDS)]
     if reading.is_dir(paths.hidden):
-        folders += [paths.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE, "runs", "sealing")]
+        folders += [paths.hidden / name for name in (*HIDDEN_DIRS, QUARANTINE, "runs", "dead", "sealing")]
     if reading.is_dir(paths.bundles):
         folders.append(paths.removed)
     return [folder for folder in folders if os.path.lexists(folder) and not reading.is_dir(folder)]

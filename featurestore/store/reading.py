@@ -128,3 +128,9 @@ def free_files(path: Path) -> int | None:
         path = path.parent
     found = os.statvfs(path)
     return found.f_favail if found.f_files else None
+
+
+def free_bytes(path: Path) -> int:
+    """How many bytes a file system has room for."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

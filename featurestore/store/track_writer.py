@@ -19,6 +19,7 @@ from featurestore.pooling import SegmentPool, pool_frames
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
 from featurestore.store.commit.record import TransactionRecord
+from featurestore.store.commit.staging import owning
 from featurestore.store.format.compression import bitround, compressor_of
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -103,7 +104,7 @@ class TrackWriter:
                 f"a state of {self._id!r} is [{self._frames or 'frames'}, {dim}], not {state.shape}"
             )
         self._whole = False
-        with translate_os_errors(self._store):
+        with translate_os_errors(self._store), owning(self._folder):
             self._append_raw(state[None, None])
         self._streamed += 1
         self._whole = True
@@ -162,7 +163,7 @@ class TrackWriter:
         if not all(map(math.isfinite, seconds)) or len(seconds) not in (0, len(pooled)):
             raise SettingError(f"starts of {self._id!r} must be {len(pooled)} seconds, not {seconds}")
         self._whole = False
-        with translate_os_errors(self._store):
+        with translate_os_errors(self._store), owning(self._folder):
             if "raw" in self._kinds and block is not None:
                 self._append_raw(block)
             if self._rows is not None:

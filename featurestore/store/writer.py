@@ -17,6 +17,7 @@ from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store.commit.record import TransactionRecord
 from featurestore.store.commit.session import WriterSession
+from featurestore.store.commit.staging import owning
 from featurestore.store.commit.transaction import commit
 from featurestore.store.creation import create_or_check
 from featurestore.store.format.keys import encode_key
@@ -180,7 +181,7 @@ class StoreWriter:
             given = dict(attributes or {})
             with TrackWriter(track_id, folder, self.spec, chosen, given, store=self.path) as writer:
                 yield writer
-                with translate_os_errors(self.path):
+                with translate_os_errors(self.path), owning(folder):
                     record(writer.finish())
 
     def put(

@@ -6,10 +6,11 @@ from preloaded import Preloaded
 
 
 @pytest.fixture(autouse=True)
-def _in_the_environment(object_server, monkeypatch):
-    """Credentials of an S3 server on loopback with a bucket."""
-    for name, value in object_server.environment.items():
-        monkeypatch.setenv(name, value)
+def _in_the_environment(request, monkeypatch):
+    """Credentials of an S3 server on loopback with a bucket, where something is run."""
+    if request.node.get_closest_marker("slow"):
+        for name, value in request.getfixturevalue("object_server").environment.items():
+            monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Several builds on one store share the work: nothing is done twice, nothing is lost, and no count lies."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -14,7 +15,7 @@ from featurestore.errors import TrackLockedError
 from featurestore.pipeline import decoder
 from featurestore.pipeline.decoder import DecoderProcess
 from featurestore.store import filesystem
-from featurestore.store.commit import flock, transaction
+from featurestore.store.commit import flock, silence, transaction
 from featurestore.store.commit.locks import stripe_of
 from featurestore.store.format.keys import encode_key
 
@@ -97,6 +98,44 @@ def test_a_track_whose_writer_died_meanwhile_is_extracted_after_all(music, store
 
     report = build(music, store, extractor=extractor, feature_level="all", progress=die_later)
     assert (report.processed, report.skipped) == (4, 0)
+
+
+@pytest.mark.slow
+def test_a_track_of_a_writer_that_has_fallen_silent_is_extracted(music, store, extractor, other, monkeypatch):
+    """As that of a host whose locks stay; should it live, it loses this track and nothing else."""
+    monkeypatch.setattr(silence, "SILENCE", 1.0)
+    holder = Holder(other, "a/two")
+    report = build(music, store, extractor=extractor, feature_level="all")
+    assert (report.processed, report.skipped, report.exit_code) == (4, 0, 0)
+    with pytest.raises(TrackLockedError, match="silent"):
+        holder.publish({"raw": FeatureStore(store).raw("b/one").to_numpy()}, {})
+    assert FeatureStore(store).verify(deep=True).ok
+
+
+@pytest.mark.slow
+def test_a_build_that_was_taken_for_dead_goes_on(music, store, tmp_path, extractor, other, monkeypatch):
+    build(music, tmp_path / "elsewhere.zarr", extractor=extractor, feature_level="all")
+    elsewhere = FeatureStore(tmp_path / "elsewhere.zarr")
+    taken = []
+
+    def take(now):
+        staging = store / ".featurestore" / "staging"
+        at_hand = [x for x in elsewhere.track_ids if any(staging.glob(f"*/{encode_key(x)}"))]
+        for track_id in () if taken else at_hand:
+            features = {
+                "raw": elsewhere.raw(track_id).to_numpy(),
+                "segments": elsewhere.segments(track_id).to_numpy(),
+            }
+            with monkeypatch.context() as patch, contextlib.suppress(TrackLockedError):
+                patch.setattr(silence, "SILENCE", 0.0)
+                other.put(track_id, features, attributes={"audio": elsewhere.provenance(track_id)["audio"]})
+                taken.append(track_id)
+
+    report = build(music, store, extractor=extractor, feature_level="all", progress=take)
+    assert taken
+    assert (report.processed, report.cached, report.failed) == (4 - len(taken), len(taken), 0)
+    assert sorted(FeatureStore(store).track_ids) == sorted(elsewhere.track_ids)
+    assert FeatureStore(store).verify(deep=True).ok
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ alone. Who holds a byte also holds the track's stripe, together with others who 
 exclude each other. No lock file is ever removed: removing one on release lets two writers in. Who holds a stripe
 alone writes the keys into the file, so that a loser can tell "another writer has this track" from "another writer
 has a track that shares the lock".
+
+A byte that is held may be that of a host that has died: `silence` tells, and has locks for the tracks of the dead.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from featurestore.errors import TrackAccessError, TrackLockedError
 from featurestore.store import filesystem, reading
@@ -52,6 +55,14 @@ def _byte_of(key: str) -> int:
     return _hash(key) >> 2  # offsets of files have 63 bits
 
 
+class Dead(Protocol):
+    """Locks the tracks of writers that are dead."""
+
+    def lock(self, key: str, *, held: bool) -> list[int] | None:
+        """Lock what dead writers have had of a track, whose own lock is `held`; None if it is somebody else's."""
+        ...
+
+
 class TrackLocks:
     """The track locks that one writer holds.
 
@@ -59,12 +70,15 @@ class TrackLocks:
     ----------
     folder : Path
         Of the lock files.
+    dead : Dead, optional
+        Locks the tracks of dead writers; by default there are none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, dead: Dead | None = None) -> None:
+        self._folder, self._dead = folder, dead
         self._held: dict[str, tuple[int, list[str]]] = {}
-        self._bytes: dict[str, tuple[int, int]] = {}  # descriptors of stripe and byte, by key
+        # Descriptors by key: of the stripe, of the byte unless a dead one holds it, of what the dead have had.
+        self._bytes: dict[str, tuple[int, int | None, list[int]]] = {}
         self._has_bytes = True
         self._guard = Lock()
 
@@ -136,29 +150,41 @@ class TrackLocks:
             shared = lock_file(stripe, shared=True)
         if shared is None:
             raise _locked(key, same_track=key in _read(stripe))
-        byte = None
+        byte, tried = None, False
         try:
-            if is_seen_by_others(shared):
-                byte = lock_byte(self._folder / BYTES, _byte_of(key))
-                if byte is None:
+            try:
+                if is_seen_by_others(shared):
+                    byte = lock_byte(self._folder / BYTES, _byte_of(key))
+                    tried = True
+            except OSError as error:
+                if error.errno not in _WITHOUT:
+                    raise
+            if tried:
+                inherited = self._inherit(key, held=byte is None)
+                if inherited is None:
                     raise _locked(key, same_track=True)
-                self._bytes[key] = shared, byte
-        except OSError as error:
-            if error.errno not in _WITHOUT:
-                raise
+                self._bytes[key] = shared, byte, inherited
         finally:
             if key not in self._bytes:
-                if byte is not None:  # an interrupt
+                if byte is not None:
                     unlock_byte(byte, _byte_of(key))
                 unlock(shared)
-        self._has_bytes = byte is not None
-        return self._has_bytes
+        self._has_bytes = tried
+        return tried
+
+    def _inherit(self, key: str, *, held: bool) -> list[int] | None:
+        if self._dead is None:
+            return None if held else []
+        return self._dead.lock(key, held=held)
 
     def _release(self, key: str) -> None:
         with self._guard:
             if key in self._bytes:
-                shared, byte = self._bytes.pop(key)
-                unlock_byte(byte, _byte_of(key))
+                shared, byte, inherited = self._bytes.pop(key)
+                for fd in inherited:
+                    unlock(fd)
+                if byte is not None:
+                    unlock_byte(byte, _byte_of(key))
                 unlock(shared)
             else:
                 self._drop(stripe_of(key), key)

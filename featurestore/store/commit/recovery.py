@@ -84,8 +84,9 @@ def rollback(paths: StorePaths, sealed: SealedTracks, folder: Path) -> None:
     """Remove what was placed of a staged track that was not published; the caller holds the track's lock."""
     key, kinds = _placed(paths, sealed, folder)
     for kind in kinds:
-        filesystem.discard(paths.array(kind, key), paths.trash)
-        filesystem.sync_dir(paths.kind(kind))
+        gone = filesystem.move_to_trash(paths.array(kind, key), paths.trash)
+        filesystem.sync_dir(paths.kind(kind))  # first: without its metadata nobody would know what it is
+        filesystem.remove_tree(gone)
 
 
 def placed_in_part(paths: StorePaths, sealed: SealedTracks) -> Iterator[tuple[Path, str]]:

@@ -14,6 +14,7 @@ from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks
 from featurestore.store.commit.record import TransactionRecord
 from featurestore.store.commit.root import upgrade_root
+from featurestore.store.commit.silence import SilentWriters, sweep_dead
 from featurestore.store.commit.staging import StagingArea, clean_stale
 from featurestore.store.commit.transaction import commit
 from featurestore.store.format.keys import encode_key
@@ -39,10 +40,10 @@ class WriterSession:
         self._paths = paths
         self._sealed = sealed
         self.durable = durable
-        self.locks = TrackLocks(paths.locks)
         self._told: set[str] = set()
         self._heartbeat: Heartbeat | None = None
         self.staging = StagingArea(paths.staging, durable=durable)
+        self.locks = TrackLocks(paths.locks, SilentWriters(paths, self.staging.path))
         try:
             alive = paths.locks / heartbeat.NAME
             if self.staging.is_seen_by_others:
@@ -52,6 +53,7 @@ class WriterSession:
             if self._sealed.names():  # the root may be that of another store, which was copied over this one
                 upgrade_root(paths, self.staging.path, SEALED_VERSION)
             clean_stale(paths, needed=self._recover())
+            sweep_dead(paths)
         except BaseException:
             self._end()
             raise
@@ -123,10 +125,11 @@ class WriterSession:
                         f"the store {self._paths.name} has the track {track_id!r}: pass `overwrite=True` to "
                         "replace it"
                     )
-                folder = self.staging.folder()
+                folder = self.staging.folder(key)
             try:
                 yield folder, records.append
                 with translate_os_errors(self._paths.name):
+                    folder = self.staging.keep(folder)
                     options = {"has_row": has_row(key), "durable": self.durable}
                     emptied = commit(self._paths, self._sealed, folder, key, records[-1], **options)
             except BaseException:

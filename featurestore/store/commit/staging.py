@@ -14,18 +14,23 @@ import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from threading import Event, Lock, Thread
 
-from featurestore.errors import StoreAccessError, StoreError
+from featurestore.errors import StoreAccessError, StoreError, TrackLockedError
 from featurestore.store import filesystem, reading
 from featurestore.store.commit.flock import is_seen_by_others, lock_file, unlock
 from featurestore.store.paths import StorePaths
 
-_OWNER = "owner.lock"
+OWNER = "owner.lock"
+BEAT = 5.0  # seconds between two signs of life
 _FOREIGN_AGE = 24 * 3600.0  # seconds
 
 
 class StagingArea:
     """A new folder that belongs to this process until it is closed.
+
+    From its first track on, its lock file gets another time of change all the time: to those to whom the lock says
+    nothing, since a host that has died may keep it, this says that the owner lives (see `silence`).
 
     Parameters
     ----------
@@ -36,35 +41,59 @@ class StagingArea:
     """
 
     def __init__(self, parent: Path, *, durable: bool = False) -> None:
+        self._guard, self._closed = Lock(), Event()
+        self._beating: Thread | None = None
         while True:
             self.path = parent / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
             filesystem.make_dir(self.path)
             # Another writer may have taken the folder for abandoned before the lock was there.
             with contextlib.suppress(FileNotFoundError):
-                self._owner = lock_file(self.path / _OWNER)
-                if self._owner is not None and (self.path / _OWNER).exists():
+                self._owner = lock_file(self.path / OWNER)
+                if self._owner is not None and (self.path / OWNER).exists():
                     break
         self._spare: list[Path] = []
         if durable:
             filesystem.sync_dir(parent)
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT):
+            with contextlib.suppress(OSError):  # the disk may be away for a moment
+                filesystem.set_modified(self.path / OWNER, time.time_ns())
 
     @property
     def is_seen_by_others(self) -> bool:
         """Whether other processes see that the owner of this folder lives."""
         return self._owner is not None and is_seen_by_others(self._owner)
 
-    def folder(self) -> Path:
-        """An empty folder to stage a change in."""
-        if self._owner is None:
-            raise StoreError("this writer is closed: open another")
-        with contextlib.suppress(IndexError):  # other threads take them, too
-            spare = self._spare.pop()
-            # As a new folder would: to other hosts, where our lock may not show, it says that we live.
-            filesystem.set_modified(self.path, time.time_ns())
-            return spare
-        path = self.path / uuid.uuid4().hex[:12]
-        filesystem.make_dir(path)
-        return path
+    def folder(self, key: str = "") -> Path:
+        """An empty folder to stage a change in; while its name is a `key`, others may take this track over."""
+        with self._guard:
+            if self._owner is None:
+                raise StoreError("this writer is closed: open another")
+            if key and self._beating is None:
+                self._beating = Thread(target=self._beat, name="featurestore-beat", daemon=True)
+                self._beating.start()
+            path = self.path / (key or uuid.uuid4().hex[:12])
+            if reading.is_dir(path):  # what is left of an earlier try, and could not be removed
+                filesystem.rename(path, path.with_name(uuid.uuid4().hex[:12]))
+            if self._spare:
+                filesystem.rename(self._spare.pop(), path)
+            else:
+                filesystem.make_dir(path)
+            return path
+
+    def keep(self, folder: Path) -> Path:
+        """Rename a folder that has a key as its name: from now on nobody else may take the track over.
+
+        Raises
+        ------
+        TrackLockedError
+            If somebody has.
+        """
+        kept = folder.with_name(uuid.uuid4().hex[:12])
+        with owning(folder):
+            filesystem.rename(folder, kept)
+        return kept
 
     def reuse(self, folder: Path) -> None:
         """Use a folder, which is empty by now, again: to make one and to remove it costs more than a file."""
@@ -72,6 +101,9 @@ class StagingArea:
 
     def close(self, trash: Path | None = None) -> None:
         """Remove the folder with everything that is still in it, by way of the trash where there is one."""
+        self._closed.set()
+        if self._beating is not None and self._beating.is_alive():
+            self._beating.join()
         gone = self.path
         try:
             if trash is not None:
@@ -82,6 +114,25 @@ class StagingArea:
                 self._owner = None
         # Only now: FUSE and NFS keep a file that is removed while it is open, and with it the folder.
         filesystem.remove_tree(gone)
+
+
+@contextlib.contextmanager
+def owning(folder: Path) -> Iterator[None]:
+    """Find out by a staged folder of a track that is missing that another has taken the track over.
+
+    Raises
+    ------
+    TrackLockedError
+        If another has.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if reading.is_dir(folder) or not reading.is_dir(folder.parent):
+            raise
+        raise TrackLockedError(
+            f"this process was silent for so long that others do its track with key {folder.name}"
+        ) from error
 
 
 def _host() -> str:
@@ -112,7 +163,7 @@ def refuse_unseen(staging: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _FOREIGN_AGE:
                 continue
-            fd = lock_file(folder / _OWNER)
+            fd = lock_file(folder / OWNER)
             if fd is not None:
                 unlock(fd)
                 raise StoreAccessError(
@@ -131,7 +182,7 @@ def try_adopt(folder: Path) -> Iterator[bool]:
             # A link may lead anywhere.
             if reading.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
                 # A writer between making the folder and locking it loses the lock to this one, and makes another.
-                fd = lock_file(folder / _OWNER)
+                fd = lock_file(folder / OWNER)
                 if fd is not None:
                     stack.callback(unlock, fd)
                     claimed = True

@@ -7,7 +7,6 @@ track has no folder, and the folders go. What was removed while the bundle was w
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -180,7 +179,7 @@ class Sealing:
 
 def check_room(paths: StorePaths, size: int) -> None:
     """Raise StoreAccessError if a disk has no room for a bundle of so many bytes of features."""
-    free = shutil.disk_usage(paths.root).free
+    free = reading.free_bytes(paths.root)
     if free < size:
         raise StoreAccessError(
             f"store {paths.name}: a bundle of {bytes_in_words(size)} is written before the folders of its tracks "

@@ -46,6 +46,7 @@ from .scenarios import (
     sealing_,
     store_with,
     streaming,
+    taking_over,
     without,
 )
 from .steps import Perform, Step, watch
@@ -227,6 +228,8 @@ def _operations() -> Iterator[Operation]:
     killed = interrupted(putting("subject", new, begun), prepare, lambda step: into(step, "segments"))
     yield Operation("recover, new and in part", killed, begun, opening(begun))
     prepare, before = store_with(track("subject"))
+    killed = interrupted(swap, prepare, lambda step: str(step.args[0]).endswith("/subject/aggregated"))
+    yield Operation("take over", killed, before, taking_over("subject", new, before))
     killed = interrupted(removing("subject", before), prepare, lambda step: into(step, "journal"))
     yield Operation("recover a removal", killed, before, opening(fewer))
     yield Operation("sweep", _with_stale_dirs(prepare), before, opening(before))

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from featurestore.spec import KINDS
+from featurestore.store.commit import silence
+from featurestore.store.commit.flock import lock_file, unlock
+from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.staging import OWNER
+from featurestore.store.paths import StorePaths
 from featurestore.store.writer import StoreWriter
 
 from .conditions import (
+    STORE,
     State,
     Track,
     small_tables,
@@ -86,6 +94,35 @@ def putting(name: str, arrays: Track, before: State) -> Run:
         with writer(folder) as w:
             w.put(name, arrays)
             yield {**before, name: arrays}
+
+    return run
+
+
+@contextlib.contextmanager
+def locked_by_the_dead(folder: Path, name: str) -> Iterator[None]:
+    """The writer of a track is dead, its locks are held all the same, and others have heard nothing of it."""
+    paths = StorePaths(folder / STORE)
+    names = {area.parent.name for place in (paths.staging, paths.dead) for area in place.glob(f"*/{name}")}
+    areas = [paths.staging / owner for owner in names if (paths.staging / owner).exists()]
+    quiet = mock.patch.object(logging.getLogger("featurestore"), "disabled", True)  # a warning is a write, too
+    with contextlib.ExitStack() as stack, mock.patch.object(silence, "SILENCE", 0.0), quiet:
+        for area in areas:  # none if a writer has swept it, to which the locks did not show
+            owner = lock_file(area / OWNER)
+            assert owner is not None
+            stack.callback(unlock, owner)
+        if areas:
+            stack.enter_context(TrackLocks(paths.locks).holding(name))
+        yield
+
+
+def taking_over(name: str, arrays: Track, before: State) -> Run:
+    """Put a track that a dead writer holds."""
+    put = putting(name, arrays, before)
+
+    def run(folder: Path) -> Iterator[State]:
+        with locked_by_the_dead(folder, name):
+            yield from put(folder)
+        writer(folder).close()  # sweeps what the dead have left, as their locks have ended
 
     return run
 

@@ -26,6 +26,7 @@ def test_a_writer_is_killed_at_every_step(operation, findings):
 UNREACHED = {
     # After an error, or on a file system that does what none should.
     "creation.py: filesystem.remove_tree(paths.root)",
+    "commit/staging.py: filesystem.rename(path, path.with_name(uuid.uuid4().hex[:12]))",
     "fallbacks.py: filesystem.rename(backup, target)",
     "fallbacks.py: filesystem.rename(file, folder)",
     # Where locks do not show: tests/store/commit.
@@ -51,8 +52,9 @@ def test_a_writer_is_killed_at_every_call_for_a_change(explored):
         f"{module}: {source.text(module).splitlines()[line - 1].strip()}"
         for (module, line), (last, _) in source.call_sites().items()
         if not any((module, i) in killed for i in range(line, last + 1))
-        # By a thread of its own, and where there are no locks: tests/store/disks.
+        # By a thread of its own: tests/store/commit, and where there are no locks, tests/store/disks.
         and module != "commit/heartbeat.py"
+        and "set_modified(self.path" not in source.text(module).splitlines()[line - 1]
     }
     assert missed == UNREACHED
 
@@ -60,6 +62,21 @@ def test_a_writer_is_killed_at_every_call_for_a_change(explored):
 @pytest.mark.parametrize("operation", explorations("interruptions.pause", SOME))
 def test_another_writer_comes_and_goes_at_every_step(operation, findings):
     pass
+
+
+TAKEN = ["new track", "overwrite, same kinds", "overwrite, other kinds"]
+
+
+@pytest.mark.parametrize("operation", explorations("taking_over.stopped", TAKEN, TAKEN))
+def test_a_writer_that_is_taken_for_dead_at_any_step_does_no_harm_when_it_goes_on(operation, findings):
+    assert len(findings.steps) > 10
+
+
+@pytest.mark.parametrize(
+    "operation", explorations("taking_over.both_stopped", TAKEN if NIGHTLY else (), TAKEN if NIGHTLY else ())
+)
+def test_nor_while_its_heir_is_at_work(operation, findings):
+    assert len(findings.steps) > 100
 
 
 @pytest.mark.parametrize("operation", explorations("interruptions.interrupt", SOME))
