@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from featurestore.errors import TrackAccessError, TrackLockedError
+from featurestore.errors import CorruptTrackError, TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem, reading
 from featurestore.store.bundles.checking import damaged_documents, documents
 from featurestore.store.bundles.layout import mark_name
 from featurestore.store.commit.changes import log_change
 from featurestore.store.commit.locks import TrackLocks, exclusive, sealing_lock
-from featurestore.store.commit.sealed import forget_marks
+from featurestore.store.commit.sealed import forget_marks, marks_of
 from featurestore.store.commit.session import WriterSession
 from featurestore.store.commit.transaction import FAILED, mark_stale
 from featurestore.store.format.metadata import (
@@ -25,7 +25,7 @@ from featurestore.store.format.metadata import (
     decode_document,
     encode_document,
 )
-from featurestore.store.paths import QUARANTINE, StorePaths
+from featurestore.store.paths import QUARANTINE, REMOVED, StorePaths
 from featurestore.store.structure import damaged_structure, whole_structure
 from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
@@ -117,15 +117,28 @@ def _put_bundles_aside(reader: TrackReader) -> list[Path]:
     """Move bundles that cannot be opened to ``.featurestore/quarantine``; where they are now."""
     paths, moved = reader.paths, []
     with exclusive(paths.locks / "pack.lock", timeout=_PATIENCE) as held:
-        for name in reader.sealed.damaged() if held else ():
+        for name, error in reader.sealed.problems().items() if held else ():
+            if not isinstance(error, CorruptTrackError):
+                continue
             target = paths.hidden / QUARANTINE / f"{name}.{uuid.uuid4().hex[:12]}"
             filesystem.make_parents(target.parent, durable=True)
+            _copy_marks(paths, name, target.with_name(f"{target.name}.{REMOVED}"))
             filesystem.rename(paths.bundles / name, target)
             filesystem.sync_dir(target.parent)
             filesystem.sync_dir(paths.bundles)
-            forget_marks(paths, reader.sealed, name)
+            forget_marks(paths, name)
             moved.append(target)
     return moved
+
+
+def _copy_marks(paths: StorePaths, name: str, folder: Path) -> None:
+    """Copy the marks of a bundle to a new folder: whoever brings it back by hand brings them back first."""
+    marks = marks_of(paths, name)
+    if marks:
+        filesystem.make_parents(folder, durable=True)
+        for mark in marks:
+            filesystem.touch(folder / mark)
+        filesystem.sync_dir(folder)
 
 
 def _with_more(report: VerifyReport, later: VerifyReport) -> VerifyReport:

@@ -38,11 +38,11 @@ class Problem:
     Attributes
     ----------
     what : str
-        "track" (damaged: extract it again), "unreadable" (a track that the file system refuses: left where it is),
-        "orphan" (files of no published track, or not of a store), "packed" (the table is damaged or disagrees with
-        the tracks: pack again), "bundle" (one that cannot be opened, or that other readers cannot read),
-        "unfinished" (a change that was decided on and could not be carried out: let its
-        folders be written, or take it back) or "structure" (metadata and folders of the store itself).
+        "track" (damaged: extract it again), "unreadable" (a track or a bundle that the file system refuses: left
+        where it is), "orphan" (files of no published track, or not of a store), "packed" (the table is damaged or
+        disagrees with the tracks: pack again), "bundle" (one that cannot be opened, or that other readers cannot
+        read), "unfinished" (a change that was decided on and could not be carried out: let its folders be written,
+        or take it back) or "structure" (metadata and folders of the store itself).
     key : str
         Folder of the track, "" for the table and the store itself.
     track_id : str or None
@@ -178,6 +178,7 @@ class _Check:
         self.problems: list[Problem] = []
         self.sound = SoundArrays()
         self.revisions: dict[str, str] = {}  # of the sound tracks
+        self.is_readable = True  # whether all bundles are
         self.arrays = 0
         self.bytes = 0
 
@@ -203,7 +204,7 @@ class _Check:
         for key, reason in recovery.failures(self.paths):
             self._add("unfinished", key, recovery.unfinished(key, reason))
         packed = 0
-        if reading.is_dir(self.paths.kind("aggregated")):
+        if reading.is_dir(self.paths.kind("aggregated")) and self.is_readable:
             table = TableCheck(self.reader, self.revisions, deep=self.deep)
             packed = table.run()
             self.bytes += table.bytes
@@ -226,9 +227,14 @@ class _Check:
     def _bundles(self) -> set[str] | None:
         """Check the bundles, and give the keys of the tracks in them; None if one cannot be opened."""
         sealed = self.reader.sealed
-        if damaged := sealed.damaged():
-            for message in damaged.values():
-                self._add("bundle", "", message)
+        problems = sealed.problems()
+        for name, error in problems.items():
+            if isinstance(error, CorruptTrackError):
+                self._add("bundle", "", str(error))
+            else:
+                self._add("unreadable", "", f"{BUNDLES}/{name} cannot be read: {error.strerror}")
+                self.is_readable = False
+        if problems:
             return None
         if sealed.names() and not reading.is_dir(self.paths.removed):  # structure says so
             return None
@@ -261,11 +267,8 @@ class _Check:
         own = {*KINDS, self.paths.packed.name, BUNDLES}
         with os.scandir(self.paths.root) as entries:
             for entry in entries:
-                if (
-                    entry.name not in own
-                    and not entry.name.startswith(".")
-                    and entry.is_dir(follow_symlinks=False)
-                ):
+                hidden = entry.name.startswith(".")
+                if entry.name not in own and not hidden and entry.is_dir(follow_symlinks=False):
                     yield entry.name
 
     def _keys(self, kind: str) -> set[str]:

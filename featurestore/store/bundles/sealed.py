@@ -6,6 +6,7 @@ in `bundles/removed`, whose name is that of the bundle and the number of the tra
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from featurestore.store.format.keys import encode_keys
 from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
 
 _log = logging.getLogger("featurestore")
+_DAMAGE = errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR
 _MASK = (1 << TRACK_BITS) - 1
 
 
@@ -94,15 +96,16 @@ class SealedTracks:
         """Names of the bundles that are there now."""
         return frozenset(name for name in _listed(self._paths.bundles) if NAME.fullmatch(name))
 
-    def damaged(self) -> dict[str, str]:
-        """Names of the bundles that cannot be opened, and what is wrong with them."""
-        found = {}
+    def problems(self) -> dict[str, CorruptTrackError | OSError]:
+        """Names of the bundles that are damaged, or cannot be read now, and what is wrong with them."""
+        found = dict[str, CorruptTrackError | OSError]()
         for name in sorted(self.names()):
             try:
-                Bundle.open(self._paths, name, self._spec, self._recent)
+                self._open(name)
+            except FileNotFoundError:
+                continue
             except (CorruptTrackError, OSError) as error:
-                if os.path.lexists(self._paths.bundles / name):
-                    found[name] = str(error)
+                found[name] = error
         return found
 
     def bundles(self) -> list[Bundle]:
@@ -284,14 +287,16 @@ class SealedTracks:
 
     def _open(self, name: str) -> Bundle:
         """Open a bundle; FileNotFoundError if it is gone."""
+        place = self._paths.bundles / name
         try:
             return Bundle.open(self._paths, name, self._spec, self._recent)
-        except NotADirectoryError as error:
-            raise damaged(f"{BUNDLES}/{name}", f"{error.strerror}: {error.filename}") from None
-        except FileNotFoundError:
-            if not os.path.lexists(self._paths.bundles / name):
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not reading.exists(place):
                 raise
-            raise damaged(f"{BUNDLES}/{name}", "files are missing") from None
+            if error.errno in _DAMAGE:
+                raise damaged(f"{BUNDLES}/{name}", f"{error.strerror}: {error.filename}") from None
+            # It may be read the next time.
+            raise OSError(error.errno, error.strerror, str(place)) from error
 
 
 def _listed(folder: Path) -> list[str]:

@@ -50,17 +50,22 @@ def finish_bundle(
 ) -> None:
     """Remove the folders of the tracks of a bundle, or what is left of one that was not put in its place."""
     if bundle is None:
-        forget_marks(paths, sealed, name)
+        forget_marks(paths, name)
     elif not _drop_folders(paths, sealed, bundle, locks):
         return
     filesystem.unlink(paths.sealing / name)
 
 
-def forget_marks(paths: StorePaths, sealed: SealedTracks, name: str) -> None:
+def marks_of(paths: StorePaths, name: str) -> list[str]:
+    """Names of the marks of a bundle."""
+    marks = os.listdir(paths.removed) if reading.is_dir(paths.removed) else []
+    return [mark for mark in marks if mark.startswith(f"{name}.")]
+
+
+def forget_marks(paths: StorePaths, name: str) -> None:
     """Remove the marks of a bundle that is not there."""
-    for mark in sealed.removed() if reading.is_dir(paths.removed) else ():
-        if mark.startswith(f"{name}."):
-            filesystem.unlink(paths.removed / mark)
+    for mark in marks_of(paths, name):
+        filesystem.unlink(paths.removed / mark)
 
 
 def _drop_folders(paths: StorePaths, sealed: SealedTracks, bundle: Bundle, locks: TrackLocks) -> bool:

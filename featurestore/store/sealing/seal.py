@@ -105,7 +105,7 @@ class Sealing:
         """Finish what dead writers have begun: folders that a bundle has, and marks of none."""
         finish_bundles(self._paths, self._sealed, self._locks)
         for name in {mark.partition(".")[0] for mark in self._sealed.removed()} - self._sealed.names():
-            forget_marks(self._paths, self._sealed, name)
+            forget_marks(self._paths, name)
 
     def _groups(self, track_ids: Sequence[str]) -> Iterator[list[Found]]:
         """Tracks of one bundle each."""

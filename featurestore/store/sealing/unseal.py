@@ -93,7 +93,7 @@ class Unsealing:
         # Before anything in it goes: it must not come back in part.
         filesystem.sync_dir(paths.bundles)
         filesystem.remove_tree(gone)
-        forget_marks(paths, self._sealed, bundle.name)
+        forget_marks(paths, bundle.name)
 
 
 def _write(place: Place, kind: str, folder: Path) -> None:

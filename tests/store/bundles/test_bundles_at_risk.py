@@ -16,6 +16,7 @@ from samples import SPEC, assert_same, features, read_all, write_store
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError, StoreAccessError
 from featurestore.store import filesystem
+from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit import transaction
 from featurestore.store.paths import StorePaths
@@ -126,6 +127,49 @@ class TestDamagedBundle:
             else:
                 writer.repair()
         check(path, {**{name: TRACKS[name] for name in ("abd" if mended else "d")}, "new": TRACKS["a"]})
+
+    def test_it_is_put_aside_with_its_marks(self, path, damaged):
+        file, content = damaged
+        file.write_bytes(content)
+        with opened(path) as writer:
+            writer.remove("a")
+            kept = marks(path)
+            file.write_text("{}")
+            _, moved = writer.repair()
+        check(path, {name: TRACKS[name] for name in "cd"})
+        assert not marks(path)
+        (aside,) = moved
+        for mark in aside.with_name(f"{aside.name}.removed").iterdir():
+            shutil.copy(mark, path / "bundles" / "removed")
+        (aside / "zarr.json").write_bytes(content)
+        aside.rename(file.parent)
+        assert marks(path) == kept
+        assert "a" not in FeatureStore(path)
+        assert_same(read_all(FeatureStore(path), "b"), TRACKS["b"])
+
+    def test_one_that_cannot_be_read_is_left_where_it_is(self, path, store):
+        with opened(path, overwrite=True) as writer:
+            writer.put("c", TRACKS["d"])
+        name, kept = bundle_of(path, "a").name, marks(path)
+        open_bundle = Bundle.open.__func__
+
+        def failing(cls, files, opened, *args):
+            if opened == name:
+                raise OSError(errno.EIO, "Input/output error", "zarr.json")
+            return open_bundle(cls, files, opened, *args)
+
+        with mock.patch.object(Bundle, "open", classmethod(failing)):
+            with pytest.raises(StoreAccessError, match=f"bundles/{name}"):
+                FeatureStore(path).segments("a")
+            with opened(path) as writer:
+                report, moved = writer.repair()
+        assert {problem.what for problem in report.problems} == {"unreadable"}
+        assert [problem.message for problem in report.problems] == [
+            f"bundles/{name} cannot be read: Input/output error"
+        ]
+        assert moved == []
+        assert marks(path) == kept
+        check(path, {**TRACKS, "c": TRACKS["d"]})
 
 
 @contextlib.contextmanager

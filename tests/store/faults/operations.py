@@ -297,8 +297,8 @@ def _operations_on_bundles() -> Iterator[Operation]:
     yield Operation("seal, and overwrite meanwhile", bare, small, _sealing_while("_write", few), condition)
     broken = _with_damaged_bundle(without_raw, "segments/zarr.json")
     yield Operation("repair, metadata of a bundle", broken, small, _repairing(small), condition, damaged=True)
-    decided = interrupted(less, without_raw, lambda step: into(step, "journal"), condition)
-    broken = _with_damaged_bundle(decided, "zarr.json")
+    marked = interrupted(less, without_raw, lambda step: "/removed/" in str(step.args[0]), condition)
+    broken = _with_damaged_bundle(marked, "zarr.json")
     unread, rest = {**small, "subject": None, "Kept/1": None}, {"later": small["later"]}
     yield Operation("repair, a bundle", broken, unread, _repairing(rest), condition, damaged=True)
     placed = interrupted(sealing, plain, lambda step: into(step, "bundles"), condition)
