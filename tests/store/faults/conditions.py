@@ -72,6 +72,13 @@ def small_bundles() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def damaged_bundles() -> Iterator[None]:
+    """The same, of which one is damaged: a warning is a write, too."""
+    with small_bundles(), mock.patch.object(logging.getLogger("featurestore"), "disabled", True):
+        yield
+
+
+@contextlib.contextmanager
 def plain_file_system() -> Iterator[None]:
     """Neither an exchange of folders nor hard links."""
     with (

@@ -23,6 +23,7 @@ from .conditions import (
     STORE,
     State,
     closed_tracks,
+    damaged_bundles,
     fixed_folders,
     fixed_folders_and_bundles,
     no_links,
@@ -300,7 +301,7 @@ def _operations_on_bundles() -> Iterator[Operation]:
     marked = interrupted(less, without_raw, lambda step: "/removed/" in str(step.args[0]), condition)
     broken = _with_damaged_bundle(marked, "zarr.json")
     unread, rest = {**small, "subject": None, "Kept/1": None}, {"later": small["later"]}
-    yield Operation("repair, a bundle", broken, unread, _repairing(rest), condition, damaged=True)
+    yield Operation("repair, a bundle", broken, unread, _repairing(rest), damaged_bundles, damaged=True)
     placed = interrupted(sealing, plain, lambda step: into(step, "bundles"), condition)
     yield Operation("remove, while folders are dropped", placed, before, removing("subject", before), condition)
     killed = interrupted(unsealing, prepare, lambda step: into(step, "segments"), condition)
