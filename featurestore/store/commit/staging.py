@@ -19,10 +19,13 @@ from threading import Event, Lock, Thread
 from featurestore.errors import StoreAccessError, StoreError, TrackLockedError
 from featurestore.store import filesystem, reading
 from featurestore.store.commit.flock import is_seen_by_others, lock_file, unlock
+from featurestore.store.format.metadata import SEALED_VERSION
 from featurestore.store.paths import StorePaths
 
 OWNER = "owner.lock"
 BEAT = 5.0  # seconds between two signs of life
+_KNOWS = str(SEALED_VERSION)
+"""At the end of the name of a folder, the newest format that its owner knows."""
 _FOREIGN_AGE = 24 * 3600.0  # seconds
 
 
@@ -44,7 +47,7 @@ class StagingArea:
         self._guard, self._closed = Lock(), Event()
         self._beating: Thread | None = None
         while True:
-            self.path = parent / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+            self.path = parent / f"{_host()}.{os.getpid()}.{uuid.uuid4().hex[:12]}.{_KNOWS}"
             filesystem.make_dir(self.path)
             # Another writer may have taken the folder for abandoned before the lock was there.
             with contextlib.suppress(FileNotFoundError):
@@ -155,21 +158,30 @@ def clean_stale(paths: StorePaths, *, needed: Collection[str] = ()) -> None:
         filesystem.remove_tree(folder)
 
 
-def refuse_unseen(staging: Path) -> None:
-    """Raise StoreAccessError if a writer of another host, whose locks do not show, may be at work."""
+def refuse_others(staging: Path) -> None:
+    """Raise StoreAccessError if a writer may be at work beside which tracks cannot be sealed.
+
+    That is one of another host, whose lock does not show, and one of a release that knows no bundles: it has
+    opened the store before there were some.
+    """
     for folder in staging.iterdir():
-        if folder.name.split(".")[0] == _host() or not reading.is_dir(folder):
-            continue
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _FOREIGN_AGE:
+            if not reading.is_dir(folder):
                 continue
             fd = lock_file(folder / OWNER)
             if fd is not None:
                 unlock(fd)
-                raise StoreAccessError(
-                    f"a writer of another host is at work, and its lock does not show here, or it has died "
-                    f"({folder} is its folder): tracks can be sealed when it is done, or that folder is removed"
-                )
+                if folder.name.split(".")[0] == _host() or time.time() - folder.stat().st_mtime > _FOREIGN_AGE:
+                    continue  # it is dead
+                what = "of another host is at work, and its lock does not show here, or it has died"
+            elif folder.name.split(".")[3:] != [_KNOWS]:
+                what = "of an earlier release is at work"
+            else:
+                continue
+            raise StoreAccessError(
+                f"a writer {what} ({folder} is its folder): tracks can be sealed when it is done, or that folder "
+                "is removed"
+            )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_do
 from featurestore.store.commit.locks import TrackLocks, sealing_lock
 from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.sealed import finish_bundle, finish_bundles, forget_marks
-from featurestore.store.commit.staging import StagingArea, refuse_unseen
+from featurestore.store.commit.staging import StagingArea, refuse_others
 from featurestore.store.commit.transaction import revision_of
 from featurestore.store.format.keys import encode_key, encode_keys
 from featurestore.store.format.metadata import (
@@ -90,7 +90,7 @@ class Sealing:
                 f"the store {self._paths.name} is compressed ({self._reader.spec.codec}), and compressed tracks "
                 "cannot be sealed: leave them in their folders, or copy them to a store without compression"
             )
-        refuse_unseen(self._paths.staging)
+        refuse_others(self._paths.staging)
         self._finish()
         folders = set(os.listdir(self._paths.kind("aggregated")))
         keys = encode_keys(track_ids)
@@ -155,6 +155,7 @@ class Sealing:
     def _make_places(self, staged: Path) -> None:
         """Make the folders of bundles, if there are none, in a store that older releases refuse."""
         upgrade_root(self._paths, staged, SEALED_VERSION)
+        refuse_others(self._paths.staging)  # from now on no earlier release comes
         make_bundles_folder(self._paths, staged)
         if not reading.is_dir(self._paths.sealing):
             filesystem.make_parents(self._paths.sealing, durable=True)

@@ -11,6 +11,7 @@ from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import StoreAccessError, TrackExistsError, TrackLockedError
 from featurestore.store import filesystem
 from featurestore.store.commit import flock, staging
+from featurestore.store.sealing import seal
 
 
 @pytest.fixture
@@ -172,5 +173,30 @@ def test_nothing_is_sealed_beside_a_writer_whose_lock_does_not_show(tmp_path, mo
                 other.session.staging._owner = None
             with contextlib.nullcontext() if seen else pytest.raises(StoreAccessError, match="another host"):
                 one.pack(seal=True)
+        one.pack(seal=True)
+    assert FeatureStore(path).info()["sealed"] == 1
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_nothing_is_sealed_beside_a_writer_that_knows_no_bundles(tmp_path, monkeypatch, when):
+    path = tmp_path / "store.zarr"
+    with StoreWriter(path, spec=SPEC, durable=False) as one, contextlib.ExitStack() as stack:
+        one.put("a", features(0))
+
+        def come():
+            with monkeypatch.context() as patch:
+                patch.setattr(staging, "_KNOWS", "2")
+                stack.enter_context(StoreWriter(path, spec=SPEC, durable=False))
+
+        if when == "before":
+            come()
+        else:
+            write = seal.write_bundle
+            monkeypatch.setattr(seal, "write_bundle", lambda *args: (write(*args), come()))
+        with pytest.raises(StoreAccessError, match="earlier release"):
+            one.pack(seal=True)
+        assert FeatureStore(path).info()["sealed"] == 0
+        monkeypatch.undo()
+        stack.close()
         one.pack(seal=True)
     assert FeatureStore(path).info()["sealed"] == 1
