@@ -49,7 +49,7 @@ def pack_and_seal(
         return False
     if locked:
         raise TrackLockedError(
-            f"{len(locked)} tracks of the store {reader.paths.name} stay in bundles, as other writers are at work "
-            f"on them ({locked[0]!r:.200}, ...): unseal again"
+            f"{len(locked)} tracks of the store {reader.paths.name} stay in bundles, as they are damaged or other "
+            f"writers are at work on them ({locked[0]!r:.200}, ...): verify --deep, and unseal again"
         )
     return True

@@ -6,6 +6,8 @@ still have a folder, the bundle goes.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import uuid
 from pathlib import Path
 
@@ -17,12 +19,15 @@ from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.layout import KINDS
 from featurestore.store.bundles.sealed import Place
 from featurestore.store.bundles.sealed_array import open_sealed
+from featurestore.store.commit.recovery import rollback
 from featurestore.store.commit.sealed import finish_bundles, forget_marks
 from featurestore.store.commit.session import WriterSession
-from featurestore.store.commit.transaction import add, revision_of
+from featurestore.store.commit.transaction import add, losing_races, revision_of
 from featurestore.store.format.metadata import METADATA, encode_document, seal, shard_name
 from featurestore.store.format.shards import ShardWriter
 from featurestore.store.track_reader import TrackReader
+
+_log = logging.getLogger("featurestore")
 
 
 class Unsealing:
@@ -49,7 +54,7 @@ class Unsealing:
         int
             How many tracks were brought back.
         list of str
-            Tracks that other writers are at work on, for which their bundles stay: try again.
+            Tracks that are damaged, or that other writers are at work on, for which their bundles stay.
         """
         finish_bundles(self._paths, self._sealed, self._session.locks)
         done, locked = 0, []
@@ -61,39 +66,54 @@ class Unsealing:
                         done += self._bring_back(Place(bundle, row), key)
                 except (TrackLockedError, TrackAccessError):
                     left.append(bundle.ids[row])
-            if not left:
-                self._remove(bundle)
-            locked += left
+                except CorruptTrackError as error:
+                    _log.warning("%s: left in its bundle", error)
+                    left.append(bundle.ids[row])
+            locked += left or self._remove(bundle)
         return done, locked
 
     def _bring_back(self, place: Place, key: str) -> bool:
         """Make the folders of a track, whose lock is held; False if it has them, or is not there any more."""
         paths = self._paths
-        if self._sealed.is_removed(place) or reading.is_dir(paths.array("aggregated", key)):
+        if self._sealed.is_removed(place) or self._has_folder(key):
             return False
         own = place.bundle.metadata("aggregated", place.row).attributes["kinds"]
         kinds = tuple(kind for kind in KINDS if kind in own)
         for kind in kinds:  # what a writer has left that died while it sealed or unsealed
-            if revision_of(paths.array(kind, key)) == place.revision:
-                filesystem.discard(paths.array(kind, key), paths.trash)
+            array = paths.array(kind, key)
+            emptied = reading.is_dir(array) and not reading.exists(array / METADATA)
+            if emptied or revision_of(array) == place.revision:
+                filesystem.discard(array, paths.trash)
         folder = self._session.staging.folder()
-        for kind in kinds:
-            _write(place, kind, folder / kind)
-        add(paths, folder, key, kinds, durable=True)
+        try:
+            for kind in kinds:
+                _write(place, kind, folder / kind)
+            with losing_races(paths, key):
+                add(paths, folder, key, kinds, durable=True)
+        except BaseException:
+            with contextlib.suppress(OSError):  # else it goes when the writer is closed
+                rollback(paths, self._sealed, folder)
+                filesystem.discard(folder, paths.trash)
+            raise
         self._session.staging.reuse(folder)
         return True
 
-    def _remove(self, bundle: Bundle) -> None:
-        """Remove a bundle, all of whose tracks have folders."""
+    def _has_folder(self, key: str) -> bool:
+        return reading.exists(self._paths.array("aggregated", key) / METADATA)
+
+    def _remove(self, bundle: Bundle) -> list[str]:
+        """Remove a bundle, all of whose tracks have folders; those that lack one, for which it stays."""
         paths = self._paths
-        if any(not reading.is_dir(paths.array("aggregated", key)) for _, key in self._sealed.live(bundle)):
-            return  # one was removed by hand just now
+        lacking = [bundle.ids[row] for row, key in self._sealed.live(bundle) if not self._has_folder(key)]
+        if lacking:  # out of their place for an instant, or removed by hand just now
+            return lacking
         gone = paths.trash / uuid.uuid4().hex
         filesystem.rename(paths.bundles / bundle.name, gone)
         # Before anything in it goes: it must not come back in part.
         filesystem.sync_dir(paths.bundles)
         filesystem.remove_tree(gone)
         forget_marks(paths, bundle.name)
+        return []
 
 
 def _write(place: Place, kind: str, folder: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 from samples import SPEC, assert_same, features, read_all, write_store
 
 from featurestore import FeatureStore, StoreWriter
-from featurestore.errors import CorruptTrackError, StoreAccessError
+from featurestore.errors import CorruptTrackError, StoreAccessError, TrackLockedError
 from featurestore.store import filesystem
 from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit import transaction
 from featurestore.store.paths import StorePaths
+from featurestore.store.sealing.unseal import Unsealing
 from featurestore.store.table.listing import list_keys
 
 pytestmark = pytest.mark.slow
@@ -311,6 +312,52 @@ class TestMarks:
         monkeypatch.setattr(os, "stat", failing)
         with pytest.raises(StoreAccessError):
             store.segments("b") if "removed" in where else store.segments(tracks=["a", "b"]).to_numpy()
+
+
+class TestUnsealing:
+    def test_what_is_damaged_or_in_the_way_stays_and_all_else_is_brought_back(self, path, store):
+        file = next(bundle_of(path, "a").glob("aggregated/c*"))
+        content = bytearray(file.read_bytes())
+        content[0] ^= 1  # of the chunk of "a" and "b"
+        file.write_bytes(content)
+        write_store(path.with_name("another.zarr"), {"c": TRACKS["a"]})
+        shutil.copytree(path.with_name("another.zarr") / "segments" / "c", path / "segments" / "c")
+        with opened(path) as writer:
+            with pytest.raises(TrackLockedError, match="3 tracks of"):
+                writer.pack(seal=False)
+            assert list((path / ".featurestore" / "staging").glob("*/*/*")) == []
+            assert FeatureStore(path).info()["sealed"] == 3
+            assert_same(read_all(FeatureStore(path), "c"), TRACKS["c"])
+            shutil.rmtree(path / "segments" / "c")
+            writer.repair()
+            writer.pack(seal=False)
+        check(path, {name: TRACKS[name] for name in "cd"})
+
+    def test_a_folder_that_is_no_track_is_replaced(self, path, store):
+        (path / "aggregated" / "a").mkdir()
+        (path / "aggregated" / "a" / "c.0.0").write_text(
+            "what a writer left that died while it removed the folder"
+        )
+        with opened(path) as writer:
+            writer.pack(seal=False)
+        check(path, TRACKS)
+
+    def test_a_track_that_is_out_of_its_place_for_an_instant_keeps_its_bundle(self, path, store):
+        bring_back = Unsealing._bring_back
+
+        def move_away(self, place, key):
+            done = bring_back(self, place, key)
+            if key == "b":
+                (path / "aggregated" / "b").rename(path.with_name("b"))
+            return done
+
+        with opened(path) as writer:
+            with mock.patch.object(Unsealing, "_bring_back", move_away):
+                with pytest.raises(TrackLockedError, match="1 tracks of"):
+                    writer.pack(seal=False)
+                path.with_name("b").rename(path / "aggregated" / "b")
+            writer.pack(seal=False)
+        check(path, TRACKS)
 
 
 class TestOverwriting:
