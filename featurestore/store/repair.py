@@ -56,10 +56,6 @@ def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[
     report = verify(reader, deep=deep)
     found = {problem.what for problem in report.problems}
     moved = _put_bundles_aside(reader) if "bundle" in found else []
-    # Only now: it may have waited for the bundles.
-    for key in {name.removesuffix(FAILED) for name in sorted(os.listdir(paths.journal))}:
-        with contextlib.suppress(TrackLockedError, TrackAccessError), session.lock(key, removing=True):
-            pass
     if moved:
         report = _with_more(report, verify(reader, deep=deep))
     if "structure" in found:
@@ -67,6 +63,10 @@ def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[
         restore_structure(paths, reader.spec, staged)
         _restore_documents(reader, staged)
         filesystem.discard(staged, paths.trash)
+    # Only now: they may have waited for a bundle, or for a folder.
+    for key in {name.removesuffix(FAILED) for name in sorted(os.listdir(paths.journal))}:
+        with contextlib.suppress(TrackLockedError, TrackAccessError), session.lock(key, removing=True):
+            pass
     moved += quarantine(reader, session.locks, report.problems, deep=deep)
     wrong = "packed" in found
     if moved or wrong:
