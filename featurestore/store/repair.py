@@ -13,12 +13,14 @@ from featurestore.errors import CorruptTrackError, TrackAccessError, TrackLocked
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem, reading
 from featurestore.store.bundles.checking import damaged_documents, documents
+from featurestore.store.bundles.layout import KINDS as SEALED_KINDS
 from featurestore.store.bundles.layout import mark_name
+from featurestore.store.bundles.sealed_array import open_sealed
 from featurestore.store.commit.changes import log_change
 from featurestore.store.commit.locks import TrackLocks, exclusive, sealing_lock
 from featurestore.store.commit.sealed import forget_marks, marks_of
 from featurestore.store.commit.session import WriterSession
-from featurestore.store.commit.transaction import FAILED, mark_stale
+from featurestore.store.commit.transaction import FAILED, mark_stale, revision_of
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
     METADATA,
@@ -33,6 +35,7 @@ from featurestore.store.verify import (
     SEALED,
     Problem,
     VerifyReport,
+    check_chunks,
     damaged_kinds,
     stray_files,
     verify,
@@ -175,13 +178,29 @@ def _moved(reader: TrackReader, key: str, moves: Mapping[Path, str]) -> Path:
     filesystem.make_parents(folder, durable=True)
     if paths.array("aggregated", key) in moves:
         mark_stale(paths, key, durable=True)
-        reader.sealed.mark_removed(key, durable=True)
+        sound = "" if paths.array("raw", key) in moves else _sound_in_bundle(reader, key)
+        reader.sealed.mark_removed(key, durable=True, but=sound)
     for source, target in moves.items():
         filesystem.rename(source, folder / target)
     log_change(paths, key)
     for changed in dict.fromkeys([folder, *(source.parent for source in moves)]):
         filesystem.sync_dir(changed)
     return folder
+
+
+def _sound_in_bundle(reader: TrackReader, key: str) -> str:
+    """Revision of a track in a folder if a bundle has the same, and sound: it was being sealed or brought back."""
+    place = reader.sealed.find(key, if_known=True)
+    if place is None or revision_of(reader.paths.array("aggregated", key)) != place.revision:
+        return ""
+    try:
+        for kind in place.bundle.metadata("aggregated", place.row).attributes["kinds"]:
+            if kind in SEALED_KINDS:
+                with open_sealed(place.bundle, kind, place.row) as array:
+                    check_chunks(array, f"{kind}/{key}")
+    except (CorruptTrackError, OSError):
+        return ""
+    return place.revision
 
 
 def restore_structure(paths: StorePaths, spec: FeatureSpec, staged: Path) -> None:

@@ -412,3 +412,25 @@ def test_what_was_removed_is_not_seen_while_its_bundle_goes(path, store, look):
         assert sorted(list_keys(store._source.reader)) == list("bcd")
     else:
         assert sealed.find_all(["a"]).numbers.tolist() == [-1]
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_damaged_folder_does_not_take_a_sound_copy_in_a_bundle_with_it(path, sound):
+    """As they are both there when a writer dies that seals, or brings back."""
+    write_store(path, TRACKS)
+    shutil.copytree(path, path.with_name("before"))
+    with opened(path) as writer:
+        writer.pack(seal=True)
+    for kind in RAGGED:
+        shutil.copytree(path.with_name("before") / kind / "a", path / kind / "a")
+    files = [path / "aggregated" / "a" / "c.0.0", *([] if sound else bundle_of(path, "a").glob("aggregated/c*"))]
+    for file in files:
+        content = bytearray(file.read_bytes())
+        content[0] ^= 1
+        file.write_bytes(content)
+    with opened(path) as writer:
+        writer.repair()
+        writer.repair()
+    assert ("a" in FeatureStore(path)) == sound
+    if sound:
+        check(path, TRACKS)
