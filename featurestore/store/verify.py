@@ -240,7 +240,10 @@ class _Check:
             return None
         for bundle in sealed.bundles():
             with contextlib.suppress(FileNotFoundError):  # unsealed just now
-                for what, message in problems_of(bundle):
+                found = list(problems_of(bundle))
+                if found and not os.path.lexists(self.paths.bundles / bundle.name):
+                    continue  # unsealed meanwhile
+                for what, message in found:
                     self._add(what, "", message)
                 if self.deep:
                     self.sound.look_at(bundle)

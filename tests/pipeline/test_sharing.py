@@ -11,7 +11,7 @@ import pytest
 
 import featurestore.pipeline.extraction as extraction
 from featurestore import FeatureExtractor, FeatureStore, StoreWriter, build
-from featurestore.errors import TrackLockedError
+from featurestore.errors import TrackExistsError, TrackLockedError
 from featurestore.pipeline import decoder
 from featurestore.pipeline.decoder import DecoderProcess
 from featurestore.store import filesystem
@@ -126,7 +126,7 @@ def test_a_build_that_was_taken_for_dead_goes_on(music, store, tmp_path, extract
                 "raw": elsewhere.raw(track_id).to_numpy(),
                 "segments": elsewhere.segments(track_id).to_numpy(),
             }
-            with monkeypatch.context() as patch, contextlib.suppress(TrackLockedError):
+            with monkeypatch.context() as patch, contextlib.suppress(TrackLockedError, TrackExistsError):
                 patch.setattr(silence, "SILENCE", 0.0)
                 other.put(track_id, features, attributes={"audio": elsewhere.provenance(track_id)["audio"]})
                 taken.append(track_id)
@@ -215,7 +215,7 @@ def test_a_race_that_is_lost_to_another_host_is_no_failure(music, store, tmp_pat
     build(music, tmp_path / "elsewhere.zarr", extractor=extractor, feature_level="all")
     elsewhere = FeatureStore(tmp_path / "elsewhere.zarr")
     features = {kind: getattr(elsewhere, kind)("b/one").to_numpy() for kind in ("raw", "segments")}
-    add, lost = transaction._add, []
+    add, lost = transaction.add, []
 
     def add_second(paths, folder, key, *arguments, **options):
         if key == encode_key("b/one") and not lost:
@@ -226,7 +226,7 @@ def test_a_race_that_is_lost_to_another_host_is_no_failure(music, store, tmp_pat
                 other.put("b/one", features, attributes={"audio": elsewhere.provenance("b/one")["audio"]})
         add(paths, folder, key, *arguments, **options)
 
-    monkeypatch.setattr(transaction, "_add", add_second)
+    monkeypatch.setattr(transaction, "add", add_second)
     report = build(music, store, extractor=extractor, feature_level="all")
     assert (report.processed, report.cached, report.failed, report.exit_code) == (3, 1, 0, 0)
     assert lost

@@ -50,6 +50,6 @@ def pack_and_seal(
     if locked:
         raise TrackLockedError(
             f"{len(locked)} tracks of the store {reader.paths.name} stay in bundles, as they are damaged or other "
-            f"writers are at work on them ({locked[0]!r:.200}, ...): verify --deep, and unseal again"
+            f"writers are at work on them ({locked[0]!r:.200}, ...): `verify --deep` tells which; unseal again"
         )
     return True
