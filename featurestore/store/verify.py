@@ -227,8 +227,7 @@ class _Check:
     def _bundles(self) -> set[str] | None:
         """Check the bundles, and give the keys of the tracks in them; None if one cannot be opened."""
         sealed = self.reader.sealed
-        problems = sealed.problems()
-        for name, error in problems.items():
+        for name, error in (problems := sealed.problems()).items():
             if isinstance(error, CorruptTrackError):
                 self._add("bundle", "", str(error))
             else:
@@ -241,9 +240,8 @@ class _Check:
         for bundle in sealed.bundles():
             with contextlib.suppress(FileNotFoundError):  # unsealed just now
                 found = list(problems_of(bundle))
-                if found and not os.path.lexists(self.paths.bundles / bundle.name):
-                    continue  # unsealed meanwhile
-                for what, message in found:
+                is_there = os.path.lexists(self.paths.bundles / bundle.name)  # or unsealed meanwhile
+                for what, message in found if is_there else ():
                     self._add(what, "", message)
                 if self.deep:
                     self.sound.look_at(bundle)
