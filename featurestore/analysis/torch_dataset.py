@@ -72,8 +72,8 @@ class TrackDataset:
         elif self._segments is not None:
             features = self._segments.of_tracks(numbers)
         else:
-            read = self.store.raw
-            features = [read(self.track_ids[number], layer=self.layer).to_numpy() for number in numbers]
+            ids = (self.track_ids[number] for number in numbers)
+            features = [self.store.raw(track_id, layer=self.layer).to_numpy() for track_id in ids]
         return [self._item(number, block) for number, block in zip(numbers, features, strict=True)]
 
     def _item(self, number: int, features: npt.NDArray[Any]) -> dict[str, Any]:

@@ -73,15 +73,17 @@ class Levels:
         self._peak = self._power = self._channels_power = 0.0
         self._clipped = 0
 
-    def add(self, mono: Samples, channels: Samples) -> None:
-        """Take the next block, finite samples of shape (samples,) that are the mean of (channels, samples)."""
+    def add(self, mono: Samples, channels: Samples, peak: float) -> None:
+        """Take the next block, finite samples of shape (samples,) that are the mean of (channels, samples).
+
+        `peak` is the largest magnitude of the mean.
+        """
         power = float(np.dot(mono, mono))
         self.samples += len(mono)
         self._power += power
         if len(channels) > 1:
             power = sum(float(np.dot(x, x)) for x in channels) / len(channels)
         self._channels_power += power
-        peak = float(max(mono.max(initial=0), -mono.min(initial=0)))
         if peak >= _FULL_SCALE:
             self._clipped += int(np.count_nonzero(np.abs(mono) >= _FULL_SCALE))
         self._peak = max(self._peak, peak)
@@ -176,14 +178,15 @@ def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
     check_duration(info, info.frames)
     for block in _blocks(file, found.warnings.append):
         mono = mean_of_channels(block)
-        if not (mono.max(initial=0) < _LOUDEST and mono.min(initial=0) > -_LOUDEST):  # nor so for NaN
+        peak = float(max(mono.max(initial=0), -mono.min(initial=0)))
+        if not peak < _LOUDEST:  # nor is NaN
             with np.errstate(invalid="ignore"):
                 first = found.samples + int(np.argmin(np.abs(mono) < _LOUDEST))
             raise AudioContentError(
                 f"{quoted(info.path)} holds a sample that is NaN, infinite or beyond {_LOUDEST:g}, the first at "
                 f"{first / info.sample_rate:.3f} s (sample {first:,}): write it again from its source"
             )
-        found.levels.add(mono, block)
+        found.levels.add(mono, block, peak)
         yield mono
     check_unchanged(info)
     check_duration(info, found.samples)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,22 @@ from featurestore.store.source import TrackSource
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import VerifyReport, verify
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _again(
+    read: Callable[Concatenate[FolderSource, P], T],
+) -> Callable[Concatenate[FolderSource, P], T]:
+    """Read again where a track has moved between a folder and a bundle meanwhile; errors name the store."""
+
+    @wraps(read)
+    def reading(source: FolderSource, /, *args: P.args, **options: P.kwargs) -> T:
+        with source.reading():
+            return again(lambda: read(source, *args, **options))
+
+    return reading
 
 
 class FolderSource(TrackSource):
@@ -63,11 +79,8 @@ class FolderSource(TrackSource):
             folders = set(os.listdir(self.paths.kind("aggregated")))
             return len(self.reader.sealed.keys() - folders)
 
+    @_again
     def describe_segments(self, track_ids: Sequence[str]) -> list[Described]:
-        with self.reading():
-            return again(partial(self._describe_segments, track_ids))
-
-    def _describe_segments(self, track_ids: Sequence[str]) -> list[Described]:
         known = self._sealed_segments(self.reader.sealed_places(track_ids), starts=True)
         if not known:
             return super().describe_segments(track_ids)
@@ -84,14 +97,9 @@ class FolderSource(TrackSource):
         layers, counts = len(self.spec.layers), enumerate(places.counts().tolist())
         return {track: ((count, layers, self.spec.dim), own.get(track, none)) for track, count in counts if count}
 
+    @_again
     def read_ragged(
         self, track_ids: Sequence[str], positions: Sequence[int], *, starts: bool = False
-    ) -> tuple[npt.NDArray[Any], list[Described]]:
-        with self.reading():
-            return again(partial(self._read_all, track_ids, positions, starts=starts))
-
-    def _read_all(
-        self, track_ids: Sequence[str], positions: Sequence[int], *, starts: bool
     ) -> tuple[npt.NDArray[Any], list[Described]]:
         places = self.reader.sealed_places(track_ids)
         known = self._sealed_segments(places, starts=starts)
@@ -106,18 +114,8 @@ class FolderSource(TrackSource):
             places.read_segments(out, targets, tracks[targets], within[targets], positions)
         return out, described
 
+    @_again
     def read_rows(
-        self,
-        track_ids: Sequence[str],
-        counts: npt.NDArray[np.int64],
-        tracks: npt.NDArray[np.int64],
-        within: npt.NDArray[np.int64],
-        positions: Sequence[int],
-    ) -> npt.NDArray[Any]:
-        with self.reading():
-            return again(partial(self._read_rows, track_ids, counts, tracks, within, positions))
-
-    def _read_rows(
         self,
         track_ids: Sequence[str],
         counts: npt.NDArray[np.int64],

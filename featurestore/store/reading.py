@@ -84,6 +84,18 @@ def list_dirs(fd: int) -> set[str]:
         return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
 
 
+def list_names(path: str | Path) -> list[str]:
+    """Names in a folder; none if there is no folder."""
+    try:
+        fd = open_dir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
 def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int, follow_links: bool = False) -> bytes:
     """Content of a regular file of at most `limit` bytes; links are not followed unless that is wanted.
 

@@ -72,7 +72,7 @@ class Recent:
         return made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle:
     """One bundle.
 

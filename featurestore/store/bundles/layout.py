@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from featurestore.spec import FeatureSpec
@@ -22,8 +21,10 @@ from featurestore.store.format.metadata import (
     array_document,
     checksum,
     group_document,
+    hidden_document,
 )
-from featurestore.store.format.shards import CRC_BYTES
+from featurestore.store.format.shards import CRC_BYTES, with_crc
+from featurestore.store.paths import REMOVED
 
 MOST_TRACKS = 4096
 """Of a bundle that is written; readers take up to 65,536."""
@@ -118,8 +119,8 @@ def rows_per_chunk(row_bytes: int) -> int:
 
 
 def removed_document() -> dict[str, Any]:
-    """The node at `bundles/removed`: an array without elements, so that no Zarr reader looks at what is in it."""
-    return array_document([0], [1], "uint8", 0, [_BYTES], ["removed"], {})
+    """The node at `bundles/removed`, as that at `.featurestore`."""
+    return hidden_document(REMOVED)
 
 
 def mark_name(bundle: str, row: int) -> str:
@@ -184,7 +185,7 @@ class ShardLayout:
         found[: self.chunks, :, 0] = numbers * size
         found[: self.chunks, :, 1] = size
         content = found.tobytes()
-        return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
+        return with_crc(content)
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Container
+from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +29,10 @@ class Marks:
     ----------
     folder : Path
         Where they are.
-    list_names : callable
-        Gives the names of what is in a folder.
     """
 
-    def __init__(self, folder: Path, list_names: Callable[[Path], list[str]]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._list = list_names
         self._listed: _Listed | None = None
         self._count = 0  # when they were listed the last time
 
@@ -47,7 +44,7 @@ class Marks:
         changed, listed = self._changed(), self._listed
         if listed is not None and listed.changed == changed:
             return listed.names
-        found = frozenset(name for name in self._list(self._folder) if MARK.fullmatch(name))
+        found = frozenset(name for name in reading.list_names(self._folder) if MARK.fullmatch(name))
         is_settled = changed is not None and abs(time.time_ns() - max(changed[1:])) >= _SETTLED_NS
         self._listed = _Listed(changed, found) if changed is not None and is_settled else None
         self._count = len(found)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
@@ -89,12 +87,12 @@ class SealedTracks:
         self._spec = spec
         self._known = _Known(frozenset(), [], {}, {}, {})
         self._recent = Recent()
-        self._marks = Marks(paths.removed, _listed)
+        self._marks = Marks(paths.removed)
         self._lock = Lock()
 
     def names(self) -> frozenset[str]:
         """Names of the bundles that are there now."""
-        return frozenset(name for name in _listed(self._paths.bundles) if NAME.fullmatch(name))
+        return frozenset(name for name in reading.list_names(self._paths.bundles) if NAME.fullmatch(name))
 
     def problems(self) -> dict[str, CorruptTrackError | OSError]:
         """Names of the bundles that are damaged, or cannot be read now, and what is wrong with them."""
@@ -297,15 +295,3 @@ class SealedTracks:
                 raise damaged(f"{BUNDLES}/{name}", f"{error.strerror}: {error.filename}") from None
             # It may be read the next time.
             raise OSError(error.errno, error.strerror, str(place)) from error
-
-
-def _listed(folder: Path) -> list[str]:
-    """Names in a folder; none if there is no folder."""
-    try:
-        fd = reading.open_dir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    try:
-        return os.listdir(fd)
-    finally:
-        os.close(fd)

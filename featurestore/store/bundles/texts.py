@@ -7,14 +7,9 @@ from collections.abc import Sequence
 import google_crc32c
 import numpy as np
 
-from featurestore.store.format.shards import CRC_BYTES
+from featurestore.store.format.shards import CRC_BYTES, with_crc
 
 _LENGTH = 4  # bytes in front of each text, and of all
-
-
-def with_crc(content: bytes) -> bytes:
-    """Content with its CRC-32C behind it."""
-    return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
 
 
 def checked(content: bytes) -> memoryview:

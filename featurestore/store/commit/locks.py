@@ -227,10 +227,10 @@ def _write(fd: int, keys: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, *, timeout: float) -> Iterator[bool]:
-    """Hold a lock file, or yield False if it is not free within `timeout` seconds."""
+def exclusive(path: Path, *, timeout: float, shared: bool = False) -> Iterator[bool]:
+    """Hold a lock file, with others if `shared`, or yield False if it is not free within `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while (fd := lock_file(path)) is None:
+    while (fd := lock_file(path, shared=shared)) is None:
         if time.monotonic() >= deadline:
             yield False
             return
@@ -250,12 +250,7 @@ def sealing_lock(folder: Path, *, shared: bool, timeout: float = 60.0) -> Iterat
     TrackLockedError
         If it is not free within `timeout` seconds.
     """
-    deadline = time.monotonic() + timeout
-    while (fd := lock_file(folder / "seal.lock", shared=shared)) is None:
-        if time.monotonic() >= deadline:
+    with exclusive(folder / "seal.lock", timeout=timeout, shared=shared) as held:
+        if not held:
             raise TrackLockedError(f"another writer has been sealing tracks for {timeout:.0f} s: try again")
-        time.sleep(_POLL)
-    try:
         yield
-    finally:
-        unlock(fd)

@@ -29,7 +29,7 @@ _BATCH = 256  # tracks
 
 def finish_sealing(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks) -> None:
     """Remove the folders of tracks that dead writers have sealed, unless another writer is at it."""
-    if not reading.is_dir(paths.sealing) or not os.listdir(paths.sealing):
+    if not reading.list_names(paths.sealing):
         return
     with exclusive(paths.locks / "pack.lock", timeout=0) as held:
         if not held:
@@ -41,7 +41,7 @@ def finish_sealing(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks) -
 def finish_bundles(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks) -> None:
     """Finish what dead writers have begun to seal; the caller holds `pack.lock`."""
     bundles = {bundle.name: bundle for bundle in sealed.bundles()}
-    for name in sorted(os.listdir(paths.sealing)) if reading.is_dir(paths.sealing) else ():
+    for name in sorted(reading.list_names(paths.sealing)):
         finish_bundle(paths, sealed, locks, name, bundles.get(name))
 
 
@@ -58,8 +58,7 @@ def finish_bundle(
 
 def marks_of(paths: StorePaths, name: str) -> list[str]:
     """Names of the marks of a bundle."""
-    marks = os.listdir(paths.removed) if reading.is_dir(paths.removed) else []
-    return [mark for mark in marks if mark.startswith(f"{name}.")]
+    return [mark for mark in reading.list_names(paths.removed) if mark.startswith(f"{name}.")]
 
 
 def forget_marks(paths: StorePaths, name: str) -> None:

@@ -140,9 +140,9 @@ def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
-def hidden_document() -> dict[str, Any]:
+def hidden_document(name: str = HIDDEN) -> dict[str, Any]:
     """The node at `.featurestore`: an array without elements, so that no Zarr reader looks below it."""
-    return array_document([0], [1], "uint8", 0, [{"name": "bytes"}], [HIDDEN], {})
+    return array_document([0], [1], "uint8", 0, [{"name": "bytes"}], [name], {})
 
 
 def track_metadata(

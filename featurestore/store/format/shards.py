@@ -42,6 +42,11 @@ _BATCH = 64 * 2**20
 _PIECE = 4 * 2**20  # bytes of one write: larger ones need fewer, larger pages
 
 
+def with_crc(content: bytes) -> bytes:
+    """Content with its CRC-32C behind it."""
+    return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
+
+
 def _batches(chunks: Iterable[npt.NDArray[Any]], limit: int) -> Iterator[list[npt.NDArray[Any]]]:
     """Chunks in lists of some `limit` bytes."""
     batch: list[npt.NDArray[Any]] = []
@@ -65,7 +70,7 @@ def plain_index(chunks: int, chunk_bytes: int) -> bytes:
     """Index, with its checksum, of uncompressed inner chunks that lie in their order."""
     size = chunk_bytes + CRC_BYTES
     index = np.array([(i * size, size) for i in range(chunks)], "<u8").tobytes()
-    return index + int(google_crc32c.value(index)).to_bytes(CRC_BYTES, "little")
+    return with_crc(index)
 
 
 Prepare = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]

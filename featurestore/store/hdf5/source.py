@@ -105,12 +105,14 @@ class Hdf5Source(Source):
         return _Index(signature, ids, rows, provenance, splits, starts)
 
     def _features(self, fd: int, index: _Index, name: str, shape: tuple[int | None, ...]) -> ChunkReader:
-        if name not in index.features:
+        found = index.features.get(name)
+        if found is None:
+            with opened(self.path, fd) as file:
+                found = ChunkReader(file, name, shape, self.spec.dtype)
             if len(index.features) >= _MOST_ARRAYS:
                 index.features.clear()
-            with opened(self.path, fd) as file:
-                index.features[name] = ChunkReader(file, name, shape, self.spec.dtype)
-        return index.features[name]
+            index.features[name] = found
+        return found
 
     def track_ids(self) -> Sequence[str]:
         return self._index().track_ids

@@ -20,10 +20,11 @@ from featurestore.store.bundles.bundle import INDEX, Bundle, Recent, index_check
 from featurestore.store.bundles.layout import ATTRIBUTE_ROWS, KINDS, MAX_ATTRIBUTE_BYTES, NAME, Sizes
 from featurestore.store.bundles.rows import RowWriter
 from featurestore.store.bundles.sealed_array import open_sealed
-from featurestore.store.bundles.texts import encode_texts, with_crc
+from featurestore.store.bundles.texts import encode_texts
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document
 from featurestore.store.format.open_array import OpenArray
+from featurestore.store.format.shards import with_crc
 from featurestore.store.paths import BUNDLES, StorePaths
 from featurestore.store.track_reader import TrackReader
 

@@ -10,13 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.spec import FeatureSpec
-from featurestore.store.format.shards import CRC_BYTES
+from featurestore.store.format.shards import CRC_BYTES, with_crc
 from featurestore.store.table.layout import damaged
-
-
-def with_crc(content: bytes) -> bytes:
-    """Content with its CRC-32C behind it."""
-    return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
 
 
 def encode_layers(spec: FeatureSpec) -> bytes:

@@ -13,8 +13,9 @@ from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store.bundles.bundle import index_checksum
 from featurestore.store.bundles.layout import Sizes
-from featurestore.store.bundles.texts import encode_texts, with_crc
+from featurestore.store.bundles.texts import encode_texts
 from featurestore.store.format.metadata import encode_document
+from featurestore.store.format.shards import with_crc
 
 pytestmark = pytest.mark.slow
 
