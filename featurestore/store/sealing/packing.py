@@ -40,10 +40,9 @@ def pack_and_seal(
         return True
     with exclusive(locks / "pack.lock", timeout=wait) as held:
         if held and seal:
-            sealing = Sealing(reader, session.staging, session.locks)
-            sealing.run(index.snapshot().track_ids, least=least)
+            Sealing(reader, session.staging, session.locks).run(index.snapshot().track_ids, least=least)
         elif held:
-            locked = Unsealing(reader, session).run()[1]
+            locked = Unsealing(reader, session).run()
     # No track has come or gone, which the table does not know yet.
     if not (held and pack_once(thorough=False)):
         return False

@@ -63,7 +63,7 @@ class Sealing:
         self._staging = staging
         self._locks = locks
 
-    def run(self, track_ids: Sequence[str], *, least: int = 1) -> int:
+    def run(self, track_ids: Sequence[str], *, least: int = 1) -> None:
         """Seal all tracks that are in folders, in this order.
 
         Parameters
@@ -72,11 +72,6 @@ class Sealing:
             All tracks of the store.
         least : int
             How many tracks a bundle has at least; fewer stay where they are.
-
-        Returns
-        -------
-        int
-            How many tracks were sealed.
 
         Raises
         ------
@@ -95,11 +90,9 @@ class Sealing:
         folders = set(os.listdir(self._paths.kind("aggregated")))
         keys = encode_keys(track_ids)
         waiting = [track_id for track_id, key in zip(track_ids, keys, strict=True) if key in folders]
-        done = 0
         for tracks in self._groups(waiting):
             if len(tracks) >= least:
-                done += self._seal(tracks)
-        return done
+                self._seal(tracks)
 
     def _finish(self) -> None:
         """Finish what dead writers have begun: folders that a bundle has, and marks of none."""
@@ -125,8 +118,8 @@ class Sealing:
         if group:
             yield group
 
-    def _seal(self, tracks: list[Found]) -> int:
-        """Seal tracks into one bundle; how many those are that had not changed meanwhile."""
+    def _seal(self, tracks: list[Found]) -> None:
+        """Seal tracks into one bundle, but for those that change meanwhile."""
         check_room(self._paths, sum(track.nbytes for track in tracks))
         name = uuid.uuid4().hex
         folder = self._staging.folder()
@@ -141,16 +134,15 @@ class Sealing:
                     filesystem.discard(staged, self._paths.trash)
                     tracks = [track for track in tracks if track.track_id != error.track_id]
                     if not tracks:
-                        return 0
+                        return
             check_bundle(StorePaths(folder), name, self._reader.spec)
             filesystem.sync_tree(staged)
             self._make_places(folder)
-            sealed = self._place(tracks, staged, name)
+            self._place(tracks, staged, name)
         finally:
             filesystem.discard(folder, self._paths.trash)
         bundle = next(bundle for bundle in self._sealed.bundles() if bundle.name == name)
         finish_bundle(self._paths, self._sealed, self._locks, name, bundle)
-        return sealed
 
     def _make_places(self, staged: Path) -> None:
         """Make the folders of bundles, if there are none, in a store that older releases refuse."""
@@ -160,7 +152,7 @@ class Sealing:
         if not reading.is_dir(self._paths.sealing):
             filesystem.make_parents(self._paths.sealing, durable=True)
 
-    def _place(self, tracks: Sequence[Found], folder: Path, name: str) -> int:
+    def _place(self, tracks: Sequence[Found], folder: Path, name: str) -> None:
         paths = self._paths
         filesystem.touch(paths.sealing / name)
         filesystem.sync_dir(paths.sealing)
@@ -172,7 +164,6 @@ class Sealing:
                 filesystem.sync_dir(paths.removed)
             filesystem.rename(folder, paths.bundles / name)
             filesystem.sync_dir(paths.bundles)
-        return len(tracks) - len(changed)
 
     def _is_still(self, track: Found) -> bool:
         return revision_of(self._paths.array("aggregated", encode_key(track.track_id))) == track.revision

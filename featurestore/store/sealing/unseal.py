@@ -46,37 +46,35 @@ class Unsealing:
         self._sealed = reader.sealed
         self._session = session
 
-    def run(self) -> tuple[int, list[str]]:
+    def run(self) -> list[str]:
         """Bring the tracks of all bundles back into folders.
 
         Returns
         -------
-        int
-            How many tracks were brought back.
         list of str
             Tracks that are damaged, or that other writers are at work on, for which their bundles stay.
         """
         finish_bundles(self._paths, self._sealed, self._session.locks)
-        done, locked = 0, []
+        locked = []
         for bundle in self._sealed.bundles():
             left = []
             for row, key in self._sealed.live(bundle):
                 try:
                     with self._session.lock(key):
-                        done += self._bring_back(Place(bundle, row), key)
+                        self._bring_back(Place(bundle, row), key)
                 except (TrackLockedError, TrackAccessError):
                     left.append(bundle.ids[row])
                 except CorruptTrackError as error:
                     _log.warning("%s: left in its bundle", error)
                     left.append(bundle.ids[row])
             locked += left or self._remove(bundle)
-        return done, locked
+        return locked
 
-    def _bring_back(self, place: Place, key: str) -> bool:
-        """Make the folders of a track, whose lock is held; False if it has them, or is not there any more."""
+    def _bring_back(self, place: Place, key: str) -> None:
+        """Make the folders of a track, whose lock is held, unless it has them, or is not there any more."""
         paths = self._paths
         if self._sealed.is_removed(place) or self._has_folder(key):
-            return False
+            return
         own = place.bundle.metadata("aggregated", place.row).attributes["kinds"]
         kinds = tuple(kind for kind in KINDS if kind in own)
         for kind in kinds:  # what a writer has left that died while it sealed or unsealed
@@ -96,7 +94,6 @@ class Unsealing:
                 filesystem.discard(folder, paths.trash)
             raise
         self._session.staging.reuse(folder)
-        return True
 
     def _has_folder(self, key: str) -> bool:
         return reading.exists(self._paths.array("aggregated", key) / METADATA)
