@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from copy import copy
 from typing import Any
 
 import torch
@@ -31,6 +32,19 @@ class _Stop(nn.Module):
 
     def forward(self, state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         raise _Reached(state, args, kwargs)
+
+
+class _Forgetful(nn.Module):
+    """Calls copies of a module that keeps what it has computed for a window: another thread has another one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = module
+
+    def forward(self, state: Tensor) -> Any:
+        module = copy(self._module)
+        module._buffers = dict(module._buffers)
+        return module(state)
 
 
 class _OfTransformers(EncoderModule):
@@ -91,6 +105,9 @@ class TransformersEncoder(_OfTransformers):
         attribute = "layers" if hasattr(transformer, "layers") else "layer"
         self._layers: nn.ModuleList = getattr(transformer, attribute)
         setattr(transformer, attribute, nn.ModuleList([_Stop()]))
+        positions = getattr(transformer, "embed_positions", None)
+        if positions is not None and not isinstance(positions, nn.Embedding):  # rotary or relative ones
+            transformer.embed_positions = _Forgetful(positions)
         for module in self._layers.modules():
             if type(module) is nn.Conv1d and module.groups > 1:
                 module.__class__ = GroupedConv1d  # which has the same attributes

@@ -304,6 +304,21 @@ def test_no_other_layer_than_those_that_exist(case):
         list(case[1].states(noise(8_000), last=4))
 
 
+def test_a_window_leaves_nothing_behind_for_that_of_another_thread(case):
+    _, encoder, _ = case
+
+    def held():
+        return [value for module in encoder.modules() for value in {**vars(module), **module._buffers}.values()]
+
+    for module in encoder.modules():
+        if hasattr(module, "pe"):  # those of 100 s, which grow with longer windows
+            module.pe = module.pe[:, 4_999 - 5 : 4_999 + 6]
+    encoder.hidden_states(noise(4_000))
+    before = held()
+    encoder.hidden_states(noise(8_000))
+    assert all(now is then for now, then in zip(held(), before, strict=True))
+
+
 def test_threads_may_share_an_encoder(case, assert_states_close):
     _, encoder, _ = case
     waves = [noise(4_000 + 500 * number) for number in range(3)]
