@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
@@ -180,6 +180,7 @@ class WorkerPool:
                 self._settle_rest(writer)
 
     def _start(self, config: WorkerConfig, in_vain: int = 0) -> None:
+        config = replace(config, cautious=bool(in_vain and self._workers))
         ours, theirs = self._context.Pipe()
         process: BaseProcess = self._context.Process(
             target=worker_main, args=(theirs, self._counts, config), daemon=True
@@ -283,7 +284,7 @@ class WorkerPool:
                     '`if __name__ == "__main__":`'
                 )
             logger.warning("%s; others take the tracks that it had at hand", self._last_death)
-        else:
+        elif not worker.config.cautious:
             self._finished = True
         # Short of memory, fewer processes are the cure, but the last one is needed for what the dead have left.
         left = [self._attempts[plan] for plan in self._plans if plan.track.track_id not in self._settled]

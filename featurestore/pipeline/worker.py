@@ -48,6 +48,9 @@ class WorkerConfig:
         Which of how many processes it is: each begins at another place of the plan, and they share the cores.
     log_level : int
         The level below which nothing is logged.
+    cautious : bool
+        Whether the one before it has died in vain: it may be the device that fails, so the tracks with which a
+        process has died are left to the others.
     """
 
     job: Job
@@ -55,6 +58,7 @@ class WorkerConfig:
     number: int = 0
     processes: int = 1
     log_level: int = logging.WARNING
+    cautious: bool = False
 
 
 class _Events:
@@ -115,12 +119,13 @@ def worker_main(
     logger.setLevel(config.log_level)
     try:
         # Until the encoder is open, SIGTERM ends the process at once: there is nothing to clean up.
-        executor = LocalExecutor(config.job, open_encoder(config), Attempts(counts))
+        attempts = Attempts(counts)
+        executor = LocalExecutor(config.job, open_encoder(config), attempts)
         events.put_nowait(executor.spec)
         with interrupts:
             plans: list[TrackPlan] = connection.recv()
             first = config.number * len(plans) // config.processes
-            plans = plans[first:] + plans[:first]
+            plans = [p for p in plans[first:] + plans[:first] if not (config.cautious and attempts[p])]
             tally = Tally(listener=events.put_nowait, on_done=events.put_nowait)
             with (
                 interrupts.deferred(),

@@ -22,6 +22,8 @@ class Encoder:
         self.model = SimpleNamespace(sample_rate=24_000)
         if self.device == "refusing":
             raise DeviceError("there is no such device")
+        if self.device == "failing":
+            (config.job.store.parent / f"failing-{os.getpid()}").touch()
         if self.device == "stillborn":
             os.kill(os.getpid(), signal.SIGKILL)
         worker.logger.warning("%s is ready", self.device)
@@ -48,6 +50,11 @@ class Encoder:
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.device == "slow":
                 time.sleep(0.5)
+            if self.device == "patient":  # until the one beside it fails for the second time
+                while len(list(self.died_late.parent.glob("failing-*"))) < 2:
+                    time.sleep(0.05)
+                time.sleep(1)
+                self.device = "b"
             if self.device == "hungry":
                 eaten = []
                 while True:

@@ -262,6 +262,12 @@ def test_the_others_do_what_a_card_leaves_that_fails(run):
 
 
 @pytest.mark.slow
+def test_a_card_that_fails_again_does_not_fail_the_same_track(run):
+    tally = run(TRACKS[:2], "patient", "failing")
+    assert (tally.processed, tally.failures) == (2, [])
+
+
+@pytest.mark.slow
 def test_a_track_with_which_cards_fail_is_given_up_and_no_other(run):
     tally = run([*TRACKS[:10], "card-killer", *TRACKS[10:]], "a", "b")
     assert [failure.track_id for failure in tally.failures] == ["card-killer"]
