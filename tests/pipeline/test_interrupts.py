@@ -102,7 +102,7 @@ def test_at_every_stage_the_build_ends_and_can_go_on(music, tmp_path, extractor,
             os.kill(HERE, signal.SIGINT)
 
     report = build(music, tmp_path / "s.zarr", extractor=extractor, feature_level="all", progress=interrupt)
-    assert time.monotonic() - asked[0] < 2
+    assert time.monotonic() - asked[0] < 10
     assert (report.interrupted, report.exit_code) == (True, 130)
     fewest, most = {"extracting": (2, 4), "packing": (4, 4)}.get(stage, (0, 0))  # what is on its way is published
     assert fewest <= report.processed <= most

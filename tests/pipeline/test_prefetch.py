@@ -179,6 +179,6 @@ def test_threads_end_when_nobody_wants_the_rest(tmp_path, clip):
         assert len(decoding_threads()) == 2
         assert all(thread.daemon for thread in decoding_threads())
         began = time.monotonic()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert decoding_threads() == []
     assert decoder_processes() == []

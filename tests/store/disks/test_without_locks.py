@@ -119,7 +119,8 @@ def test_also_one_that_has_locks_is_refused(path, other, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_process_that_died_is_followed_at_once(path, other, alive):
+def test_a_process_that_died_is_followed_at_once(path, other, alive, monkeypatch):
+    monkeypatch.setattr(heartbeat, "SILENCE", 60.0)
     process, _ = other
     process.kill()
     process.join()
@@ -127,7 +128,7 @@ def test_a_process_that_died_is_followed_at_once(path, other, alive):
     begun = time.monotonic()
     with StoreWriter(path, spec=SPEC) as writer:
         writer.put("held", features(3))
-    assert time.monotonic() - begun < 0.9
+    assert time.monotonic() - begun < 30
     assert_same(read_all(FeatureStore(path), "held"), features(3))
     assert FeatureStore(path).verify(deep=True).left == 0
 
