@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from featurestore.addresses import StoreUrl
 from featurestore.errors import MissingDependencyError, SettingError, StoreAccessError
+from featurestore.store.object_errors import no_credentials, place_settings, reason
 
 _CACHE_BYTES = 512 * 2**20
 """Of objects that were read as a whole: metadata, and chunks of the packed table."""
@@ -29,18 +29,6 @@ _VARIABLES = (
     *("CONTAINER_CREDENTIALS_RELATIVE_URI", "CONTAINER_CREDENTIALS_FULL_URI"),
 )
 """Settings that tell obstore by itself how to sign requests; the environment has them behind AWS_."""
-
-_STATUS = re.compile(r"status code: (\d{3}[^:]*)(?::.*?<Code>(\w+)</Code>)?", re.DOTALL)
-_REASONS = {
-    "PermissionDeniedError": "access is denied: see that the credentials may read it (to push: write it), and "
-    "that there is such a store",
-    "UnauthenticatedError": "the credentials are not valid: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-    "what your provider needs, or for a bucket that is open to all AWS_SKIP_SIGNATURE=true",
-}
-_NO_CREDENTIALS = (
-    "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (install boto3 for the profiles "
-    "of ~/.aws), or for a bucket that is open to all AWS_SKIP_SIGNATURE=true"
-)
 
 
 @cache
@@ -102,6 +90,8 @@ class ObjectSource:
         try:
             return make(str(self.url), client_options=client, **options)
         except Exception as error:
+            if "Account must be specified" in str(error):
+                raise StoreAccessError(f"{self.url}: {no_credentials(self.url.scheme)}") from None
             # Others may show what they were given.
             known = type(error).__name__ == "UnknownConfigurationKeyError"
             said = f" ({str(error).partition('Debug')[0].rstrip(' .' + chr(10))})" if known else ""
@@ -121,7 +111,7 @@ class ObjectSource:
         try:
             return {"credential_provider": auth.Boto3CredentialProvider()}
         except ValueError:
-            raise StoreAccessError(f"{self.url}: {_NO_CREDENTIALS}") from None
+            raise StoreAccessError(f"{self.url}: {no_credentials(self.url.scheme)}") from None
 
     @contextmanager
     def client(self, path: str = "") -> Iterator[tuple[Any, Any]]:
@@ -149,15 +139,15 @@ class ObjectSource:
         try:
             yield obstore, store
         except FileNotFoundError as error:
-            if "NoSuchBucket" in str(error):
+            if any(code in str(error) for code in ("NoSuchBucket", "ContainerNotFound")):
                 raise StoreAccessError(
-                    f"{self.url}: there is no such bucket: see its name, and AWS_ENDPOINT_URL and AWS_REGION"
+                    f"{self.url}: there is no such bucket: see its name, and {place_settings(self.url.scheme)}"
                 ) from None
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{path}") from None
         except (errors.AlreadyExistsError, errors.PreconditionError, errors.NotSupportedError):
             raise
         except errors.BaseError as error:
-            raise StoreAccessError(f"{self.url}: {_reason(error)}") from None
+            raise StoreAccessError(f"{self.url}: {reason(error, self.url.scheme)}") from None
 
     def forget(self, path: str) -> None:
         """Ask for an object again when it is read the next time."""
@@ -291,22 +281,3 @@ class ObjectSource:
         """Remove objects, if they are there."""
         with self.client() as (obstore, store):
             obstore.delete(store, list(paths))
-
-
-def _reason(error: Exception) -> str:
-    """What an error of obstore says, without what it was sent, and the way out."""
-    text = str(error).partition("\n\nDebug source")[0]
-    if "169.254.169.254" in text or "metadata.google.internal" in text:
-        return _NO_CREDENTIALS
-    status = _STATUS.search(text)
-    known = _REASONS.get(type(error).__name__)
-    if status is not None:
-        said = " ".join(part for part in status.groups() if part).strip()
-        return f"{known} ({said})" if known else f"the server answers {said}: see AWS_ENDPOINT_URL and AWS_REGION"
-    if "InvalidCertificate" in str(error):
-        return "its certificate is not trusted: see `storage_options`, `client_options={'root_certificate': ...}`"
-    if "redirect" in text:
-        return "the bucket is in another region: set AWS_REGION"
-    if "error sending request" in text or "timed out" in text or "timeout" in text:
-        return "the server cannot be reached: see the network, and AWS_ENDPOINT_URL"
-    return known or f"{re.split(r'[:.] ', text)[0]}: see its URL, AWS_ENDPOINT_URL and AWS_REGION"
