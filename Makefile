@@ -38,7 +38,7 @@ test-isa: $(VENV)/.dev
 
 # The store for a night: everything, and its hardest tests on other file systems (as root; HYPOTHESIS_PROFILE=default: in minutes).
 nightly: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-nightly} $(BIN)/python -m pytest tests/store
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-nightly} FEATURESTORE_STRESS_SECONDS=60 $(BIN)/python -m pytest tests/store
 	FEATURESTORE_KILLS=200 $(BIN)/python -m pytest --timeout 3600 -k killed tests/store tests/sharing tests/pipeline
 	.ci/other-disks $(BIN)/python
 

@@ -6,6 +6,7 @@ And a small model and comparisons that several rooms need; they import torch lat
 """
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -52,6 +53,16 @@ def torch_has_as_many_threads_as_before():
         now = sys.modules["torch"].get_num_threads()
         sys.modules["torch"].set_num_threads(before)
         assert now == before
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """What multiprocessing begins as forks of one process, which has imported all that reads and writes stores."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["featurestore.facade", "featurestore.store.writer", "featurestore.pipeline.worker"]
+    )
+    return context
 
 
 @pytest.fixture(scope="session")

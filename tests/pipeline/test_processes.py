@@ -175,9 +175,10 @@ TRACKS = [f"{number:02}" for number in range(20)]
 
 
 @pytest.fixture
-def run(tmp_path, clip, children, monkeypatch):
-    """Runs tracks through processes that pretend; returns the tally."""
+def run(tmp_path, clip, children, forked, monkeypatch):
+    """Runs tracks through processes that pretend, and begin at once; returns the tally."""
     monkeypatch.setattr("featurestore.pipeline.processes.worker_main", pretend.worker_main)
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: forked)
 
     def run_tracks(track_ids, *devices, fail_fast=False, force=False):
         (tmp_path / "music").mkdir(exist_ok=True)

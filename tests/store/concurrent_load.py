@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ TRACKS = 24  # that exist from the beginning
 STEADY = TRACKS // 2  # whose number of segments never changes
 FRAMES = 4
 _STEP = 100_000
-SECONDS = float(os.environ.get("FEATURESTORE_STRESS_SECONDS", "3"))
+SECONDS = float(os.environ.get("FEATURESTORE_STRESS_SECONDS", "2"))
 
 PACKAGES = {"read_with_zarr": ["zarr"], "read_with_xarray": ["xarray", "zarr", "dask.array"]}
 
@@ -69,9 +70,10 @@ def whole(values: np.ndarray, number: int) -> bool:
     return bool(values.size and (values == values.flat[0]).all() and values.flat[0] // _STEP == number)
 
 
-def run(path: Path, writers: list[Callable[..., None]], readers: list[Callable[..., Seen]]) -> list[Seen]:
+def run(
+    path: Path, writers: list[Callable[..., None]], readers: list[Callable[..., Seen]], context: BaseContext
+) -> list[Seen]:
     """What each reader saw while the writers worked, each in a process of its own."""
-    context = multiprocessing.get_context("spawn")
     stop, results = context.Event(), context.Queue()
     ready = context.Barrier(len(writers) + len(readers) + 1)
     processes = [
@@ -262,7 +264,8 @@ READERS = [read_anew, read_held, read_with_xarray, read_with_zarr]
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     make(place)
-    for reader, what in zip(READERS, run(place, [overwrite, append], READERS), strict=True):
+    spawn = multiprocessing.get_context("spawn")
+    for reader, what in zip(READERS, run(place, [overwrite, append], READERS, spawn), strict=True):
         print(reader.__name__, dict(what))
     store = FeatureStore(place)
     print(store.info()["tracks"], "tracks", store.verify(deep=True).problems)

@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 from featurestore.store.commit.flock import lock_file, unlock
 from featurestore.store.paths import StorePaths
 from featurestore.store.store import StoreReader as FeatureStore
 
+from .alike import same_ids
 from .conditions import OPENED, STORE, State, plain_file_system
 from .forking import Ended, in_child
 from .invariants import ViolationError, check, leftovers, require
@@ -143,7 +144,7 @@ def attempt(fault_action: FaultAction, operation: Operation, folder: Path) -> At
     def work(report: Callable[[object], None]) -> None:
         OPENED.clear()
         there = set(leftovers(folder))
-        with operation.conditions():
+        with operation.conditions(), same_ids():
             watch(fault_action)
             raised, trace, locked = None, "", []
             try:
@@ -174,6 +175,9 @@ def _locked(folder: Path) -> Iterator[str]:
             unlock(lock)
 
 
+Which = Literal["all", "ends", "first"]
+
+
 def explore(
     name: str,
     plain: bool,
@@ -181,21 +185,22 @@ def explore(
     judge: Judge,
     meanwhile: Callable[[Path], None] = lambda _: None,
     *,
-    sample: bool = False,
+    which: Which = "all",
 ) -> Findings:
     """Do an operation again and again, each time with another fault_action; after each, all that must hold does.
 
     Parameters
     ----------
-    sample : bool
-        Not at every step, but at the first that the same lines of the store make.
+    which : str
+        At which steps: "all" of them, at the "first" that the same lines of the store make, or at both "ends": the
+        first and the last of these.
     """
     findings = Findings()
     with prepared(name, plain=plain) as (operation, folder):
         states, kinds, sites = record(operation, folder)
-        seen: set[str] = set()
+        chosen, seen = chosen_steps(sites, which), dict[str, State]()
         for number, (kind, lines) in enumerate(zip(kinds, sites, strict=True), 1):
-            if sample and lines in sites[: number - 1]:
+            if number not in chosen:
                 continue
             findings.steps.append(kind)
             for what, fault_action in fault_actions(number, kind):
@@ -214,6 +219,17 @@ def explore(
                     except Exception as error:
                         findings.violations.append(told(f"{what} step {number} ({kind})", error, done.trace))
     return findings
+
+
+def chosen_steps(sites: Sequence[Sites], which: Which) -> set[int]:
+    """Numbers of the steps that are looked at."""
+    if which == "all":
+        return set(range(1, len(sites) + 1))
+    first: dict[Sites, int] = {}
+    for number, lines in enumerate(sites, 1):
+        first.setdefault(lines, number)
+    last = {lines: number for number, lines in enumerate(sites, 1)} if which == "ends" else {}
+    return {*first.values(), *last.values()}
 
 
 Judge = Callable[[Attempt, int, str], None]

@@ -15,7 +15,7 @@ from featurestore.store.store import StoreReader as FeatureStore
 
 from . import power
 from .conditions import STORE, State, away, track, writer
-from .exploring import Attempt, Findings, around, copy_of, explore, prepared, record, told
+from .exploring import Attempt, Findings, Which, around, chosen_steps, copy_of, explore, prepared, record, told
 from .fault_actions import NEEDS_ROOM, Fail, FailFrom, Interrupt, Kill, Pause
 from .forking import Child, in_child
 from .invariants import around_any, check, observe, progress, require, same, sound
@@ -28,7 +28,7 @@ def kill(
     *,
     plain: bool = False,
     moments: Sequence[str] = ("before", "torn", "after"),
-    sample: bool = False,
+    which: Which = "all",
     years: int = 0,
     host: str | None = None,
 ) -> Findings:
@@ -36,8 +36,8 @@ def kill(
 
     Parameters
     ----------
-    sample : bool
-        Only at the first step that the same lines of the store make.
+    which : str
+        At which steps, as of `explore`.
     years, host
         How far the clock is ahead of the first writer that comes afterwards, and what its host is called.
     """
@@ -55,7 +55,7 @@ def kill(
     def judge(done: Attempt, states: int, kind: str) -> None:
         require(done.ended.signal == signal.SIGKILL, f"was not killed: {done}")
 
-    return explore(name, plain, fault_actions, judge, meanwhile, sample=sample)
+    return explore(name, plain, fault_actions, judge, meanwhile, which=which)
 
 
 def fail(name: str, *, plain: bool = False) -> Findings:
@@ -192,8 +192,10 @@ def _while_opening(done: Attempt) -> bool:
     return re.search(r'staging\.py", line \d+, in __init__', done.trace) is not None
 
 
-def lose_power(name: str, *, plain: bool = False, loose: bool = False, ways: int = 4) -> Findings:
-    """Lose power after every step of an operation, in some ways."""
+def lose_power(
+    name: str, *, plain: bool = False, loose: bool = False, ways: int = 4, which: Which = "all"
+) -> Findings:
+    """Lose power after each step of an operation, or after some (see `explore`), in some ways."""
     findings = Findings()
     with prepared(name, plain=plain) as (operation, folder):
 
@@ -208,23 +210,27 @@ def lose_power(name: str, *, plain: bool = False, loose: bool = False, ways: int
             ended = in_child(work)
         require(not ended.error and not ended.signal, f"cannot even be done undisturbed: {ended}")
         states = [report for report in ended.reports if isinstance(report, dict)]
-        done = 0
-        seen: set[str] = set()
+        chosen = chosen_steps([report.sites for report in ended.reports if isinstance(report, power.Done)], which)
+        number = done = 0
+        seen: dict[str, State] = {}
         for report in ended.reports:
             if isinstance(report, power.Done):
                 disk.apply(report)
+                number += 1
+                if number not in chosen:
+                    continue
                 findings.steps.append(report.kind)
             else:
                 done += 1
             between = around(operation, states, done)
-            for way, stays, content in itertools.islice(power.damages(len(findings.steps)), ways):
+            for way, stays, content in itertools.islice(power.damages(number), ways):
                 findings.points += 1
                 left = folder.parent / "left"
                 disk.lose_power(left, stays, content)
                 try:
                     check(left, operation, *between, seen=seen)
                 except Exception as error:
-                    where = f"after step {len(findings.steps)} ({findings.steps[-1:]}), {way}"
+                    where = f"after step {number} ({findings.steps[-1:]}), {way}"
                     findings.violations.append(told(where, error))
                 finally:
                     shutil.rmtree(left)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from featurestore.store.commit.record import TransactionRecord
 from featurestore.store.paths import StorePaths
 from featurestore.store.store import StoreReader as FeatureStore
 
+from .alike import likeness
 from .conditions import STORE, State, Track, writer
 from .scenarios import Operation
 
@@ -131,8 +130,8 @@ def check(
     before: State | None,
     after: State,
     *,
+    seen: dict[str, State],
     held: FeatureStore | None = None,
-    seen: set[str] | None = None,
 ) -> None:
     """All that must hold of a store that was interrupted between two states.
 
@@ -140,21 +139,20 @@ def check(
 
     Parameters
     ----------
+    seen : dict
+        What readers see in stores that were checked before, by their likeness: those that are alike are not
+        checked twice.
     held : FeatureStore, optional
         A reader that looked at the store before.
-    seen : set of str, optional
-        Stores that were checked before: those that are alike are not checked twice.
     """
-    if seen is not None and not _is_new(folder, seen, before, after):
+    like = f"{likeness(folder, folder / STORE)} {id(before)} {id(after)}"
+    if like in seen:
         return
     start = before or {}
+    seen[like] = {}
     changing = {
         name for name in {**start, **after} if not same(start.get(name, _ABSENT), after.get(name, _ABSENT))
     }
-
-    def see(store: FeatureStore, known: State) -> State:
-        return observe(store) if operation.damaged else glance(store, known, changing)
-
     if operation.keeps is not None:
         kind, name = operation.keeps.split("/")
         paths = StorePaths(folder / STORE)
@@ -168,50 +166,31 @@ def check(
             first = {}
         in_place(folder)
         if held is not None:
-            require(progress(see(held, start), start, after) == first, "an older reader sees something else")
+            later = observe(held) if operation.damaged else glance(held, start, changing)
+            require(progress(later, start, after) == first, "an older reader sees something else")
         with writer(folder):
             pass
-        store = FeatureStore(folder / STORE)
-        later = progress(see(store, start), start, after)
-        lost = [name for name, done in first.items() if done and not later[name]]
+        repaired = likeness(folder, folder / STORE)
+        if is_new := repaired not in seen:
+            store = FeatureStore(folder / STORE)
+            seen[repaired] = observe(store)
+        now = progress(seen[repaired], start, after)
+        lost = [name for name, done in first.items() if done and not now[name]]
         require(not lost, f"a change that was seen is undone by the next writer: {lost}")
-        if not operation.damaged:
-            sound(folder)
-        if seen is not None and not _is_new(folder, seen):
-            return
-        *_, final = operation.run(folder)
-        progress(observe(store), final, final)
+        if is_new:
+            _do_again(folder, operation, store)
+
+
+def _do_again(folder: Path, operation: Operation, store: FeatureStore) -> None:
+    """A store that was repaired is sound, and the operation can be done again, as who has it open sees."""
+    if not operation.damaged:
         sound(folder)
-        if operation.packs:
-            info = store.info()
-            require(info["packed"] == info["tracks"], f"{info['packed']} of {info['tracks']} tracks are packed")
-
-
-def _is_new(folder: Path, seen: set[str], *expected: object) -> bool:
-    """Whether no store was seen that differs in nothing but random ids, times and what the locks say."""
-    digest = hashlib.sha256(repr([id(state) for state in expected]).encode())
-    changed = b""
-    if (folder / STORE / "aggregated").exists():
-        changed = b"%d" % (folder / STORE / "aggregated").stat().st_mtime_ns
-    for path in sorted(folder.rglob("*")):
-        if path.parent.name != "locks":
-            name, content = (
-                str(path.relative_to(folder)).encode(),
-                path.read_bytes() if path.is_file() else b"folder",
-            )
-            if path.name == "zarr.json" and changed:
-                content = content.replace(changed, b"aggregated")
-            for part in (_WRITERS.sub(b"staging/*", name), content):
-                digest.update(_RANDOM.sub(b"*", part) + b"\0")
-    likeness = digest.hexdigest()
-    if likeness in seen:
-        return False
-    seen.add(likeness)
-    return True
-
-
-_RANDOM = re.compile(rb"[0-9a-f]{12,64}|[0-9]{19}")
-_WRITERS = re.compile(rb"staging/[^/]+")
+    *_, final = operation.run(folder)
+    progress(observe(store), final, final)
+    sound(folder)
+    if operation.packs:
+        info = store.info()
+        require(info["packed"] == info["tracks"], f"{info['packed']} of {info['tracks']} tracks are packed")
 
 
 def in_place(folder: Path) -> None:

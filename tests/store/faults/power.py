@@ -186,12 +186,13 @@ class Disk:
 
 @dataclass(frozen=True)
 class Done:
-    """A change that was made: content of a file afterwards, times of change of folders afterwards."""
+    """A change, and the lines that made it: content of a file, and times of change of folders, afterwards."""
 
     kind: str
     paths: tuple[str, ...]
     content: bytes = b""
     modified: dict[str, int] = field(default_factory=dict)
+    sites: frozenset[tuple[str, int]] = frozenset()
 
 
 class Recorder:
@@ -209,7 +210,7 @@ class Recorder:
         if not failed and not any(path.endswith(" (deleted)") for path in paths):
             content = Path(paths[0]).read_bytes() if kind == "write" else b""
             modified = {path: os.stat(path).st_mtime_ns for path in _touched(kind, paths)}
-            self.report(Done(kind, paths, content, modified))
+            self.report(Done(kind, paths, content, modified, step.sites()))
         return result
 
 

@@ -7,14 +7,16 @@ from .operations import OPERATIONS
 from .profiles import LONG_OF_BUNDLES, NIGHTLY, QUICK, TYPICAL, explorations
 
 LONG = {"life", "pieces and files"} | (LONG_OF_BUNDLES if QUICK else set())
-NAMES = [name for name in OPERATIONS if NIGHTLY or name not in LONG]
-SAMPLED = [] if NIGHTLY else sorted(LONG)
+# Of the others, those of which steps that the same lines make are killed at the first and the last only.
+IN_PART = set(OPERATIONS) - set(TYPICAL) - LONG if QUICK else set()
+NAMES = [name for name in OPERATIONS if NIGHTLY or name not in LONG | IN_PART]
 SOME = NAMES if NIGHTLY else TYPICAL[1:4] if QUICK else TYPICAL
 # Nothing changes between the end of one system call and the beginning of the next.
 MOMENTS = ("before", "torn") if QUICK else ("before", "torn", "after")
 KILLS = [
     *explorations("interruptions.kill", NAMES, TYPICAL if QUICK else NAMES, moments=MOMENTS),
-    *explorations("interruptions.kill", SAMPLED, moments=MOMENTS, sample=True),
+    *explorations("interruptions.kill", sorted(IN_PART), moments=MOMENTS, which="ends"),
+    *explorations("interruptions.kill", [] if NIGHTLY else sorted(LONG), moments=MOMENTS, which="first"),
 ]
 
 

@@ -3,18 +3,23 @@
 import pytest
 
 from .operations import OPERATIONS
-from .profiles import LONG_OF_BUNDLES, NIGHTLY, QUICK, explorations
+from .profiles import LONG_OF_BUNDLES, NIGHTLY, QUICK, TYPICAL, explorations
 
 LEFT_OUT = set() if NIGHTLY else {"pieces and files"} | (LONG_OF_BUNDLES if QUICK else set())
-NAMES = [name for name in OPERATIONS if name not in LEFT_OUT]
+IN_PART = [name for name in OPERATIONS if QUICK and name not in LEFT_OUT.union(TYPICAL)]
+NAMES = [name for name in OPERATIONS if name not in LEFT_OUT.union(IN_PART)]
 WAYS = 20 if NIGHTLY else 2 if QUICK else 5
 
 LOOSE = NAMES if NIGHTLY else ["overwrite, other kinds", "pack, more tracks"]
 
 
-@pytest.mark.parametrize(
-    "operation", explorations("interruptions.lose_power", NAMES, NAMES if NIGHTLY else [], ways=WAYS)
-)
+POWER_LOSSES = [
+    *explorations("interruptions.lose_power", NAMES, NAMES if NIGHTLY else [], ways=WAYS),
+    *explorations("interruptions.lose_power", IN_PART, ways=WAYS, which="ends"),
+]
+
+
+@pytest.mark.parametrize("operation", POWER_LOSSES)
 def test_power_is_lost_after_every_step(operation, findings):
     assert findings.points >= WAYS * len(findings.steps)
 
