@@ -256,6 +256,13 @@ class TestVersion:
         assert (path / "zarr.json").read_bytes() == own
         check(path, TRACKS)
 
+    def test_it_is_what_the_root_says_also_when_all_is_unsealed(self, path, store):
+        assert store.info()["format"] == 3
+        with opened(path) as writer:
+            writer.pack(seal=False)
+        assert store.info()["format"] == self.version(path) == 3
+        assert store.info()["sealed"] == 0
+
     def test_what_the_root_says_else_stays(self, path):
         spec = dataclasses.replace(SPEC, precision_cosines=(0.5, 0.25, 1.0))
         write_store(path, TRACKS, spec=spec)
