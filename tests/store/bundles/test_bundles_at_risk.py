@@ -35,8 +35,9 @@ def opened(path, **options):
 
 @pytest.fixture
 def store(path, monkeypatch):
-    """Of "a" and "b" in one bundle, and "c" and "d" in another."""
+    """Of "a" and "b" in one bundle, and "c" and "d" in another, none of which is small."""
     monkeypatch.setattr("featurestore.store.sealing.seal.MOST_TRACKS", 2)
+    monkeypatch.setattr("featurestore.store.sealing.wear.LEAST_TRACKS", 1)
     write_store(path, TRACKS)
     with opened(path) as writer:
         writer.pack(seal=True)
