@@ -239,18 +239,3 @@ def exclusive(path: Path, *, timeout: float, shared: bool = False) -> Iterator[b
         yield True
     finally:
         unlock(fd)
-
-
-@contextlib.contextmanager
-def sealing_lock(folder: Path, *, shared: bool, timeout: float = 60.0) -> Iterator[None]:
-    """Keep a bundle from being put in its place while tracks are removed, each of which has a `shared` lock.
-
-    Raises
-    ------
-    TrackLockedError
-        If it is not free within `timeout` seconds.
-    """
-    with exclusive(folder / "seal.lock", timeout=timeout, shared=shared) as held:
-        if not held:
-            raise TrackLockedError(f"another writer has been sealing tracks for {timeout:.0f} s: try again")
-        yield

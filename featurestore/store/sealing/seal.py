@@ -17,9 +17,9 @@ from featurestore.errors import SettingError, StoreAccessError
 from featurestore.store import filesystem, reading
 from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_document
-from featurestore.store.commit.locks import sealing_lock
 from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.sealed import finish_bundle, finish_bundles
+from featurestore.store.commit.sealing_lock import placing
 from featurestore.store.commit.session import WriterSession
 from featurestore.store.commit.staging import refuse_others
 from featurestore.store.commit.transaction import revision_of
@@ -185,9 +185,12 @@ class Sealing:
         paths = self._paths
         filesystem.touch(paths.sealing / name)
         filesystem.sync_dir(paths.sealing)
-        with sealing_lock(paths.locks, shared=False):
-            changed = [row for row, track in enumerate(tracks) if not self._is_still(track)]
-            for row in changed:
+        changed = {row for row, track in enumerate(tracks) if not self._is_still(track)}
+        keys = encode_keys([track.track_id for track in tracks])
+        with placing(paths):  # for an instant: whoever removes a track waits
+            there, begun = set(os.listdir(paths.kind("aggregated"))), set(os.listdir(paths.journal))
+            changed.update(row for row, key in enumerate(keys) if key not in there or key in begun)
+            for row in sorted(changed):
                 filesystem.touch(paths.removed / mark_name(name, row))
             if changed:
                 filesystem.sync_dir(paths.removed)
