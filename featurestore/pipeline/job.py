@@ -240,7 +240,8 @@ def run_job(
                 if job.packs:
                     tally.enter("packing")
                     with interrupts.deferred():
-                        opened.pack(wait=_PACK_WAIT, thorough=False)
+                        if not opened.pack(wait=_PACK_WAIT, thorough=False):
+                            logger.warning("queries are slower than they may be: %s", opened.session.packer())
                     _seal(job, opened)
         except (StoreError, DeviceLostError) as error:
             raise BuildStoppedError(

@@ -109,9 +109,7 @@ class StoreReader(StoreTracks):
         """
         with self._writer() as writer:
             if not writer.pack(wait=_PATIENCE, seal=seal):
-                raise StoreError(
-                    f"another writer has been packing {self.path} for {_PATIENCE:.0f} s: try again when it is done"
-                )
+                raise StoreError(f"{self.path} was not packed for {_PATIENCE:.0f} s: {writer.session.packer()}")
 
     def remove(self, track_id: str) -> None:
         """Remove a track.

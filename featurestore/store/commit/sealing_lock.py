@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from featurestore.errors import TrackLockedError
 from featurestore.store import reading
-from featurestore.store.commit.locks import exclusive
+from featurestore.store.commit.locks import exclusive, held_by, way_out
 from featurestore.store.paths import StorePaths
 
 PATIENCE = 60.0
@@ -55,8 +55,9 @@ def placing(paths: StorePaths) -> Iterator[None]:
 
 def _enter(stack: contextlib.ExitStack, paths: StorePaths, name: str, wait: float, *, shared: bool) -> None:
     if not stack.enter_context(exclusive(paths.locks / name, timeout=wait, shared=shared)):
-        what = "putting a bundle in its place" if shared else "removing a track"
+        path = paths.locks / name
+        what = f"putting a bundle in its place ({held_by(path)})" if shared else "removing a track"
         raise TrackLockedError(
-            f"store {paths.name}: another writer has been {what} for {wait:.0f} s, which takes an instant: if it "
-            f"is stopped, let it go on or end it, and try again ({paths.locks / name} is locked)"
+            f"store {paths.name}: another writer has been {what} for {wait:.0f} s, which takes a moment only: "
+            f"{way_out(path)}"
         )
