@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from featurestore.amounts import bytes_in_words, hours_in_words
 from featurestore.audio import AudioFile
-from featurestore.errors import BuildStoppedError, DeviceLostError, SpecMismatchError, StoreAccessError, StoreError
+from featurestore.errors import (
+    BuildStoppedError,
+    DeviceLostError,
+    SpecMismatchError,
+    StoreAccessError,
+    StoreError,
+    TrackLockedError,
+)
 from featurestore.pipeline.claim import Attempts
 from featurestore.pipeline.extraction import Extraction
 from featurestore.pipeline.interrupts import Interrupts
@@ -233,7 +240,8 @@ def run_job(
                 if job.packs:
                     tally.enter("packing")
                     with interrupts.deferred():
-                        opened.pack(wait=_PACK_WAIT, thorough=False)
+                        if not opened.pack(wait=_PACK_WAIT, thorough=False):
+                            logger.warning("queries are slower than they may be: %s", opened.session.packer())
                     _seal(job, opened)
         except (StoreError, DeviceLostError) as error:
             raise BuildStoppedError(
@@ -251,7 +259,7 @@ def _seal(job: Job, writer: StoreWriter) -> None:
         return
     try:
         writer.pack(seal=True, above=SEAL_ABOVE if many else 0, wait=_PACK_WAIT, thorough=False)
-    except StoreAccessError as error:
+    except (StoreAccessError, TrackLockedError) as error:
         if not many:
             raise
         logger.warning("the tracks stay in their folders: %s", error)

@@ -31,7 +31,10 @@ def source_root(source: str | os.PathLike[str], tracks: Sequence[AudioFile]) -> 
 def find_orphans(there: StoreReader, tracks: Sequence[AudioFile], root: str) -> Orphans:
     """Find the tracks that the source does not name, and whose files were below its root and are gone."""
     found: Orphans = {}
-    for track_id in set(there.track_ids).difference(track.track_id for track in tracks):
+    named = {track.track_id for track in tracks}
+    for track_id in there.track_ids:  # in this order many have their attributes in one chunk
+        if track_id in named:
+            continue
         known = published_attributes(there.provenance, track_id) or {}
         audio = known.get("audio")
         path = os.path.abspath(audio.get("path", "/")) if isinstance(audio, Mapping) else "/"

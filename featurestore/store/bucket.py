@@ -27,10 +27,10 @@ from featurestore.store.format.metadata import (
     METADATA,
     SEALED_VERSION,
     decode_document,
-    decode_root,
     encode_document,
     group_document,
 )
+from featurestore.store.format.root import Root, decode_root
 from featurestore.store.object_files import ObjectFolder
 from featurestore.store.objects import ObjectSource
 from featurestore.store.paths import HIDDEN
@@ -109,20 +109,19 @@ class Bucket(ObjectSource):
         self.forget(METADATA)
         with contextlib.suppress(FileNotFoundError):
             self.get(METADATA)
-            return self.read_spec()
+            return self.read_root().spec
         return None
 
-    def read_spec(self) -> FeatureSpec:
-        """Spec of the store; NotAStoreError if there is none, and other errors as those of a folder."""
+    def read_root(self) -> Root:
+        """What the store says of itself; NotAStoreError if there is none, other errors as those of a folder."""
         try:
-            content = bytes(self.get(METADATA))
-            spec = decode_root(content, self.url)
-            if decode_document(content)["attributes"]["featurestore"]["format"] == SEALED_VERSION:
+            root = decode_root(bytes(self.get(METADATA)), self.url)
+            if root.format == SEALED_VERSION:
                 raise StoreAccessError(
                     f"{self.url} is a copy of a store whose tracks are in bundles, which are read from a folder "
                     "only: `fs-extract push` the store there instead, which makes it whole for reading from afar"
                 )
-            return spec
+            return root
         except FileNotFoundError:
             raise NotAStoreError(
                 f"{self.url} holds no feature store: give the address of one, or `fs-extract push` one there"
@@ -220,7 +219,7 @@ class BucketSource(TrackSource):
     def __init__(self, url: StoreUrl, options: Mapping[str, Any] | None = None) -> None:
         self.path = url
         self.bucket = Bucket(url, options)
-        self.spec = self.bucket.read_spec()
+        self.spec = self.bucket.read_root().spec
         self.reader = ArrayReader(self.bucket, self.spec)
         self.index: BucketIndex = BucketIndex(self.reader, self.bucket)
 
@@ -233,6 +232,10 @@ class BucketSource(TrackSource):
                 f"{self.path} is changing, or incomplete: open it again, or push it again ({error.filename} is "
                 "missing)"
             ) from None
+
+    @property
+    def format(self) -> int:
+        return self.bucket.read_root().format
 
     def each(self, read: Callable[[str], T], track_ids: Iterable[str]) -> Iterable[T]:
         with ThreadPoolExecutor(self.bucket.threads) as pool:

@@ -17,9 +17,9 @@ from featurestore.store.format.metadata import (
     encode_document,
     group_document,
     hidden_document,
-    read_root,
     root_document,
 )
+from featurestore.store.format.root import read_root
 from featurestore.store.paths import HIDDEN, HIDDEN_DIRS, StorePaths, invalid_paths, missing_directories
 
 _OF_VOLUMES = "lost+found"
@@ -41,7 +41,7 @@ def create_or_check(paths: StorePaths, spec: FeatureSpec, name: Path, *, durable
     root = paths.root
     if is_vacant(root):
         _create(paths, spec, durable=durable)
-    stored = read_root(root)
+    stored = read_root(root).spec
     if differences := stored.differences(spec):
         listed = "; ".join(f"`{key}` is {old!r}, not {new!r}" for key, (old, new) in differences.items())
         raise SpecMismatchError(

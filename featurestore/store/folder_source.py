@@ -15,7 +15,7 @@ import numpy.typing as npt
 from featurestore.store.array_reader import Described, again
 from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.format.keys import encode_key
-from featurestore.store.format.metadata import read_root
+from featurestore.store.format.root import read_root
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
 from featurestore.store.source import TrackSource
@@ -57,7 +57,7 @@ class FolderSource(TrackSource):
         self.path = path
         self.paths = StorePaths.of(path, follow_links=follow_links)
         with translate_os_errors(path):
-            self.spec = read_root(self.paths.root, follow_links=follow_links)
+            self.spec = read_root(self.paths.root, follow_links=follow_links).spec
         self.reader: TrackReader = TrackReader(self.paths, self.spec)
         self.index = TrackIndex(self.reader)
 
@@ -70,6 +70,11 @@ class FolderSource(TrackSource):
     def has(self, track_id: str) -> bool:
         with self.reading():
             return self.reader.is_there(encode_key(track_id))
+
+    @property
+    def format(self) -> int:
+        with self.reading():
+            return read_root(self.paths.root, follow_links=self.paths.follow_links).format
 
     @property
     def sealed(self) -> int:

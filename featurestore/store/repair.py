@@ -17,8 +17,9 @@ from featurestore.store.bundles.layout import KINDS as SEALED_KINDS
 from featurestore.store.bundles.layout import mark_name
 from featurestore.store.bundles.sealed_array import open_sealed
 from featurestore.store.commit.changes import log_change
-from featurestore.store.commit.locks import TrackLocks, exclusive, sealing_lock
+from featurestore.store.commit.locks import TrackLocks, exclusive
 from featurestore.store.commit.sealed import forget_marks, marks_of
+from featurestore.store.commit.sealing_lock import removing
 from featurestore.store.commit.session import WriterSession
 from featurestore.store.commit.transaction import FAILED, mark_stale, revision_of
 from featurestore.store.format.metadata import (
@@ -167,7 +168,7 @@ def _short(name: str) -> str:
 
 def _put_aside(reader: TrackReader, key: str, moves: Mapping[Path, str]) -> Path:
     """Move folders and files of a track, each to a name of its own, into a new folder."""
-    with sealing_lock(reader.paths.locks, shared=True):
+    with removing(reader.paths):
         return _moved(reader, key, moves)
 
 

@@ -86,6 +86,11 @@ class Source(ABC):
 
     @property
     @abstractmethod
+    def format(self) -> int:
+        """Version of the format in which they are stored."""
+
+    @property
+    @abstractmethod
     def packed(self) -> int:
         """How many tracks can be read together with others."""
 

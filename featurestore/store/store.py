@@ -9,7 +9,7 @@ from typing import Any
 from featurestore.addresses import StoreUrl
 from featurestore.errors import SettingError, StoreAccessError, StoreError
 from featurestore.store.folder_source import FolderSource
-from featurestore.store.format.metadata import FORMAT_VERSION, SEALED_VERSION, read_root
+from featurestore.store.format.root import read_root
 from featurestore.store.hdf5.layout import is_hdf5
 from featurestore.store.paths import resolve_address
 from featurestore.store.source import Source
@@ -59,13 +59,12 @@ class StoreReader(StoreTracks):
         >>> FeatureStore("features.zarr").info()["tracks"]
         3
         """
-        sealed = self._source.sealed
         return {
             "path": str(self.path),
-            "format": FORMAT_VERSION if not sealed else SEALED_VERSION,
+            "format": self._source.format,
             "tracks": len(self),
             "packed": self._source.packed,
-            "sealed": sealed,
+            "sealed": self._source.sealed,
             "fingerprint": self.spec.fingerprint,
             "spec": self.spec.to_dict(),
         }
@@ -110,9 +109,7 @@ class StoreReader(StoreTracks):
         """
         with self._writer() as writer:
             if not writer.pack(wait=_PATIENCE, seal=seal):
-                raise StoreError(
-                    f"another writer has been packing {self.path} for {_PATIENCE:.0f} s: try again when it is done"
-                )
+                raise StoreError(f"{self.path} was not packed for {_PATIENCE:.0f} s: {writer.session.packer()}")
 
     def remove(self, track_id: str) -> None:
         """Remove a track.

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from featurestore import FeatureStore, build
+from featurestore import FeatureSpec, FeatureStore, StoreWriter, build
 from featurestore.errors import BuildStoppedError, StoreAccessError
 from featurestore.pipeline import job
+from featurestore.pipeline.orphans import find_orphans
+from featurestore.store.bundles import bundle
 
 OPTIONS = {"model": "logmel", "segment_duration": 1.0, "layers": [0, 2]}
 
@@ -107,3 +109,23 @@ def test_more_layers(music, store):
     assert not (store / "bundles").exists()
     np.testing.assert_array_equal(found.segments(layer=2, tracks=["a/one"]), before)
     assert found.verify(deep=True).ok
+
+
+def test_what_is_known_of_tracks_whose_files_are_gone_is_read_once(tmp_path, monkeypatch):
+    for module in ("bundles.bundle", "bundles.layout", "sealing.writing"):
+        monkeypatch.setattr(f"featurestore.store.{module}.ATTRIBUTE_ROWS", 4)
+    monkeypatch.setattr(bundle, "_KEPT_BYTES", 0)
+    decoded, decode = [], bundle.decode_texts
+    names = [f"{number:02}" for number in range(16)]
+    spec = FeatureSpec.for_arrays(layers=1, dim=2)
+    with StoreWriter(tmp_path / "s.zarr", spec=spec, durable=False) as writer:
+        for name in names:
+            (tmp_path / name).touch()
+            writer.put(name, {"aggregated": np.ones((1, 2))}, audio=tmp_path / name)
+            (tmp_path / name).unlink()
+        writer.pack(seal=True)
+    there = FeatureStore(tmp_path / "s.zarr")
+    assert there.track_ids == names
+    monkeypatch.setattr(bundle, "decode_texts", lambda *args: decoded.append(args[1]) or decode(*args))
+    assert list(find_orphans(there, [], str(tmp_path))) == names
+    assert decoded.count(4) == 4  # rows of a chunk

@@ -3,7 +3,9 @@
 import difflib
 import os
 import pickle
+import re
 import shutil
+import socket
 import time
 
 import numpy as np
@@ -333,10 +335,28 @@ def test_packing_says_when_another_writer_does_it_all_the_time(store, monkeypatc
     monkeypatch.setattr("featurestore.store.store._PATIENCE", 0.1)
     with (
         exclusive(store.path / ".featurestore" / "locks" / "pack.lock", timeout=0),
-        pytest.raises(StoreError, match="another writer has been packing"),
+        pytest.raises(StoreError, match=rf"another writer .*\(process {os.getpid()} on {socket.gethostname()}\)"),
     ):
         store.pack()
     assert store.info()["packed"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["pack", "remove"])
+def test_locks_of_a_host_that_has_died_say_which_file_to_remove(store, monkeypatch, what):
+    """As the server of NFSv3 keeps them."""
+    monkeypatch.setattr("featurestore.store.store._PATIENCE", 0.1)
+    monkeypatch.setattr("featurestore.store.commit.sealing_lock.PATIENCE", 0.1)
+    lock = store.path / ".featurestore" / "locks" / {"pack": "pack.lock", "remove": "seal.lock"}[what]
+    act = {"pack": lambda: store.pack(seal=True), "remove": lambda: store.remove("b")}[what]
+    with exclusive(lock, timeout=0):
+        lock.write_text("node3 1234\n")
+        with pytest.raises(StoreError, match=rf"process 1234 on node3.*remove {lock}: the next writer") as caught:
+            act()
+        os.unlink(re.search(r"remove (\S*):", str(caught.value)).group(1))
+        act() if what == "pack" else store.pack()  # what was decided is done by the next
+    assert store.info()["packed"] == len(store) == (3 if what == "pack" else 2)
+    assert store.verify(deep=True).ok
 
 
 def test_a_store_may_be_a_link_or_below_one(store, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,6 +147,12 @@ class Bundle:
     def revision(self, row: int) -> str:
         """Revision of a track."""
         return bytes(self.revisions[row]).hex()
+
+    def nbytes(self, rows: Sequence[int]) -> int:
+        """Bytes of the features of some tracks."""
+        spec = self.sizes.spec
+        each = len(spec.layers) * spec.dim * np.dtype(spec.dtype).itemsize
+        return each * sum(self.segments(row) + 1 for row in rows)
 
     def segments(self, row: int) -> int:
         """How many segments are stored of a track."""

@@ -106,15 +106,16 @@ class SealedTracks:
                 found[name] = error
         return found
 
-    def bundles(self) -> list[Bundle]:
+    def bundles(self, *, if_known: bool = False) -> list[Bundle]:
         """The bundles that are there now, by their names.
 
         Raises
         ------
         CorruptTrackError
-            If one is damaged.
+            If one is damaged, unless only those that are known are asked for.
         """
-        self.check()
+        if not if_known:
+            self.check()
         return sorted(self._look().bundles, key=lambda bundle: bundle.name)
 
     @property
@@ -176,11 +177,7 @@ class SealedTracks:
         known = self._look()
         if not known.names:
             return set()
-        removed = self.removed()
-        gone: dict[str, set[int]] = {}
-        for mark in removed:
-            name, _, row = mark.partition(".")
-            gone.setdefault(name, set()).add(int(row))
+        gone = self.removed_rows()
         found: set[str] = set()
         for bundle in known.bundles:
             rows = gone.get(bundle.name)
@@ -205,6 +202,14 @@ class SealedTracks:
         """Names of all marks."""
         self._check_marks()
         return self._marks.names()
+
+    def removed_rows(self) -> dict[str, set[int]]:
+        """Numbers of the tracks that are not there any more, by the name of their bundle."""
+        found: dict[str, set[int]] = {}
+        for mark in self.removed():
+            name, _, row = mark.partition(".")
+            found.setdefault(name, set()).add(int(row))
+        return found
 
     def is_removed(self, place: Place) -> bool:
         """Whether a track of a bundle is not there any more."""
@@ -238,7 +243,10 @@ class SealedTracks:
         bool
             Whether they had something that was there.
         """
-        places = [place for place in self.places(key) if place.revision != but]
+        return self.mark([place for place in self.places(key) if place.revision != but], durable=durable)
+
+    def mark(self, places: Sequence[Place], *, durable: bool) -> bool:
+        """Say that tracks are not in these places any more; whether one was there."""
         there = [place for place in places if not self.is_removed(place)]
         for place in there:
             filesystem.touch(self._paths.removed / mark_name(place.bundle.name, place.row))

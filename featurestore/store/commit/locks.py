@@ -16,6 +16,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,7 +229,10 @@ def _write(fd: int, keys: list[str]) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, timeout: float, shared: bool = False) -> Iterator[bool]:
-    """Hold a lock file, with others if `shared`, or yield False if it is not free within `timeout` seconds."""
+    """Hold a lock file, with others if `shared`, or yield False if it is not free within `timeout` seconds.
+
+    Who holds it alone writes its name into it, for `held_by`.
+    """
     deadline = time.monotonic() + timeout
     while (fd := lock_file(path, shared=shared)) is None:
         if time.monotonic() >= deadline:
@@ -236,21 +240,22 @@ def exclusive(path: Path, *, timeout: float, shared: bool = False) -> Iterator[b
             return
         time.sleep(_POLL)
     try:
+        if not shared:
+            _write(fd, [socket.gethostname(), str(os.getpid())])
         yield True
     finally:
         unlock(fd)
 
 
-@contextlib.contextmanager
-def sealing_lock(folder: Path, *, shared: bool, timeout: float = 60.0) -> Iterator[None]:
-    """Keep a bundle from being put in its place while tracks are removed, each of which has a `shared` lock.
+def held_by(path: Path) -> str:
+    """Which process holds a lock file that `exclusive` does not get, alone."""
+    host, process, *_ = *_read(path), "", ""
+    return f"process {process:.20} on {host:.100}" if process.isdecimal() else "one that does not say which"
 
-    Raises
-    ------
-    TrackLockedError
-        If it is not free within `timeout` seconds.
-    """
-    with exclusive(folder / "seal.lock", timeout=timeout, shared=shared) as held:
-        if not held:
-            raise TrackLockedError(f"another writer has been sealing tracks for {timeout:.0f} s: try again")
-        yield
+
+def way_out(path: Path) -> str:
+    """What to do about a lock file that another process holds for too long."""
+    return (
+        "try again when it is done. If its host has died, and the file system keeps its locks until it is back "
+        f"(NFSv3), remove {path}: the next writer finishes what was begun"
+    )

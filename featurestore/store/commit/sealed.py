@@ -16,7 +16,6 @@ from pathlib import Path
 from featurestore.errors import CorruptTrackError, TrackAccessError, TrackLockedError
 from featurestore.store import fallbacks, filesystem, reading
 from featurestore.store.bundles.bundle import Bundle
-from featurestore.store.bundles.layout import mark_name
 from featurestore.store.bundles.sealed import Place, SealedTracks
 from featurestore.store.commit.changes import log_change
 from featurestore.store.commit.locks import TrackLocks, exclusive
@@ -67,6 +66,16 @@ def forget_marks(paths: StorePaths, name: str) -> None:
         filesystem.unlink(paths.removed / mark)
 
 
+def remove_bundle(paths: StorePaths, name: str) -> None:
+    """Remove a bundle of which nothing is needed any more, and its marks; the caller holds `pack.lock`."""
+    gone = paths.trash / uuid.uuid4().hex
+    filesystem.rename(paths.bundles / name, gone)
+    # Before anything in it goes: it must not come back in part, nor without its marks.
+    filesystem.sync_dir(paths.bundles)
+    filesystem.remove_tree(gone)
+    forget_marks(paths, name)
+
+
 def _drop_folders(paths: StorePaths, sealed: SealedTracks, bundle: Bundle, locks: TrackLocks) -> bool:
     """Remove the folders of the tracks of a bundle that is in its place; False if some are locked."""
     whole = True
@@ -102,12 +111,7 @@ def _drop(paths: StorePaths, sealed: SealedTracks, place: Place, kind: str) -> S
         if not _is_sealed(folder, place):  # another revision
             sealed.mark_removed(key, durable=True)
             return ()
-        others = [other for other in sealed.places(key) if other != place]
-        for other in others:
-            if not sealed.is_removed(other):
-                filesystem.touch(paths.removed / mark_name(other.bundle.name, other.row))
-        if others:  # marks that are there may be of a writer that died before it made sure of them
-            filesystem.sync_dir(paths.removed)
+        sealed.mark([other for other in sealed.places(key) if other != place], durable=True)
     aside = paths.trash / uuid.uuid4().hex
     try:
         fallbacks.set_aside(folder, aside, keep=False)

@@ -11,7 +11,7 @@ from featurestore.store import filesystem
 from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit import heartbeat, recovery
 from featurestore.store.commit.heartbeat import Heartbeat
-from featurestore.store.commit.locks import TrackLocks
+from featurestore.store.commit.locks import TrackLocks, held_by, way_out
 from featurestore.store.commit.record import TransactionRecord
 from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.silence import SilentWriters, sweep_dead
@@ -69,6 +69,11 @@ class WriterSession:
         """Raise StoreAccessError if another process has taken this one for dead."""
         if self._heartbeat is not None:
             self._heartbeat.check()
+
+    def packer(self) -> str:
+        """Who has been packing, where this writer has waited for it in vain, and what to do."""
+        path = self._paths.locks / "pack.lock"
+        return f"another writer has been packing or sealing ({held_by(path)}): {way_out(path)}"
 
     @contextlib.contextmanager
     def lock(self, key: str, *, wait: float = 0.0, removing: bool = False) -> Iterator[None]:

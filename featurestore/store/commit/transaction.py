@@ -34,8 +34,8 @@ from featurestore.spec import KINDS
 from featurestore.store import fallbacks, filesystem, reading
 from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.commit.changes import log_change
-from featurestore.store.commit.locks import sealing_lock
 from featurestore.store.commit.record import INTENT, TransactionRecord
+from featurestore.store.commit.sealing_lock import removing
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
 from featurestore.store.paths import StorePaths, missing_directories
 
@@ -283,8 +283,8 @@ def _carry_out(
         # Nothing follows, and what is superseded does not go, before this is sure to stay.
         if durable:
             filesystem.sync_dir(paths.kind(kind))
-    # What is removed must not be in a bundle that is put in its place just now.
-    with contextlib.nullcontext() if kinds else sealing_lock(paths.locks, shared=True):
+    # What is removed from a folder must not be in a bundle that is put in its place just now.
+    with removing(paths) if not kinds and "aggregated" in dropped else contextlib.nullcontext():
         if sealed.mark_removed(key, durable=durable) and not kinds:
             log_change(paths, key)
         for kind in dropped:

@@ -11,16 +11,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featurestore.addresses import StoreUrl
-from featurestore.errors import CorruptTrackError, NotAStoreError, StoreVersionError
 from featurestore.spec import DIMS, DTYPES, KINDS, FeatureSpec
-from featurestore.spelling import close_hint
-from featurestore.store import reading
 from featurestore.store.format.compression import COMPRESSORS, compressor_of, zarr_codecs
 from featurestore.store.format.keys import encode_key
 from featurestore.store.paths import HIDDEN
@@ -248,70 +243,6 @@ def structure(spec: FeatureSpec) -> dict[str, dict[str, Any]]:
     """Documents of the nodes that every store has, by their folder."""
     groups = {kind: group_document({}) for kind in KINDS}
     return {"": root_document(spec), **groups, HIDDEN: hidden_document()}
-
-
-def read_root(root: Path, *, follow_links: bool = False) -> FeatureSpec:
-    """Spec of the store at a path.
-
-    Parameters
-    ----------
-    root : Path
-        Its folder.
-    follow_links : bool
-        Whether its files may be links.
-
-    Raises
-    ------
-    NotAStoreError
-        If there is none.
-    StoreVersionError
-        If it was written by a newer release.
-    CorruptTrackError
-        If its root metadata is damaged.
-    """
-    try:
-        content = reading.read_file(root / METADATA, limit=MAX_METADATA_BYTES, follow_links=follow_links)
-    except (FileNotFoundError, NotADirectoryError):
-        what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
-        hint = close_hint(root) if what == "does not exist" else ""
-        raise NotAStoreError(
-            f"{root} {what}{hint}: give the folder of a store, or build one in a new place"
-        ) from None
-    except ValueError as error:
-        if (root / METADATA).is_symlink():
-            raise NotAStoreError(
-                f"{root}: {METADATA} is a link, as in the hub's cache, DVC or git-annex. To read such a store, "
-                "say that its links may be followed: `follow_links=True`. To "
-                f"write it, copy it first, with what the links lead to: cp -rL {root} COPY"
-            ) from None
-        raise NotAStoreError(f"{root} holds no feature store: {error}") from None
-    return decode_root(content, root)
-
-
-def decode_root(content: bytes, root: Path | StoreUrl) -> FeatureSpec:
-    """Spec of the store whose root metadata this is; raises as `read_root`."""
-    try:
-        own = decode_document(content)["attributes"]["featurestore"]
-        version = own["format"]
-    except (ValueError, KeyError, TypeError):
-        raise NotAStoreError(
-            f"{root} holds no feature store: {METADATA} there is not one of this library"
-        ) from None
-    if type(version) is not int or version > SEALED_VERSION:
-        raise StoreVersionError(
-            f"{root} has the store format {version!r}, this release knows {SEALED_VERSION}: upgrade featurestore"
-        )
-    try:
-        spec = FeatureSpec.from_dict(own["spec"])
-        if spec.fingerprint != own["fingerprint"] or version < 1:
-            raise ValueError("the spec does not match its fingerprint")
-        if checksum({name: value for name, value in own.items() if name != "checksum"}) != own["checksum"]:
-            raise ValueError("it fails its checksum")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptTrackError(
-            f"{root}: the root metadata is damaged: {error}; bring back its {METADATA} from a copy"
-        ) from None
-    return spec
 
 
 _LEAST_ROWS = 160

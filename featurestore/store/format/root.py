@@ -1,13 +1,95 @@
-"""Whether a store that is open is still the one that is there."""
+"""The root of a store: what the store says of itself, and whether one that is open is still there."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import NamedTuple
 
-from featurestore.errors import CorruptTrackError, NotAStoreError, StoreAccessError
+from featurestore.addresses import StoreUrl
+from featurestore.errors import CorruptTrackError, NotAStoreError, StoreAccessError, StoreVersionError
 from featurestore.spec import FeatureSpec
-from featurestore.store.format.metadata import METADATA, read_root
+from featurestore.spelling import close_hint
+from featurestore.store import reading
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    SEALED_VERSION,
+    checksum,
+    decode_document,
+)
 from featurestore.store.paths import StorePaths
+
+
+class Root(NamedTuple):
+    """What a store says of itself."""
+
+    format: int
+    spec: FeatureSpec
+
+
+def read_root(root: Path, *, follow_links: bool = False) -> Root:
+    """What the store at a path says of itself.
+
+    Parameters
+    ----------
+    root : Path
+        Its folder.
+    follow_links : bool
+        Whether its files may be links.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is none.
+    StoreVersionError
+        If it was written by a newer release.
+    CorruptTrackError
+        If its root metadata is damaged.
+    """
+    try:
+        content = reading.read_file(root / METADATA, limit=MAX_METADATA_BYTES, follow_links=follow_links)
+    except (FileNotFoundError, NotADirectoryError):
+        what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
+        hint = close_hint(root) if what == "does not exist" else ""
+        raise NotAStoreError(
+            f"{root} {what}{hint}: give the folder of a store, or build one in a new place"
+        ) from None
+    except ValueError as error:
+        if (root / METADATA).is_symlink():
+            raise NotAStoreError(
+                f"{root}: {METADATA} is a link, as in the hub's cache, DVC or git-annex. To read such a store, "
+                "say that its links may be followed: `follow_links=True`. To "
+                f"write it, copy it first, with what the links lead to: cp -rL {root} COPY"
+            ) from None
+        raise NotAStoreError(f"{root} holds no feature store: {error}") from None
+    return decode_root(content, root)
+
+
+def decode_root(content: bytes, root: Path | StoreUrl) -> Root:
+    """What a store says of itself whose root metadata this is; raises as `read_root`."""
+    try:
+        own = decode_document(content)["attributes"]["featurestore"]
+        version = own["format"]
+    except (ValueError, KeyError, TypeError):
+        raise NotAStoreError(
+            f"{root} holds no feature store: {METADATA} there is not one of this library"
+        ) from None
+    if type(version) is not int or version > SEALED_VERSION:
+        raise StoreVersionError(
+            f"{root} has the store format {version!r}, this release knows {SEALED_VERSION}: upgrade featurestore"
+        )
+    try:
+        spec = FeatureSpec.from_dict(own["spec"])
+        if spec.fingerprint != own["fingerprint"] or version < 1:
+            raise ValueError("the spec does not match its fingerprint")
+        if checksum({name: value for name, value in own.items() if name != "checksum"}) != own["checksum"]:
+            raise ValueError("it fails its checksum")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptTrackError(
+            f"{root}: the root metadata is damaged: {error}; bring back its {METADATA} from a copy"
+        ) from None
+    return Root(version, spec)
 
 
 class RootCheck:
@@ -39,7 +121,7 @@ class RootCheck:
             seen = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
             if seen == self._seen:
                 return
-            fingerprint = read_root(self._paths.root, follow_links=self._paths.follow_links).fingerprint
+            fingerprint = read_root(self._paths.root, follow_links=self._paths.follow_links).spec.fingerprint
         except CorruptTrackError:
             return  # or half written: it does not say that it is another
         except (FileNotFoundError, NotADirectoryError, NotAStoreError) as error:

@@ -19,7 +19,7 @@ from featurestore.spec import FeatureSpec
 from featurestore.store.array_reader import Described, ReplacedError
 from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.chunks import ChunkReader
-from featurestore.store.hdf5.layout import dataset, opened, read_spec, translate_damage
+from featurestore.store.hdf5.layout import FORMAT, dataset, opened, read_spec, translate_damage
 from featurestore.store.reading import open_file
 from featurestore.store.source import Source
 from featurestore.store.verify import Problem, VerifyReport
@@ -45,6 +45,7 @@ class Hdf5Source(Source):
     """What views read from a file; it holds no file open, and looks again when another was put in its place."""
 
     path: Path
+    format = FORMAT
 
     def __init__(self, path: Path) -> None:
         self.path = path

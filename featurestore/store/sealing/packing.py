@@ -7,8 +7,9 @@ import os
 from featurestore.errors import TrackLockedError
 from featurestore.store.commit.locks import exclusive
 from featurestore.store.commit.session import WriterSession
-from featurestore.store.sealing.seal import LEAST_TRACKS, Sealing
+from featurestore.store.sealing.seal import Sealing
 from featurestore.store.sealing.unseal import Unsealing
+from featurestore.store.sealing.wear import LEAST_TRACKS, dead_bundles, remove_dead_bundles
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
@@ -34,13 +35,17 @@ def pack_and_seal(
         options = {"durable": session.durable, "thorough": thorough}
         return pack(reader, session.staging, session.locks, wait=wait, opened=index.open_table, **options)
 
+    if dead_bundles(reader.sealed):
+        with exclusive(locks / "pack.lock", timeout=wait) as held:
+            if held:
+                remove_dead_bundles(reader.paths, reader.sealed)
     if not pack_once(thorough=thorough):
         return False
     if seal is None:
         return True
     with exclusive(locks / "pack.lock", timeout=wait) as held:
         if held and seal:
-            Sealing(reader, session.staging, session.locks).run(index.snapshot().track_ids, least=least)
+            Sealing(reader, session).run(index.snapshot().track_ids, least=least)
         elif held:
             locked = Unsealing(reader, session).run()
     # No track has come or gone, which the table does not know yet.

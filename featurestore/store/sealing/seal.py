@@ -6,19 +6,22 @@ track has no folder, and the folders go. What was removed while the bundle was w
 
 from __future__ import annotations
 
+import itertools
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from featurestore.amounts import bytes_in_words
 from featurestore.errors import SettingError, StoreAccessError
 from featurestore.store import filesystem, reading
+from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_document
-from featurestore.store.commit.locks import TrackLocks, sealing_lock
 from featurestore.store.commit.root import upgrade_root
-from featurestore.store.commit.sealed import finish_bundle, finish_bundles, forget_marks
-from featurestore.store.commit.staging import StagingArea, refuse_others
+from featurestore.store.commit.sealed import finish_bundle, finish_bundles
+from featurestore.store.commit.sealing_lock import placing
+from featurestore.store.commit.session import WriterSession
+from featurestore.store.commit.staging import refuse_others
 from featurestore.store.commit.transaction import revision_of
 from featurestore.store.format.keys import encode_key, encode_keys
 from featurestore.store.format.metadata import (
@@ -28,6 +31,14 @@ from featurestore.store.format.metadata import (
     group_document,
 )
 from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
+from featurestore.store.sealing.unseal import Unsealing
+from featurestore.store.sealing.wear import (
+    LEAST_TRACKS,
+    MOST_BYTES,
+    remove_dead_bundles,
+    small_bundles,
+    worn_bundles,
+)
 from featurestore.store.sealing.writing import (
     ChangedError,
     Found,
@@ -38,10 +49,6 @@ from featurestore.store.sealing.writing import (
 )
 from featurestore.store.track_reader import TrackReader
 
-LEAST_TRACKS = 1024
-"""A bundle of so many tracks that has `MOST_BYTES` takes no more."""
-MOST_BYTES = 16 * 2**30
-
 
 class Sealing:
     """One sealing of a store; the caller holds `pack.lock`.
@@ -50,21 +57,23 @@ class Sealing:
     ----------
     reader : TrackReader
         Of the store.
-    staging : StagingArea
-        Of the writer.
-    locks : TrackLocks
+    session : WriterSession
         Of the writer.
     """
 
-    def __init__(self, reader: TrackReader, staging: StagingArea, locks: TrackLocks) -> None:
+    def __init__(self, reader: TrackReader, session: WriterSession) -> None:
         self._reader = reader
         self._paths = reader.paths
         self._sealed = reader.sealed
-        self._staging = staging
-        self._locks = locks
+        self._staging = session.staging
+        self._locks = session.locks
+        self._unsealing = Unsealing(reader, session)
+        self._no_room: StoreAccessError | None = None
 
     def run(self, track_ids: Sequence[str], *, least: int = 1) -> None:
-        """Seal all tracks that are in folders, in this order.
+        """Seal all tracks that are in folders, in this order, and those of bundles that are worn or small.
+
+        Tracks of such bundles come back into folders first, one bundle after the other.
 
         Parameters
         ----------
@@ -86,25 +95,45 @@ class Sealing:
                 "cannot be sealed: leave them in their folders, or copy them to a store without compression"
             )
         refuse_others(self._paths.staging)
-        self._finish()
+        finish_bundles(self._paths, self._sealed, self._locks)
+        remove_dead_bundles(self._paths, self._sealed)
         folders = set(os.listdir(self._paths.kind("aggregated")))
         keys = encode_keys(track_ids)
         waiting = [track_id for track_id, key in zip(track_ids, keys, strict=True) if key in folders]
-        for tracks in self._groups(waiting):
+        for tracks in self._groups(waiting, least):
             if len(tracks) >= least:
                 self._seal(tracks)
+        remove_dead_bundles(self._paths, self._sealed)
+        if self._no_room is not None:
+            raise self._no_room
 
-    def _finish(self) -> None:
-        """Finish what dead writers have begun: folders that a bundle has, and marks of none."""
-        finish_bundles(self._paths, self._sealed, self._locks)
-        for name in {mark.partition(".")[0] for mark in self._sealed.removed()} - self._sealed.names():
-            forget_marks(self._paths, name)
+    def _unsealed(self, bundles: Iterable[Bundle]) -> Iterator[str]:
+        """Tracks of bundles, which have folders again."""
+        for bundle in bundles:
+            rows = [row for row, _ in self._sealed.live(bundle)]
+            try:
+                check_room(self._paths, bundle.nbytes(rows))
+            except StoreAccessError as error:  # first, what waits is sealed
+                self._no_room = error
+                return
+            left = set(self._unsealing.unseal(bundle))
+            yield from (bundle.ids[row] for row in rows if bundle.ids[row] not in left)
 
-    def _groups(self, track_ids: Sequence[str]) -> Iterator[list[Found]]:
+    def _groups(self, track_ids: Sequence[str], least: int) -> Iterator[list[Found]]:
         """Tracks of one bundle each."""
         group: list[Found] = []
         size = 0
-        for track_id in track_ids:
+
+        def more() -> Iterator[str]:
+            yield from self._unsealed(worn_bundles(self._sealed))
+            if self._no_room is None:
+                yield from self._unsealed(small_bundles(self._sealed, len(group), least))
+
+        seen = set[str]()
+        for track_id in itertools.chain(track_ids, more()):
+            if track_id in seen:  # in a folder and in a bundle, by a writer that died while it unsealed
+                continue
+            seen.add(track_id)
             if (self._paths.journal / encode_key(track_id)).exists():
                 continue  # being changed
             found = look_at(self._reader, track_id)
@@ -156,9 +185,12 @@ class Sealing:
         paths = self._paths
         filesystem.touch(paths.sealing / name)
         filesystem.sync_dir(paths.sealing)
-        with sealing_lock(paths.locks, shared=False):
-            changed = [row for row, track in enumerate(tracks) if not self._is_still(track)]
-            for row in changed:
+        changed = {row for row, track in enumerate(tracks) if not self._is_still(track)}
+        keys = encode_keys([track.track_id for track in tracks])
+        with placing(paths):  # for an instant: whoever removes a track waits
+            there, begun = set(os.listdir(paths.kind("aggregated"))), set(os.listdir(paths.journal))
+            changed.update(row for row, key in enumerate(keys) if key not in there or key in begun)
+            for row in sorted(changed):
                 filesystem.touch(paths.removed / mark_name(name, row))
             if changed:
                 filesystem.sync_dir(paths.removed)
@@ -174,8 +206,8 @@ def check_room(paths: StorePaths, size: int) -> None:
     free = reading.free_bytes(paths.root)
     if free < size:
         raise StoreAccessError(
-            f"store {paths.name}: a bundle of {bytes_in_words(size)} is written before the folders of its tracks "
-            f"go, and only {bytes_in_words(free)} are free: free some space and run again"
+            f"store {paths.name}: {bytes_in_words(size)} of features are written before what they replace goes, "
+            f"and only {bytes_in_words(free)} are free: free some space and run again"
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from featurestore.store.bundles.layout import KINDS
 from featurestore.store.bundles.sealed import Place
 from featurestore.store.bundles.sealed_array import open_sealed
 from featurestore.store.commit.recovery import rollback
-from featurestore.store.commit.sealed import finish_bundles, forget_marks
+from featurestore.store.commit.sealed import finish_bundles, remove_bundle
 from featurestore.store.commit.session import WriterSession
 from featurestore.store.commit.transaction import add, losing_races, revision_of
 from featurestore.store.format.metadata import METADATA, encode_document, seal, shard_name
@@ -55,20 +54,21 @@ class Unsealing:
             Tracks that are damaged, or that other writers are at work on, for which their bundles stay.
         """
         finish_bundles(self._paths, self._sealed, self._session.locks)
-        locked = []
-        for bundle in self._sealed.bundles():
-            left = []
-            for row, key in self._sealed.live(bundle):
-                try:
-                    with self._session.lock(key):
-                        self._bring_back(Place(bundle, row), key)
-                except (TrackLockedError, TrackAccessError):
-                    left.append(bundle.ids[row])
-                except CorruptTrackError as error:
-                    _log.warning("%s: left in its bundle", error)
-                    left.append(bundle.ids[row])
-            locked += left or self._remove(bundle)
-        return locked
+        return [track_id for bundle in self._sealed.bundles() for track_id in self.unseal(bundle)]
+
+    def unseal(self, bundle: Bundle) -> list[str]:
+        """Bring the tracks of a bundle back into folders; those for which it stays, as above."""
+        left = []
+        for row, key in self._sealed.live(bundle):
+            try:
+                with self._session.lock(key):
+                    self._bring_back(Place(bundle, row), key)
+            except (TrackLockedError, TrackAccessError):
+                left.append(bundle.ids[row])
+            except CorruptTrackError as error:
+                _log.warning("%s: left in its bundle", error)
+                left.append(bundle.ids[row])
+        return left or self._remove(bundle)
 
     def _bring_back(self, place: Place, key: str) -> None:
         """Make the folders of a track, whose lock is held, unless it has them, or is not there any more."""
@@ -100,16 +100,10 @@ class Unsealing:
 
     def _remove(self, bundle: Bundle) -> list[str]:
         """Remove a bundle, all of whose tracks have folders; those that lack one, for which it stays."""
-        paths = self._paths
         lacking = [bundle.ids[row] for row, key in self._sealed.live(bundle) if not self._has_folder(key)]
         if lacking:  # out of their place for an instant, or removed by hand just now
             return lacking
-        gone = paths.trash / uuid.uuid4().hex
-        filesystem.rename(paths.bundles / bundle.name, gone)
-        # Before anything in it goes: it must not come back in part.
-        filesystem.sync_dir(paths.bundles)
-        filesystem.remove_tree(gone)
-        forget_marks(paths, bundle.name)
+        remove_bundle(self._paths, bundle.name)
         return []
 
 

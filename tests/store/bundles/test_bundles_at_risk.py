@@ -35,8 +35,9 @@ def opened(path, **options):
 
 @pytest.fixture
 def store(path, monkeypatch):
-    """Of "a" and "b" in one bundle, and "c" and "d" in another."""
+    """Of "a" and "b" in one bundle, and "c" and "d" in another, none of which is small."""
     monkeypatch.setattr("featurestore.store.sealing.seal.MOST_TRACKS", 2)
+    monkeypatch.setattr("featurestore.store.sealing.wear.LEAST_TRACKS", 1)
     write_store(path, TRACKS)
     with opened(path) as writer:
         writer.pack(seal=True)
@@ -255,6 +256,13 @@ class TestVersion:
         opened(path).close()
         assert (path / "zarr.json").read_bytes() == own
         check(path, TRACKS)
+
+    def test_it_is_what_the_root_says_also_when_all_is_unsealed(self, path, store):
+        assert store.info()["format"] == 3
+        with opened(path) as writer:
+            writer.pack(seal=False)
+        assert store.info()["format"] == self.version(path) == 3
+        assert store.info()["sealed"] == 0
 
     def test_what_the_root_says_else_stays(self, path):
         spec = dataclasses.replace(SPEC, precision_cosines=(0.5, 0.25, 1.0))

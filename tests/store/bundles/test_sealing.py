@@ -19,7 +19,7 @@ from featurestore.errors import (
     TrackNotFoundError,
 )
 from featurestore.store.bundles.rows import RowReader
-from featurestore.store.format import metadata
+from featurestore.store.format import root
 from featurestore.store.format.keys import encode_key
 from featurestore.store.sealing import seal
 
@@ -186,7 +186,7 @@ def test_sealing_again_does_nothing(path, small):
 
 def test_releases_that_know_no_bundles_refuse_the_store(path, monkeypatch):
     sealed(path)
-    monkeypatch.setattr(metadata, "SEALED_VERSION", 2)
+    monkeypatch.setattr(root, "SEALED_VERSION", 2)
     with pytest.raises(StoreVersionError, match="has the store format 3"):
         FeatureStore(path)
 

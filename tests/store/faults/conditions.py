@@ -20,7 +20,7 @@ from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import fallbacks, filesystem, track_writer
 from featurestore.store.bundles import layout as bundle_layout
 from featurestore.store.format import shards
-from featurestore.store.sealing import seal
+from featurestore.store.sealing import seal, wear
 from featurestore.store.table import layout
 from featurestore.store.writer import StoreWriter
 
@@ -61,12 +61,13 @@ def small_tables() -> Iterator[None]:
 
 @contextlib.contextmanager
 def small_bundles() -> Iterator[None]:
-    """Bundles of two tracks, in shards of four rows and chunks of two."""
+    """Bundles of two tracks, none of which is small, in shards of four rows and chunks of two."""
     with (
         small_tables(),
         mock.patch.object(bundle_layout, "CHUNK_BYTES", 24),
         mock.patch.object(bundle_layout, "SHARD_BYTES", 96),
         mock.patch.object(seal, "MOST_TRACKS", 2),
+        mock.patch.object(wear, "LEAST_TRACKS", 1),
     ):
         yield
 

@@ -277,6 +277,13 @@ def _operations_on_bundles() -> Iterator[Operation]:
     left = _then(without_raw, less, condition)
     rest = without("subject", small)
     yield Operation("unseal, after removing", left, rest, sealing_(rest, back=True), condition, packs=True)
+    heavy, kept = {**others, "later": track("later", 1, ragged)}, {"Kept/1": others["Kept/1"]}
+    worn = _then(sealed(store_with(others=heavy)[0], heavy), removing("later", heavy), condition)
+    yield Operation("seal, worn", worn, kept, sealing_(kept), condition, packs=True)
+    alone = {"subject": new}
+    dead = _then(sealed(store_with(new, others={})[0], alone), removing("subject", alone), condition)
+    dead = _then(dead, putting("Kept/1", kept["Kept/1"], {}), condition)
+    yield Operation("pack, a dead bundle", dead, kept, packing_(kept), condition, packs=True)
     placed = interrupted(sealing, plain, lambda step: into(step, "bundles"), condition)
     yield Operation("recover, sealed", placed, before, opening(before), condition)
     trashed = interrupted(sealing, plain, lambda step: into(step, ".featurestore", "trash"), condition)

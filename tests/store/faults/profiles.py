@@ -18,11 +18,13 @@ SWAPPING = [
 """Operations that exchange folders or make links, where the file system can."""
 
 LONG_OF_BUNDLES = {
+    "pack, a dead bundle",
     "seal, fixed folders",
     "seal, a third time",
     "seal, and overwrite meanwhile",
     "seal, and remove meanwhile",
     "seal, not marked",
+    "seal, worn",
     "unseal, after removing",
     "unseal, beside a copy",
 }

@@ -40,9 +40,6 @@ UNREACHED = {
     "filesystem.py: _open_as(path.parent, fd, os.fstat(fd), 0o666)",
     "filesystem.py: os.chown(made, -1, wanted.st_gid)",
     "filesystem.py: os.chmod(made, (own.st_mode & 0o7000) | (wanted.st_mode & most))",
-    # Where there are no locks of bytes: tests/store/commit.
-    'commit/locks.py: filesystem.write_note(fd, os.fsencode(" ".join(keys)))',
-    'filesystem.py: os.pwrite(fd, content + b"\\n", 0)',
 }
 
 
