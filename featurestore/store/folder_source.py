@@ -94,8 +94,10 @@ class FolderSource(TrackSource):
             return {}
         # Those of all tracks of a bundle are read together.
         own, none = places.starts() if starts else {}, np.empty(0)
-        layers, counts = len(self.spec.layers), enumerate(places.counts().tolist())
-        return {track: ((count, layers, self.spec.dim), own.get(track, none)) for track, count in counts if count}
+        counts = places.counts()
+        shapes = {count: (count, len(self.spec.layers), self.spec.dim) for count in np.unique(counts).tolist()}
+        known = enumerate(counts.tolist())
+        return {track: (shapes[count], own.get(track, none)) for track, count in known if count}
 
     @_again
     def read_ragged(

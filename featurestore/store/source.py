@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -134,20 +135,18 @@ class Source(ABC):
 
         The rows of tracks (by their number here) that are `known` are left for the caller to fill.
         """
-        unique = list(dict.fromkeys(track_id for row, track_id in enumerate(track_ids) if row not in known))
+        others = {row: track_ids[row] for row in range(len(track_ids)) if row not in known}
+        unique = list(dict.fromkeys(others.values()))
         read = partial(self.read_segments, "segments", positions=positions)
         found = dict(zip(unique, self.each(read, unique), strict=True))
-        described = [known[row] if row in known else found[track_id][1] for row, track_id in enumerate(track_ids)]
-        rows = sum(shape[0] for shape, _ in described)
-        out = np.empty((rows, len(positions), self.spec.dim), self.spec.dtype)
-        first = 0
-        last = {track_id: row for row, track_id in enumerate(track_ids)}
-        for row, (track_id, (shape, _)) in enumerate(zip(track_ids, described, strict=True)):
-            if row not in known:
-                out[first : first + shape[0]] = found[track_id][0]
-                if last[track_id] == row:
-                    del found[track_id]  # so that there is never twice as much
-            first += shape[0]
+        described = [known[row] if row in known else found[others[row]][1] for row in range(len(track_ids))]
+        ends = [0, *itertools.accumulate(shape[0] for shape, _ in described)]
+        out = np.empty((ends[-1], len(positions), self.spec.dim), self.spec.dtype)
+        last = {track_id: row for row, track_id in others.items()}
+        for row, track_id in others.items():
+            out[ends[row] : ends[row + 1]] = found[track_id][0]
+            if last[track_id] == row:
+                del found[track_id]  # so that there is never twice as much
         return out, described
 
     def read_rows(

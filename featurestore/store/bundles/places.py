@@ -57,7 +57,7 @@ class SealedPlaces(NamedTuple):
         """Where the segments of each track in a bundle start, seconds."""
         found: dict[int, npt.NDArray[np.float64]] = {}
         for bundle, where, rows in self._each():
-            found.update(zip(where.tolist(), bundle.starts(rows.tolist()), strict=True))
+            found.update(zip(where.tolist(), bundle.starts(rows), strict=True))
         return found
 
     def read_aggregated(self, out: npt.NDArray[Any], layers: Sequence[int]) -> None:
