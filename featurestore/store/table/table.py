@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,6 +180,17 @@ class PackedTable:
         if len(keys) != len(self.keys):
             raise damaged("a track id occurs twice")
         return keys
+
+    @cached_property
+    def hash_sum(self) -> int:
+        """Sum of the hashes that all keys have in this process; CorruptTrackError as of `keys`."""
+        return sum(map(hash, self.keys))
+
+    def among(self, keys: Set[str]) -> set[str]:
+        """Which of some keys have a row."""
+        if "key_set" in self.__dict__:  # a million of them take longer to make than to walk through
+            return set(self.key_set & keys)
+        return set(filter(keys.__contains__, self.keys)) if keys else set()
 
     def read(self, root: ByteFolder, rows: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:
         """Some rows of some layers (by position); NaN where the files are of a state with fewer rows.
