@@ -151,13 +151,15 @@ class Bundle:
 
     def starts(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
         """Where the segments of each of some tracks start, seconds; empty if the store was not told."""
-        every, chosen = self._every_start(), np.asarray(rows)
+        every, chosen = self.row_starts(), np.asarray(rows)
         begins, ends = self.splits[chosen], self.splits[chosen + 1]
         if len(every):
             ends = np.where(np.isnan(every[np.minimum(begins, len(every) - 1)]), begins, ends)
         return [every[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
-    def _every_start(self) -> npt.NDArray[np.float64]:
+    def row_starts(self) -> npt.NDArray[np.float64]:
+        """Where all segments start in their tracks, seconds; NaN where that is not known."""
+
         def read() -> tuple[npt.NDArray[np.float64], int]:
             with self._opened("start") as folder, damage(self.name):
                 content = folder.read("c.0", _INDEX_BYTES)
