@@ -152,9 +152,9 @@ class _Packing:
 
     def _replace(self, old: PreviousTable | None, token: MtimeToken | None) -> None:
         """Write the new table and put it in the place of the old one."""
-        large = layouts.is_large(len(self.ids), before=old is not None and old.table.is_large)
-        layout = self._layout(old, large)
-        rows, encoding = layouts.chunk_rows(layout, large=large), layouts.encoding_of(layout)
+        size = layouts.chunk_size(len(self.ids), 0 if old is None else old.table.chunk_size)
+        layout = self._layout(old, size)
+        rows, encoding = layouts.chunk_rows(layout, size), layouts.encoding_of(layout)
         new = self.folder / "packed"
         filesystem.make_dir(new)
         for array in ("features", "track_id", "layer"):
@@ -182,12 +182,12 @@ class _Packing:
                 table.check(root)
         return PreviousTable(self.reader, table, thorough=thorough)
 
-    def _layout(self, old: PreviousTable | None, large: bool) -> int:
+    def _layout(self, old: PreviousTable | None, size: int) -> int:
         """Give the old one if all that readers of the old table may ask for stays where it is, or the next."""
         if old is None:
             before = layout_on_disk(self.paths.packed)
             return layouts.first_layout() if before is None else before + 1
-        return old.table.layout + (large != old.table.is_large or not self._only_appends(old))
+        return old.table.layout + (size != old.table.chunk_size or not self._only_appends(old))
 
     def _only_appends(self, old: PreviousTable) -> bool:
         return np.array_equal(self.before[: len(old)], np.arange(len(old)))
