@@ -41,7 +41,7 @@ def make_store(path: Path, tracks: int, spec: FeatureSpec) -> None:
     ids = [f"genre/{number:07d}" for number in range(tracks)]
     for number in range(tracks):
         os.mkdir(path / "aggregated" / f"genre=2f{number:07d}")
-    rows = layout.chunk_rows(0, large=True)
+    rows = layout.chunk_rows(0, layout.chunk_size(tracks, 0))
     packed = path / "packed"
     for name in ("features", "track_id", "layer"):
         (packed / name).mkdir(parents=True)

@@ -20,7 +20,7 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document
 from featurestore.store.table.chunks import encode_chunk
 from featurestore.store.table.coordinates import encode_ids, encode_layers
-from featurestore.store.table.layout import chunk_name, chunk_rows, encoding_of, is_large, table_documents
+from featurestore.store.table.layout import chunk_name, chunk_rows, chunk_size, encoding_of, table_documents
 from featurestore.store.table.listing import track_ids_of
 from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, digest, encode_rows
 from featurestore.store.table.table import PackedTable
@@ -90,7 +90,8 @@ class _State:
         if self._before is not None and not self._more and (described == self._before.described).all():
             return True
         with ThreadPoolExecutor(self._bucket.threads) as pool:
-            rows = chunk_rows(_LAYOUT, large=is_large(len(self._ids), before=self._was_large))
+            before = 0 if self._before is None else self._before.chunk_size
+            rows = chunk_rows(_LAYOUT, chunk_size(len(self._ids), before))
             for number in range(-(-len(self._ids) // rows)):
                 self._write_chunk(pool, number, rows)
             self._write_documents(rows, self._described())
@@ -109,10 +110,6 @@ class _State:
         done = self._bucket.current(fresh=True) == self._generation or done
         self._sweep({*kept, self._generation} if done else None, now)
         return done
-
-    @property
-    def _was_large(self) -> bool:
-        return self._before is not None and self._before.is_large
 
     def _put(self, name: str, content: Any) -> None:
         self._bucket.create(f"{PACKED}/{self._generation}/{name}", content)

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.store.array_reader import Described, again
-from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.root import read_root
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
-from featurestore.store.source import TrackSource
+from featurestore.store.source import Ragged, TrackSource
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import VerifyReport, verify
@@ -86,38 +85,35 @@ class FolderSource(TrackSource):
 
     @_again
     def describe_segments(self, track_ids: Sequence[str]) -> list[Described]:
-        known = self._sealed_segments(self.reader.sealed_places(track_ids), starts=True)
-        if not known:
+        places = self.reader.sealed_places(track_ids)
+        if places is None:
             return super().describe_segments(track_ids)
+        starts, layers = places.starts(), len(self.spec.layers)
+        known = {
+            track: ((count, layers, self.spec.dim), starts[track])
+            for track, count in enumerate(places.counts().tolist())
+            if count
+        }
         rest = super().describe_segments([x for row, x in enumerate(track_ids) if row not in known])
         others = iter(rest)
         return [known[row] if row in known else next(others) for row in range(len(track_ids))]
 
-    def _sealed_segments(self, places: SealedPlaces | None, *, starts: bool) -> dict[int, Described]:
-        """What `describe` says of the segments of those tracks that are in bundles, by their numbers."""
-        if places is None:
-            return {}
-        # Those of all tracks of a bundle are read together.
-        own, none = places.starts() if starts else {}, np.empty(0)
-        layers, counts = len(self.spec.layers), enumerate(places.counts().tolist())
-        return {track: ((count, layers, self.spec.dim), own.get(track, none)) for track, count in counts if count}
-
     @_again
-    def read_ragged(
-        self, track_ids: Sequence[str], positions: Sequence[int], *, starts: bool = False
-    ) -> tuple[npt.NDArray[Any], list[Described]]:
+    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int], *, starts: bool = False) -> Ragged:
         places = self.reader.sealed_places(track_ids)
-        known = self._sealed_segments(places, starts=starts)
-        out, described = self._read_ragged(track_ids, positions, known)
-        if places is not None and known:
-            counts = np.array([shape[0] for shape, _ in described], np.int64)
-            tracks = np.repeat(np.arange(len(counts)), counts)
-            within = np.arange(len(out)) - np.repeat(np.cumsum(counts) - counts, counts)
-            is_known = np.zeros(len(counts), np.bool_)
-            is_known[list(known)] = True
-            targets = np.flatnonzero(is_known[tracks])
-            places.read_segments(out, targets, tracks[targets], within[targets], positions)
-        return out, described
+        if places is None:
+            return super().read_ragged(track_ids, positions, starts=starts)
+        known = places.counts()
+        found = self._read_ragged(track_ids, positions, known)
+        counts = found.counts
+        tracks = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(tracks)) - np.repeat(np.cumsum(counts) - counts, counts)
+        targets = np.flatnonzero(known[tracks])
+        wanted = targets, tracks[targets], within[targets]
+        if starts:
+            places.read_starts(found.starts, *wanted)
+        places.read_segments(found.rows, *wanted, positions)
+        return found
 
     @_again
     def read_rows(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,41 @@ from featurestore.store.table.rows import UNKNOWN
 from featurestore.store.verify import VerifyReport
 
 T = TypeVar("T")
+
+
+class Ragged(NamedTuple):
+    """Segments of some tracks, one after the other.
+
+    Attributes
+    ----------
+    rows : ndarray, shape (row, layer, feature)
+        The segments.
+    counts : ndarray of int64
+        How many each track has.
+    starts : ndarray of float64
+        Where each row's segment starts in its track, seconds; NaN where the store was not told, or nobody asked.
+    """
+
+    rows: npt.NDArray[Any]
+    counts: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[Any], described: Sequence[Described]) -> Ragged:
+        """Those of tracks that are described."""
+        counts = np.array([shape[0] for shape, _ in described], np.int64)
+        return cls(rows, counts, joined_starts([starts for _, starts in described], counts))
+
+
+def joined_starts(
+    starts: Sequence[npt.NDArray[np.float64]], counts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Starts of the segments of many tracks; NaN for those of a track that tells another number of them."""
+    out, ends = np.full(int(counts.sum()), np.nan), np.cumsum(counts).tolist()
+    for own, count, end in zip(starts, counts.tolist(), ends, strict=True):
+        if len(own) == count:
+            out[end - count : end] = own
+    return out
 
 
 class Source(ABC):
@@ -125,35 +160,40 @@ class Source(ABC):
         positions: Sequence[int],
         *,
         starts: bool = False,  # noqa: ARG002
-    ) -> tuple[npt.NDArray[Any], list[Described]]:
-        """All segments of some tracks, one after the other, and what `describe` says of each.
+    ) -> Ragged:
+        """All segments of some tracks, one after the other.
 
         Where they start may be left out unless `starts` are wanted: they may be another read.
         """
-        return self._read_ragged(track_ids, positions, {})
+        return self._read_ragged(track_ids, positions, np.zeros(len(track_ids), np.int64))
 
     def _read_ragged(
-        self, track_ids: Sequence[str], positions: Sequence[int], known: Mapping[int, Described]
-    ) -> tuple[npt.NDArray[Any], list[Described]]:
-        """All segments of some tracks, one after the other, and what `describe` says of each.
+        self, track_ids: Sequence[str], positions: Sequence[int], counts: npt.NDArray[np.int64]
+    ) -> Ragged:
+        """All segments of some tracks, one after the other.
 
-        The rows of tracks (by their number here) that are `known` are left for the caller to fill.
+        The rows of tracks of which it is known how many they have are left for the caller to fill; of the others,
+        `counts` is 0.
         """
-        unique = list(dict.fromkeys(track_id for row, track_id in enumerate(track_ids) if row not in known))
+        others = {row: track_ids[row] for row in np.flatnonzero(counts == 0).tolist()}
+        unique = list(dict.fromkeys(others.values()))
         read = partial(self.read_segments, "segments", positions=positions)
         found = dict(zip(unique, self.each(read, unique), strict=True))
-        described = [known[row] if row in known else found[track_id][1] for row, track_id in enumerate(track_ids)]
-        rows = sum(shape[0] for shape, _ in described)
-        out = np.empty((rows, len(positions), self.spec.dim), self.spec.dtype)
-        first = 0
-        last = {track_id: row for row, track_id in enumerate(track_ids)}
-        for row, (track_id, (shape, _)) in enumerate(zip(track_ids, described, strict=True)):
-            if row not in known:
-                out[first : first + shape[0]] = found[track_id][0]
-                if last[track_id] == row:
-                    del found[track_id]  # so that there is never twice as much
-            first += shape[0]
-        return out, described
+        counts = counts.copy()
+        counts[list(others)] = [found[track_id][1][0][0] for track_id in others.values()]
+        ends = np.cumsum(counts)
+        rows = np.empty((int(ends[-1]) if len(ends) else 0, len(positions), self.spec.dim), self.spec.dtype)
+        starts = np.full(len(rows), np.nan)
+        last = {track_id: row for row, track_id in others.items()}
+        for row, track_id in others.items():
+            block, (_, own) = found[track_id]
+            place = slice(int(ends[row] - counts[row]), int(ends[row]))
+            rows[place] = block
+            if len(own) == len(block):
+                starts[place] = own
+            if last[track_id] == row:
+                del found[track_id], block  # so that there is never twice as much
+        return Ragged(rows, counts, starts)
 
     def read_rows(
         self,

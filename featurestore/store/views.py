@@ -15,7 +15,7 @@ from featurestore.errors import StoreError, TrackNotFoundError
 from featurestore.store.array_reader import Described
 from featurestore.store.lazy_array import View
 from featurestore.store.selection import Layers
-from featurestore.store.source import Source
+from featurestore.store.source import Source, joined_starts
 
 _BLOCK_BYTES = 64 * 2**20
 """About as many segments are read at once, where only what is made of them is kept."""
@@ -149,9 +149,9 @@ class MeanStdView(AggregatedView):
         rows = max(1, _BLOCK_BYTES // (max(1, len(positions)) * dim * 4))
         blocks = np.flatnonzero(np.diff(np.cumsum(counts) // rows)) + 1
         for block in np.split(np.arange(len(ids)), blocks):
-            segments, described = self._source.read_ragged([ids[row] for row in block], positions)
-            for row, (shape, _) in zip(block, described, strict=True):
-                own, segments = segments[: shape[0]], segments[shape[0] :]
+            segments, own_counts, _ = self._source.read_ragged([ids[row] for row in block], positions)
+            for row, count in zip(block, own_counts, strict=True):
+                own, segments = segments[:count], segments[count:]
                 out[row, :, :dim] = own.mean(axis=0, dtype=np.float64)
                 out[row, :, dim:] = own.std(axis=0, dtype=np.float64)
         return out
@@ -257,7 +257,7 @@ class RaggedView(ManyTracksView):
         """Where each row's segment starts in its track, seconds; NaN where the store was not told."""
         counts = self._described
         described = self._source.describe_segments(self._ids)
-        return _joined([starts for _, starts in described], counts)
+        return joined_starts([starts for _, starts in described], counts)
 
     def of_tracks(self, numbers: Sequence[int]) -> list[npt.NDArray[Any]]:
         """Read the segments of some tracks, by their number in `track_ids`, together.
@@ -269,8 +269,8 @@ class RaggedView(ManyTracksView):
         [(4, 768), (4, 768)]
         """
         ids = [self._ids[number] for number in numbers]
-        out, described = self._source.read_ragged(ids, self._positions)
-        ends = np.cumsum([shape[0] for shape, _ in described])
+        out, counts, _ = self._source.read_ragged(ids, self._positions)
+        ends = np.cumsum(counts)
         return np.split(out[:, 0] if self._drop else out, ends[:-1])
 
     @property
@@ -295,25 +295,15 @@ class RaggedView(ManyTracksView):
         """Everything and its description, in one look at each track."""
         while True:
             try:
-                out, described = self._source.read_ragged(self._ids, positions, starts=True)
+                out, counts, starts = self._source.read_ragged(self._ids, positions, starts=True)
                 break
             except TrackNotFoundError:
                 if not self._leave_out_removed():
                     raise
         self._may_leave_out = False
-        counts = self.__dict__["_described"] = np.array([shape[0] for shape, _ in described], np.int64)
-        self.__dict__["row_starts"] = _joined([starts for _, starts in described], counts)
+        self.__dict__["_described"], self.__dict__["row_starts"] = counts, starts
         return out
 
 
 def _digest(track_ids: Sequence[str]) -> bytes:
     return hashlib.sha256("\n".join(track_ids).encode("utf-8", "surrogatepass")).digest()
-
-
-def _joined(starts: Sequence[npt.NDArray[np.float64]], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Starts of the segments of many tracks; NaN for those of a track that tells another number of them."""
-    out, ends = np.full(int(counts.sum()), np.nan), np.cumsum(counts).tolist()
-    for own, count, end in zip(starts, counts.tolist(), ends, strict=True):
-        if len(own) == count:
-            out[end - count : end] = own
-    return out

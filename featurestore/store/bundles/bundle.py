@@ -20,7 +20,6 @@ from featurestore.store.bundles.layout import (
     ATTRIBUTE_ROWS,
     MAX_ATTRIBUTE_BYTES,
     REVISION_BYTES,
-    TRACK_BITS,
     Sizes,
 )
 from featurestore.store.bundles.rows import RowReader, damaged
@@ -32,7 +31,6 @@ from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
     METADATA,
     ArrayMetadata,
-    axes,
     check_track_metadata,
     decode_document,
     track_metadata,
@@ -113,11 +111,10 @@ class Bundle:
         """
         with files.open(BUNDLES, name) as folder, damage(name):
             group = decode_document(folder.read(METADATA, MAX_METADATA_BYTES))
-            arrays = group["consolidated_metadata"]["metadata"]
-            (tracks,) = axes(arrays["track_id"]["shape"], 1)
-            sizes = Sizes(tracks, axes(arrays["segments"]["shape"], 0)[0], spec)
+            sizes = Sizes.of_arrays(group["consolidated_metadata"]["metadata"], spec)
+            tracks = sizes.tracks
             own = {key: value for key, value in group["attributes"].items() if key != "checksum"}
-            if tracks > 1 << TRACK_BITS or sizes.documents(own)[""] != group:
+            if sizes.documents(own)[""] != group:
                 raise ValueError("not the metadata of a bundle of this spec")
             if own["fingerprint"] != spec.fingerprint:
                 raise ValueError("features of another spec")
@@ -129,7 +126,7 @@ class Bundle:
                 raise ValueError("its rows do not add up")
             if sizes.rows:
                 _check_rows(folder, sizes.rows)
-            ids = [text.decode() for text in decode_texts(content[1], tracks, MAX_ID_BYTES)]
+            ids = decode_texts(content[1], tracks, MAX_ID_BYTES)
             revisions = decode_numbers(content[2], "u1", tracks * REVISION_BYTES).astype(np.uint8)
             found = cls(files, name, sizes, ids, splits, revisions.reshape(-1, REVISION_BYTES), recent)
             if len(set(found.keys)) != tracks:
@@ -158,15 +155,17 @@ class Bundle:
         """How many segments are stored of a track."""
         return int(self.splits[row + 1] - self.splits[row])
 
-    def starts(self, rows: Iterable[int]) -> list[npt.NDArray[np.float64]]:
+    def starts(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
         """Where the segments of each of some tracks start, seconds; empty if the store was not told."""
-        every, found = self._every_start(), []
-        for row in rows:
-            own = every[self.splits[row] : self.splits[row + 1]]
-            found.append(own[:0] if len(own) and np.isnan(own[0]) else own)
-        return found
+        every, chosen = self.row_starts(), np.asarray(rows)
+        begins, ends = self.splits[chosen], self.splits[chosen + 1]
+        if len(every):
+            ends = np.where(np.isnan(every[np.minimum(begins, len(every) - 1)]), begins, ends)
+        return [every[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
-    def _every_start(self) -> npt.NDArray[np.float64]:
+    def row_starts(self) -> npt.NDArray[np.float64]:
+        """Where all segments start in their tracks, seconds; NaN where that is not known."""
+
         def read() -> tuple[npt.NDArray[np.float64], int]:
             with self._opened("start") as folder, damage(self.name):
                 content = folder.read("c.0", _INDEX_BYTES)
@@ -180,13 +179,13 @@ class Bundle:
         number, at = divmod(row, ATTRIBUTE_ROWS)
         rows = min(ATTRIBUTE_ROWS, self.sizes.tracks)
 
-        def read() -> tuple[list[bytes], int]:
+        def read() -> tuple[list[str], int]:
             with self._opened("attributes") as folder:
                 content = folder.read(f"c.{number}", _INDEX_BYTES)
                 return decode_texts(content, rows, MAX_ATTRIBUTE_BYTES), len(content)
 
         with damage(self.name):
-            return decode_document(self.recent.get((self.name, "attributes", str(number)), read)[at])
+            return decode_document(self.recent.get((self.name, "attributes", str(number)), read)[at].encode())
 
     def metadata(self, kind: str, row: int) -> ArrayMetadata:
         """Metadata of a kind of a track, as if it were in a folder.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +19,22 @@ from featurestore.spec import FeatureSpec
 from featurestore.store.format.metadata import (
     ArrayMetadata,
     array_document,
+    axes,
     checksum,
     group_document,
     hidden_document,
 )
-from featurestore.store.format.shards import CRC_BYTES, with_crc
+from featurestore.store.format.shards import CRC_BYTES, MAX_CHUNKS, with_crc
 from featurestore.store.paths import REMOVED
 
 MOST_TRACKS = 4096
 """Of a bundle that is written; readers take up to 65,536."""
 TRACK_BITS = 16
-SHARD_BYTES = 2**29
-CHUNK_BYTES = 2**15
-"""About as many bytes has an inner chunk: so few that a random row does not cost much, and so many that the checks
-of all do not."""
+SHARD_BYTES = 2**30
+CHUNK_BYTES = 2**14
+"""An inner chunk that is written has so many bytes at most, or one row: so few that a random row does not cost
+much, and so many that other readers, to whom each chunk is work, do not take long."""
+MAX_CHUNK_ROWS = 1024
 ATTRIBUTE_ROWS = 256
 """Of a chunk: all of it is read for one track."""
 MAX_ATTRIBUTE_BYTES = 2**18
@@ -62,20 +64,49 @@ class Sizes:
         Numbers of tracks, and of segments of all of them.
     spec : FeatureSpec
         Of the store.
+    chunk_rows, shard_rows : int
+        How many rows an inner chunk of features has, and a shard, unless the array has fewer.
     """
 
     tracks: int
     rows: int
     spec: FeatureSpec
+    chunk_rows: int
+    shard_rows: int
+
+    @classmethod
+    def to_write(cls, tracks: int, rows: int, spec: FeatureSpec) -> Sizes:
+        """Those of a bundle that is written."""
+        row = spec.dim * np.dtype(spec.dtype).itemsize
+        most = max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES // max(1, row)))
+        chunk_rows = 1 << (most.bit_length() - 1)
+        chunks = max(1, SHARD_BYTES // (len(spec.layers) * row * chunk_rows))
+        return cls(tracks, rows, spec, chunk_rows, chunks * chunk_rows)
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Any], spec: FeatureSpec) -> Sizes:
+        """Those of a bundle whose arrays have this metadata; ValueError if a bundle cannot have such.
+
+        Whoever reads has to compare: of the metadata, only what is not known otherwise is looked at here.
+        """
+        (tracks,) = axes(arrays["track_id"]["shape"], 1)
+        rows = axes(arrays["segments"]["shape"], 0)[0]
+        features = [arrays[kind] for kind in KINDS]
+        shards = [axes(array["chunk_grid"]["configuration"]["chunk_shape"], 1)[0] for array in features]
+        chunks = {axes(array["codecs"][0]["configuration"]["chunk_shape"], 1)[0] for array in features}
+        chunk_rows, shard_rows = min(chunks), max(shards)
+        if tracks > 1 << TRACK_BITS or len(chunks) > 1 or chunk_rows > MAX_CHUNK_ROWS or shard_rows % chunk_rows:
+            raise ValueError("impossible numbers of tracks or rows")
+        if shard_rows // chunk_rows * len(spec.layers) > MAX_CHUNKS:
+            raise ValueError("more chunks than a shard has")
+        return cls(tracks, rows, spec, chunk_rows, shard_rows)
 
     def features(self, kind: str) -> ArrayMetadata:
         """Metadata of the array of a kind."""
         rows, own = (self.rows, "start") if kind == "segments" else (self.tracks, "track_id")
         layers, dim = len(self.spec.layers), self.spec.dim
-        value = np.dtype(self.spec.dtype).itemsize
-        per_chunk = rows_per_chunk(dim * value)
-        most = max(1, SHARD_BYTES // (layers * dim * value * per_chunk)) * per_chunk
-        per_shard = min(most, -(-max(1, rows) // per_chunk) * per_chunk)
+        per_chunk = self.chunk_rows
+        per_shard = min(self.shard_rows, -(-max(1, rows) // per_chunk) * per_chunk)
         dims = ("row" if kind == "segments" else "track", "layer", "feature")
         shape, shard, chunk = ((n, layers, dim) for n in (rows, per_shard, per_chunk))
         return ArrayMetadata(shape, shard, (chunk[0], 1, dim), self.spec.dtype, dims, {"coordinates": own})
@@ -111,11 +142,6 @@ class Sizes:
         group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
         group["attributes"]["checksum"] = checksum(group)
         return {"": group, **arrays}
-
-
-def rows_per_chunk(row_bytes: int) -> int:
-    """Rows of an inner chunk: a power of two."""
-    return 1 << max(0, min(10, (CHUNK_BYTES // max(1, row_bytes)).bit_length() - 1))
 
 
 def removed_document() -> dict[str, Any]:

@@ -57,7 +57,7 @@ class SealedPlaces(NamedTuple):
         """Where the segments of each track in a bundle start, seconds."""
         found: dict[int, npt.NDArray[np.float64]] = {}
         for bundle, where, rows in self._each():
-            found.update(zip(where.tolist(), bundle.starts(rows.tolist()), strict=True))
+            found.update(zip(where.tolist(), bundle.starts(rows), strict=True))
         return found
 
     def read_aggregated(self, out: npt.NDArray[Any], layers: Sequence[int]) -> None:
@@ -65,6 +65,18 @@ class SealedPlaces(NamedTuple):
         for bundle, where, rows in self._each():
             with bundle.reading("aggregated") as reader:
                 reader.read_into(out, where, rows, layers)
+
+    def read_starts(self, out: npt.NDArray[np.float64], targets: Rows, tracks: Rows, within: Rows) -> None:
+        """Fill in where segments of tracks in bundles start, as `read_segments` does."""
+        for bundle, some, rows in self._rows(tracks, within):
+            out[targets[some]] = bundle.row_starts()[rows]
+
+    def _rows(self, tracks: Rows, within: Rows) -> Iterator[tuple[Bundle, Rows, Rows]]:
+        """Each bundle, which of some segments are in it, and their rows there."""
+        numbers = self.numbers[tracks]
+        for number in self._used():
+            bundle, some = self.bundles[number], np.flatnonzero(numbers == number)
+            yield bundle, some, bundle.splits[self.rows[tracks[some]]] + within[some]
 
     def read_segments(
         self, out: npt.NDArray[Any], targets: Rows, tracks: Rows, within: Rows, layers: Sequence[int]
@@ -87,9 +99,6 @@ class SealedPlaces(NamedTuple):
         FileNotFoundError
             If a bundle is gone.
         """
-        numbers = self.numbers[tracks]
-        for number in self._used():
-            bundle, some = self.bundles[number], np.flatnonzero(numbers == number)
-            rows = bundle.splits[self.rows[tracks[some]]] + within[some]
+        for bundle, some, rows in self._rows(tracks, within):
             with bundle.reading("segments") as reader:
                 reader.read_into(out, targets[some], rows, layers)

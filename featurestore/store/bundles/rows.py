@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +19,13 @@ from featurestore.store import filesystem
 from featurestore.store.bundles.layout import ShardLayout, shards_of
 from featurestore.store.byte_source import THREADS, ByteFile, ByteFolder
 from featurestore.store.format.metadata import ArrayMetadata
-from featurestore.store.format.shards import CRC_BYTES
+from featurestore.store.format.shards import CRC_BYTES, with_crc
 
 _WRITTEN_CHUNKS = 64  # of each layer, at once
-_READ_CHUNKS = 32  # of one layer, at once: about as much as a core caches
+_BATCH = 2**19  # bytes of one layer that are read at once: about as much as a core caches
 _LARGE = 4 * 2**20  # bytes from which on several threads pay
+_SPARSE = 2  # of so many chunks, fewer than one is read
+_MOMENT = 5e-5  # seconds in which a chunk is read that the system has in memory
 
 Rows = npt.NDArray[np.int64]
 
@@ -88,12 +92,11 @@ class RowWriter:
 
 
 class _OpenShard(NamedTuple):
-    """A shard that is open: its file, the first row, and bytes of a chunk, with its checksum, and of a layer."""
+    """A shard that is open: its file, number of its first chunk, and bytes of a layer, checksums included."""
 
     file: ByteFile
     name: str
     first: int
-    chunk_bytes: int
     layer_bytes: int
 
 
@@ -118,6 +121,8 @@ class RowReader:
         self._name = name
         self._open: dict[int, _OpenShard] = {}
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
+        self._chunk_bytes = math.prod(metadata.chunk_shape) * self._dtype.itemsize + CRC_BYTES
+        self._sums = [0]  # of so many chunks in a row
 
     def __enter__(self) -> RowReader:
         return self
@@ -141,9 +146,9 @@ class RowReader:
         """
         if number not in self._open:
             shard = ShardLayout(self._metadata, number)
-            size, chunk = shard.size, shard.chunk_bytes + CRC_BYTES
+            size, first = shard.size, shard.first // self._metadata.chunk_shape[0]
             file = self._folder.open(shard.name)
-            self._open[number] = _OpenShard(file, shard.name, shard.first, chunk, chunk * shard.chunks)
+            self._open[number] = _OpenShard(file, shard.name, first, shard.chunks * self._chunk_bytes)
             if file.size != size:
                 raise damaged(self._name, f"{shard.name} is not a file of {size} bytes, but of {file.size}")
 
@@ -175,86 +180,143 @@ class RowReader:
         if (np.diff(rows) < 0).any():
             order = np.argsort(rows, kind="stable")
             rows, targets = rows[order], targets[order]
-        shard_rows, _, _ = self._metadata.shard_shape
-        per_chunk = self._metadata.chunk_shape[0]
-        shards, chunks = rows // shard_rows, rows // per_chunk
-        # Neighbouring chunks of a shard are read together, some at a time.
-        begins = np.flatnonzero((np.diff(chunks) > 1) | (np.diff(shards) > 0)) + 1
-        parts = []
-        for first, end in zip([0, *begins.tolist()], [*begins.tolist(), len(rows)], strict=True):
-            if chunks[end - 1] - chunks[first] < _READ_CHUNKS:
-                parts.append((first, end))
-                continue
-            cuts = np.searchsorted(
-                chunks[first:end], range(int(chunks[first]), int(chunks[end - 1]) + 1, _READ_CHUNKS)
-            )
-            parts += zip((first + cuts).tolist(), [*(first + cuts[1:]).tolist(), end], strict=True)
-        numbers = shards[[first for first, _ in parts]].tolist()
-        for number in dict.fromkeys(numbers):
+        most = max(1, _BATCH // self._chunk_bytes)
+        wanted = _Wanted.of(rows, targets, self._metadata, most)
+        if len(self._sums) <= (longest := min(most, wanted.chunks)):
+            self._sums = checksums_of_runs(self._chunk_bytes - CRC_BYTES, longest)
+        for number in dict.fromkeys(number for runs in wanted.runs for number, _, _ in runs):
             self.open(number)
-        jobs = list(zip(numbers, parts, strict=True))
 
-        def work(some: Sequence[tuple[int, tuple[int, int]]]) -> None:
-            block = np.empty((_READ_CHUNKS, self._open[numbers[0]].chunk_bytes), np.uint8)
-            for number, (first, end) in some:
-                part = slice(first, end)
-                self._read_part(out, targets[part], rows[part], layers, self._open[number], block)
+        def work(batches: Iterable[int]) -> None:
+            buffer = np.empty((min(most, wanted.chunks), self._chunk_bytes), np.uint8)
+            for batch in batches:
+                self._read_batch(out, wanted, batch, layers, buffer)
 
-        read = (1 + np.count_nonzero(np.diff(chunks))) * per_chunk * len(layers) * out[0, 0].nbytes
-        if read < _LARGE or len(jobs) < THREADS:
-            work(jobs)
-        else:
-            share = -(-len(jobs) // THREADS)
-            with ThreadPoolExecutor(THREADS) as pool:
-                for _ in pool.map(work, [jobs[i : i + share] for i in range(0, len(jobs), share)]):
-                    pass
+        batches = range(len(wanted.runs))
+        is_large = wanted.chunks * self._chunk_bytes * len(layers) >= _LARGE and len(batches) >= THREADS
+        if is_large and not wanted.is_dense:
+            # Threads that read little at a time keep each other waiting, unless what they wait for is a disk.
+            begun = time.monotonic()
+            work(batches[:1])
+            is_large = time.monotonic() - begun > _MOMENT * most * len(layers)
+            batches = batches[1:]
+        if not is_large:
+            work(batches)
+            return
+        share = -(-len(batches) // THREADS)
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(work, [batches[i : i + share] for i in range(0, len(batches), share)]):
+                pass
 
-    def _read_part(
+    def _read_batch(
         self,
         out: npt.NDArray[Any],
-        targets: Rows,
-        rows: Rows,
+        wanted: _Wanted,
+        batch: int,
         layers: Sequence[int],
-        shard: _OpenShard,
         buffer: npt.NDArray[np.uint8],
     ) -> None:
-        """Read rows of neighbouring chunks of one shard."""
+        """Read a batch of chunks, and copy what is wanted of them."""
         per_chunk, dim = self._metadata.chunk_shape[0], out.shape[2]
-        first = (int(rows[0]) - shard.first) // per_chunk
-        count = (int(rows[-1]) - shard.first) // per_chunk - first + 1
-        within = rows - (shard.first + first * per_chunk)
-        in_order = len(rows) > per_chunk and (np.diff(rows) == 1).all() and (np.diff(targets) == 1).all()
-        block = buffer[:count]
-        content = block[:, :-CRC_BYTES]
+        size, sums, flat = self._chunk_bytes, self._sums, buffer.reshape(-1)
+        values = buffer[:, :-CRC_BYTES].view(self._dtype).reshape(len(buffer), per_chunk, dim)
+        first, end = wanted.rows[batch]
         for column, layer in enumerate(layers):
-            offset = layer * shard.layer_bytes + first * shard.chunk_bytes
-            if shard.file.read_into([block.data], offset) != block.nbytes:
-                raise damaged(self._name, f"{shard.name} ends with the file")
-            stored = block[:, -CRC_BYTES:].copy().view("<u4")[:, 0].tolist()
-            for chunk, crc in zip(content, stored, strict=True):
-                if google_crc32c.value(chunk) != crc:
+            at = 0
+            for number, chunk, count in wanted.runs[batch]:
+                shard = self._open[number]
+                part = flat[at * size : (at + count) * size]
+                offset = layer * shard.layer_bytes + (chunk - shard.first) * size
+                if shard.file.read_into([part], offset) != len(part):
+                    raise damaged(self._name, f"{shard.name} ends with the file")
+                if google_crc32c.value(part) != sums[count]:
                     raise damaged(self._name, f"a chunk of layer {layer} in {shard.name} fails its checksum")
-            if count == 1:
-                out[targets, column] = content[0].view(self._dtype).reshape(per_chunk, dim)[within]
-            elif in_order:
-                self._unpack(content, out, column, int(targets[0]), int(within[0]), len(rows))
+                at += count
+            target, within = int(wanted.targets[first]), wanted.within[first:end]
+            if wanted.jumps[first] == wanted.jumps[end - 1]:
+                _unpack(values, out[target : target + end - first, column], int(within[0]))
             else:
-                values = np.ascontiguousarray(content).view(self._dtype).reshape(-1, dim)
-                out[targets, column] = values[within]
+                out[wanted.targets[first:end], column] = values[wanted.slots[first:end], within]
 
-    def _unpack(
-        self, chunks: npt.NDArray[np.uint8], out: npt.NDArray[Any], column: int, target: int, skip: int, count: int
-    ) -> None:
-        """Copy rows that follow each other from chunks to where they belong."""
-        per_chunk, dim = self._metadata.chunk_shape[0], out.shape[2]
-        values = chunks.view(self._dtype).reshape(len(chunks), per_chunk, dim)
-        rows = out[target : target + count, column]
-        head = per_chunk - skip
-        whole = (count - head) // per_chunk
-        tail = head + whole * per_chunk
-        rows[:head] = values[0, skip:]
-        rows[head:tail].reshape(whole, per_chunk, dim)[...] = values[1 : 1 + whole]
-        rows[tail:] = values[-1, : count - tail]
+
+class _Wanted(NamedTuple):
+    """Rows in order, in batches of some chunks each.
+
+    Attributes
+    ----------
+    chunks : int
+        How many there are.
+    is_dense : bool
+        Whether most chunks between the first and the last are among them.
+    rows : list of (int, int)
+        Of each batch, the first row and behind the last one: numbers in the arrays below.
+    runs : list of list of (int, int, int)
+        Of each batch, neighbouring chunks of a shard: number of the shard, the first chunk, and how many.
+    targets, slots, within, jumps : ndarray
+        Of each row, where it belongs; its chunk in the batch, and its place in it; and how many before do not
+        follow each other, here or where they belong.
+    """
+
+    chunks: int
+    is_dense: bool
+    rows: list[tuple[int, int]]
+    runs: list[list[tuple[int, int, int]]]
+    targets: Rows
+    slots: Rows
+    within: Rows
+    jumps: Rows
+
+    @classmethod
+    def of(cls, rows: Rows, targets: Rows, metadata: ArrayMetadata, most: int) -> _Wanted:
+        """Those of an array, in batches of so many chunks."""
+        per_chunk, per_shard = metadata.chunk_shape[0], metadata.shard_shape[0] // metadata.chunk_shape[0]
+        chunk = rows // per_chunk
+        begins = np.flatnonzero(np.diff(chunk, prepend=-1))  # the first row of each chunk
+        chunks = chunk[begins]
+        count = len(chunks)
+        shards, batches = chunks // per_shard, np.arange(count) // most
+        is_run = (np.diff(chunks, prepend=-2) > 1) | (np.diff(shards, prepend=-1) > 0)
+        is_run[::most] = True
+        at = np.flatnonzero(is_run)
+        lengths = np.diff(at, append=count)
+        every = list(zip(shards[at].tolist(), chunks[at].tolist(), lengths.tolist(), strict=True))
+        edges = np.searchsorted(at, np.arange(0, count, most)).tolist()
+        ends = [*begins[most::most].tolist(), len(rows)]
+        slots = np.repeat(np.arange(count) - batches * most, np.diff(begins, append=len(rows)))
+        follows = (np.diff(rows, prepend=-1) == 1) & (np.diff(targets, prepend=-1) == 1)
+        return cls(
+            count,
+            int(chunks[-1] - chunks[0]) < _SPARSE * count,
+            list(zip([0, *ends[:-1]], ends, strict=True)),
+            [every[first:end] for first, end in zip(edges, [*edges[1:], len(every)], strict=True)],
+            targets,
+            slots,
+            rows - chunk * per_chunk,
+            np.cumsum(~follows),
+        )
+
+
+def checksums_of_runs(chunk_bytes: int, most: int) -> list[int]:
+    """CRC-32C of none, one, and more chunks one after the other, each of which has its own behind it.
+
+    Whatever is in them, it is the same, as a CRC is linear: one call checks many chunks, as well as one for each.
+    """
+    chunk, found = with_crc(bytes(chunk_bytes)), [0]
+    for _ in range(most):
+        found.append(google_crc32c.extend(found[-1], chunk))
+    return found
+
+
+def _unpack(chunks: npt.NDArray[Any], out: npt.NDArray[Any], skip: int) -> None:
+    """Copy rows that follow each other, but for the first ones, from chunks [chunk, row, feature]."""
+    _, per_chunk, dim = chunks.shape
+    head = min(per_chunk - skip, len(out))
+    whole = (len(out) - head) // per_chunk
+    tail = head + whole * per_chunk
+    out[:head] = chunks[0, skip : skip + head]
+    out[head:tail].reshape(whole, per_chunk, dim)[...] = chunks[1 : 1 + whole]
+    if tail < len(out):
+        out[tail:] = chunks[1 + whole, : len(out) - tail]
 
 
 def damaged(name: str, what: str) -> CorruptTrackError:

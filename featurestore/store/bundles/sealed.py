@@ -7,6 +7,7 @@ in `bundles/removed`, whose name is that of the bundle and the number of the tra
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from threading import Lock
@@ -161,7 +162,7 @@ class SealedTracks:
             return None
         keys = encode_keys(track_ids)
         while True:
-            codes = np.fromiter((known.rows.get(key, -1) for key in keys), np.int64, len(keys))
+            codes = np.fromiter(map(known.rows.get, keys, itertools.repeat(-1)), np.int64, len(keys))
             found = np.flatnonzero(codes >= 0).tolist()
             removed = self._marks.for_some(len(found))
             self._check_marks()
@@ -285,10 +286,10 @@ class SealedTracks:
         for bundle in fresh:
             number = len(bundles)
             bundles.append(bundle)  # first: others may be reading what is added to
-            for row, key in enumerate(bundle.keys):
-                code = number << TRACK_BITS | row
-                if rows.setdefault(key, code) != code:
-                    more.setdefault(key, []).append(code)
+            codes = range(number << TRACK_BITS, (number << TRACK_BITS) + len(bundle.keys))
+            for key in filter(rows.__contains__, bundle.keys):
+                more.setdefault(key, []).append(rows[key])
+            rows.update(zip(bundle.keys, codes, strict=True))
         return _Known(names, bundles, rows, more, bad)
 
     def _open(self, name: str) -> Bundle:

@@ -29,20 +29,18 @@ def encode_texts(texts: Sequence[bytes], rows: int) -> bytes:
     return with_crc(b"".join(parts))
 
 
-def decode_texts(content: bytes, rows: int, most: int) -> list[bytes]:
-    """Texts of a chunk of some rows, of at most so many bytes each; ValueError if it is damaged."""
+def decode_texts(content: bytes, rows: int, most: int) -> list[str]:
+    """Texts of a chunk of some rows, of at most so many characters each; ValueError if it is damaged."""
+    from numcodecs.vlen import VLenUTF8
+
     body = checked(content)
     if int.from_bytes(body[:_LENGTH], "little") != rows or len(body) < _LENGTH * (rows + 1):
         raise ValueError("the number of texts is wrong")
-    found, at = [], _LENGTH
-    for _ in range(rows):
-        begin = at + _LENGTH
-        at = begin + int.from_bytes(body[at:begin], "little")
-        if not begin <= at <= len(body) or at - begin > most:
-            raise ValueError("a text ends with the file")
-        found.append(bytes(body[begin:at]))
-    if at != len(body):
+    found: list[str] = VLenUTF8().decode(body).tolist()
+    if len("".join(found).encode()) != len(body) - _LENGTH * (rows + 1):
         raise ValueError("something is behind the texts")
+    if max(map(len, found), default=0) > most:
+        raise ValueError("a text is too long")
     return found
 
 

@@ -21,7 +21,7 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.chunks import ChunkReader
 from featurestore.store.hdf5.layout import FORMAT, dataset, opened, read_spec, translate_damage
 from featurestore.store.reading import open_file
-from featurestore.store.source import Source
+from featurestore.store.source import Ragged, Source
 from featurestore.store.verify import Problem, VerifyReport
 
 _MOST_ARRAYS = 1_000
@@ -226,15 +226,15 @@ class Hdf5Source(Source):
         positions: Sequence[int],
         *,
         starts: bool = False,  # noqa: ARG002
-    ) -> tuple[npt.NDArray[Any], list[Described]]:
+    ) -> Ragged:
         with self._reading() as (fd, index):
             described = [self._describe(fd, index, "segments", track_id) for track_id in track_ids]
             rows = [index.rows[track_id] for track_id in track_ids]
             parts = [np.arange(index.splits[row], index.splits[row + 1]) for row in rows]
             if not parts:
-                return np.empty((0, len(positions), self.spec.dim), self.spec.dtype), described
+                return Ragged.of(np.empty((0, len(positions), self.spec.dim), self.spec.dtype), described)
             wanted = np.concatenate(parts)
-            return self._segments(fd, index).take(fd, wanted, positions), described
+            return Ragged.of(self._segments(fd, index).take(fd, wanted, positions), described)
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:

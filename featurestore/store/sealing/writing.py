@@ -115,7 +115,7 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
         If one is not what it was.
     """
     spec = reader.spec
-    sizes = Sizes(len(tracks), sum(track.segments for track in tracks), spec)
+    sizes = Sizes.to_write(len(tracks), sum(track.segments for track in tracks), spec)
     filesystem.make_dir(folder)
     for name in sizes.documents({}):
         if name:

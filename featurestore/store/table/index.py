@@ -118,8 +118,8 @@ class TrackIndex(TableIndex):
         else:
             listed = self._list(table, modified, log)
         self._listed = listed
-        known = frozenset[str]() if table is None or not stale_markers else table.key_set
-        marked = frozenset(self._ids_of(stale_markers & known).values())
+        known = set[str]() if table is None else table.among(stale_markers)
+        marked = frozenset(self._ids_of(known).values())
         return Snapshot(listed.track_ids, table, listed.gone | marked, signature, until)
 
     def _follow(self, table: PackedTable | None, modified: tuple[int, ...], log: Position) -> Listed | None:
@@ -154,7 +154,7 @@ class TrackIndex(TableIndex):
 
     def _list(self, table: PackedTable | None, modified: tuple[int, ...], log: Position) -> Listed:
         begun = time.monotonic()
-        fresh, lost = compare_keys(self._reader, frozenset() if table is None else table.key_set)
+        fresh, lost = compare_keys(self._reader, table)
         gone, more = (frozenset(self._ids_of(keys).values()) for keys in (lost, fresh))
         self._pause = max(_PAUSE, _SHARE * (time.monotonic() - begun))
         self._due = time.monotonic() + self._pause

@@ -20,9 +20,9 @@ DIMS = ("track", "layer", "feature")
 ENCODINGS = ("default", "v2")
 """The chunk key encodings of Zarr: c.0.0, and 0.0."""
 
-SMALL_ROWS, LARGE_ROWS = 128, 1024
-SMALL_TRACKS = 4096
-"""A table of more tracks has large chunks."""
+SMALL_ROWS, LARGE_ROWS, HUGE_ROWS = 128, 1024, 4096
+SMALL_TRACKS, LARGE_TRACKS = 4096, 65_536
+"""A table of more tracks has large chunks, or huge ones: each state of the table links all of its files."""
 _SIZES = LARGE_ROWS - SMALL_ROWS
 """How many numbers of rows follow each other before the first comes back, after twice as many layouts."""
 
@@ -43,14 +43,30 @@ def damaged(error: object) -> CorruptTrackError:
     return CorruptTrackError(f"packed: {error}; build the table again with `fs-extract pack`")
 
 
-def chunk_rows(layout: int, *, large: bool) -> int:
-    """Give the rows of a chunk of a layout version; no other version of the same encoding has as many."""
-    return (LARGE_ROWS if large else SMALL_ROWS) + layout // 2 % _SIZES
+def chunk_rows(layout: int, size: int) -> int:
+    """Give the rows of a chunk of a layout version; no other version of the same encoding has as many.
+
+    Parameters
+    ----------
+    layout : int
+        The version.
+    size : int
+        Of chunks: `SMALL_ROWS`, `LARGE_ROWS` or `HUGE_ROWS`.
+    """
+    return size + layout // 2 % _SIZES
 
 
-def is_large(tracks: int, *, before: bool) -> bool:
-    """Tell whether a table has large chunks; one that had them `before` keeps them while it shrinks by half."""
-    return tracks > (SMALL_TRACKS // 2 if before else SMALL_TRACKS)
+def chunk_size(tracks: int, before: int) -> int:
+    """Choose the size of chunks; a table whose chunks had `before` keeps that while it shrinks by half."""
+    for size, least in (HUGE_ROWS, LARGE_TRACKS), (LARGE_ROWS, SMALL_TRACKS):
+        if tracks > (least // 2 if before >= size else least):
+            return size
+    return SMALL_ROWS
+
+
+def size_of(rows: int) -> int:
+    """Give the size of chunks that have so many rows; 0 if there are none such."""
+    return next((size for size in (HUGE_ROWS, LARGE_ROWS, SMALL_ROWS) if size <= rows < size + _SIZES), 0)
 
 
 def first_layout() -> int:

@@ -9,10 +9,12 @@ from collections.abc import Collection, Iterable
 
 from featurestore.errors import CorruptTrackError
 from featurestore.store.array_reader import ArrayReader
+from featurestore.store.commit.changes import Position, changed_keys, end_of_log
 from featurestore.store.commit.transaction import BACKUP, is_backed_up
 from featurestore.store.format.keys import decode_key
 from featurestore.store.format.metadata import METADATA
 from featurestore.store.paths import StorePaths
+from featurestore.store.table.table import PackedTable
 from featurestore.store.track_reader import TrackReader
 
 
@@ -44,19 +46,44 @@ def _list_folders(paths: StorePaths) -> list[str]:
     return keys
 
 
-def compare_keys(reader: TrackReader, known: frozenset[str]) -> tuple[set[str], set[str]]:
-    """Keys of published tracks that are not known, and known ones that are of none.
+def compare_keys(reader: TrackReader, table: PackedTable | None) -> tuple[set[str], set[str]]:
+    """Keys of published tracks that are not in a table, and those in it that are of none.
 
     What may be in a bundle that is damaged is not of none, unless it was marked.
     """
     listed = list_keys(reader)
-    fresh = set(itertools.filterfalse(known.__contains__, listed))
-    every = len(listed) - len(fresh) == len(known)
-    lost = set() if every else set(known.difference(listed))
+    if table is None:
+        return set(listed), set()
+    fresh, lost = _logged_changes(reader.paths, listed, table) or _compare(listed, table.key_set)
     if lost and not reader.sealed.are_all_known:
         with contextlib.suppress(FileNotFoundError):
             lost &= set(os.listdir(reader.paths.stale))
     return fresh, lost
+
+
+def _compare(listed: Collection[str], known: frozenset[str]) -> tuple[set[str], set[str]]:
+    fresh = set(itertools.filterfalse(known.__contains__, listed))
+    every = len(listed) - len(fresh) == len(known)
+    return fresh, set() if every else set(known.difference(listed))
+
+
+def _logged_changes(
+    paths: StorePaths, listed: Collection[str], table: PackedTable
+) -> tuple[set[str], set[str]] | None:
+    """What `_compare` gives, if it is what writers have logged; None if there is more, or it cannot be told.
+
+    To look up a million keys takes many times as long as to add up their hashes. These have 64 bits, and are other
+    ones in each process: that sums are equal and keys are not does not happen.
+    """
+    logged = changed_keys(paths, Position(0, 0), end_of_log(paths))
+    if logged is None:
+        return None
+    there, packed = set(filter(logged.__contains__, listed)), table.among(logged)
+    fresh, lost = there - packed, packed - there
+    if len(listed) != len(table.ids) + len(fresh) - len(lost):
+        return None
+    expected = table.hash_sum + sum(map(hash, fresh)) - sum(map(hash, lost))
+    return (fresh, lost) if sum(map(hash, listed)) == expected else None
 
 
 def track_ids_of(reader: ArrayReader, keys: Iterable[str]) -> dict[str, str]:

@@ -121,18 +121,18 @@ class _Packing:
         self.stale_markers = set(os.listdir(self.paths.stale))
         token = set_mtime_token(self.paths, self.reader.sealed.names())
         old = None if anew else self._old(thorough=thorough)
-        known = frozenset[str]() if old is None else old.table.key_set
-        fresh, gone = compare_keys(self.reader, known)
-        left_out = self.damaged & (fresh | known) - gone
+        known = (lambda _: set[str]()) if old is None else old.table.among
+        fresh, gone = compare_keys(self.reader, None if old is None else old.table)
+        left_out = (self.damaged & fresh | known(self.damaged)) - gone
         found = track_ids_of(self.reader, fresh - left_out)
         unknown = not self.reader.sealed.are_all_known
         if left_out or unknown or any(map(is_hashed, fresh - found.keys())):
             token = None  # what is left out must not be forgotten
-        removed = [] if old is None else old.rows_of(gone | left_out & known)
+        removed = [] if old is None else old.rows_of(gone | known(left_out))
         self.before = np.arange(0 if old is None else len(old), dtype=np.int64)
         if old is not None:
             self.ids = old.table.track_ids
-            self.before[old.rows_of(self.stale_markers & known)] = -1
+            self.before[old.rows_of(known(self.stale_markers))] = -1
             self.before[old.superseded()] = -1
         if removed:
             self.before = np.delete(self.before, removed)
@@ -152,9 +152,9 @@ class _Packing:
 
     def _replace(self, old: PreviousTable | None, token: MtimeToken | None) -> None:
         """Write the new table and put it in the place of the old one."""
-        large = layouts.is_large(len(self.ids), before=old is not None and old.table.is_large)
-        layout = self._layout(old, large)
-        rows, encoding = layouts.chunk_rows(layout, large=large), layouts.encoding_of(layout)
+        size = layouts.chunk_size(len(self.ids), 0 if old is None else old.table.chunk_size)
+        layout = self._layout(old, size)
+        rows, encoding = layouts.chunk_rows(layout, size), layouts.encoding_of(layout)
         new = self.folder / "packed"
         filesystem.make_dir(new)
         for array in ("features", "track_id", "layer"):
@@ -182,13 +182,15 @@ class _Packing:
                 table.check(root)
         return PreviousTable(self.reader, table, thorough=thorough)
 
-    def _layout(self, old: PreviousTable | None, large: bool) -> int:
+    def _layout(self, old: PreviousTable | None, size: int) -> int:
         """Give the old one if all that readers of the old table may ask for stays where it is, or the next."""
         if old is None:
             before = layout_on_disk(self.paths.packed)
             return layouts.first_layout() if before is None else before + 1
-        appended = large == old.table.is_large and np.array_equal(self.before[: len(old)], range(len(old)))
-        return old.table.layout + (not appended)
+        return old.table.layout + (size != old.table.chunk_size or not self._only_appends(old))
+
+    def _only_appends(self, old: PreviousTable) -> bool:
+        return np.array_equal(self.before[: len(old)], np.arange(len(old)))
 
     def _write_group(self, folder: Path, rows: int, own: dict[str, Any]) -> None:
         for name, document in table_documents(len(self.ids), rows, self.spec, own).items():
@@ -200,8 +202,10 @@ class _Packing:
         found = np.zeros(len(self.ids), ROW)
         kept = self.before >= 0
         if old is not None:
-            found[kept] = old.table.described[self.before[kept]]
-            found["changed"][kept] = old.changed[self.before[kept]]
+            # Of a million rows, a part is copied in a tenth of the time of as many numbers.
+            where = slice(len(old)) if self._only_appends(old) else kept
+            found[where] = old.table.described[self.before[where]] if where is kept else old.table.described
+            found["changed"][where] = old.changed[self.before[where]]
         for row in np.flatnonzero(~kept).tolist():
             key = encode_key(self.ids[row])
             found[row] = digest(self.revisions[key]), self.changed[key], self.segments[key]
@@ -239,7 +243,7 @@ class _Packing:
 
     def _unchanged(self, old: PreviousTable, number: int, rows: int) -> bool:
         first, end = number * rows, min((number + 1) * rows, max(len(self.ids), len(old)))
-        return old.table.rows_per_chunk == rows and np.array_equal(self.before[first:end], range(first, end))
+        return old.table.rows_per_chunk == rows and np.array_equal(self.before[first:end], np.arange(first, end))
 
     def _write_features(
         self, folder: Path, old: PreviousTable | None, rows: int, encoding: str, number: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,12 +27,12 @@ from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, axe
 from featurestore.store.table.chunks import ChunkReader
 from featurestore.store.table.coordinates import TrackIds, checked_ids, encode_layers
 from featurestore.store.table.layout import (
-    LARGE_ROWS,
     check_seal,
     chunk_name,
     chunk_rows,
     damaged,
     encoding_of,
+    size_of,
     table_documents,
 )
 from featurestore.store.table.mtime_token import MtimeToken
@@ -102,9 +102,9 @@ class PackedTable:
         return math.ceil(len(self.ids) / self.rows_per_chunk)
 
     @property
-    def is_large(self) -> bool:
-        """Whether its chunks are of the larger kind."""
-        return self.rows_per_chunk >= LARGE_ROWS
+    def chunk_size(self) -> int:
+        """Of which size its chunks are."""
+        return size_of(self.rows_per_chunk)
 
     @property
     def encoding(self) -> str:
@@ -153,7 +153,7 @@ class PackedTable:
         features = group["consolidated_metadata"]["metadata"]["features"]
         tracks = axes(features["shape"], 0)[0]
         rows = axes(features["chunk_grid"]["configuration"]["chunk_shape"], 1)[0]
-        if rows not in (chunk_rows(own["layout"], large=large) for large in (False, True)):
+        if not size_of(rows) or rows != chunk_rows(own["layout"], size_of(rows)):
             raise ValueError("impossible chunks")
         if table_documents(tracks, rows, spec, own)[""] != group:
             raise ValueError("not the metadata of a packed table of this spec")
@@ -180,6 +180,17 @@ class PackedTable:
         if len(keys) != len(self.keys):
             raise damaged("a track id occurs twice")
         return keys
+
+    @cached_property
+    def hash_sum(self) -> int:
+        """Sum of the hashes that all keys have in this process; CorruptTrackError as of `keys`."""
+        return sum(map(hash, self.keys))
+
+    def among(self, keys: Set[str]) -> set[str]:
+        """Which of some keys have a row."""
+        if "key_set" in self.__dict__:  # a million of them take longer to make than to walk through
+            return set(self.key_set & keys)
+        return set(filter(keys.__contains__, self.keys)) if keys else set()
 
     def read(self, root: ByteFolder, rows: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:
         """Some rows of some layers (by position); NaN where the files are of a state with fewer rows.

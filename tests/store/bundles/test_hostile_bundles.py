@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,12 +37,12 @@ def bundle_of(path):
     return found
 
 
-def described(bundle, *, tracks=3, rows=6, own=None):
+def described(bundle, *, tracks=3, rows=6, own=None, **others):
     """Write metadata that fits the files of the index, and says that there are so many tracks and rows."""
     names = ("row_splits/c.0", "track_id/c.0", "revision/c.0.0")
     index = index_checksum([(bundle / name).read_bytes() for name in names])
     own = own or {"fingerprint": SPEC.fingerprint, "index_crc32c": index}
-    for name, document in Sizes(tracks, rows, SPEC).documents(own).items():
+    for name, document in replace(Sizes.to_write(tracks, rows, SPEC), **others).documents(own).items():
         (bundle / name / "zarr.json").write_bytes(encode_document(document))
 
 
@@ -92,6 +93,11 @@ def own_attributes(**others):
 
 def sizes(tracks, rows):
     return lambda bundle, outside: described(bundle, tracks=tracks, rows=rows)
+
+
+def chunks(chunk_rows, shard_rows, *, tracks=3, rows=6):
+    sizes = {"tracks": tracks, "rows": rows, "chunk_rows": chunk_rows, "shard_rows": shard_rows}
+    return lambda bundle, outside: described(bundle, **sizes)
 
 
 def linked(name, target="file"):
@@ -157,6 +163,10 @@ CASES = {
     "more rows of a track than its files have": splits(0, 2, 4, 10**6, rows=10**6),
     "no tracks": sizes(0, 6),
     "many tracks": sizes(65_536, 6),
+    "chunks of more rows than there are": chunks(2**40, 2**40),
+    "chunks that do not fill a shard": chunks(2, 3, rows=2**40),
+    "shards of no rows": chunks(1, 0),
+    "shards of many chunks": chunks(1, 2**40, rows=2**40),
     "splits that go back": splits(0, 4, 2, 6),
     "splits below zero": splits(0, -2, 4, 6),
     "splits beyond the rows": splits(0, 2, 4, 2**50),

@@ -1,5 +1,6 @@
 """Sealed tracks: nobody who reads or writes a store sees whether a track is in a folder or in a bundle."""
 
+import json
 import pickle
 import shutil
 import threading
@@ -112,6 +113,21 @@ def test_sealed_tracks_are_what_they_were_and_come_back_so(path, size, request):
     assert {track_id: FeatureStore(path).provenance(track_id) for track_id in TRACKS} == known
     assert files == {name: (path / name).read_bytes() for name in files}
     assert sorted(p.name for p in (path / "bundles").iterdir()) == ["removed", "zarr.json"]
+
+
+@pytest.mark.parametrize(("chunk", "shard"), [(16, 48), (64, 192), (2**15, 2**29)])
+def test_bundles_of_other_chunks_and_shards_are_read_and_come_back(path, chunk, shard):
+    """As other releases write them: how many rows they have is in the bundle."""
+    sizes = {"CHUNK_BYTES": chunk, "SHARD_BYTES": shard}
+    with mock.patch.multiple("featurestore.store.bundles.layout", **sizes):
+        store = sealed(path)
+    documents = [json.loads((bundle_of(path) / kind / "zarr.json").read_text()) for kind in RAGGED]
+    rows = min(chunk // 16, 1024)
+    assert [x["codecs"][0]["configuration"]["chunk_shape"][0] for x in documents] == [rows] * 2
+    check(store, TRACKS)
+    with opened(path) as writer:
+        writer.pack(seal=False)
+    check(store, TRACKS)
 
 
 def test_without_the_packed_table_bundles_are_read(path, small):

@@ -72,12 +72,26 @@ def aggregated(seed):
     return features(seed, kinds=["aggregated"])
 
 
-@given(first=st.integers(0, 1700), second=st.integers(0, 1700), large=st.tuples(st.booleans(), st.booleans()))
-def test_no_two_layouts_have_chunks_of_the_same_names_and_size(first, second, large):
-    same = encoding_of(first) == encoding_of(second) and chunk_rows(first, large=large[0]) == chunk_rows(
-        second, large=large[1]
-    )
-    assert same == (first == second and large[0] == large[1])
+sizes = st.sampled_from([layout.SMALL_ROWS, layout.LARGE_ROWS, layout.HUGE_ROWS])
+versions = st.tuples(st.integers(0, 1700), sizes)
+
+
+@given(first=versions, second=versions)
+def test_no_two_layouts_have_chunks_of_the_same_names_and_rows(first, second):
+    same = encoding_of(first[0]) == encoding_of(second[0]) and chunk_rows(*first) == chunk_rows(*second)
+    assert same == (first == second)
+    assert [layout.size_of(chunk_rows(*version)) for version in (first, second)] == [first[1], second[1]]
+
+
+@pytest.mark.parametrize(
+    ("tracks", "size"),
+    [(1, 128), (4096, 128), (4097, 1024), (65_536, 1024), (65_537, 4096), (32_769, 1024), (10**6, 4096)],
+)
+def test_larger_tables_have_larger_chunks_until_they_shrink_by_half(tracks, size):
+    assert layout.chunk_size(tracks, 0) == size
+    assert layout.chunk_size(tracks // 2 + 1, size) == size
+    assert layout.chunk_size(1, size) == layout.SMALL_ROWS
+    assert [layout.size_of(rows) for rows in (0, 127, 1920, 4992)] == [0] * 4
 
 
 @pytest.mark.slow
