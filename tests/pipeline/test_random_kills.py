@@ -15,7 +15,7 @@ from processes_of import children_of
 
 from featurestore import FeatureStore, build
 
-RUNS = int(os.environ.get("FEATURESTORE_KILL_RUNS", "2"))
+RUNS = int(os.environ.get("FEATURESTORE_KILL_RUNS", "1"))
 TRACKS = [f"{number:02}" for number in range(24)]
 SETTINGS = {"model": "mini", "feature_level": "all", "layers": [0, 4]}
 _MOST_ATTEMPTS = 12
