@@ -40,6 +40,7 @@ test-isa: $(VENV)/.dev
 nightly: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-nightly} FEATURESTORE_STRESS_SECONDS=60 $(BIN)/python -m pytest tests/store
 	FEATURESTORE_KILLS=200 $(BIN)/python -m pytest --timeout 3600 -k killed tests/store tests/sharing tests/pipeline
+	FEATURESTORE_KILL_RUNS=20 $(BIN)/python -m pytest tests/pipeline/test_random_kills.py
 	.ci/other-disks $(BIN)/python
 
 check: lint

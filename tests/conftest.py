@@ -66,6 +66,16 @@ def forked():
 
 
 @pytest.fixture(scope="session")
+def preloaded():
+    """Begins Python, and `fs-extract`, with torch imported: where it does not matter how a process begins."""
+    from preloaded import Preloaded
+
+    process = Preloaded()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
 def object_server():
     """An S3 server on loopback."""
     from object_server import ObjectServer

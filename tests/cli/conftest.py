@@ -3,7 +3,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,6 @@ from featurestore import FeatureSpec, StoreWriter
 from fs_extract.commands import run as run_command
 
 MODEL = Path(__file__).parent.parent / "data" / "golden" / "base_v1"
-
-START = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
-from fs_extract.__main__ import main
-main()
-"""
 
 
 @dataclass(frozen=True)
@@ -68,17 +60,16 @@ def run(capfd):
 
 
 @pytest.fixture
-def start():
+def start(preloaded):
     """Starts the command line in a process of its own; ends what a test has left running."""
     processes = []
 
     def begin(*arguments, **environment):
-        process = subprocess.Popen(
-            [sys.executable, "-c", START, *map(str, arguments)],
+        process = preloaded.start(
+            ["-m", "fs_extract", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, **environment},
         )
         processes.append(process)
         return process

@@ -47,11 +47,11 @@ def test_the_result_is_on_stdout_and_a_second_run_does_nothing(run, music, tmp_p
     assert "fs-extract: a/one: 1.2 s of audio in " in told.err
 
 
-def on_a_terminal(command):
+def on_a_terminal(start, command):
     """What a command writes to stderr if that is a terminal of 40 lines of 120 characters."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (40, 120))
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+    with start(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         os.close(theirs)
         seen = b""
         with contextlib.suppress(OSError):  # the end of a pseudo-terminal
@@ -63,15 +63,14 @@ def on_a_terminal(command):
 
 
 @pytest.mark.slow
-def test_there_is_a_progress_bar_on_a_terminal_only(music, tmp_path, clip, model_folder):
+def test_there_is_a_progress_bar_on_a_terminal_only(music, tmp_path, clip, model_folder, preloaded):
     clip(music / "long.wav", 60, rate=8_000)
-    command = [sys.executable, "-m", "fs_extract", "build", str(music), str(tmp_path / "s.zarr")]
-    command += ["--model", str(model_folder)]
-    seen = on_a_terminal(command)
+    command = ["-m", "fs_extract", "build", str(music), str(tmp_path / "s.zarr"), "--model", str(model_folder)]
+    seen = on_a_terminal(subprocess.Popen, [sys.executable, *command])
     for text in ("opening the model", "checking", "extracting: ", "/4 tracks", "x real time", "packing"):
         assert text in seen
-    assert on_a_terminal([*command, "--no-progress"]) == ""
-    assert on_a_terminal([*command, "-q"]) == ""
+    assert on_a_terminal(preloaded.start, [*command, "--no-progress"]) == ""
+    assert on_a_terminal(preloaded.start, [*command, "-q"]) == ""
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import pytest
 from pages import QUICK_START, run_page, working_in
-from preloaded import Preloaded
 
 
 @pytest.fixture(autouse=True)
@@ -14,16 +13,14 @@ def _in_the_environment(request, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def preloaded(preloaded):
+    preloaded.load("sklearn.cluster", "sklearn.linear_model", "sklearn.model_selection")  # of labels and probes
+    return preloaded
+
+
+@pytest.fixture(scope="session")
 def after_the_quick_start(tmp_path_factory):
     """What the quick start leaves behind: `music` and `features.zarr`."""
     with working_in(tmp_path_factory.mktemp("quick-start")) as folder:
         run_page(QUICK_START)
     return folder
-
-
-@pytest.fixture(scope="session")
-def preloaded():
-    """What makes `fs-extract` begin at once; the quick start shows that it begins by itself."""
-    process = Preloaded()
-    yield process.command
-    process.close()

@@ -16,7 +16,7 @@ def test_the_quick_start_runs(after_the_quick_start):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_of_a_page_runs(page, tmp_path, after_the_quick_start, preloaded):
-    with working_in(tmp_path / "work", preloaded) as folder:
+    with working_in(tmp_path / "work", preloaded.command) as folder:
         shutil.copytree(after_the_quick_start, folder, dirs_exist_ok=True)
         run_page(page)
 
@@ -32,7 +32,7 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_is_preloaded_is_like_one_that_is_not(command, preloaded, after_the_quick_start, tmp_path):
     seen = []
-    for number, options in enumerate(((), (preloaded,))):
+    for number, options in enumerate(((), (preloaded.command,))):
         with working_in(tmp_path / str(number) / "work", *options) as folder:
             for name in ("music", "features.zarr"):
                 (folder / name).symlink_to(after_the_quick_start / name)

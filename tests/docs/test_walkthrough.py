@@ -12,7 +12,7 @@ PAGE = WALKTHROUGH.read_text(encoding="utf-8")
 
 @pytest.mark.slow
 def test_the_walkthrough_runs(tmp_path, preloaded):
-    with working_in(tmp_path / "work", preloaded):
+    with working_in(tmp_path / "work", preloaded.command):
         assert run_page(WALKTHROUGH) == []
 
 

@@ -18,7 +18,8 @@ class Encoder:
 
     def __init__(self, config):
         self.device = config.encoder["device"]
-        self.died_late = config.job.store.parent / "died-late"
+        self.store = config.job.store
+        self.died_late = self.store.parent / "died-late"
         self.model = SimpleNamespace(sample_rate=24_000)
         if self.device == "refusing":
             raise DeviceError("there is no such device")
@@ -49,7 +50,7 @@ class Encoder:
             if self.device == "mortal" or owner.plan.track.track_id == "too-large":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.device == "slow":
-                time.sleep(0.5)
+                time.sleep(0.2)
             if self.device == "patient":  # until the one beside it fails for the second time
                 while len(list(self.died_late.parent.glob("failing-*"))) < 2:
                     time.sleep(0.05)
@@ -64,7 +65,7 @@ class Encoder:
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.device == "late" and not self.died_late.exists():
                 self.died_late.touch()
-                time.sleep(5)
+                wait_until_nothing_is_published(self.store)
                 os.kill(os.getpid(), signal.SIGKILL)
             if owner.plan.track.track_id == "deadly":
                 os.kill(os.getpid(), signal.SIGSEGV)
@@ -75,6 +76,15 @@ class Encoder:
             features = np.tile(samples[:4], (1, 2, 1)).astype(np.float32)
             end = (start + len(samples)) / 24_000
             yield owner, SimpleNamespace(starts=[start / 24_000], end=end, segments=features, raw=None)
+
+
+def wait_until_nothing_is_published(store):
+    """Until the others have been silent for a second."""
+    seen, since = set(), time.monotonic()
+    while time.monotonic() - since < 1:
+        if (found := set(store.glob("aggregated/*"))) != seen:
+            seen, since = found, time.monotonic()
+        time.sleep(0.05)
 
 
 def worker_main(connection, counts, config):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import subprocess
-import sys
 import termios
 
 import nbclient
@@ -23,19 +22,21 @@ print(sorted(name for name in sys.modules if name in ("tqdm.notebook", "IPython"
 
 
 @pytest.mark.slow
-def test_a_script_shows_it_on_a_terminal_only(music, tmp_path):
-    command = [sys.executable, "-c", SCRIPT, music]
-    silent = subprocess.run([*command, tmp_path / "one.zarr"], capture_output=True, text=True, check=True)
-    assert (silent.stdout, silent.stderr) == ("[]\n", "")
+def test_a_script_shows_it_on_a_terminal_only(music, tmp_path, preloaded):
+    command = ["-c", SCRIPT, music]
+    with preloaded.start(
+        [*command, tmp_path / "one.zarr"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as silent:
+        assert silent.communicate() == ("[]\n", "")
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (40, 120))
-    with subprocess.Popen([*command, tmp_path / "two.zarr"], stdout=subprocess.PIPE, stderr=theirs) as process:
+    with preloaded.start([*command, tmp_path / "two.zarr"], stdout=subprocess.PIPE, stderr=theirs) as process:
         os.close(theirs)
         seen = b""
         with contextlib.suppress(OSError):  # the end of a pseudo-terminal
             while more := os.read(ours, 4096):
                 seen += more
-        assert process.stdout.read() == b"[]\n"
+        assert process.stdout.read() == "[]\n"
     os.close(ours)
     assert b"extracting: " in seen
     assert b" tracks" in seen

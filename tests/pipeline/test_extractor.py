@@ -3,8 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -487,18 +485,6 @@ def test_the_older_keywords_of_a_store(model, wav, tmp_path):
     with pytest.raises(SettingError, match="`store` must be given"):
         extractor.extract_dataset_features(wav.parent)
     assert not (tmp_path / "d.zarr").exists()
-
-
-@pytest.mark.slow
-def test_what_importing_costs():
-    code = (
-        "import featurestore.encode, featurestore.models, sys;"
-        "from featurestore import FeatureExtractor;"
-        "print([x for x in ('torchaudio', 'transformers', 'soundfile', 'huggingface_hub', 'zarr')"
-        " if x in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_extractor_leaves_its_model_usable(tiny):

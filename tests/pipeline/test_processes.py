@@ -338,11 +338,11 @@ def test_processes_begin_together_or_not_at_all(run, devices, error, message):
 
 
 @pytest.mark.slow
-def test_processes_share_the_cores(model_folder):
+def test_processes_share_the_cores(model_folder, preloaded):
     code = (
         "import sys, torch; from featurestore.pipeline.worker import *; torch.set_num_threads(6);"
         "open_encoder(WorkerConfig(job=None, encoder={'model': sys.argv[1]}, processes=3));"
         "print(torch.get_num_threads())"
     )
-    done = subprocess.run([sys.executable, "-c", code, model_folder], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "2"
+    with preloaded.start(["-c", code, model_folder], stdout=subprocess.PIPE) as process:
+        assert process.communicate() == ("2\n", None)

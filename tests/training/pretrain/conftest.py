@@ -1,7 +1,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,20 +94,27 @@ def recipe_for(folder, **tables):
     return Recipe.from_dict(settings(folder, **tables), source="the test")
 
 
-def start_process(arguments, **environment):
-    """Python in a process of its own, with one thread."""
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="session")
+def preloaded(preloaded):
+    preloaded.load("featurestore.training.pretrain", "torch._dynamo")  # of optimizers
+    return preloaded
 
 
-def start_command(arguments, **environment):
-    """`fs-extract` in a process of its own."""
-    return start_process(["-m", "fs_extract", *arguments], **environment)
+@pytest.fixture
+def start_process(preloaded):
+    """Starts Python in a process of its own."""
+
+    def start(arguments, **environment):
+        environment = {**os.environ, **environment}
+        return preloaded.start(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+
+    return start
+
+
+@pytest.fixture
+def start_command(start_process):
+    """Starts `fs-extract` in a process of its own."""
+    return lambda arguments, **environment: start_process(["-m", "fs_extract", *arguments], **environment)
 
 
 def lines_of(out):

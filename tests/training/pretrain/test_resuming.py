@@ -19,8 +19,6 @@ from tests.training.pretrain.conftest import (
     losses_of,
     recipe_for,
     settings,
-    start_command,
-    start_process,
     weights_of,
 )
 
@@ -122,7 +120,9 @@ def test_two_trainings_in_one_folder_are_refused(shared_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_loses_one_interval_and_goes_on_exactly(whole, shared_data, tmp_path):
+def test_a_training_that_is_killed_loses_one_interval_and_goes_on_exactly(
+    whole, shared_data, tmp_path, start_process
+):
     values = json.dumps(settings(shared_data))
     killed = start_process(["-c", KILLED_WHILE_SAVING, values, tmp_path])
     said = killed.communicate(timeout=100)
@@ -137,7 +137,7 @@ def test_a_training_that_is_killed_loses_one_interval_and_goes_on_exactly(whole,
 
 
 @pytest.mark.slow
-def test_a_command_that_is_terminated_saves_and_says_so(shared_data, tmp_path):
+def test_a_command_that_is_terminated_saves_and_says_so(shared_data, tmp_path, start_command):
     recipe = write_recipe(tmp_path / "recipe.toml", settings(shared_data))
     out = tmp_path / "out"
     running = start_command(["pretrain", "--config", recipe, "--out", out, "--steps", 1_000_000])
@@ -152,7 +152,7 @@ def test_a_command_that_is_terminated_saves_and_says_so(shared_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does_with_twice_the_batch(shared_data, tmp_path):
+def test_two_processes_do_what_one_does_with_twice_the_batch(shared_data, tmp_path, start_command):
     tables = {"dropout": NO_DROPOUT, "mixing": {"probability": 0.9}, "masking": {"equal": False}}
     pretrain(recipe_for(shared_data, **tables, run={"batch": 4, "accumulate": 2, "steps": 4}), tmp_path / "one")
     values = settings(shared_data, **tables, run={"batch": 2, "accumulate": 2, "steps": 4})
@@ -200,7 +200,9 @@ def free_ports(count):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_exactly_and_another_number_of_them_is_told(shared_data, tmp_path, caplog):
+def test_two_processes_go_on_exactly_and_another_number_of_them_is_told(
+    shared_data, tmp_path, caplog, start_process
+):
     tables = {
         "dropout": NO_DROPOUT,
         "masking": {"equal": False},
