@@ -86,7 +86,8 @@ class StoreReader(StoreTracks):
         ----------
         seal : bool, optional
             True moves all tracks from their folders into bundles of thousands, in a few large files, from which
-            they are read quicker; `raw` stays. False brings them back. By default they stay where they are.
+            they are read quicker; `raw` stays. Bundles of which more than half is superseded or removed, and small
+            ones, are written anew with them. False brings all back. By default they stay where they are.
 
         Raises
         ------

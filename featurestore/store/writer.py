@@ -304,7 +304,8 @@ class StoreWriter:
             hand. Without it what came, went or was marked is looked at, which takes a second for a million tracks.
         seal : bool, optional
             True moves all tracks from their folders into bundles of thousands, in a few large files; `raw` stays.
-            False brings them back into folders. By default they stay where they are.
+            Bundles of which more than half is superseded or removed, and small ones, are written anew with them.
+            False brings all back into folders. By default they stay where they are.
         above : int
             Seals only if more than so many tracks are in folders; then, no bundle has fewer than 1,024.
 

@@ -94,7 +94,46 @@ def commit(
         If a track is to be removed that may be in a damaged bundle as well.
     """
     with losing_races(paths, key):
-        return _commit(paths, sealed, folder, key, record, has_row=has_row, durable=durable)
+        if not record.kinds:
+            sealed.check()
+        entry = paths.journal / key
+        if entry.exists():  # left by a writer that died
+            roll_forward(paths, sealed, key, durable=durable)
+        present = [kind for kind in KINDS if reading.exists(paths.array(kind, key))]
+        place = sealed.find(key, if_known=True)
+        # While it is exchanged, nobody may see what it has superseded; one without a track supersedes nothing.
+        if place is not None and (revision := revision_of(paths.array("aggregated", key))) is not None:
+            sealed.mark_removed(key, durable=durable, but=revision)
+        if present:
+            record.write(folder)
+            _check(paths, folder, key, record, present)
+        # What is in a bundle may have got its row just now, by a writer that packs.
+        if has_row or "aggregated" in present or place is not None:
+            mark_stale(paths, key, durable=durable)
+        if record.kinds and not present:
+            add(paths, folder, key, record.kinds, durable=durable)
+            sealed.mark_removed(key, durable=durable)
+            return True
+        if not present:
+            record.write(folder)
+        if durable:
+            filesystem.sync_tree(folder)
+        filesystem.rename(folder, entry)
+        if durable:
+            filesystem.sync_dir(paths.journal)
+        try:
+            _carry_out(paths, sealed, key, record, durable=durable, begun=False)
+        except OSError as error:
+            # Some file systems only copy what is superseded, for which there may be no room.
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if (
+                (full or error.errno in OF_ONE_TRACK)
+                and revoke(paths, sealed, key)
+                and not (full or is_lost_race(paths, error))
+            ):
+                raise _refused(paths, key, error) from error
+            raise
+        return False
 
 
 @contextlib.contextmanager
@@ -112,58 +151,6 @@ def is_lost_race(paths: StorePaths, error: OSError) -> bool:
     """Whether a step has failed since another writer, to which our lock does not show, has taken it."""
     whole = not missing_directories(paths) and all(reading.is_dir(paths.kind(kind)) for kind in KINDS)
     return error.errno in _OF_A_RACE and whole
-
-
-def _commit(
-    paths: StorePaths,
-    sealed: SealedTracks,
-    folder: Path,
-    key: str,
-    record: TransactionRecord,
-    *,
-    has_row: bool,
-    durable: bool,
-) -> bool:
-    if not record.kinds:
-        sealed.check()
-    entry = paths.journal / key
-    if entry.exists():  # left by a writer that died
-        roll_forward(paths, sealed, key, durable=durable)
-    present = [kind for kind in KINDS if reading.exists(paths.array(kind, key))]
-    place = sealed.find(key, if_known=True)
-    # While it is exchanged, nobody may see what it has superseded; a folder without a track supersedes nothing.
-    if place is not None and (revision := revision_of(paths.array("aggregated", key))) is not None:
-        sealed.mark_removed(key, durable=durable, but=revision)
-    if present:
-        record.write(folder)
-        _check(paths, folder, key, record, present)
-    # What is in a bundle may have got its row just now, by a writer that packs.
-    if has_row or "aggregated" in present or place is not None:
-        mark_stale(paths, key, durable=durable)
-    if record.kinds and not present:
-        add(paths, folder, key, record.kinds, durable=durable)
-        sealed.mark_removed(key, durable=durable)
-        return True
-    if not present:
-        record.write(folder)
-    if durable:
-        filesystem.sync_tree(folder)
-    filesystem.rename(folder, entry)
-    if durable:
-        filesystem.sync_dir(paths.journal)
-    try:
-        _carry_out(paths, sealed, key, record, durable=durable, begun=False)
-    except OSError as error:
-        # Some file systems only copy what is superseded, for which there may be no room.
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if (
-            (full or error.errno in OF_ONE_TRACK)
-            and revoke(paths, sealed, key)
-            and not (full or is_lost_race(paths, error))
-        ):
-            raise _refused(paths, key, error) from error
-        raise
-    return False
 
 
 def _check(paths: StorePaths, folder: Path, key: str, record: TransactionRecord, present: list[str]) -> None:
