@@ -17,7 +17,6 @@ import numpy.typing as npt
 from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
 from featurestore.store.bundles.layout import (
-    ATTRIBUTE_ROWS,
     MAX_ATTRIBUTE_BYTES,
     REVISION_BYTES,
     Sizes,
@@ -176,8 +175,8 @@ class Bundle:
         return self.recent.get((self.name, "start"), read) if self.sizes.rows else np.empty(0)
 
     def _record(self, row: int) -> dict[str, Any]:
-        number, at = divmod(row, ATTRIBUTE_ROWS)
-        rows = min(ATTRIBUTE_ROWS, self.sizes.tracks)
+        rows = self.sizes.attribute_rows
+        number, at = divmod(row, rows)
 
         def read() -> tuple[list[str], int]:
             with self._opened("attributes") as folder:

@@ -35,8 +35,8 @@ CHUNK_BYTES = 2**14
 """An inner chunk that is written has so many bytes at most, or one row: so few that a random row does not cost
 much, and so many that other readers, to whom each chunk is work, do not take long."""
 MAX_CHUNK_ROWS = 1024
-ATTRIBUTE_ROWS = 256
-"""Of a chunk: all of it is read for one track."""
+ATTRIBUTE_ROWS = 1024
+"""Of a chunk that is written: all of it is read for one track, in about a millisecond."""
 MAX_ATTRIBUTE_BYTES = 2**18
 """Of one track, in a bundle."""
 ABSENT = 2**64 - 1
@@ -66,6 +66,8 @@ class Sizes:
         Of the store.
     chunk_rows, shard_rows : int
         How many rows an inner chunk of features has, and a shard, unless the array has fewer.
+    attribute_rows : int
+        How many tracks a chunk of attributes has.
     """
 
     tracks: int
@@ -73,6 +75,7 @@ class Sizes:
     spec: FeatureSpec
     chunk_rows: int
     shard_rows: int
+    attribute_rows: int
 
     @classmethod
     def to_write(cls, tracks: int, rows: int, spec: FeatureSpec) -> Sizes:
@@ -81,7 +84,7 @@ class Sizes:
         most = max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES // max(1, row)))
         chunk_rows = 1 << (most.bit_length() - 1)
         chunks = max(1, SHARD_BYTES // (len(spec.layers) * row * chunk_rows))
-        return cls(tracks, rows, spec, chunk_rows, chunks * chunk_rows)
+        return cls(tracks, rows, spec, chunk_rows, chunks * chunk_rows, min(ATTRIBUTE_ROWS, tracks))
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Any], spec: FeatureSpec) -> Sizes:
@@ -99,7 +102,10 @@ class Sizes:
             raise ValueError("impossible numbers of tracks or rows")
         if shard_rows // chunk_rows * len(spec.layers) > MAX_CHUNKS:
             raise ValueError("more chunks than a shard has")
-        return cls(tracks, rows, spec, chunk_rows, shard_rows)
+        (attribute_rows,) = axes(arrays["attributes"]["chunk_grid"]["configuration"]["chunk_shape"], 1)
+        if attribute_rows > tracks:
+            raise ValueError("a chunk of more attributes than there are")
+        return cls(tracks, rows, spec, chunk_rows, shard_rows, attribute_rows)
 
     def features(self, kind: str) -> ArrayMetadata:
         """Metadata of the array of a kind."""
@@ -120,10 +126,11 @@ class Sizes:
             What the attributes of the group say: text only, as netCDF can hold it.
         """
         tracks, rows = self.tracks, self.rows
-        attribute_rows = min(ATTRIBUTE_ROWS, tracks)
         arrays = {
             "aggregated": self.features("aggregated").document(),
-            "attributes": array_document([tracks], [attribute_rows], "string", "", [_TEXT, _CRC], ["track"], {}),
+            "attributes": array_document(
+                [tracks], [self.attribute_rows], "string", "", [_TEXT, _CRC], ["track"], {}
+            ),
             "revision": array_document(
                 [tracks, REVISION_BYTES],
                 [tracks, REVISION_BYTES],

@@ -17,7 +17,7 @@ from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
 from featurestore.store.bundles.bundle import INDEX, Bundle, Recent, index_checksum
-from featurestore.store.bundles.layout import ATTRIBUTE_ROWS, KINDS, MAX_ATTRIBUTE_BYTES, NAME, Sizes
+from featurestore.store.bundles.layout import KINDS, MAX_ATTRIBUTE_BYTES, NAME, Sizes
 from featurestore.store.bundles.rows import RowWriter
 from featurestore.store.bundles.sealed_array import open_sealed
 from featurestore.store.bundles.texts import encode_texts
@@ -131,7 +131,7 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
     if sizes.rows:
         starts = np.concatenate([track.starts for track in tracks]).astype("<f8")
         filesystem.write_file(folder / "start" / "c.0", with_crc(starts.tobytes()))
-    rows = min(ATTRIBUTE_ROWS, len(tracks))
+    rows = sizes.attribute_rows
     for number, first in enumerate(range(0, len(tracks), rows)):
         records = [track.record for track in tracks[first : first + rows]]
         filesystem.write_file(folder / "attributes" / f"c.{number}", encode_texts(records, rows))

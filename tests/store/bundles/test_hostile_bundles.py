@@ -100,6 +100,10 @@ def chunks(chunk_rows, shard_rows, *, tracks=3, rows=6):
     return lambda bundle, outside: described(bundle, **sizes)
 
 
+def attribute_chunks(rows):
+    return lambda bundle, outside: described(bundle, attribute_rows=rows)
+
+
 def linked(name, target="file"):
     def change(bundle, outside):
         path = bundle / name
@@ -167,6 +171,8 @@ CASES = {
     "chunks that do not fill a shard": chunks(2, 3, rows=2**40),
     "shards of no rows": chunks(1, 0),
     "shards of many chunks": chunks(1, 2**40, rows=2**40),
+    "attributes of more tracks than there are": attribute_chunks(2**40),
+    "attributes of one track in each file": attribute_chunks(1),
     "splits that go back": splits(0, 4, 2, 6),
     "splits below zero": splits(0, -2, 4, 6),
     "splits beyond the rows": splits(0, 2, 4, 2**50),

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 SPEC = FeatureSpec.for_arrays(layers=3, dim=4)
 ROWS = np.random.default_rng(0).standard_normal((45, 3, 4), np.float32)
-METADATA = Sizes(1, len(ROWS), SPEC, chunk_rows=2, shard_rows=16).features("segments")
+METADATA = Sizes(1, len(ROWS), SPEC, chunk_rows=2, shard_rows=16, attribute_rows=1).features("segments")
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_sealed_tracks_are_what_they_were_and_come_back_so(path, size, request):
 @pytest.mark.parametrize(("chunk", "shard"), [(16, 48), (64, 192), (2**15, 2**29)])
 def test_bundles_of_other_chunks_and_shards_are_read_and_come_back(path, chunk, shard):
     """As other releases write them: how many rows they have is in the bundle."""
-    sizes = {"CHUNK_BYTES": chunk, "SHARD_BYTES": shard}
+    sizes = {"CHUNK_BYTES": chunk, "SHARD_BYTES": shard, "ATTRIBUTE_ROWS": 3}
     with mock.patch.multiple("featurestore.store.bundles.layout", **sizes):
         store = sealed(path)
     documents = [json.loads((bundle_of(path) / kind / "zarr.json").read_text()) for kind in RAGGED]
