@@ -93,18 +93,29 @@ def run(
     return [found[i + len(writers)] for i in range(len(readers))]
 
 
+class _Enough:
+    """That the time is over, for a reader that has seen something."""
+
+    def __init__(self, stop: Any, seen: Seen) -> None:
+        self._stop, self._seen = stop, seen
+
+    def is_set(self) -> bool:
+        return bool(self._seen) and self._stop.is_set()
+
+
 def _guard(work: Any, path: Path, ready: Any, stop: Any, results: Any, number: int, writes: bool) -> None:
     seen: Seen = Counter()
     random.seed(number)
     for package in PACKAGES.get(work.__name__, ()):
         importlib.import_module(package)
+    enough = stop if writes else _Enough(stop, seen)
     ready.wait(120)
     try:
-        while not stop.is_set():
+        while not enough.is_set():
             if writes:
                 work(path, stop)
             else:
-                work(path, stop, seen)
+                work(path, enough, seen)
     except BaseException as error:
         seen[f"{type(error).__name__}: {error}"] += 1
     results.put((number, seen))
