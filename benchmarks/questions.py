@@ -108,6 +108,10 @@ class Invented(Source):
         raise NotImplementedError
 
     @property
+    def format(self) -> int:
+        return 0
+
+    @property
     def packed(self) -> int:
         return len(self._ids)
 

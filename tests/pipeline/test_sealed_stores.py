@@ -112,8 +112,7 @@ def test_more_layers(music, store):
 
 
 def test_what_is_known_of_tracks_whose_files_are_gone_is_read_once(tmp_path, monkeypatch):
-    for module in ("bundles.bundle", "bundles.layout", "sealing.writing"):
-        monkeypatch.setattr(f"featurestore.store.{module}.ATTRIBUTE_ROWS", 4)
+    monkeypatch.setattr("featurestore.store.bundles.layout.ATTRIBUTE_ROWS", 4)
     monkeypatch.setattr(bundle, "_KEPT_BYTES", 0)
     decoded, decode = [], bundle.decode_texts
     names = [f"{number:02}" for number in range(16)]
