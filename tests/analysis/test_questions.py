@@ -118,7 +118,7 @@ def test_batches_of_tracks_of_different_lengths(store, workers):
         batch_size=4,
         num_workers=workers,
         collate_fn=collate_ragged,
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context="fork" if workers else None,  # spawn: tests/store/test_other_processes.py
     )
     batches = list(loader)
     assert [name for batch in batches for name in batch["track_id"]] == store.track_ids
