@@ -39,7 +39,6 @@ from featurestore.store.table.table import PackedTable, TableChangedError, is_pa
 from featurestore.store.track_reader import TrackReader
 
 _log = logging.getLogger("featurestore")
-_COPY_BYTES = 64 * 2**20  # of the old table's rows that are copied at once
 
 
 def pack(
@@ -261,19 +260,17 @@ class _Packing:
                 lost = error
         if lost is not None:
             raise lost
-        layers = range(len(self.spec.layers))
-        step = max(1, _COPY_BYTES // (rows * self.spec.dim * values.itemsize))
+        chunk = np.full((rows, 1, self.spec.dim), np.nan, values.dtype.newbyteorder("<"))
+        kept = _slice_of(targets)
         with LocalFolder.root(self.paths.root) as root:
-            for some in (layers[at : at + step] for at in layers[::step]):
-                chunks = np.full((len(some), rows, self.spec.dim), np.nan, values.dtype.newbyteorder("<"))
+            for layer in range(len(self.spec.layers)):
                 if old is not None and len(targets):
-                    found = old.table.read(root, before[targets], some)
+                    found = old.table.read(root, before[targets], [layer])
                     if is_padding(found).any():
                         raise CorruptTrackError("packed: rows are missing")
-                    chunks[:, targets] = found.swapaxes(0, 1)
-                chunks[:, fresh] = values[:, some.start : some.stop].swapaxes(0, 1)
-                for layer, chunk in zip(some, chunks, strict=True):
-                    write_chunk(folder / chunk_name(encoding, number, layer, 0), chunk)
+                    chunk[kept] = found
+                chunk[fresh, 0] = values[:, layer]
+                write_chunk(folder / chunk_name(encoding, number, layer, 0), chunk)
 
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         key = encode_key(track_id)
@@ -306,6 +303,13 @@ class _Packing:
                 # Rows with a marker were read anew; without a row there must be no track.
                 if not (self.paths.journal / key).exists() and revision == self.revisions.get(key):
                     filesystem.unlink(self.paths.stale / key)
+
+
+def _slice_of(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
+    """Rows in order as a slice, if they follow each other: it is copied many times quicker."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _own(own: dict[str, Any], token: MtimeToken | None) -> dict[str, Any]:
