@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 from featurestore.store.commit.flock import lock_file, unlock
@@ -175,9 +175,6 @@ def _locked(folder: Path) -> Iterator[str]:
             unlock(lock)
 
 
-Which = Literal["all", "ends", "first"]
-
-
 def explore(
     name: str,
     plain: bool,
@@ -185,20 +182,19 @@ def explore(
     judge: Judge,
     meanwhile: Callable[[Path], None] = lambda _: None,
     *,
-    which: Which = "all",
+    sample: bool = False,
 ) -> Findings:
     """Do an operation again and again, each time with another fault_action; after each, all that must hold does.
 
     Parameters
     ----------
-    which : str
-        At which steps: "all" of them, at the "first" that the same lines of the store make, or at both "ends": the
-        first and the last of these.
+    sample : bool
+        Not at every step, but at the first that the same lines of the store make.
     """
     findings = Findings()
     with prepared(name, plain=plain) as (operation, folder):
         states, kinds, sites = record(operation, folder)
-        chosen, seen = chosen_steps(sites, which), dict[str, State]()
+        chosen, seen = chosen_steps(sites, sample=sample), dict[str, State]()
         for number, (kind, lines) in enumerate(zip(kinds, sites, strict=True), 1):
             if number not in chosen:
                 continue
@@ -221,15 +217,12 @@ def explore(
     return findings
 
 
-def chosen_steps(sites: Sequence[Sites], which: Which) -> set[int]:
+def chosen_steps(sites: Sequence[Sites], *, sample: bool) -> set[int]:
     """Numbers of the steps that are looked at."""
-    if which == "all":
-        return set(range(1, len(sites) + 1))
-    first: dict[Sites, int] = {}
+    first: dict[object, int] = {}
     for number, lines in enumerate(sites, 1):
-        first.setdefault(lines, number)
-    last = {lines: number for number, lines in enumerate(sites, 1)} if which == "ends" else {}
-    return {*first.values(), *last.values()}
+        first.setdefault(lines if sample else number, number)
+    return set(first.values())
 
 
 Judge = Callable[[Attempt, int, str], None]

@@ -15,7 +15,7 @@ from featurestore.store.store import StoreReader as FeatureStore
 
 from . import power
 from .conditions import STORE, State, away, track, writer
-from .exploring import Attempt, Findings, Which, around, chosen_steps, copy_of, explore, prepared, record, told
+from .exploring import Attempt, Findings, around, chosen_steps, copy_of, explore, prepared, record, told
 from .fault_actions import NEEDS_ROOM, Fail, FailFrom, Interrupt, Kill, Pause
 from .forking import Child, in_child
 from .invariants import around_any, check, observe, progress, require, same, sound
@@ -28,7 +28,7 @@ def kill(
     *,
     plain: bool = False,
     moments: Sequence[str] = ("before", "torn", "after"),
-    which: Which = "all",
+    sample: bool = False,
     years: int = 0,
     host: str | None = None,
 ) -> Findings:
@@ -36,8 +36,8 @@ def kill(
 
     Parameters
     ----------
-    which : str
-        At which steps, as of `explore`.
+    sample : bool
+        Only at the first step that the same lines of the store make.
     years, host
         How far the clock is ahead of the first writer that comes afterwards, and what its host is called.
     """
@@ -55,7 +55,7 @@ def kill(
     def judge(done: Attempt, states: int, kind: str) -> None:
         require(done.ended.signal == signal.SIGKILL, f"was not killed: {done}")
 
-    return explore(name, plain, fault_actions, judge, meanwhile, which=which)
+    return explore(name, plain, fault_actions, judge, meanwhile, sample=sample)
 
 
 def fail(name: str, *, plain: bool = False) -> Findings:
@@ -193,9 +193,9 @@ def _while_opening(done: Attempt) -> bool:
 
 
 def lose_power(
-    name: str, *, plain: bool = False, loose: bool = False, ways: int = 4, which: Which = "all"
+    name: str, *, plain: bool = False, loose: bool = False, ways: int = 4, sample: bool = False
 ) -> Findings:
-    """Lose power after each step of an operation, or after some (see `explore`), in some ways."""
+    """Lose power after each step of an operation, or (`sample`) those that other lines make, in some ways."""
     findings = Findings()
     with prepared(name, plain=plain) as (operation, folder):
 
@@ -210,7 +210,9 @@ def lose_power(
             ended = in_child(work)
         require(not ended.error and not ended.signal, f"cannot even be done undisturbed: {ended}")
         states = [report for report in ended.reports if isinstance(report, dict)]
-        chosen = chosen_steps([report.sites for report in ended.reports if isinstance(report, power.Done)], which)
+        chosen = chosen_steps(
+            [report.sites for report in ended.reports if isinstance(report, power.Done)], sample=sample
+        )
         number = done = 0
         seen: dict[str, State] = {}
         for report in ended.reports:

@@ -4,19 +4,17 @@ import pytest
 
 from . import source
 from .operations import OPERATIONS
-from .profiles import LONG_OF_BUNDLES, NIGHTLY, QUICK, TYPICAL, explorations
+from .profiles import NIGHTLY, QUICK, TYPICAL, explorations
 
-LONG = {"life", "pieces and files"} | (LONG_OF_BUNDLES if QUICK else set())
-# Of the others, those of which steps that the same lines make are killed at the first and the last only.
-IN_PART = set(OPERATIONS) - set(TYPICAL) - LONG if QUICK else set()
-NAMES = [name for name in OPERATIONS if NIGHTLY or name not in LONG | IN_PART]
+# Of which steps that the same lines make are killed at the first only.
+SAMPLED = {"life", "pieces and files"} | (set(OPERATIONS) - set(TYPICAL) if QUICK else set())
+NAMES = [name for name in OPERATIONS if NIGHTLY or name not in SAMPLED]
 SOME = NAMES if NIGHTLY else TYPICAL[1:4] if QUICK else TYPICAL
 # Nothing changes between the end of one system call and the beginning of the next.
 MOMENTS = ("before", "torn") if QUICK else ("before", "torn", "after")
 KILLS = [
     *explorations("interruptions.kill", NAMES, TYPICAL if QUICK else NAMES, moments=MOMENTS),
-    *explorations("interruptions.kill", sorted(IN_PART), moments=MOMENTS, which="ends"),
-    *explorations("interruptions.kill", [] if NIGHTLY else sorted(LONG), moments=MOMENTS, which="first"),
+    *explorations("interruptions.kill", [] if NIGHTLY else sorted(SAMPLED), moments=MOMENTS, sample=True),
 ]
 
 

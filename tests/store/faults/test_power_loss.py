@@ -6,8 +6,8 @@ from .operations import OPERATIONS
 from .profiles import LONG_OF_BUNDLES, NIGHTLY, QUICK, TYPICAL, explorations
 
 LEFT_OUT = set() if NIGHTLY else {"pieces and files"} | (LONG_OF_BUNDLES if QUICK else set())
-IN_PART = [name for name in OPERATIONS if QUICK and name not in LEFT_OUT.union(TYPICAL)]
-NAMES = [name for name in OPERATIONS if name not in LEFT_OUT.union(IN_PART)]
+SAMPLED = [name for name in OPERATIONS if QUICK and name not in LEFT_OUT.union(TYPICAL)]
+NAMES = [name for name in OPERATIONS if name not in LEFT_OUT.union(SAMPLED)]
 WAYS = 20 if NIGHTLY else 2 if QUICK else 5
 
 LOOSE = NAMES if NIGHTLY else ["overwrite, other kinds", "pack, more tracks"]
@@ -15,7 +15,7 @@ LOOSE = NAMES if NIGHTLY else ["overwrite, other kinds", "pack, more tracks"]
 
 POWER_LOSSES = [
     *explorations("interruptions.lose_power", NAMES, NAMES if NIGHTLY else [], ways=WAYS),
-    *explorations("interruptions.lose_power", IN_PART, ways=WAYS, which="ends"),
+    *explorations("interruptions.lose_power", SAMPLED, ways=WAYS, sample=True),
 ]
 
 
