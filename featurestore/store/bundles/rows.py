@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -271,29 +272,32 @@ class _Wanted(NamedTuple):
         """Those of an array, in batches of so many chunks."""
         per_chunk, per_shard = metadata.chunk_shape[0], metadata.shard_shape[0] // metadata.chunk_shape[0]
         chunk = rows // per_chunk
-        begins = np.flatnonzero(np.diff(chunk, prepend=-1))  # the first row of each chunk
-        chunks = chunk[begins]
-        count = len(chunks)
-        shards, batches = chunks // per_shard, np.arange(count) // most
-        is_run = (np.diff(chunks, prepend=-2) > 1) | (np.diff(shards, prepend=-1) > 0)
+        is_first = _is_other(chunk, 0)
+        begins = np.flatnonzero(is_first)
+        chunks, count = chunk[begins], len(begins)
+        is_run = _is_other(chunks, 1) | (chunks % per_shard == 0)
         is_run[::most] = True
         at = np.flatnonzero(is_run)
-        lengths = np.diff(at, append=count)
-        every = list(zip(shards[at].tolist(), chunks[at].tolist(), lengths.tolist(), strict=True))
-        edges = np.searchsorted(at, np.arange(0, count, most)).tolist()
-        ends = [*begins[most::most].tolist(), len(rows)]
-        slots = np.repeat(np.arange(count) - batches * most, np.diff(begins, append=len(rows)))
-        follows = (np.diff(rows, prepend=-1) == 1) & (np.diff(targets, prepend=-1) == 1)
+        lengths = [end - first for first, end in itertools.pairwise([*at.tolist(), count])]
+        every = list(zip((chunks[at] // per_shard).tolist(), chunks[at].tolist(), lengths, strict=True))
+        edges = [*np.searchsorted(at, np.arange(0, count, most)).tolist(), len(every)]
         return cls(
             count,
             int(chunks[-1] - chunks[0]) < _SPARSE * count,
-            list(zip([0, *ends[:-1]], ends, strict=True)),
-            [every[first:end] for first, end in zip(edges, [*edges[1:], len(every)], strict=True)],
+            list(itertools.pairwise([*begins[::most].tolist(), len(rows)])),
+            [every[first:end] for first, end in itertools.pairwise(edges)],
             targets,
-            slots,
+            (np.cumsum(is_first) - 1) % most,
             rows - chunk * per_chunk,
-            np.cumsum(~follows),
+            np.cumsum(_is_other(rows, 1) | _is_other(targets, 1)),
         )
+
+
+def _is_other(numbers: Rows, step: int) -> npt.NDArray[np.bool_]:
+    """Which numbers are not so much more than the one before, as the first one is not."""
+    found = np.ones(len(numbers), np.bool_)
+    np.not_equal(numbers[1:] - numbers[:-1], step, out=found[1:])
+    return found
 
 
 def checksums_of_runs(chunk_bytes: int, most: int) -> list[int]:
