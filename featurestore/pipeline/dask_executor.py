@@ -7,7 +7,6 @@ are written, where the worker is, so that all of them must see the source and th
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 import uuid
@@ -18,10 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from distributed import (
-    Client,
     Future,
     KilledWorker,
-    LocalCluster,
     Worker,
     WorkerPlugin,
     as_completed,
@@ -29,7 +26,8 @@ from distributed import (
     wait,
 )
 
-from featurestore.errors import ExtractionError, FeatureStoreError, SettingError, StoreAccessError, StoreError
+from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessError, StoreError
+from featurestore.pipeline.dask_cluster import LOCAL, client_of, local_cluster
 from featurestore.pipeline.extraction import PACK_EVERY
 from featurestore.pipeline.interrupts import Interrupts
 from featurestore.pipeline.job import LocalExecutor
@@ -45,9 +43,6 @@ from featurestore.store.creation import is_vacant
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder
 
-LOCAL = "local"
-"""Asks for a cluster of this machine alone, which is there as long as the build."""
-
 _MOST_OF_A_CHUNK = 32
 """Tracks: a worker that dies loses the one at hand, but what it has done of its chunk is looked at again."""
 
@@ -55,7 +50,7 @@ _CHUNKS_EACH = 8
 """Chunks for each worker, at least, so that none is left with much to do while others have nothing."""
 
 _PATIENCE = 20.0
-"""Seconds that workers have to give back the tracks at hand; and a cluster to answer, or to have a worker."""
+"""Seconds that workers have to give back the tracks at hand."""
 
 logger = logging.getLogger("featurestore")
 
@@ -104,10 +99,10 @@ class DaskExecutor:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            address: Any = self._scheduler
+            cluster: Any = self._scheduler
             if self._scheduler == LOCAL:
-                address = stack.enter_context(_local_cluster(self._processes))
-            self._client = stack.enter_context(_client(address))
+                cluster = stack.enter_context(local_cluster(self._processes))
+            self._client = stack.enter_context(client_of(cluster))
             workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
             hosts = [worker["host"] for worker in workers]
             self._workers = len(hosts)
@@ -277,35 +272,6 @@ def _extract_chunk(name: str, plans: Sequence[TrackPlan]) -> list[TrackDone]:
 
 def _end_worker(name: str, dask_worker: Worker) -> None:
     dask_worker.plugins[name].end()
-
-
-def _local_cluster(workers: int) -> LocalCluster:
-    # Ctrl-C reaches all processes of a terminal: only this one listens, and tells the others.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _client(address: Any) -> Client:
-    client = None
-    try:
-        if not address:  # Dask would begin a cluster of its own
-            raise ValueError("the address is empty")
-        client = Client(address, timeout=_PATIENCE, set_as_default=False)
-        client.wait_for_workers(1, timeout=_PATIENCE)
-    except (OSError, ValueError) as error:  # TimeoutError is an OSError
-        if client is None:
-            raise SettingError(
-                f"`scheduler`: no Dask scheduler answers at {address!r} ({error}): start one (dask scheduler), or "
-                f"choose {LOCAL!r}"
-            ) from error
-        client.close()
-        raise SettingError(
-            f"`scheduler`: the cluster at {address!r} has no worker: start some (dask worker {address})"
-        ) from error
-    return client
 
 
 def _outcomes(

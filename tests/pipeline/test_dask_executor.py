@@ -145,7 +145,7 @@ def test_what_cannot_be_is_refused(music, tmp_path, extractor, monkeypatch):
     at = tmp_path / "s.zarr"
     with pytest.raises(SettingError, match="`scheduler`: no Dask scheduler answers at 'nonsense'"):
         build(music, at, model="logmel", scheduler="nonsense")
-    monkeypatch.setattr("featurestore.pipeline.dask_executor._PATIENCE", 0.2)
+    monkeypatch.setattr("featurestore.pipeline.dask_cluster.PATIENCE", 0.2)
     with pytest.raises(SettingError, match="`scheduler`: no Dask scheduler answers at 'tcp://localhost:1'"):
         build(music, at, model="logmel", scheduler="tcp://localhost:1")
     with pytest.raises(SettingError, match="`device` is that of each worker"):
