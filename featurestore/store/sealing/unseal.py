@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackAccessError, TrackLockedError
 from featurestore.store import filesystem, reading
+from featurestore.store.array_reader import corrupt
 from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.layout import KINDS
 from featurestore.store.bundles.sealed import Place
@@ -41,6 +43,7 @@ class Unsealing:
     """
 
     def __init__(self, reader: TrackReader, session: WriterSession) -> None:
+        self._reader = reader
         self._paths = reader.paths
         self._sealed = reader.sealed
         self._session = session
@@ -73,10 +76,14 @@ class Unsealing:
     def _bring_back(self, place: Place, key: str) -> None:
         """Make the folders of a track, whose lock is held, unless it has them, or is not there any more."""
         paths = self._paths
-        if self._sealed.is_removed(place) or self._has_folder(key):
+        if self._sealed.is_removed(place):
             return
         own = place.bundle.metadata("aggregated", place.row).attributes["kinds"]
         kinds = tuple(kind for kind in KINDS if kind in own)
+        if self._has_folder(key):
+            if revision_of(paths.array("aggregated", key)) == place.revision:
+                self._check_folders(place, key, kinds)
+            return
         for kind in kinds:  # what a writer has left that died while it sealed or unsealed
             array = paths.array(kind, key)
             emptied = reading.is_dir(array) and not reading.exists(array / METADATA)
@@ -94,6 +101,17 @@ class Unsealing:
                 filesystem.discard(folder, paths.trash)
             raise
         self._session.staging.reuse(folder)
+
+    def _check_folders(self, place: Place, key: str, kinds: Iterable[str]) -> None:
+        """Raise CorruptTrackError unless the folders that a dead writer has left have what a bundle has."""
+        for kind in kinds:
+            written = place.bundle.metadata(kind, place.row).attributes["checksums"]["chunks"]
+            with self._reader.open(kind, key, place.bundle.ids[place.row]) as array:
+                own = revision_of(self._paths.array(kind, key)) == place.revision
+                if not own or array.shard.checksums() != written:
+                    raise corrupt(f"{kind}/{key}", "it is not what was written")
+                for number in range(array.shard.chunks):
+                    array.shard.read([number])
 
     def _has_folder(self, key: str) -> bool:
         return reading.exists(self._paths.array("aggregated", key) / METADATA)

@@ -442,3 +442,32 @@ def test_a_damaged_folder_does_not_take_a_sound_copy_in_a_bundle_with_it(path, s
     assert ("a" in FeatureStore(path)) == sound
     if sound:
         check(path, TRACKS)
+
+
+@pytest.mark.parametrize("seal", [True, False])
+@pytest.mark.parametrize("damage", ["a byte", "segments"])
+def test_a_sound_bundle_stays_where_a_folder_of_a_dead_writer_is_damaged(path, store, seal, damage):
+    """It had brought the track back, and had not come to the end of the bundle."""
+    with opened(path) as writer:
+        bundle = bundle_of(path, "a")
+        shutil.copytree(bundle, path.with_name("kept"))
+        writer.pack(seal=False)
+        shutil.copytree(path.with_name("kept"), bundle)
+        if damage == "segments":
+            shutil.rmtree(path / "segments" / "a")
+        else:
+            content = bytearray((path / "segments" / "a" / "c.0.0.0").read_bytes())
+            content[0] ^= 1
+            (path / "segments" / "a" / "c.0.0.0").write_bytes(content)
+        bundle.parent.joinpath("removed", f"{bundle.name}.1").touch()  # of "b": so it is worn
+        with mock.patch("featurestore.store.sealing.seal.worn_bundles", lambda sealed: sealed.bundles()):
+            if seal:
+                writer.pack(seal=True)
+            else:
+                with pytest.raises(TrackLockedError, match=r"1 tracks of .* \('a'"):
+                    writer.pack(seal=False)
+        assert bundle.exists() == (not seal or damage == "a byte")  # else they were read from there
+        writer.repair()
+        writer.pack(seal=True)
+        writer.pack(seal=False)
+    check(path, TRACKS)
