@@ -257,7 +257,7 @@ class BucketSource(TrackSource):
             snapshot = self.index.snapshot()
         sizes = list(self.each(partial(self._verify_track, snapshot, problems, deep), snapshot.track_ids))
         arrays, read = (sum(one[n] for one in sizes) for n in (0, 1))
-        rows = 0 if snapshot.table is None else len(snapshot.table.ids)
+        rows = 0 if snapshot.table is None else snapshot.table.tracks
         tracks = len(snapshot.track_ids)
         return VerifyReport(tracks, arrays, read, rows, 0, 0, deep, time.monotonic() - began, tuple(problems))
 

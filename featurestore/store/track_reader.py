@@ -25,7 +25,8 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, ArrayMetadata, shard_name
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.root import RootCheck
-from featurestore.store.format.shards import CRC_BYTES, plain_index
+from featurestore.store.format.shards import plain_index
+from featurestore.store.format.small_chunks import CRC_BYTES
 from featurestore.store.paths import HIDDEN, StorePaths
 
 _MANY = 2_000  # tracks

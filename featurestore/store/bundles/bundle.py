@@ -22,7 +22,6 @@ from featurestore.store.bundles.layout import (
     Sizes,
 )
 from featurestore.store.bundles.rows import RowReader, damaged
-from featurestore.store.bundles.texts import decode_numbers, decode_texts
 from featurestore.store.byte_source import ByteFolder, ByteSource
 from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.keys import MAX_ID_BYTES, encode_keys
@@ -34,7 +33,13 @@ from featurestore.store.format.metadata import (
     decode_document,
     track_metadata,
 )
-from featurestore.store.format.shards import CRC_BYTES
+from featurestore.store.format.small_chunks import (
+    CRC_BYTES,
+    LENGTH_BYTES,
+    checked_texts,
+    decode_numbers,
+    decode_texts,
+)
 from featurestore.store.paths import BUNDLES
 
 _INDEX_BYTES = 2**29
@@ -125,7 +130,7 @@ class Bundle:
                 raise ValueError("its rows do not add up")
             if sizes.rows:
                 _check_rows(folder, sizes.rows)
-            ids = decode_texts(content[1], tracks, MAX_ID_BYTES)
+            ids = _texts(content[1], tracks, MAX_ID_BYTES)
             revisions = decode_numbers(content[2], "u1", tracks * REVISION_BYTES).astype(np.uint8)
             found = cls(files, name, sizes, ids, splits, revisions.reshape(-1, REVISION_BYTES), recent)
             if len(set(found.keys)) != tracks:
@@ -181,7 +186,7 @@ class Bundle:
         def read() -> tuple[list[str], int]:
             with self._opened("attributes") as folder:
                 content = folder.read(f"c.{number}", _INDEX_BYTES)
-                return decode_texts(content, rows, MAX_ATTRIBUTE_BYTES), len(content)
+                return _texts(content, rows, MAX_ATTRIBUTE_BYTES), len(content)
 
         with damage(self.name):
             return decode_document(self.recent.get((self.name, "attributes", str(number)), read)[at].encode())
@@ -252,6 +257,17 @@ def index_checksum(contents: list[bytes]) -> str:
     for content in contents:
         crc = google_crc32c.extend(crc, content)
     return f"{crc:08x}"
+
+
+def _texts(content: bytes, rows: int, most: int) -> list[str]:
+    """Texts of a chunk of some rows, of at most so many characters each, and nothing behind them."""
+    body = checked_texts(content, rows)
+    found = decode_texts(body)
+    if len("".join(found).encode()) != len(body) - LENGTH_BYTES * (rows + 1):
+        raise ValueError("something is behind the texts")
+    if max(map(len, found), default=0) > most:
+        raise ValueError("a text is too long")
+    return found
 
 
 def read_small(folder: ByteFolder, array: str, file: str) -> bytes:

@@ -24,7 +24,8 @@ from featurestore.store.format.metadata import (
     group_document,
     hidden_document,
 )
-from featurestore.store.format.shards import CRC_BYTES, MAX_CHUNKS, with_crc
+from featurestore.store.format.shards import MAX_CHUNKS
+from featurestore.store.format.small_chunks import CRC_BYTES, with_crc
 from featurestore.store.paths import REMOVED
 
 MOST_TRACKS = 4096

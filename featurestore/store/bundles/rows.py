@@ -20,7 +20,7 @@ from featurestore.store import filesystem
 from featurestore.store.bundles.layout import ShardLayout, shards_of
 from featurestore.store.byte_source import THREADS, ByteFile, ByteFolder
 from featurestore.store.format.metadata import ArrayMetadata
-from featurestore.store.format.shards import CRC_BYTES, with_crc
+from featurestore.store.format.small_chunks import CRC_BYTES, crc_of, with_crc
 
 _WRITTEN_CHUNKS = 64  # of each layer, at once
 _BATCH = 2**19  # bytes of one layer that are read at once: about as much as a core caches
@@ -77,7 +77,7 @@ class RowWriter:
         for layer, rows in enumerate(self._waiting):
             parts: list[Any] = []
             for chunk in rows[: chunks * self._per_chunk].reshape(chunks, -1).view(np.uint8):
-                parts += [chunk, int(google_crc32c.value(chunk)).to_bytes(CRC_BYTES, "little")]
+                parts += [chunk, crc_of(chunk)]
             filesystem.write_all(self._fd, parts, shard.offset(layer, self._chunk))
         self._chunk += chunks
         self._rows = 0

@@ -20,11 +20,10 @@ from featurestore.store.bundles.bundle import INDEX, Bundle, Recent, index_check
 from featurestore.store.bundles.layout import KINDS, MAX_ATTRIBUTE_BYTES, NAME, Sizes
 from featurestore.store.bundles.rows import RowWriter
 from featurestore.store.bundles.sealed_array import open_sealed
-from featurestore.store.bundles.texts import encode_texts
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document
 from featurestore.store.format.open_array import OpenArray
-from featurestore.store.format.shards import with_crc
+from featurestore.store.format.small_chunks import encode_texts, with_crc
 from featurestore.store.paths import BUNDLES, StorePaths
 from featurestore.store.track_reader import TrackReader
 
@@ -49,7 +48,7 @@ class Found:
         The track.
     revision : str
         Of it.
-    record : bytes
+    record : str
         What a bundle keeps of its metadata.
     starts : ndarray of float64
         Where its segments start, seconds; NaN where that is not known.
@@ -59,7 +58,7 @@ class Found:
 
     track_id: str
     revision: str
-    record: bytes
+    record: str
     starts: npt.NDArray[np.float64]
     nbytes: int
 
@@ -93,7 +92,7 @@ def look_at(reader: TrackReader, track_id: str) -> Found | None:
     record: dict[str, Any] = {"attributes": attributes}
     if sums is not None:
         record["segments_checksums"] = sums
-    content = json.dumps(record).encode()
+    content = json.dumps(record)
     if not NAME.fullmatch(revision) or len(content) > MAX_ATTRIBUTE_BYTES:
         return None
     row = len(spec.layers) * spec.dim * np.dtype(spec.dtype).itemsize
@@ -124,7 +123,7 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
     counts = [track.segments for track in tracks]
     splits = np.concatenate([[0], np.cumsum(counts)]).astype("<i8")
     revisions = bytes.fromhex("".join(track.revision for track in tracks))
-    ids = encode_texts([track.track_id.encode() for track in tracks], len(tracks))
+    ids = encode_texts([track.track_id for track in tracks], len(tracks))
     index = [with_crc(splits.tobytes()), ids, with_crc(revisions)]
     for (name, file), content in zip(INDEX, index, strict=True):
         filesystem.write_file(folder / name / file, content)

@@ -8,20 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError
 from featurestore.store import filesystem
 from featurestore.store.byte_source import ByteFile
-from featurestore.store.format.shards import CRC_BYTES, read_checked
+from featurestore.store.format.shards import read_checked
+from featurestore.store.format.small_chunks import CRC_BYTES, crc_of
 
 
 def encode_chunk(chunk: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], bytes]:
     """Bytes of a C-contiguous, little-endian chunk, and what follows them in its file."""
     content = chunk.reshape(-1).view(np.uint8)
-    return content, int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
+    return content, crc_of(content)
 
 
 def write_chunk(path: Path, chunk: npt.NDArray[Any]) -> None:

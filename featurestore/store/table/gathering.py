@@ -60,7 +60,7 @@ class TableIndex(ABC):
         """How many segments each of some tracks has, as far as the table tells; `UNKNOWN` for the others."""
         snapshot = self.snapshot()
         rows = snapshot.rows(ids)
-        if snapshot.table is None or not len(snapshot.table.ids):
+        if snapshot.table is None or not snapshot.table.tracks:
             return rows
         counts = np.where(rows < 0, UNKNOWN, snapshot.table.described["segments"][rows]).astype(np.int64)
         if self.untold:

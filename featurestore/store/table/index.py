@@ -193,7 +193,7 @@ class TrackIndex(TableIndex):
             table = self.open_table()
         except CorruptTrackError:
             return 0
-        return 0 if table is None else len(table.ids)
+        return 0 if table is None else table.tracks
 
 
 def _table(reader: TrackReader) -> PackedTable | None:

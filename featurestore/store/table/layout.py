@@ -12,9 +12,12 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import numpy as np
+
 from featurestore.errors import CorruptTrackError
 from featurestore.spec import FeatureSpec
 from featurestore.store.format.metadata import array_document, checksum, group_document
+from featurestore.store.format.small_chunks import with_crc
 
 DIMS = ("track", "layer", "feature")
 ENCODINGS = ("default", "v2")
@@ -126,6 +129,11 @@ def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, An
     group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
     group["attributes"]["checksum"] = checksum(group)
     return {"": group, **arrays}
+
+
+def encode_layers(spec: FeatureSpec) -> bytes:
+    """Layers as the one chunk of a Zarr array."""
+    return with_crc(np.array(spec.layers, "<i8").tobytes())
 
 
 def check_seal(group: dict[str, Any]) -> None:

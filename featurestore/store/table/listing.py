@@ -80,7 +80,7 @@ def _logged_changes(
         return None
     there, packed = set(filter(logged.__contains__, listed)), table.among(logged)
     fresh, lost = there - packed, packed - there
-    if len(listed) != len(table.ids) + len(fresh) - len(lost):
+    if len(listed) != table.tracks + len(fresh) - len(lost):
         return None
     expected = table.hash_sum + sum(map(hash, fresh)) - sum(map(hash, lost))
     return (fresh, lost) if sum(map(hash, listed)) == expected else None

@@ -27,10 +27,17 @@ from featurestore.store.format.metadata import (
     encode_document,
 )
 from featurestore.store.format.open_array import OpenArray
+from featurestore.store.format.small_chunks import encode_texts
 from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
-from featurestore.store.table.coordinates import encode_ids, encode_layers
-from featurestore.store.table.layout import OWN, TOMBSTONE, chunk_name, encoding_of_name, table_documents
+from featurestore.store.table.layout import (
+    OWN,
+    TOMBSTONE,
+    chunk_name,
+    encode_layers,
+    encoding_of_name,
+    table_documents,
+)
 from featurestore.store.table.listing import compare_keys, track_ids_of
 from featurestore.store.table.mtime_token import MtimeToken, set_mtime_token
 from featurestore.store.table.previous import PreviousTable, layout_on_disk
@@ -221,7 +228,7 @@ class _Packing:
                         fallbacks.link_or_copy(before, f"{new}/{array}/{chunk_name(encoding, *index)}")
             else:
                 self._write_features(new / "features", old, rows, encoding, number)
-                filesystem.write_file(new / "track_id" / chunk_name(encoding, number), encode_ids(ids, rows))
+                filesystem.write_file(new / "track_id" / chunk_name(encoding, number), encode_texts(ids, rows))
 
     def _keep_for_readers(self, new: Path, encoding: str) -> None:
         """Hold the files of the other encoding for readers of Zarr that have opened the table they belong to.

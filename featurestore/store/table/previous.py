@@ -40,7 +40,7 @@ class PreviousTable:
         self.changed = times_of_change(reader.paths, table.keys) if thorough else table.described["changed"]
 
     def __len__(self) -> int:
-        return len(self.table.ids)
+        return self.table.tracks
 
     def rows_of(self, keys: Set[str]) -> list[int]:
         """Rows of the tracks with some keys."""

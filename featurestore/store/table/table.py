@@ -24,13 +24,14 @@ from featurestore.spec import FeatureSpec
 from featurestore.store.byte_source import THREADS, ByteFolder
 from featurestore.store.format.keys import encode_keys
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, axes, decode_document
+from featurestore.store.format.small_chunks import checked_texts, decode_texts
 from featurestore.store.table.chunks import ChunkReader
-from featurestore.store.table.coordinates import TrackIds, checked_ids, encode_layers
 from featurestore.store.table.layout import (
     check_seal,
     chunk_name,
     chunk_rows,
     damaged,
+    encode_layers,
     encoding_of,
     size_of,
     table_documents,
@@ -53,8 +54,11 @@ class PackedTable:
 
     Parameters
     ----------
-    ids : TrackIds
-        Of the track of each row.
+    tracks : int
+        How many rows it has.
+    ids : list of ndarray
+        Of their tracks, in chunks: read with the table, and decoded when they are asked for, which many queries
+        never do.
     own : dict
         What the group's attributes say of the table.
     described : Rows
@@ -65,7 +69,8 @@ class PackedTable:
         Of the store.
     """
 
-    ids: TrackIds
+    tracks: int
+    ids: list[npt.NDArray[np.uint8]]
     own: dict[str, Any]
     described: Rows
     rows_per_chunk: int
@@ -86,10 +91,20 @@ class PackedTable:
         """Of the folder `aggregated`, while the table holds all tracks."""
         return MtimeToken.from_attributes(self.own)
 
-    @property
+    @cached_property
     def track_ids(self) -> list[str]:
-        """Track of each row."""
-        return self.ids.decoded
+        """Track of each row; CorruptTrackError if they are not those of a table."""
+        ids: list[str] = []
+        try:
+            for chunk in self.ids:
+                ids += decode_texts(chunk)
+        except ValueError as error:
+            raise damaged(error) from None
+        rest = ids[self.tracks :]
+        del ids[self.tracks :]
+        if any(rest) or not all(ids):
+            raise damaged("the number of track ids is wrong")
+        return ids
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -99,7 +114,7 @@ class PackedTable:
     @property
     def chunks(self) -> int:
         """Number of chunks along the tracks."""
-        return math.ceil(len(self.ids) / self.rows_per_chunk)
+        return math.ceil(self.tracks / self.rows_per_chunk)
 
     @property
     def chunk_size(self) -> int:
@@ -160,10 +175,10 @@ class PackedTable:
         ids = []
         for number in range(math.ceil(tracks / rows)):
             name = chunk_name(encoding_of(own["layout"]), number)
-            ids.append(checked_ids(_read(folder, "track_id", name, _MAX_BYTES), rows))
+            ids.append(checked_texts(_read(folder, "track_id", name, _MAX_BYTES), rows))
         # Which also tells apart files of two states, where they were copied meanwhile.
         described = decode_rows(_read(folder, "track_id", ROWS, _MAX_BYTES), tracks, own["rows_crc32c"])
-        return cls(TrackIds(ids, tracks), own, described, rows, spec)
+        return cls(tracks, ids, own, described, rows, spec)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -234,14 +249,14 @@ class PackedTable:
             with folder.folder("features") as features:
                 for number in range(self.chunks):
                     # Chunks are filled from their first row on: if the last one is there, all are.
-                    last = min((number + 1) * self.rows_per_chunk, len(self.ids)) - 1
+                    last = min((number + 1) * self.rows_per_chunk, self.tracks) - 1
                     for layer in range(len(self.spec.layers)):
                         with self._open_chunk(features, number, layer) as chunk:
                             if np.isnan(chunk.first_value(last % self.rows_per_chunk)):
                                 raise ValueError(f"row {last} is missing: its file is of an earlier state")
             # Once: a writer may give the group another token meanwhile.
             group = _document(folder, "")
-            wanted = table_documents(len(self.ids), self.rows_per_chunk, self.spec, _checked(group))
+            wanted = table_documents(self.tracks, self.rows_per_chunk, self.spec, _checked(group))
             for name, document in wanted.items():
                 if (_document(folder, name) if name else group) != document:
                     raise ValueError(f"{name}/{METADATA} is not what was written")
