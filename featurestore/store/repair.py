@@ -12,7 +12,7 @@ from pathlib import Path
 from featurestore.errors import CorruptTrackError, TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem, reading
-from featurestore.store.bundles.checking import damaged_documents, documents
+from featurestore.store.bundles.checking import damaged_documents
 from featurestore.store.bundles.layout import KINDS as SEALED_KINDS
 from featurestore.store.bundles.layout import mark_name
 from featurestore.store.bundles.sealed_array import open_sealed
@@ -156,7 +156,7 @@ def _restore_documents(reader: TrackReader, staged: Path) -> None:
         for name in damaged_documents(bundle):
             place = reader.paths.bundles / bundle.name / name
             if reading.is_dir(place):
-                filesystem.write_file(staged / METADATA, encode_document(documents(bundle)[name]))
+                filesystem.write_file(staged / METADATA, encode_document(bundle.sizes.arrays()[name]))
                 filesystem.sync_file(staged / METADATA)
                 filesystem.rename(staged / METADATA, place / METADATA)
                 filesystem.sync_dir(place)

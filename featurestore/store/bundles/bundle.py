@@ -30,6 +30,8 @@ from featurestore.store.format.metadata import (
     METADATA,
     ArrayMetadata,
     check_track_metadata,
+    dataset_attributes,
+    dataset_documents,
     decode_document,
     track_metadata,
 )
@@ -117,8 +119,8 @@ class Bundle:
             group = decode_document(folder.read(METADATA, MAX_METADATA_BYTES))
             sizes = Sizes.of_arrays(group["consolidated_metadata"]["metadata"], spec)
             tracks = sizes.tracks
-            own = {key: value for key, value in group["attributes"].items() if key != "checksum"}
-            if sizes.documents(own)[""] != group:
+            own = dataset_attributes(group)
+            if dataset_documents(own, sizes.arrays())[""] != group:
                 raise ValueError("not the metadata of a bundle of this spec")
             if own["fingerprint"] != spec.fingerprint:
                 raise ValueError("features of another spec")

@@ -35,7 +35,7 @@ def damaged_documents(bundle: Bundle) -> list[str]:
     """Arrays of a bundle whose own metadata, which only other readers read, is not as it should be."""
     damaged = []
     with bundle.files.open(BUNDLES, bundle.name) as folder:
-        for name, expected in documents(bundle).items():
+        for name, expected in bundle.sizes.arrays().items():
             try:
                 with folder.folder(name) as inner:
                     found = decode_document(inner.read(METADATA, MAX_METADATA_BYTES))
@@ -44,13 +44,6 @@ def damaged_documents(bundle: Bundle) -> list[str]:
             if found != expected:
                 damaged.append(name)
     return damaged
-
-
-def documents(bundle: Bundle) -> dict[str, dict[str, object]]:
-    """Metadata of the arrays of a bundle, by their names."""
-    found = bundle.sizes.documents({})
-    del found[""]
-    return found
 
 
 def damaged_shards(bundle: Bundle) -> Iterator[str]:

@@ -135,6 +135,22 @@ def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
+def dataset_documents(own: Mapping[str, Any], arrays: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Documents of arrays and of their group (""), of which `own` is known: text and whole numbers, as in netCDF.
+
+    The group has the arrays' inline, so that a reader sees one whole dataset from one file, and a checksum.
+    """
+    group = group_document(own)
+    group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    group["attributes"]["checksum"] = checksum(group)
+    return {"": group, **arrays}
+
+
+def dataset_attributes(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What the document of a dataset's group says is known of it."""
+    return {name: value for name, value in group["attributes"].items() if name != "checksum"}
+
+
 def hidden_document(name: str = HIDDEN) -> dict[str, Any]:
     """The node at `.featurestore`: an array without elements, so that no Zarr reader looks below it."""
     return array_document([0], [1], "uint8", 0, [{"name": "bytes"}], [name], {})

@@ -16,7 +16,7 @@ from featurestore.amounts import bytes_in_words
 from featurestore.errors import SettingError, StoreAccessError
 from featurestore.store import filesystem, reading
 from featurestore.store.bundles.bundle import Bundle
-from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_document
+from featurestore.store.bundles.layout import MOST_TRACKS, mark_name
 from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.sealed import finish_bundle, finish_bundles
 from featurestore.store.commit.sealing_lock import placing
@@ -29,6 +29,7 @@ from featurestore.store.format.metadata import (
     SEALED_VERSION,
     encode_document,
     group_document,
+    hidden_document,
 )
 from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
 from featurestore.store.sealing.unseal import Unsealing
@@ -215,9 +216,9 @@ def make_bundles_folder(paths: StorePaths, staged: Path) -> None:
     """Make the folder of bundles with that of marks, or of marks alone, where they are missing."""
     new = staged / "new"
     if not os.path.lexists(paths.bundles):
-        place, made = paths.bundles, {new: group_document({}), new / REMOVED: removed_document()}
+        place, made = paths.bundles, {new: group_document({}), new / REMOVED: hidden_document(REMOVED)}
     elif not os.path.lexists(paths.removed):
-        place, made = paths.removed, {new: removed_document()}
+        place, made = paths.removed, {new: hidden_document(REMOVED)}
     else:
         return
     for folder, document in made.items():

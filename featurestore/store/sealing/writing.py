@@ -21,7 +21,7 @@ from featurestore.store.bundles.layout import KINDS, MAX_ATTRIBUTE_BYTES, NAME, 
 from featurestore.store.bundles.rows import RowWriter
 from featurestore.store.bundles.sealed_array import open_sealed
 from featurestore.store.format.keys import encode_key
-from featurestore.store.format.metadata import METADATA, encode_document
+from featurestore.store.format.metadata import METADATA, dataset_documents, encode_document
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.small_chunks import encode_texts, with_crc
 from featurestore.store.paths import BUNDLES, StorePaths
@@ -116,9 +116,9 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
     spec = reader.spec
     sizes = Sizes.to_write(len(tracks), sum(track.segments for track in tracks), spec)
     filesystem.make_dir(folder)
-    for name in sizes.documents({}):
-        if name:
-            filesystem.make_dir(folder / name)
+    arrays = sizes.arrays()
+    for name in arrays:
+        filesystem.make_dir(folder / name)
     _write_features(reader, tracks, folder, sizes)
     counts = [track.segments for track in tracks]
     splits = np.concatenate([[0], np.cumsum(counts)]).astype("<i8")
@@ -135,7 +135,7 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
         records = [track.record for track in tracks[first : first + rows]]
         filesystem.write_file(folder / "attributes" / f"c.{number}", encode_texts(records, rows))
     own = {"fingerprint": spec.fingerprint, "index_crc32c": index_checksum(index)}
-    for name, document in sizes.documents(own).items():
+    for name, document in dataset_documents(own, arrays).items():
         filesystem.write_file(folder / name / METADATA, encode_document(document))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from featurestore.errors import CorruptTrackError
 from featurestore.spec import FeatureSpec
-from featurestore.store.format.metadata import array_document, checksum, group_document
+from featurestore.store.format.metadata import array_document, dataset_documents
 from featurestore.store.format.small_chunks import with_crc
 
 DIMS = ("track", "layer", "feature")
@@ -103,7 +103,7 @@ def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, An
     spec : FeatureSpec
         Of the store.
     own : dict
-        What the group's attributes say of the table. Text and whole numbers only: netCDF can hold nothing else.
+        What the group's attributes say of the table.
     """
     encoding = encoding_of(own["layout"])
     layers = len(spec.layers)
@@ -124,21 +124,9 @@ def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, An
         "track_id": array_document([tracks], [rows], "string", "", ids, ["track"], {}, encoding=encoding),
         "layer": array_document([layers], [layers], "int64", 0, [_LITTLE, _CRC], ["layer"], {}),
     }
-    # Inline metadata of the arrays lets a reader see one whole table from one file.
-    group = group_document(own)
-    group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
-    group["attributes"]["checksum"] = checksum(group)
-    return {"": group, **arrays}
+    return dataset_documents(own, arrays)
 
 
 def encode_layers(spec: FeatureSpec) -> bytes:
     """Layers as the one chunk of a Zarr array."""
     return with_crc(np.array(spec.layers, "<i8").tobytes())
-
-
-def check_seal(group: dict[str, Any]) -> None:
-    """Raise ValueError unless the document of the table's group is as it was written."""
-    attributes = dict(group["attributes"])
-    stored = attributes.pop("checksum")
-    if stored != checksum({**group, "attributes": attributes}):
-        raise ValueError("the metadata fails its checksum")

@@ -23,11 +23,16 @@ from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
 from featurestore.store.byte_source import THREADS, ByteFolder
 from featurestore.store.format.keys import encode_keys
-from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, axes, decode_document
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    axes,
+    dataset_attributes,
+    decode_document,
+)
 from featurestore.store.format.small_chunks import checked_texts, decode_texts
 from featurestore.store.table.chunks import ChunkReader
 from featurestore.store.table.layout import (
-    check_seal,
     chunk_name,
     chunk_rows,
     damaged,
@@ -256,7 +261,7 @@ class PackedTable:
                                 raise ValueError(f"row {last} is missing: its file is of an earlier state")
             # Once: a writer may give the group another token meanwhile.
             group = _document(folder, "")
-            wanted = table_documents(self.tracks, self.rows_per_chunk, self.spec, _checked(group))
+            wanted = table_documents(self.tracks, self.rows_per_chunk, self.spec, dataset_attributes(group))
             for name, document in wanted.items():
                 if (_document(folder, name) if name else group) != document:
                     raise ValueError(f"{name}/{METADATA} is not what was written")
@@ -273,7 +278,7 @@ class PackedTable:
         except NotADirectoryError as error:
             raise damaged(error) from None
         try:
-            if _checked(_document(folder, "")).get("generation") != self.generation:
+            if _document(folder, "")["attributes"]["generation"] != self.generation:
                 raise TableChangedError
             yield folder
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -337,8 +342,7 @@ def _document(folder: ByteFolder, below: str) -> dict[str, Any]:
 
 def _checked(group: dict[str, Any]) -> dict[str, Any]:
     """What a group's document says of its table."""
-    check_seal(group)
-    own = {name: value for name, value in group["attributes"].items() if name != "checksum"}
+    own = dataset_attributes(group)
     if not all(isinstance(own[name], str) for name in ("fingerprint", "generation", "rows_crc32c")):
         raise ValueError("impossible fingerprint, generation or checksum")
     if type(own["layout"]) is not int or own["layout"] < 0:

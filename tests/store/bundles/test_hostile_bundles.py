@@ -14,7 +14,7 @@ from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store.bundles.bundle import index_checksum
 from featurestore.store.bundles.layout import Sizes
-from featurestore.store.format.metadata import encode_document
+from featurestore.store.format.metadata import dataset_documents, encode_document
 from featurestore.store.format.small_chunks import encode_texts, with_crc
 
 pytestmark = pytest.mark.slow
@@ -40,8 +40,9 @@ def described(bundle, *, tracks=3, rows=6, own=None, **others):
     """Write metadata that fits the files of the index, and says that there are so many tracks and rows."""
     names = ("row_splits/c.0", "track_id/c.0", "revision/c.0.0")
     index = index_checksum([(bundle / name).read_bytes() for name in names])
+    arrays = replace(Sizes.to_write(tracks, rows, SPEC), **others).arrays()
     own = own or {"fingerprint": SPEC.fingerprint, "index_crc32c": index}
-    for name, document in replace(Sizes.to_write(tracks, rows, SPEC), **others).documents(own).items():
+    for name, document in dataset_documents(own, arrays).items():
         (bundle / name / "zarr.json").write_bytes(encode_document(document))
 
 
