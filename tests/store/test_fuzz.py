@@ -17,7 +17,6 @@ from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import reading
 from featurestore.store.byte_source import LocalFile
 from featurestore.store.commit.record import INTENT, TransactionRecord
-from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.compression import compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata, check_track_metadata, decode_document, track_metadata
 from featurestore.store.format.shards import ShardReader
@@ -72,7 +71,7 @@ def mutated(draw, *documents):
 def test_metadata_is_taken_only_as_this_library_writes_it(document):
     try:
         found = ArrayMetadata.from_document(document)
-        check_track_metadata(found, "raw", SPEC)
+        check_track_metadata(found, "raw", "a", SPEC)
     except ValueError:
         return
     assert found.document() == document
@@ -86,8 +85,7 @@ def test_attributes_are_taken_only_as_this_library_writes_them(document):
     assume(isinstance(document.get("attributes"), dict))
     try:
         found = ArrayMetadata.from_document(document)
-        check_track_metadata(found, "raw", SPEC)
-        check_attributes(found, "raw", "a")
+        check_track_metadata(found, "raw", "a", SPEC)
     except ValueError:
         return
     assert found.attributes["track_id"] == "a"

@@ -23,7 +23,6 @@ from featurestore.store.bundles.layout import (
 )
 from featurestore.store.bundles.rows import RowReader, damaged
 from featurestore.store.byte_source import ByteFolder, ByteSource
-from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.keys import MAX_ID_BYTES, encode_keys
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -214,10 +213,8 @@ class Bundle:
             shape = (len(spec.layers), spec.dim)
             whole = shape if kind == "aggregated" else (self.segments(row), *shape)
             found = track_metadata(kind, whole, spec, attributes)
-            check_track_metadata(found, kind, spec)
-            check_attributes(found, kind, self.keys[row])
-            known = own["track_id"] == self.ids[row] and own["revision"] == self.revision(row)
-            if not known or own["fingerprint"] != spec.fingerprint or not isinstance(own["checksums"], Mapping):
+            check_track_metadata(found, kind, self.keys[row], spec)
+            if own["revision"] != self.revision(row) or not isinstance(own["checksums"], Mapping):
                 raise ValueError(f"attributes of another track than {self.ids[row]!r:.200}")
             if bool(self.segments(row)) != ("segments" in own["kinds"]):
                 raise ValueError(f"it lacks segments of {self.ids[row]!r:.200}")

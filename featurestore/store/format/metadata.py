@@ -185,18 +185,37 @@ def shard_name(ndim: int) -> str:
     return "c" + ".0" * ndim
 
 
-def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) -> None:
-    """Raise ValueError unless the metadata is that of a kind of a track in a store of this spec."""
+def check_track_metadata(metadata: ArrayMetadata, kind: str, key: str, spec: FeatureSpec) -> None:
+    """Raise ValueError unless the metadata is that of a kind of the track with a key in a store of this spec."""
     if len(metadata.shape) != len(DIMS[kind]) or math.prod(metadata.shape) == 0:
         raise ValueError(f"not the shape of {kind}: {metadata.shape}")
-    if not isinstance(metadata.attributes.get("track_id"), str):
-        raise ValueError("no track_id in the attributes")
+    _check_attributes(metadata.attributes, kind, key)
+    if metadata.attributes["fingerprint"] != spec.fingerprint:
+        raise ValueError("features of another spec")
+    starts = metadata.attributes["starts"]
+    if kind != "aggregated" and len(starts) not in (0, metadata.shape[0]):
+        raise ValueError(f"{len(starts)} starts for {metadata.shape[0]} segments")
     expected = track_metadata(kind, metadata.shape, spec, metadata.attributes)
     if metadata.dims == DIMS[kind]:  # of format 1
         expected = replace(expected, dims=DIMS[kind])
     layers, dim = metadata.shape[DIMS[kind].index("layer")], metadata.shape[-1]
     if metadata != expected or (layers, dim) != (len(spec.layers), spec.dim):
         raise ValueError(f"not the metadata of {kind} in a store of this spec")
+
+
+def _check_attributes(attributes: Mapping[str, Any], kind: str, key: str) -> None:
+    for name in ("track_id", "revision", "fingerprint", "kinds", "starts"):
+        if name not in attributes:
+            raise ValueError(f"no {name} in the attributes")
+    track_id, kinds, starts = attributes["track_id"], attributes["kinds"], attributes["starts"]
+    if not isinstance(track_id, str) or encode_key(track_id) != key:
+        raise ValueError(f"it says that it is the track {track_id!r:.200}")
+    if not isinstance(attributes["revision"], str) or not isinstance(kinds, list) or kind not in kinds:
+        raise ValueError("impossible revision or kinds")
+    if "aggregated" not in kinds or kinds != [known for known in KINDS if known in kinds]:
+        raise ValueError(f"impossible kinds {kinds!r:.200}")
+    if not isinstance(starts, list) or not all(type(start) is float and math.isfinite(start) for start in starts):
+        raise ValueError("impossible starts")
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:
