@@ -13,12 +13,12 @@ from featurestore.store.commit import heartbeat, recovery
 from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks, held_by, way_out
 from featurestore.store.commit.record import TransactionRecord
-from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.silence import SilentWriters, sweep_dead
 from featurestore.store.commit.staging import StagingArea, clean_stale
 from featurestore.store.commit.transaction import commit
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import SEALED_VERSION
+from featurestore.store.format.root import upgrade_root
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
 

@@ -17,7 +17,6 @@ from featurestore.errors import SettingError, StoreAccessError
 from featurestore.store import filesystem, reading
 from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.layout import MOST_TRACKS, mark_name
-from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.sealed import finish_bundle, finish_bundles
 from featurestore.store.commit.sealing_lock import placing
 from featurestore.store.commit.session import WriterSession
@@ -31,6 +30,7 @@ from featurestore.store.format.metadata import (
     group_document,
     hidden_document,
 )
+from featurestore.store.format.root import upgrade_root
 from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
 from featurestore.store.sealing.unseal import Unsealing
 from featurestore.store.sealing.wear import (

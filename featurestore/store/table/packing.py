@@ -17,7 +17,6 @@ from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFou
 from featurestore.store import fallbacks, filesystem
 from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import TrackLocks, exclusive
-from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.staging import StagingArea
 from featurestore.store.commit.transaction import BACKUP, is_lost_race
 from featurestore.store.format.keys import encode_key, is_hashed
@@ -27,6 +26,7 @@ from featurestore.store.format.metadata import (
     encode_document,
 )
 from featurestore.store.format.open_array import OpenArray
+from featurestore.store.format.root import upgrade_root
 from featurestore.store.format.small_chunks import encode_texts
 from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
