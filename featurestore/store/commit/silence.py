@@ -49,42 +49,40 @@ class SilentWriters:
         self._heard: dict[str, tuple[int, float]] = {}  # last sign, and seconds since, by the name of the folder
         self._looked = time.monotonic()
 
-    def lock(self, key: str, *, held: bool) -> list[int] | None:
-        """Lock a track that dead writers have had, and throw away what they had of it.
+    def lock(self, key: str, locked: contextlib.ExitStack, *, held: bool) -> bool:
+        """Lock a track that dead writers have had until a stack is closed, and throw away what they had of it.
 
         Parameters
         ----------
         key : str
             Of the track.
+        locked : ExitStack
+            The stack.
         held : bool
             Whether the track's own lock is held by somebody else.
 
         Returns
         -------
-        list of int or None
-            Descriptors for `unlock`; None if the track is somebody else's: another writer takes its place already,
-            or nobody who was at work on it is known to be dead.
+        bool
+            False if the track is somebody else's: another writer takes its place already, or nobody who was at
+            work on it is known to be dead.
         """
-        with contextlib.ExitStack() as stack:
-            locked: list[int] = []
-            try:
-                found = _having(self._paths.dead, key)
-                if held:
-                    found = found or self._take(key)
-                    if not found:
-                        return None
-                for folder in found:
-                    fd = lock_file(folder.with_name(key + _TAKEN))
-                    if fd is None:
-                        return None
-                    stack.callback(unlock, fd)
-                    locked.append(fd)
-                    for name in os.listdir(folder):
-                        filesystem.discard(folder / name, self._paths.trash)
-            except (FileNotFoundError, PermissionError):  # it is swept in this moment, or somebody else's
-                return None
-            stack.pop_all()
-            return locked
+        try:
+            found = _having(self._paths.dead, key)
+            if held:
+                found = found or self._take(key)
+                if not found:
+                    return False
+            for folder in found:
+                fd = lock_file(folder.with_name(key + _TAKEN))
+                if fd is None:
+                    return False
+                locked.callback(unlock, fd)
+                for name in os.listdir(folder):
+                    filesystem.discard(folder / name, self._paths.trash)
+        except (FileNotFoundError, PermissionError):  # it is swept in this moment, or somebody else's
+            return False
+        return True
 
     def _take(self, key: str) -> list[Path]:
         """Take a track from a silent writer; where its folder is now."""
