@@ -237,7 +237,7 @@ class PackedTable:
                 within = rows[where] - number * self.rows_per_chunk
                 for column, layer in enumerate(layers):
                     with self._open_chunk(features, number, layer) as chunk:
-                        _fill(chunk, out[:, column], where, within)
+                        chunk.read_rows(out[:, column], where, within)
 
             if len(parts) < _FEW_CHUNKS:
                 for part in parts:
@@ -295,13 +295,7 @@ class PackedTable:
 
     def _open_chunk(self, features: ByteFolder, number: int, layer: int) -> ChunkReader:
         name = chunk_name(self.encoding, number, layer, 0)
-        file = features.open(name, whole=True)
-        try:
-            shape = self.rows_per_chunk, 1, self.spec.dim
-            return ChunkReader(file, f"features/{name}", shape, self.spec.dtype)
-        except BaseException:
-            file.close()
-            raise
+        return ChunkReader(features, name, (self.rows_per_chunk, 1, self.spec.dim), self.spec.dtype)
 
 
 def is_padding(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -309,19 +303,6 @@ def is_padding(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if not rows.shape[1]:
         return np.zeros(len(rows), np.bool_)
     return np.asarray(np.isnan(rows[:, :, 0]).any(axis=1))
-
-
-def _fill(
-    chunk: ChunkReader, out: npt.NDArray[Any], where: npt.NDArray[np.int64], within: npt.NDArray[np.int64]
-) -> None:
-    first, count = int(where[0]), len(where)
-    target = out[first : first + count]
-    # Rows that follow each other are read to where they belong.
-    in_order = within[-1] - within[0] == count - 1 and (np.diff(within) == 1).all()
-    if in_order and where[-1] - first == count - 1 and target.flags.c_contiguous:
-        chunk.read_into(target, first=int(within[0]))
-    else:
-        out[where] = chunk.read()[within, 0]
 
 
 def _is_missing(error: OSError) -> bool:
