@@ -153,7 +153,7 @@ class BucketIndex(TableIndex):
         self._cached: tuple[Snapshot, frozenset[str]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._reader, self._bucket)
+        return type(self), (self.reader, self._bucket)
 
     def snapshot(self) -> Snapshot:
         return self._looked_up()[0]
@@ -174,7 +174,7 @@ class BucketIndex(TableIndex):
 
     def _look_up(self) -> Snapshot:
         with self._bucket.open() as root:
-            table = PackedTable.open(root, self._reader.spec)
+            table = PackedTable.open(root, self.reader.spec)
         nothing = frozenset[str]()
         if table is not None and (self._bucket.current() or not self._bucket.can_list):
             if self._bucket.current() is None and table.mtime_token is None:
@@ -193,7 +193,7 @@ class BucketIndex(TableIndex):
         if table is not None and not self._bucket.exists(f"{HIDDEN}/{METADATA}"):
             table = None  # the markers of its stale rows were not copied
         packed = {} if table is None else dict(zip(table.keys, table.track_ids, strict=True))
-        more = sorted(track_ids_of(self._reader, keys - packed.keys()).values())
+        more = sorted(track_ids_of(self.reader, keys - packed.keys()).values())
         gone = frozenset(packed[key] for key in packed.keys() - keys)
         unusable = gone | {packed[key] for key in packed.keys() & stale}
         return Snapshot(TrackList(table, gone, more), table, unusable, None)

@@ -32,13 +32,15 @@ class TableIndex(ABC):
 
     Attributes
     ----------
+    reader : ArrayReader
+        As above.
     untold : set of str
         Tracks that have another number of segments than the table says: they were replaced by hand.
     """
 
     def __init__(self, reader: ArrayReader) -> None:
         self.untold: set[str] = set()
-        self._reader = reader
+        self.reader = reader
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
@@ -80,7 +82,7 @@ class TableIndex(ABC):
             If a track is gone or damaged, or the packed table is.
         """
         if self._are_few(ids, positions):
-            return self._reader.read_rows(ids, positions)
+            return self.reader.read_rows(ids, positions)
         for _ in range(_ATTEMPTS):
             try:
                 return self._gather(self.snapshot(), ids, positions)
@@ -99,15 +101,15 @@ class TableIndex(ABC):
             out = found = self._read_table(table, rows[packed], positions)
             rows[packed[is_padding(found)]] = -1  # the table was copied while it grew
         if len(packed) < len(ids) or not len(packed):
-            out = np.empty((len(ids), len(positions), self._reader.spec.dim), np.dtype(self._reader.spec.dtype))
+            out = np.empty((len(ids), len(positions), self.reader.spec.dim), np.dtype(self.reader.spec.dtype))
             if len(packed):
                 out[packed] = found
         if unpacked := np.flatnonzero(rows < 0).tolist():
-            out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
+            out[unpacked] = self.reader.read_rows([ids[i] for i in unpacked], positions)
         return out
 
     def _read_table(
         self, table: PackedTable, rows: npt.NDArray[np.int64], positions: Sequence[int]
     ) -> npt.NDArray[Any]:
-        with self._reader.files.open() as root:
+        with self.reader.files.open() as root:
             return table.read(root, rows, positions)

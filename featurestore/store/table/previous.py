@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Set
-from pathlib import Path
 
 import numpy as np
 
 from featurestore.errors import CorruptTrackError
-from featurestore.store import reading
-from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
 from featurestore.store.table.rows import digest, times_of_change
 from featurestore.store.table.table import PackedTable
 from featurestore.store.track_reader import TrackReader
@@ -68,13 +65,3 @@ class PreviousTable:
     def looks_different(self) -> bool:
         """Whether the times of change are no longer those that the table knows."""
         return bool((self.changed != self.table.described["changed"]).any())
-
-
-def layout_on_disk(packed: Path) -> int | None:
-    """Look up the layout version that a table says it has, though it may be damaged; None if it says nothing."""
-    try:
-        document = decode_document(reading.read_file(packed / METADATA, limit=MAX_METADATA_BYTES))
-        layout = document["attributes"]["layout"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return layout if type(layout) is int and layout >= 0 else None
