@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -198,11 +198,8 @@ class BucketIndex(TableIndex):
         unusable = gone | {packed[key] for key in packed.keys() & stale}
         return Snapshot(TrackList(table, gone, more), table, unusable, None)
 
-    def _least(self, table: PackedTable, positions: int) -> float:
-        return 0 if positions <= _COLUMNS else super()._least(table, positions)
-
-    def _are_few(self, ids: Any, positions: Any) -> bool:
-        return len(positions) > _COLUMNS and super()._are_few(ids, positions)
+    def _prefers_table(self, positions: Sequence[int]) -> bool:
+        return len(positions) <= _COLUMNS
 
 
 class BucketSource(TrackSource):

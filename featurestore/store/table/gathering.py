@@ -50,13 +50,9 @@ class TableIndex(ABC):
     def forget(self) -> None:
         """Look the table up again for the next snapshot."""
 
-    def _least(self, table: PackedTable, positions: int) -> float:  # noqa: ARG002
-        """How many rows of a chunk are read from it, and not from their tracks, for so many layers."""
-        return table.rows_per_chunk / _FEW
-
-    def _are_few(self, ids: Sequence[str], positions: Sequence[int]) -> bool:  # noqa: ARG002
-        """Whether tracks are so few that they are read as they are."""
-        return len(ids) <= _FEW_TRACKS and not (isinstance(ids, TrackList) and ids.is_packed)
+    def _prefers_table(self, positions: Sequence[int]) -> bool:  # noqa: ARG002
+        """Whether so many layers are read from the table whatever there is to be read."""
+        return False
 
     def segments(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """How many segments each of some tracks has, as far as the table tells; `UNKNOWN` for the others."""
@@ -81,7 +77,8 @@ class TableIndex(ABC):
         TrackNotFoundError, CorruptTrackError
             If a track is gone or damaged, or the packed table is.
         """
-        if self._are_few(ids, positions):
+        are_few = len(ids) <= _FEW_TRACKS and not (isinstance(ids, TrackList) and ids.is_packed)
+        if are_few and not self._prefers_table(positions):
             return self.reader.read_rows(ids, positions)
         for _ in range(_ATTEMPTS):
             try:
@@ -92,9 +89,9 @@ class TableIndex(ABC):
 
     def _gather(self, snapshot: Snapshot, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         table, rows = snapshot.table, snapshot.rows(ids)
-        if table is not None and len(ids):
+        if table is not None and len(ids) and not self._prefers_table(positions):
             chunks = rows // table.rows_per_chunk
-            few = np.bincount(chunks + 1) < self._least(table, len(positions))
+            few = np.bincount(chunks + 1) < table.rows_per_chunk / _FEW
             rows[few[chunks + 1]] = -1
         packed = np.flatnonzero(rows >= 0)
         if table is not None and len(packed):
