@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -168,17 +169,17 @@ class ShardLayout:
         """The first row."""
         return self.number * self.metadata.shard_shape[0]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many rows it has."""
         return min(self.metadata.shard_shape[0], self.metadata.shape[0] - self.first)
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         """How many chunks there are of each layer."""
         return -(-self.rows // self.metadata.chunk_shape[0])
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
         """Of a chunk, without its checksum."""
         return math.prod(self.metadata.chunk_shape) * np.dtype(self.metadata.dtype).itemsize
