@@ -194,20 +194,16 @@ class SealedTracks:
 
     def live(self, bundle: Bundle) -> Iterator[tuple[int, str]]:
         """Number and key of each track of a bundle that is there still."""
-        removed = self.removed()
+        removed = self.removed_rows().get(bundle.name, ())
         for row, key in enumerate(bundle.keys):
-            if mark_name(bundle.name, row) not in removed:
+            if row not in removed:
                 yield row, key
-
-    def removed(self) -> frozenset[str]:
-        """Names of all marks."""
-        self._check_marks()
-        return self._marks.names()
 
     def removed_rows(self) -> dict[str, set[int]]:
         """Numbers of the tracks that are not there any more, by the name of their bundle."""
+        self._check_marks()
         found: dict[str, set[int]] = {}
-        for mark in self.removed():
+        for mark in self._marks.names():
             name, _, row = mark.partition(".")
             found.setdefault(name, set()).add(int(row))
         return found

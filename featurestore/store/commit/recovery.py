@@ -167,7 +167,7 @@ def finish(paths: StorePaths, sealed: SealedTracks, key: str, *, durable: bool, 
 
 def failures(paths: StorePaths) -> Iterator[tuple[str, str]]:
     """Keys of the entries of the journal that could not be carried out, and why."""
-    for name in sorted(os.listdir(paths.journal)) if reading.is_dir(paths.journal) else []:
+    for name in sorted(reading.list_names(paths.journal)):
         key = name.removesuffix(FAILED)
         if key != name and reading.is_dir(paths.journal / key):
             with contextlib.suppress(OSError, ValueError):

@@ -110,7 +110,7 @@ class SilentWriters:
             # Had this process, or its way to the disk, stood still, it would have heard nobody.
             passed = min(now - self._looked, BEAT)
             heard = {}
-            for owner in _folders(self._paths.staging):
+            for owner in reading.list_names(self._paths.staging):
                 with contextlib.suppress(OSError):
                     sign = _sign_of(self._paths.staging / owner / OWNER)
                     last, silent = self._heard.get(owner, (None, 0.0))
@@ -121,7 +121,7 @@ class SilentWriters:
 
 def sweep_dead(paths: StorePaths) -> None:
     """Remove what was taken from writers that are gone by now, with all their locks, unless others are at it."""
-    for owner in _folders(paths.dead):
+    for owner in reading.list_names(paths.dead):
         if not os.path.lexists(paths.staging / owner):
             with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
                 for lock in (paths.dead / owner).glob(f"*{_TAKEN}"):
@@ -135,16 +135,9 @@ def sweep_dead(paths: StorePaths) -> None:
                     filesystem.remove_tree(gone)
 
 
-def _folders(parent: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(parent))
-    except FileNotFoundError:
-        return []
-
-
 def _having(parent: Path, key: str, owners: list[str] | None = None) -> list[Path]:
     """Folders of a track, of those who have or had it at hand."""
-    found = [parent / owner / key for owner in (_folders(parent) if owners is None else owners)]
+    found = [parent / owner / key for owner in (reading.list_names(parent) if owners is None else owners)]
     return [folder for folder in found if reading.is_dir(folder)]
 
 
