@@ -17,6 +17,7 @@ from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
 from featurestore.store.bundles.bundle import INDEX, Bundle, Recent, index_checksum
+from featurestore.store.bundles.checking import sound_tracks
 from featurestore.store.bundles.layout import KINDS, MAX_ATTRIBUTE_BYTES, NAME, Sizes
 from featurestore.store.bundles.rows import RowWriter
 from featurestore.store.bundles.sealed_array import open_sealed
@@ -157,10 +158,11 @@ def check_bundle(files: StorePaths, name: str, spec: FeatureSpec) -> None:
         If it has not, bit for bit, what the folders of its tracks have.
     """
     bundle = Bundle.open(files, name, spec, Recent())
-    for row, key in enumerate(bundle.keys):
-        for kind in KINDS if bundle.segments(row) else ("aggregated",):
-            with open_sealed(bundle, kind, row) as array:
-                _check(array, f"{BUNDLES}/{kind}", key)
+    for kind in KINDS:
+        for row in np.flatnonzero(~sound_tracks(bundle, kind)).tolist():
+            if kind == "aggregated" or bundle.segments(row):
+                with open_sealed(bundle, kind, row) as array:
+                    _check(array, f"{BUNDLES}/{kind}", bundle.keys[row])
 
 
 def _write_features(reader: TrackReader, tracks: Iterable[Found], folder: Path, sizes: Sizes) -> None:
