@@ -146,15 +146,7 @@ def mark_name(bundle: str, row: int) -> str:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """Where chunks lie in the shard of some number of an array of features.
-
-    Parameters
-    ----------
-    metadata : ArrayMetadata
-        Of the array.
-    number : int
-        Of the shard.
-    """
+    """Where chunks lie in the shard of some number of an array of features."""
 
     metadata: ArrayMetadata
     number: int

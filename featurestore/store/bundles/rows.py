@@ -32,15 +32,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class RowWriter:
-    """Write the rows of an array, whose number is known, into a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the array.
-    metadata : ArrayMetadata
-        Of the array.
-    """
+    """Write the rows of an array, whose number is known, into a folder."""
 
     def __init__(self, folder: Path, metadata: ArrayMetadata) -> None:
         self._folder = folder
@@ -96,15 +88,6 @@ class RowReader:
     """Read rows of an array whose folder is open; every value that is returned has passed its check.
 
     Where a chunk lies follows from the metadata: the index in the file is for other readers.
-
-    Parameters
-    ----------
-    folder : ByteFolder
-        Of the array.
-    metadata : ArrayMetadata
-        Of the array.
-    name : str
-        How errors call it.
     """
 
     def __init__(self, folder: ByteFolder, metadata: ArrayMetadata, name: str) -> None:

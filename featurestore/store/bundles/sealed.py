@@ -74,13 +74,6 @@ class SealedTracks:
 
     A folder of a track supersedes what a bundle has of it: whoever asks here has looked for one. Which tracks are
     in a bundle that cannot be opened is not known: others go on.
-
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    spec : FeatureSpec
-        Of the store.
     """
 
     def __init__(self, paths: StorePaths, spec: FeatureSpec) -> None:
@@ -224,21 +217,9 @@ class SealedTracks:
             )
 
     def mark_removed(self, key: str, *, durable: bool, but: str = "") -> bool:
-        """Say that what bundles have of a track is not there any more; the caller holds the track's lock.
+        """Say that what bundles have of a track is not there any more, `but` for a revision; whether any was.
 
-        Parameters
-        ----------
-        key : str
-            Of the track.
-        durable : bool
-            Whether that must survive a loss of power.
-        but : str
-            A revision of which this is not said.
-
-        Returns
-        -------
-        bool
-            Whether they had something that was there.
+        The caller holds the track's lock. What is `durable` survives a loss of power.
         """
         return self.mark([place for place in self.places(key) if place.revision != but], durable=durable)
 

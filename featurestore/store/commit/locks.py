@@ -57,15 +57,7 @@ def _byte_of(key: str) -> int:
 
 
 class TrackLocks:
-    """The track locks that one writer holds.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the lock files.
-    dead : SilentWriters, optional
-        Of the writer; by default nobody is dead.
-    """
+    """The track locks that one writer holds, and what it knows of writers that are dead: by default nobody is."""
 
     def __init__(self, folder: Path, dead: SilentWriters | None = None) -> None:
         self._folder, self._dead = folder, dead
@@ -77,14 +69,7 @@ class TrackLocks:
 
     @contextlib.contextmanager
     def holding(self, key: str, *, wait: float = 0.0) -> Iterator[None]:
-        """Hold the lock of a track.
-
-        Parameters
-        ----------
-        key : str
-            Of the track.
-        wait : float
-            Seconds to wait for another writer that holds the lock for another track.
+        """Hold the lock of a track; waits so many seconds for a writer that holds it for another track.
 
         Raises
         ------

@@ -34,15 +34,7 @@ _log = logging.getLogger("featurestore")
 
 
 class SilentWriters:
-    """What one writer knows of how long the others have been silent.
-
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    own : Path
-        The staging folder of this writer.
-    """
+    """What one writer, with a staging folder of its own, knows of how long the others have been silent."""
 
     def __init__(self, paths: StorePaths, own: Path) -> None:
         self._paths, self._own = paths, own.name
@@ -50,22 +42,13 @@ class SilentWriters:
         self._looked = time.monotonic()
 
     def lock(self, key: str, locked: contextlib.ExitStack, *, held: bool) -> bool:
-        """Lock a track that dead writers have had until a stack is closed, and throw away what they had of it.
-
-        Parameters
-        ----------
-        key : str
-            Of the track.
-        locked : ExitStack
-            The stack.
-        held : bool
-            Whether the track's own lock is held by somebody else.
+        """Lock a track that dead writers have had, and throw away what they had of it; closing a stack unlocks it.
 
         Returns
         -------
         bool
-            False if the track is somebody else's: another writer takes its place already, or nobody who was at
-            work on it is known to be dead.
+            False if the track is somebody else's: another writer takes its place already, or its own lock is
+            `held` and nobody who was at work on it is known to be dead.
         """
         try:
             found = _having(self._paths.dead, key)

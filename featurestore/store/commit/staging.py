@@ -34,13 +34,6 @@ class StagingArea:
 
     From its first track on, its lock file gets another time of change all the time: to those to whom the lock says
     nothing, since a host that has died may keep it, this says that the owner lives (see `silence`).
-
-    Parameters
-    ----------
-    parent : Path
-        Where to make it.
-    durable : bool
-        Whether the folder must survive a loss of power.
     """
 
     def __init__(self, parent: Path, *, durable: bool = False) -> None:

@@ -30,14 +30,7 @@ class Root(NamedTuple):
 
 
 def read_root(root: Path, *, follow_links: bool = False) -> Root:
-    """What the store at a path says of itself.
-
-    Parameters
-    ----------
-    root : Path
-        Its folder.
-    follow_links : bool
-        Whether its files may be links.
+    """What the store in a folder says of itself, whose files may be links if these are followed.
 
     Raises
     ------
@@ -108,15 +101,7 @@ def upgrade_root(paths: StorePaths, staged: Path, version: int) -> None:
 
 
 class RootCheck:
-    """Notice that a store is gone, or that another was put in its place. A look costs one system call.
-
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    spec : FeatureSpec
-        With which it was opened.
-    """
+    """Notice that a store is gone, or that another was put in its place. A look costs one system call."""
 
     def __init__(self, paths: StorePaths, spec: FeatureSpec) -> None:
         self._paths = paths

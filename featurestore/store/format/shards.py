@@ -193,16 +193,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Read inner chunks of an open shard file; every byte that is returned has passed its check.
-
-    Parameters
-    ----------
-    file : ByteFile
-        The shard; the reader closes it.
-    metadata : ArrayMetadata
-        Of the array that the file belongs to.
-    name : str
-        How errors call it.
+    """Read inner chunks of a shard file, which it closes; every byte that is returned has passed its check.
 
     Raises
     ------

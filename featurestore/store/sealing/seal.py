@@ -52,15 +52,7 @@ from featurestore.store.track_reader import TrackReader
 
 
 class Sealing:
-    """One sealing of a store; the caller holds `pack.lock`.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    session : WriterSession
-        Of the writer.
-    """
+    """One sealing of a store; the caller holds `pack.lock`."""
 
     def __init__(self, reader: TrackReader, session: WriterSession) -> None:
         self._reader = reader
@@ -74,14 +66,8 @@ class Sealing:
     def run(self, track_ids: Sequence[str], *, least: int = 1) -> None:
         """Seal all tracks that are in folders, in this order, and those of bundles that are worn or small.
 
-        Tracks of such bundles come back into folders first, one bundle after the other.
-
-        Parameters
-        ----------
-        track_ids : sequence of str
-            All tracks of the store.
-        least : int
-            How many tracks a bundle has at least; fewer stay where they are.
+        Tracks of such bundles come back into folders first, one bundle after the other. Fewer than `least` tracks
+        stay where they are.
 
         Raises
         ------

@@ -141,16 +141,7 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
 
 
 def check_bundle(files: StorePaths, name: str, spec: FeatureSpec) -> None:
-    """Read a bundle that was written back, before anything goes that it is to replace.
-
-    Parameters
-    ----------
-    files : StorePaths
-        Of the folder in which it is, as if this was a store.
-    name : str
-        Of the bundle.
-    spec : FeatureSpec
-        Of the store.
+    """Read a bundle that was written back from staging (`files`), before anything goes that it is to replace.
 
     Raises
     ------

@@ -20,23 +20,14 @@ _ATTEMPTS = 5
 
 
 class TableCheck:
-    """One check of the packed table of a store.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    revisions : mapping of str to str
-        Revision of each sound track, by its key.
-    deep : bool
-        Whether to compare the numbers.
+    """One check of the packed table of a store; `revisions` are those of the sound tracks, by their keys.
 
     Attributes
     ----------
     problems : list of tuple
         Track id, where one is concerned, and what is wrong.
     bytes : int
-        Bytes of numbers that were compared.
+        Bytes of numbers that were compared: none unless it is `deep`.
     """
 
     def __init__(self, reader: TrackReader, revisions: Mapping[str, str], *, deep: bool) -> None:

@@ -33,18 +33,7 @@ def write_chunk(path: Path, chunk: npt.NDArray[Any]) -> None:
 
 
 class ChunkReader:
-    """Read a chunk; every value that is returned has passed its check.
-
-    Parameters
-    ----------
-    folder : ByteFolder
-        Where its file is.
-    name : str
-        Of the file.
-    shape : tuple of int
-        Of the chunk: [row, 1, feature].
-    dtype : str
-        Of its values.
+    """Read a chunk [row, 1, feature]; every value that is returned has passed its check.
 
     Raises
     ------

@@ -25,15 +25,8 @@ _FEW = 64
 class TableIndex(ABC):
     """The tracks of a store, and reading them by way of its packed table. Holds no file open.
 
-    Parameters
-    ----------
-    reader : ArrayReader
-        Of the store.
-
     Attributes
     ----------
-    reader : ArrayReader
-        As above.
     untold : set of str
         Tracks that have another number of segments than the table says: they were replaced by hand.
     """

@@ -47,15 +47,7 @@ def damaged(error: object) -> CorruptTrackError:
 
 
 def chunk_rows(layout: int, size: int) -> int:
-    """Give the rows of a chunk of a layout version; no other version of the same encoding has as many.
-
-    Parameters
-    ----------
-    layout : int
-        The version.
-    size : int
-        Of chunks: `SMALL_ROWS`, `LARGE_ROWS` or `HUGE_ROWS`.
-    """
+    """Give the rows of a chunk of a layout version; no other version of the same encoding has as many."""
     return size + layout // 2 % _SIZES
 
 
@@ -94,17 +86,7 @@ def encoding_of_name(name: str) -> str | None:
 
 
 def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Make the Zarr documents of the table's group ("") and of its three arrays.
-
-    Parameters
-    ----------
-    tracks, rows : int
-        Number of tracks, and of rows of a chunk.
-    spec : FeatureSpec
-        Of the store.
-    own : dict
-        What the group's attributes say of the table.
-    """
+    """Make the Zarr documents of the table's group ("") and of its three arrays, of chunks of so many rows."""
     encoding = encoding_of(own["layout"])
     layers = len(spec.layers)
     # One chunk is one file, so that xarray writes a dataset again as it has read it. A missing one is NaN.

@@ -14,16 +14,7 @@ from featurestore.store.track_reader import TrackReader
 
 
 class PreviousTable:
-    """A table beside the tracks as they are now.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    table : PackedTable
-        The table.
-    thorough : bool
-        Whether to look at each track, rather than believe what the table says.
+    """A table beside the tracks as they are now; unless it is `thorough`, it believes what the table says of them.
 
     Attributes
     ----------
