@@ -123,7 +123,10 @@ class Bundle:
                 raise ValueError("not the metadata of a bundle of this spec")
             if own["fingerprint"] != spec.fingerprint:
                 raise ValueError("features of another spec")
-            content = [read_small(folder, array, file) for array, file in INDEX]
+            content = []
+            for array, file in INDEX:
+                with folder.folder(array) as inner:
+                    content.append(inner.read(file, _INDEX_BYTES))
             if index_checksum(content) != own["index_crc32c"]:
                 raise ValueError("its index is not the one that was written")
             splits = decode_numbers(content[0], "<i8", tracks + 1).astype(np.int64)
@@ -267,12 +270,6 @@ def _texts(content: bytes, rows: int, most: int) -> list[str]:
     if max(map(len, found), default=0) > most:
         raise ValueError("a text is too long")
     return found
-
-
-def read_small(folder: ByteFolder, array: str, file: str) -> bytes:
-    """Content of a file of an array of a bundle."""
-    with folder.folder(array) as inner:
-        return inner.read(file, _INDEX_BYTES)
 
 
 def check_starts(starts: npt.NDArray[np.float64], splits: npt.NDArray[np.int64]) -> None:
