@@ -25,10 +25,10 @@ import numpy as np
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.store.format.metadata import METADATA, encode_document
+from featurestore.store.format.small_chunks import encode_texts
 from featurestore.store.paths import StorePaths
 from featurestore.store.table import layout
 from featurestore.store.table.chunks import write_chunk
-from featurestore.store.table.coordinates import encode_ids, encode_layers
 from featurestore.store.table.mtime_token import set_mtime_token
 from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, digest, encode_rows
 
@@ -48,12 +48,12 @@ def make_store(path: Path, tracks: int, spec: FeatureSpec) -> None:
     rng = np.random.default_rng(0)
     for number in range(-(-tracks // rows)):
         own = ids[number * rows : (number + 1) * rows]
-        (packed / "track_id" / layout.chunk_name("default", number)).write_bytes(encode_ids(own, rows))
+        (packed / "track_id" / layout.chunk_name("default", number)).write_bytes(encode_texts(own, rows))
         for layer in range(len(spec.layers)):
             chunk = np.full((rows, 1, spec.dim), np.nan, "<f4")
             chunk[: len(own)] = rng.standard_normal((len(own), 1, spec.dim), np.float32)
             write_chunk(packed / "features" / layout.chunk_name("default", number, layer, 0), chunk)
-    (packed / "layer" / layout.chunk_name("default", 0)).write_bytes(encode_layers(spec))
+    (packed / "layer" / layout.chunk_name("default", 0)).write_bytes(layout.encode_layers(spec))
     described = np.zeros(tracks, ROW)
     described["revision"], described["changed"], described["segments"] = digest("0" * 32), UNKNOWN, UNKNOWN
     content, checksum = encode_rows(described)

@@ -18,9 +18,16 @@ from featurestore.store.bucket import PACKED, POINTER, Bucket, Pointer
 from featurestore.store.folder_source import FolderSource
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document
+from featurestore.store.format.small_chunks import encode_texts
 from featurestore.store.table.chunks import encode_chunk
-from featurestore.store.table.coordinates import encode_ids, encode_layers
-from featurestore.store.table.layout import chunk_name, chunk_rows, chunk_size, encoding_of, table_documents
+from featurestore.store.table.layout import (
+    chunk_name,
+    chunk_rows,
+    chunk_size,
+    encode_layers,
+    encoding_of,
+    table_documents,
+)
 from featurestore.store.table.listing import track_ids_of
 from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, digest, encode_rows
 from featurestore.store.table.table import PackedTable
@@ -119,7 +126,7 @@ class _State:
         found = np.zeros(len(self._ids), ROW)
         found["changed"] = found["segments"] = UNKNOWN
         if self._before is not None:
-            found[: len(self._before.ids)] = self._before.described
+            found[: self._before.tracks] = self._before.described
         for row, track_id in enumerate(self._ids):
             if (known := self._published.get(track_id)) is not None:
                 found[row] = digest(known.revision), UNKNOWN, known.segments
@@ -131,7 +138,7 @@ class _State:
         ids, before = self._ids[first : first + rows], self._before
         features = [f"features/{chunk_name(encoding, number, layer, 0)}" for layer in range(layers)]
         labels = f"track_id/{chunk_name(encoding, number)}"
-        old = 0 if before is None else min(max(len(before.ids) - first, 0), len(ids))
+        old = 0 if before is None else min(max(before.tracks - first, 0), len(ids))
         if before is not None and before.rows_per_chunk == rows and old == len(ids):
             assert self._pointer is not None
             current, new = (f"{PACKED}/{x}/" for x in (self._pointer.current, self._generation))
@@ -154,7 +161,7 @@ class _State:
             self._put(features[layer], content.tobytes() + end)
 
         list(pool.map(put, range(layers)))
-        self._put(labels, encode_ids(ids, rows))
+        self._put(labels, encode_texts(ids, rows))
 
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         """`aggregated` of a track in the bucket, of the revision that is there."""

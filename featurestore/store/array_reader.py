@@ -14,7 +14,6 @@ import numpy.typing as npt
 from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 from featurestore.store.byte_source import ByteFolder, ByteSource
-from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -67,11 +66,8 @@ class ArrayReader:
     def _checked(self, document: dict[str, Any], kind: str, key: str, name: str) -> ArrayMetadata:
         try:
             metadata = ArrayMetadata.from_document(document)
-            check_track_metadata(metadata, kind, self.spec)
+            check_track_metadata(metadata, kind, key, self.spec)
             check_seal(document)
-            check_attributes(metadata, kind, key)
-            if metadata.attributes["fingerprint"] != self.spec.fingerprint:
-                raise ValueError("features of another spec")
         except ValueError as error:
             raise corrupt(name, str(error)) from None
         return metadata

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -153,7 +153,7 @@ class BucketIndex(TableIndex):
         self._cached: tuple[Snapshot, frozenset[str]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._reader, self._bucket)
+        return type(self), (self.reader, self._bucket)
 
     def snapshot(self) -> Snapshot:
         return self._looked_up()[0]
@@ -174,7 +174,7 @@ class BucketIndex(TableIndex):
 
     def _look_up(self) -> Snapshot:
         with self._bucket.open() as root:
-            table = PackedTable.open(root, self._reader.spec)
+            table = PackedTable.open(root, self.reader.spec)
         nothing = frozenset[str]()
         if table is not None and (self._bucket.current() or not self._bucket.can_list):
             if self._bucket.current() is None and table.mtime_token is None:
@@ -193,16 +193,13 @@ class BucketIndex(TableIndex):
         if table is not None and not self._bucket.exists(f"{HIDDEN}/{METADATA}"):
             table = None  # the markers of its stale rows were not copied
         packed = {} if table is None else dict(zip(table.keys, table.track_ids, strict=True))
-        more = sorted(track_ids_of(self._reader, keys - packed.keys()).values())
+        more = sorted(track_ids_of(self.reader, keys - packed.keys()).values())
         gone = frozenset(packed[key] for key in packed.keys() - keys)
         unusable = gone | {packed[key] for key in packed.keys() & stale}
         return Snapshot(TrackList(table, gone, more), table, unusable, None)
 
-    def _least(self, table: PackedTable, positions: int) -> float:
-        return 0 if positions <= _COLUMNS else super()._least(table, positions)
-
-    def _are_few(self, ids: Any, positions: Any) -> bool:
-        return len(positions) > _COLUMNS and super()._are_few(ids, positions)
+    def _prefers_table(self, positions: Sequence[int]) -> bool:
+        return len(positions) <= _COLUMNS
 
 
 class BucketSource(TrackSource):
@@ -257,7 +254,7 @@ class BucketSource(TrackSource):
             snapshot = self.index.snapshot()
         sizes = list(self.each(partial(self._verify_track, snapshot, problems, deep), snapshot.track_ids))
         arrays, read = (sum(one[n] for one in sizes) for n in (0, 1))
-        rows = 0 if snapshot.table is None else len(snapshot.table.ids)
+        rows = 0 if snapshot.table is None else snapshot.table.tracks
         tracks = len(snapshot.track_ids)
         return VerifyReport(tracks, arrays, read, rows, 0, 0, deep, time.monotonic() - began, tuple(problems))
 

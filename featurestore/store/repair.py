@@ -12,7 +12,7 @@ from pathlib import Path
 from featurestore.errors import CorruptTrackError, TrackAccessError, TrackLockedError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem, reading
-from featurestore.store.bundles.checking import damaged_documents, documents
+from featurestore.store.bundles.checking import damaged_documents
 from featurestore.store.bundles.layout import KINDS as SEALED_KINDS
 from featurestore.store.bundles.layout import mark_name
 from featurestore.store.bundles.sealed_array import open_sealed
@@ -30,6 +30,7 @@ from featurestore.store.format.metadata import (
 )
 from featurestore.store.paths import QUARANTINE, REMOVED, StorePaths
 from featurestore.store.structure import damaged_structure, whole_structure
+from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.packing import pack
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import (
@@ -56,7 +57,7 @@ def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[
     list of Path
         Where the folders of damaged tracks are now.
     """
-    paths, durable = reader.paths, session.durable
+    paths = reader.paths
     report = verify(reader, deep=deep)
     found = {problem.what for problem in report.problems}
     moved = _put_bundles_aside(reader) if "bundle" in found else []
@@ -74,7 +75,7 @@ def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[
     moved += quarantine(reader, session.locks, report.problems, deep=deep)
     wrong = "packed" in found
     if moved or wrong:
-        pack(reader, session.staging, session.locks, wait=_PATIENCE, durable=durable, anew=wrong)
+        pack(TrackIndex(reader), session, wait=_PATIENCE, anew=wrong)
     return report, moved
 
 
@@ -156,7 +157,7 @@ def _restore_documents(reader: TrackReader, staged: Path) -> None:
         for name in damaged_documents(bundle):
             place = reader.paths.bundles / bundle.name / name
             if reading.is_dir(place):
-                filesystem.write_file(staged / METADATA, encode_document(documents(bundle)[name]))
+                filesystem.write_file(staged / METADATA, encode_document(bundle.sizes.arrays()[name]))
                 filesystem.sync_file(staged / METADATA)
                 filesystem.rename(staged / METADATA, place / METADATA)
                 filesystem.sync_dir(place)

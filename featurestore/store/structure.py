@@ -7,13 +7,13 @@ from typing import Any
 
 from featurestore.spec import FeatureSpec
 from featurestore.store import reading
-from featurestore.store.bundles.layout import removed_document
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
     METADATA,
     SEALED_VERSION,
     decode_document,
     group_document,
+    hidden_document,
     root_document,
     structure,
 )
@@ -52,5 +52,5 @@ def whole_structure(paths: StorePaths, spec: FeatureSpec) -> dict[str, dict[str,
     if os.path.lexists(paths.bundles):  # earlier releases must not take the store for theirs
         found[""] = root_document(spec, SEALED_VERSION)
     if reading.is_dir(paths.bundles):
-        found |= {BUNDLES: group_document({}), f"{BUNDLES}/{REMOVED}": removed_document()}
+        found |= {BUNDLES: group_document({}), f"{BUNDLES}/{REMOVED}": hidden_document(REMOVED)}
     return found

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -25,7 +24,8 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, ArrayMetadata, shard_name
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.format.root import RootCheck
-from featurestore.store.format.shards import CRC_BYTES, plain_index
+from featurestore.store.format.shards import plain_index
+from featurestore.store.format.small_chunks import CRC_BYTES
 from featurestore.store.paths import HIDDEN, StorePaths
 
 _MANY = 2_000  # tracks
@@ -119,10 +119,10 @@ class TrackReader(ArrayReader):
             return None
         keys, aggregated = found.keys(), self.paths.kind("aggregated")
         if len(keys) >= _MANY:
-            folders = set(_names(aggregated))
+            folders = set(reading.list_names(aggregated))
         else:
             folders = {key for key in keys.values() if reading.exists(f"{aggregated}/{key}")}
-        folders.update(_names(self.paths.journal))  # nearly always empty; last, as they move there
+        folders.update(reading.list_names(self.paths.journal))  # nearly always empty; last, as they move there
         found.numbers[[track for track, key in keys.items() if key in folders]] = -1
         return found if (found.numbers >= 0).any() else None
 
@@ -156,10 +156,3 @@ class TrackReader(ArrayReader):
         except OSError:
             return False
         return True
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []

@@ -332,8 +332,8 @@ class StoreWriter:
         """
         with translate_os_errors(self.path):
             self.session.check()
-            reader, index, session = self._reader, self._index, self.session
-            return pack_and_seal(reader, index, session, wait=wait, thorough=thorough, seal=seal, above=above)
+            index, session = self._index, self.session
+            return pack_and_seal(index, session, wait=wait, thorough=thorough, seal=seal, above=above)
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def test_more_layers(music, store):
 def test_what_is_known_of_tracks_whose_files_are_gone_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr("featurestore.store.bundles.layout.ATTRIBUTE_ROWS", 4)
     monkeypatch.setattr(bundle, "_KEPT_BYTES", 0)
-    decoded, decode = [], bundle.decode_texts
+    decoded, decode = [], bundle._texts
     names = [f"{number:02}" for number in range(16)]
     spec = FeatureSpec.for_arrays(layers=1, dim=2)
     with StoreWriter(tmp_path / "s.zarr", spec=spec, durable=False) as writer:
@@ -125,6 +125,6 @@ def test_what_is_known_of_tracks_whose_files_are_gone_is_read_once(tmp_path, mon
         writer.pack(seal=True)
     there = FeatureStore(tmp_path / "s.zarr")
     assert there.track_ids == names
-    monkeypatch.setattr(bundle, "decode_texts", lambda *args: decoded.append(args[1]) or decode(*args))
+    monkeypatch.setattr(bundle, "_texts", lambda *args: decoded.append(args[1]) or decode(*args))
     assert list(find_orphans(there, [], str(tmp_path))) == names
     assert decoded.count(4) == 4  # rows of a chunk

@@ -9,7 +9,7 @@ import struct
 import google_crc32c
 
 from featurestore.store.format.metadata import MAX_METADATA_BYTES, checksum, seal
-from featurestore.store.table.coordinates import encode_ids, with_crc
+from featurestore.store.format.small_chunks import encode_texts, with_crc
 
 ALL = ("raw", "segments", "aggregated")
 
@@ -311,7 +311,7 @@ def _index(path, change):
 def ids(*track_ids):
     def work(path, outside):
         file = path / "packed" / "track_id" / "c.0"
-        file.write_bytes(encode_ids(track_ids, int.from_bytes(file.read_bytes()[:4], "little")))
+        file.write_bytes(encode_texts(track_ids, int.from_bytes(file.read_bytes()[:4], "little")))
 
     return work
 

@@ -17,11 +17,10 @@ from featurestore.errors import CorruptTrackError, SettingError
 from featurestore.store import reading
 from featurestore.store.byte_source import LocalFile
 from featurestore.store.commit.record import INTENT, TransactionRecord
-from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.compression import compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata, check_track_metadata, decode_document, track_metadata
 from featurestore.store.format.shards import ShardReader
-from featurestore.store.table.coordinates import checked_ids, decode_ids, encode_ids, with_crc
+from featurestore.store.format.small_chunks import checked_texts, decode_texts, encode_texts, with_crc
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -72,7 +71,7 @@ def mutated(draw, *documents):
 def test_metadata_is_taken_only_as_this_library_writes_it(document):
     try:
         found = ArrayMetadata.from_document(document)
-        check_track_metadata(found, "raw", SPEC)
+        check_track_metadata(found, "raw", "a", SPEC)
     except ValueError:
         return
     assert found.document() == document
@@ -86,8 +85,7 @@ def test_attributes_are_taken_only_as_this_library_writes_them(document):
     assume(isinstance(document.get("attributes"), dict))
     try:
         found = ArrayMetadata.from_document(document)
-        check_track_metadata(found, "raw", SPEC)
-        check_attributes(found, "raw", "a")
+        check_track_metadata(found, "raw", "a", SPEC)
     except ValueError:
         return
     assert found.attributes["track_id"] == "a"
@@ -126,8 +124,8 @@ def test_an_intent_is_right_or_none(tmp_path_factory, value):
 @given(ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=10), max_size=6), data=st.data())
 def test_ids_are_right_or_refused(ids, data):
     rows = len(ids) + data.draw(st.integers(0 if ids else 1, 3))
-    content = encode_ids(ids, rows)
-    assert decode_ids(checked_ids(content, rows)) == ids + [""] * (rows - len(ids))
+    content = encode_texts(ids, rows)
+    assert decode_texts(checked_texts(content, rows)) == ids + [""] * (rows - len(ids))
     body = bytearray(content[:-4])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -135,9 +133,9 @@ def test_ids_are_right_or_refused(ids, data):
     for lie in (bytes(body), bytes(body[:cut])):
         if lie != content[:-4]:
             with pytest.raises(ValueError, match="checksum"):
-                checked_ids(lie + content[-4:], rows)
+                checked_texts(lie + content[-4:], rows)
         try:
-            found = decode_ids(checked_ids(with_crc(lie), rows))
+            found = decode_texts(checked_texts(with_crc(lie), rows))
         except ValueError:
             continue
         assert len(found) == rows
@@ -148,7 +146,7 @@ def test_ids_are_right_or_refused(ids, data):
 def test_any_bytes_are_ids_or_refused(content, tracks):
     for lie in (content, with_crc(content)):
         with contextlib.suppress(ValueError):
-            assert len(decode_ids(checked_ids(lie, tracks))) == tracks
+            assert len(decode_texts(checked_texts(lie, tracks))) == tracks
 
 
 @pytest.fixture(scope="module")

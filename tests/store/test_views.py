@@ -362,7 +362,7 @@ def test_queries_of_a_few_tracks_look_at_no_others(path, monkeypatch):
         raise AssertionError("the store was listed")
 
     monkeypatch.setattr(index, "compare_keys", refused)
-    monkeypatch.setattr(index, "_table", refused)
+    monkeypatch.setattr(index.PackedTable, "open", refused)
     assert np.array_equal(view[1], TRACKS["b/x"]["aggregated"][1])
     assert np.array_equal(
         store.aggregated(layer=1, tracks=["d", "new"])[:, 0],

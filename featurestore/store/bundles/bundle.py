@@ -22,19 +22,25 @@ from featurestore.store.bundles.layout import (
     Sizes,
 )
 from featurestore.store.bundles.rows import RowReader, damaged
-from featurestore.store.bundles.texts import decode_numbers, decode_texts
 from featurestore.store.byte_source import ByteFolder, ByteSource
-from featurestore.store.format.attributes import check_attributes
 from featurestore.store.format.keys import MAX_ID_BYTES, encode_keys
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
     METADATA,
     ArrayMetadata,
     check_track_metadata,
+    dataset_attributes,
+    dataset_documents,
     decode_document,
     track_metadata,
 )
-from featurestore.store.format.shards import CRC_BYTES
+from featurestore.store.format.small_chunks import (
+    CRC_BYTES,
+    LENGTH_BYTES,
+    checked_texts,
+    decode_numbers,
+    decode_texts,
+)
 from featurestore.store.paths import BUNDLES
 
 _INDEX_BYTES = 2**29
@@ -112,12 +118,15 @@ class Bundle:
             group = decode_document(folder.read(METADATA, MAX_METADATA_BYTES))
             sizes = Sizes.of_arrays(group["consolidated_metadata"]["metadata"], spec)
             tracks = sizes.tracks
-            own = {key: value for key, value in group["attributes"].items() if key != "checksum"}
-            if sizes.documents(own)[""] != group:
+            own = dataset_attributes(group)
+            if dataset_documents(own, sizes.arrays())[""] != group:
                 raise ValueError("not the metadata of a bundle of this spec")
             if own["fingerprint"] != spec.fingerprint:
                 raise ValueError("features of another spec")
-            content = [read_small(folder, array, file) for array, file in INDEX]
+            content = []
+            for array, file in INDEX:
+                with folder.folder(array) as inner:
+                    content.append(inner.read(file, _INDEX_BYTES))
             if index_checksum(content) != own["index_crc32c"]:
                 raise ValueError("its index is not the one that was written")
             splits = decode_numbers(content[0], "<i8", tracks + 1).astype(np.int64)
@@ -125,7 +134,7 @@ class Bundle:
                 raise ValueError("its rows do not add up")
             if sizes.rows:
                 _check_rows(folder, sizes.rows)
-            ids = decode_texts(content[1], tracks, MAX_ID_BYTES)
+            ids = _texts(content[1], tracks, MAX_ID_BYTES)
             revisions = decode_numbers(content[2], "u1", tracks * REVISION_BYTES).astype(np.uint8)
             found = cls(files, name, sizes, ids, splits, revisions.reshape(-1, REVISION_BYTES), recent)
             if len(set(found.keys)) != tracks:
@@ -181,7 +190,7 @@ class Bundle:
         def read() -> tuple[list[str], int]:
             with self._opened("attributes") as folder:
                 content = folder.read(f"c.{number}", _INDEX_BYTES)
-                return decode_texts(content, rows, MAX_ATTRIBUTE_BYTES), len(content)
+                return _texts(content, rows, MAX_ATTRIBUTE_BYTES), len(content)
 
         with damage(self.name):
             return decode_document(self.recent.get((self.name, "attributes", str(number)), read)[at].encode())
@@ -207,10 +216,8 @@ class Bundle:
             shape = (len(spec.layers), spec.dim)
             whole = shape if kind == "aggregated" else (self.segments(row), *shape)
             found = track_metadata(kind, whole, spec, attributes)
-            check_track_metadata(found, kind, spec)
-            check_attributes(found, kind, self.keys[row])
-            known = own["track_id"] == self.ids[row] and own["revision"] == self.revision(row)
-            if not known or own["fingerprint"] != spec.fingerprint or not isinstance(own["checksums"], Mapping):
+            check_track_metadata(found, kind, self.keys[row], spec)
+            if own["revision"] != self.revision(row) or not isinstance(own["checksums"], Mapping):
                 raise ValueError(f"attributes of another track than {self.ids[row]!r:.200}")
             if bool(self.segments(row)) != ("segments" in own["kinds"]):
                 raise ValueError(f"it lacks segments of {self.ids[row]!r:.200}")
@@ -254,10 +261,15 @@ def index_checksum(contents: list[bytes]) -> str:
     return f"{crc:08x}"
 
 
-def read_small(folder: ByteFolder, array: str, file: str) -> bytes:
-    """Content of a file of an array of a bundle."""
-    with folder.folder(array) as inner:
-        return inner.read(file, _INDEX_BYTES)
+def _texts(content: bytes, rows: int, most: int) -> list[str]:
+    """Texts of a chunk of some rows, of at most so many characters each, and nothing behind them."""
+    body = checked_texts(content, rows)
+    found = decode_texts(body)
+    if len("".join(found).encode()) != len(body) - LENGTH_BYTES * (rows + 1):
+        raise ValueError("something is behind the texts")
+    if max(map(len, found), default=0) > most:
+        raise ValueError("a text is too long")
+    return found
 
 
 def check_starts(starts: npt.NDArray[np.float64], splits: npt.NDArray[np.int64]) -> None:

@@ -18,7 +18,7 @@ from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, dec
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.paths import BUNDLES
 
-_BLOCK_BYTES = 2**26  # that are read at once
+_BLOCK_BYTES = 2**24  # that are read at once
 
 
 def problems_of(bundle: Bundle) -> Iterator[tuple[str, str]]:
@@ -35,7 +35,7 @@ def damaged_documents(bundle: Bundle) -> list[str]:
     """Arrays of a bundle whose own metadata, which only other readers read, is not as it should be."""
     damaged = []
     with bundle.files.open(BUNDLES, bundle.name) as folder:
-        for name, expected in documents(bundle).items():
+        for name, expected in bundle.sizes.arrays().items():
             try:
                 with folder.folder(name) as inner:
                     found = decode_document(inner.read(METADATA, MAX_METADATA_BYTES))
@@ -44,13 +44,6 @@ def damaged_documents(bundle: Bundle) -> list[str]:
             if found != expected:
                 damaged.append(name)
     return damaged
-
-
-def documents(bundle: Bundle) -> dict[str, dict[str, object]]:
-    """Metadata of the arrays of a bundle, by their names."""
-    found = bundle.sizes.documents({})
-    del found[""]
-    return found
 
 
 def damaged_shards(bundle: Bundle) -> Iterator[str]:
@@ -79,11 +72,7 @@ def _end(folder: ByteFolder, name: str, size: int) -> bytes | None:
 
 
 class SoundArrays:
-    """Arrays of tracks in bundles that are what was written, by a look at many of them at once.
-
-    A chunk has rows of several tracks: one by one, each would be read many times. What is not among these is to be
-    looked at by itself, which says what is wrong.
-    """
+    """Arrays of tracks in bundles that are what was written, see `sound_tracks`."""
 
     def __init__(self) -> None:
         self._sound: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
@@ -98,13 +87,23 @@ class SoundArrays:
     def look_at(self, bundle: Bundle) -> None:
         """Read all features of a bundle."""
         for kind in KINDS:
-            sound = self._sound[bundle.name, kind] = np.zeros(bundle.sizes.tracks, np.bool_)
-            splits = bundle.splits if kind == "segments" else np.arange(bundle.sizes.tracks + 1)
-            _, layers, dim = bundle.sizes.features(kind).shape
-            row = layers * dim * np.dtype(bundle.sizes.spec.dtype).itemsize
-            for first, end in _blocks(splits, _BLOCK_BYTES // row):
-                with contextlib.suppress(CorruptTrackError, OSError):
-                    _look_at(bundle, kind, splits[first : end + 1], sound[first:end], first)
+            self._sound[bundle.name, kind] = sound_tracks(bundle, kind)
+
+
+def sound_tracks(bundle: Bundle, kind: str) -> npt.NDArray[np.bool_]:
+    """Which tracks of a bundle have what was written of a kind, all finite, by a look at many of them at once.
+
+    A chunk has rows of several tracks: one by one, each would be read many times. What is not among these is to be
+    looked at by itself, which says what is wrong.
+    """
+    tracks, spec = bundle.sizes.tracks, bundle.sizes.spec
+    sound = np.zeros(tracks, np.bool_)
+    splits = bundle.splits if kind == "segments" else np.arange(tracks + 1)
+    row = len(spec.layers) * spec.dim * np.dtype(spec.dtype).itemsize
+    for first, end in _blocks(splits, _BLOCK_BYTES // row):
+        with contextlib.suppress(CorruptTrackError, OSError):
+            _look_at(bundle, kind, splits[first : end + 1], sound[first:end], first)
+    return sound
 
 
 def _blocks(splits: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:

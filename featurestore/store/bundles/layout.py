@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,9 @@ from featurestore.store.format.metadata import (
     ArrayMetadata,
     array_document,
     axes,
-    checksum,
-    group_document,
-    hidden_document,
 )
-from featurestore.store.format.shards import CRC_BYTES, MAX_CHUNKS, with_crc
-from featurestore.store.paths import REMOVED
+from featurestore.store.format.shards import MAX_CHUNKS
+from featurestore.store.format.small_chunks import CRC_BYTES, with_crc
 
 MOST_TRACKS = 4096
 """Of a bundle that is written; readers take up to 65,536."""
@@ -117,16 +115,10 @@ class Sizes:
         shape, shard, chunk = ((n, layers, dim) for n in (rows, per_shard, per_chunk))
         return ArrayMetadata(shape, shard, (chunk[0], 1, dim), self.spec.dtype, dims, {"coordinates": own})
 
-    def documents(self, own: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The Zarr documents of the bundle's group ("") and of its arrays.
-
-        Parameters
-        ----------
-        own : dict
-            What the attributes of the group say: text only, as netCDF can hold it.
-        """
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """The Zarr documents of the bundle's arrays."""
         tracks, rows = self.tracks, self.rows
-        arrays = {
+        return {
             "aggregated": self.features("aggregated").document(),
             "attributes": array_document(
                 [tracks], [self.attribute_rows], "string", "", [_TEXT, _CRC], ["track"], {}
@@ -145,15 +137,6 @@ class Sizes:
             "start": array_document([rows], [max(1, rows)], "float64", "NaN", [_LITTLE, _CRC], ["row"], {}),
             "track_id": array_document([tracks], [tracks], "string", "", [_TEXT, _CRC], ["track"], {}),
         }
-        group = group_document(own)
-        group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
-        group["attributes"]["checksum"] = checksum(group)
-        return {"": group, **arrays}
-
-
-def removed_document() -> dict[str, Any]:
-    """The node at `bundles/removed`, as that at `.featurestore`."""
-    return hidden_document(REMOVED)
 
 
 def mark_name(bundle: str, row: int) -> str:
@@ -163,15 +146,7 @@ def mark_name(bundle: str, row: int) -> str:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """Where chunks lie in the shard of some number of an array of features.
-
-    Parameters
-    ----------
-    metadata : ArrayMetadata
-        Of the array.
-    number : int
-        Of the shard.
-    """
+    """Where chunks lie in the shard of some number of an array of features."""
 
     metadata: ArrayMetadata
     number: int
@@ -186,17 +161,17 @@ class ShardLayout:
         """The first row."""
         return self.number * self.metadata.shard_shape[0]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many rows it has."""
         return min(self.metadata.shard_shape[0], self.metadata.shape[0] - self.first)
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         """How many chunks there are of each layer."""
         return -(-self.rows // self.metadata.chunk_shape[0])
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
         """Of a chunk, without its checksum."""
         return math.prod(self.metadata.chunk_shape) * np.dtype(self.metadata.dtype).itemsize
@@ -227,12 +202,7 @@ class ShardLayout:
         return self.offset(self.layers, 0) + grid * self.layers * 16 + CRC_BYTES
 
 
-def shard_count(metadata: ArrayMetadata) -> int:
-    """How many shards an array has."""
-    return -(-metadata.shape[0] // metadata.shard_shape[0])
-
-
 def shards_of(metadata: ArrayMetadata) -> Iterator[ShardLayout]:
     """The shards of an array, one by one: metadata may speak of any number."""
-    for number in range(shard_count(metadata)):
+    for number in range(-(-metadata.shape[0] // metadata.shard_shape[0])):
         yield ShardLayout(metadata, number)

@@ -23,13 +23,7 @@ class _Listed(NamedTuple):
 
 
 class Marks:
-    """The files in `bundles/removed`, which are listed again only where some may have come or gone.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they are.
-    """
+    """The files in `bundles/removed`, which are listed again only where some may have come or gone."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -20,7 +20,7 @@ from featurestore.store import filesystem
 from featurestore.store.bundles.layout import ShardLayout, shards_of
 from featurestore.store.byte_source import THREADS, ByteFile, ByteFolder
 from featurestore.store.format.metadata import ArrayMetadata
-from featurestore.store.format.shards import CRC_BYTES, with_crc
+from featurestore.store.format.small_chunks import CRC_BYTES, crc_of, with_crc
 
 _WRITTEN_CHUNKS = 64  # of each layer, at once
 _BATCH = 2**19  # bytes of one layer that are read at once: about as much as a core caches
@@ -32,15 +32,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class RowWriter:
-    """Write the rows of an array, whose number is known, into a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the array.
-    metadata : ArrayMetadata
-        Of the array.
-    """
+    """Write the rows of an array, whose number is known, into a folder."""
 
     def __init__(self, folder: Path, metadata: ArrayMetadata) -> None:
         self._folder = folder
@@ -77,7 +69,7 @@ class RowWriter:
         for layer, rows in enumerate(self._waiting):
             parts: list[Any] = []
             for chunk in rows[: chunks * self._per_chunk].reshape(chunks, -1).view(np.uint8):
-                parts += [chunk, int(google_crc32c.value(chunk)).to_bytes(CRC_BYTES, "little")]
+                parts += [chunk, crc_of(chunk)]
             filesystem.write_all(self._fd, parts, shard.offset(layer, self._chunk))
         self._chunk += chunks
         self._rows = 0
@@ -92,35 +84,17 @@ class RowWriter:
         self._fd, self._shard = -1, None
 
 
-class _OpenShard(NamedTuple):
-    """A shard that is open: its file, number of its first chunk, and bytes of a layer, checksums included."""
-
-    file: ByteFile
-    name: str
-    first: int
-    layer_bytes: int
-
-
 class RowReader:
     """Read rows of an array whose folder is open; every value that is returned has passed its check.
 
     Where a chunk lies follows from the metadata: the index in the file is for other readers.
-
-    Parameters
-    ----------
-    folder : ByteFolder
-        Of the array.
-    metadata : ArrayMetadata
-        Of the array.
-    name : str
-        How errors call it.
     """
 
     def __init__(self, folder: ByteFolder, metadata: ArrayMetadata, name: str) -> None:
         self._folder = folder
         self._metadata = metadata
         self._name = name
-        self._open: dict[int, _OpenShard] = {}
+        self._open: dict[int, tuple[ByteFile, ShardLayout]] = {}
         self._dtype = np.dtype(metadata.dtype).newbyteorder("<")
         self._chunk_bytes = math.prod(metadata.chunk_shape) * self._dtype.itemsize + CRC_BYTES
         self._sums = [0]  # of so many chunks in a row
@@ -133,8 +107,8 @@ class RowReader:
 
     def close(self) -> None:
         """Close all files."""
-        for shard in self._open.values():
-            shard.file.close()
+        for file, _ in self._open.values():
+            file.close()
         self._open.clear()
 
     def open(self, number: int) -> None:
@@ -147,11 +121,10 @@ class RowReader:
         """
         if number not in self._open:
             shard = ShardLayout(self._metadata, number)
-            size, first = shard.size, shard.first // self._metadata.chunk_shape[0]
             file = self._folder.open(shard.name)
-            self._open[number] = _OpenShard(file, shard.name, first, shard.chunks * self._chunk_bytes)
-            if file.size != size:
-                raise damaged(self._name, f"{shard.name} is not a file of {size} bytes, but of {file.size}")
+            self._open[number] = file, shard
+            if file.size != shard.size:
+                raise damaged(self._name, f"{shard.name} is not a file of {shard.size} bytes, but of {file.size}")
 
     def read(self, rows: Rows, layers: Sequence[int]) -> npt.NDArray[Any]:
         """Read rows of some layers (by position): [row, layer, feature]."""
@@ -225,10 +198,9 @@ class RowReader:
         for column, layer in enumerate(layers):
             at = 0
             for number, chunk, count in wanted.runs[batch]:
-                shard = self._open[number]
+                file, shard = self._open[number]
                 part = flat[at * size : (at + count) * size]
-                offset = layer * shard.layer_bytes + (chunk - shard.first) * size
-                if shard.file.read_into([part], offset) != len(part):
+                if file.read_into([part], shard.offset(layer, chunk)) != len(part):
                     raise damaged(self._name, f"{shard.name} ends with the file")
                 if google_crc32c.value(part) != sums[count]:
                     raise damaged(self._name, f"a chunk of layer {layer} in {shard.name} fails its checksum")
@@ -252,7 +224,7 @@ class _Wanted(NamedTuple):
     rows : list of (int, int)
         Of each batch, the first row and behind the last one: numbers in the arrays below.
     runs : list of list of (int, int, int)
-        Of each batch, neighbouring chunks of a shard: number of the shard, the first chunk, and how many.
+        Of each batch, neighbouring chunks of a shard: number of the shard, the first chunk in it, and how many.
     targets, slots, within, jumps : ndarray
         Of each row, where it belongs; its chunk in the batch, and its place in it; and how many before do not
         follow each other, here or where they belong.
@@ -279,7 +251,8 @@ class _Wanted(NamedTuple):
         is_run[::most] = True
         at = np.flatnonzero(is_run)
         lengths = [end - first for first, end in itertools.pairwise([*at.tolist(), count])]
-        every = list(zip((chunks[at] // per_shard).tolist(), chunks[at].tolist(), lengths, strict=True))
+        numbers, firsts = np.divmod(chunks[at], per_shard)
+        every = list(zip(numbers.tolist(), firsts.tolist(), lengths, strict=True))
         edges = [*np.searchsorted(at, np.arange(0, count, most)).tolist(), len(every)]
         return cls(
             count,

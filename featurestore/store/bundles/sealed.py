@@ -74,13 +74,6 @@ class SealedTracks:
 
     A folder of a track supersedes what a bundle has of it: whoever asks here has looked for one. Which tracks are
     in a bundle that cannot be opened is not known: others go on.
-
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    spec : FeatureSpec
-        Of the store.
     """
 
     def __init__(self, paths: StorePaths, spec: FeatureSpec) -> None:
@@ -194,20 +187,16 @@ class SealedTracks:
 
     def live(self, bundle: Bundle) -> Iterator[tuple[int, str]]:
         """Number and key of each track of a bundle that is there still."""
-        removed = self.removed()
+        removed = self.removed_rows().get(bundle.name, ())
         for row, key in enumerate(bundle.keys):
-            if mark_name(bundle.name, row) not in removed:
+            if row not in removed:
                 yield row, key
-
-    def removed(self) -> frozenset[str]:
-        """Names of all marks."""
-        self._check_marks()
-        return self._marks.names()
 
     def removed_rows(self) -> dict[str, set[int]]:
         """Numbers of the tracks that are not there any more, by the name of their bundle."""
+        self._check_marks()
         found: dict[str, set[int]] = {}
-        for mark in self.removed():
+        for mark in self._marks.names():
             name, _, row = mark.partition(".")
             found.setdefault(name, set()).add(int(row))
         return found
@@ -228,21 +217,9 @@ class SealedTracks:
             )
 
     def mark_removed(self, key: str, *, durable: bool, but: str = "") -> bool:
-        """Say that what bundles have of a track is not there any more; the caller holds the track's lock.
+        """Say that what bundles have of a track is not there any more, `but` for a revision; whether any was.
 
-        Parameters
-        ----------
-        key : str
-            Of the track.
-        durable : bool
-            Whether that must survive a loss of power.
-        but : str
-            A revision of which this is not said.
-
-        Returns
-        -------
-        bool
-            Whether they had something that was there.
+        The caller holds the track's lock. What is `durable` survives a loss of power.
         """
         return self.mark([place for place in self.places(key) if place.revision != but], durable=durable)
 

@@ -18,15 +18,6 @@ from featurestore.store.format.open_array import OpenArray
 class SealedChunks:
     """The inner chunks that an array of a track had before it was sealed: all rows of one layer each.
 
-    Parameters
-    ----------
-    bundle : Bundle
-        Where it is.
-    kind : str
-        Of the array.
-    row : int
-        Of the track in the bundle.
-
     Raises
     ------
     FileNotFoundError

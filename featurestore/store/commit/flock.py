@@ -7,6 +7,8 @@ import fcntl
 import os
 import struct
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -15,9 +17,8 @@ from featurestore.store import filesystem
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 _guard = Lock()
-_held: dict[
-    int, tuple[int, int, int]
-] = {}  # process, device and inode of each descriptor that is locked without flock
+_held: dict[int, tuple[int, int, int]] = {}
+"""Process, device and inode of each descriptor that is locked without flock."""
 
 
 def lock_file(path: Path, *, shared: bool = False) -> int | None:
@@ -30,21 +31,28 @@ def lock_file(path: Path, *, shared: bool = False) -> int | None:
     int or None
         Descriptor of the file; None if somebody else, be it in this process, holds the lock.
     """
+    return _open_locked(path, partial(_lock_whole, shared=shared))
+
+
+def _open_locked(path: Path, lock: Callable[[int], bool]) -> int | None:
     fd = filesystem.open_lock(path)
     try:
-        try:
-            locked = filesystem.try_flock(fd, shared=shared)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            locked = _lock_among_threads(fd)
+        if lock(fd):
+            return fd
     except BaseException:
         os.close(fd)
         raise
-    if not locked:
-        os.close(fd)
-        return None
-    return fd
+    os.close(fd)
+    return None
+
+
+def _lock_whole(fd: int, *, shared: bool) -> bool:
+    try:
+        return filesystem.try_flock(fd, shared=shared)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return _lock_among_threads(fd)
 
 
 def _lock_among_threads(fd: int) -> bool:
@@ -80,25 +88,16 @@ def lock_byte(path: Path, offset: int) -> int | None:
     OSError
         Also if there are no such locks here.
     """
-    fd = filesystem.open_lock(path)
-    try:
-        locked = _set_byte(fd, fcntl.F_WRLCK, offset)
-    except BaseException:
-        os.close(fd)
-        raise
-    if not locked:
-        os.close(fd)
-        return None
-    return fd
+    return _open_locked(path, partial(_set_byte, fcntl.F_WRLCK, offset))
 
 
 def unlock_byte(fd: int, offset: int) -> None:
     """End the lock of a byte."""
-    _set_byte(fd, fcntl.F_UNLCK, offset)  # closing would not be enough, see `unlock`
+    _set_byte(fcntl.F_UNLCK, offset, fd)  # closing would not be enough, see `unlock`
     os.close(fd)
 
 
-def _set_byte(fd: int, kind: int, offset: int) -> bool:
+def _set_byte(kind: int, offset: int, fd: int) -> bool:
     """Lock a byte for this opening of a file, or unlock it; False if somebody else holds it."""
     if sys.platform != "linux":
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

@@ -29,13 +29,7 @@ _beating: dict[Path, Heartbeat] = {}
 
 
 class Heartbeat:
-    """Says that this process writes a store, until it is closed as often as it was begun.
-
-    Parameters
-    ----------
-    path : Path
-        Of the file.
-    """
+    """Says that this process writes a store, until it is closed as often as it was begun."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

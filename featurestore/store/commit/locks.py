@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
 
 from featurestore.errors import TrackAccessError, TrackLockedError
 from featurestore.store import filesystem, reading
@@ -33,6 +32,7 @@ from featurestore.store.commit.flock import (
     unlock,
     unlock_byte,
 )
+from featurestore.store.commit.silence import SilentWriters
 
 STRIPES = 1024
 BYTES = "tracks.lock"
@@ -56,43 +56,20 @@ def _byte_of(key: str) -> int:
     return _hash(key) >> 2  # offsets of files have 63 bits
 
 
-class Dead(Protocol):
-    """Locks the tracks of writers that are dead."""
-
-    def lock(self, key: str, *, held: bool) -> list[int] | None:
-        """Lock what dead writers have had of a track, whose own lock is `held`; None if it is somebody else's."""
-        ...
-
-
 class TrackLocks:
-    """The track locks that one writer holds.
+    """The track locks that one writer holds, and what it knows of writers that are dead: by default nobody is."""
 
-    Parameters
-    ----------
-    folder : Path
-        Of the lock files.
-    dead : Dead, optional
-        Locks the tracks of dead writers; by default there are none.
-    """
-
-    def __init__(self, folder: Path, dead: Dead | None = None) -> None:
+    def __init__(self, folder: Path, dead: SilentWriters | None = None) -> None:
         self._folder, self._dead = folder, dead
         self._held: dict[str, tuple[int, list[str]]] = {}
-        # Descriptors by key: of the stripe, of the byte unless a dead one holds it, of what the dead have had.
-        self._bytes: dict[str, tuple[int, int | None, list[int]]] = {}
+        # By key: the stripe, the byte unless a dead one holds it, what the dead have had.
+        self._bytes: dict[str, contextlib.ExitStack] = {}
         self._has_bytes = True
         self._guard = Lock()
 
     @contextlib.contextmanager
     def holding(self, key: str, *, wait: float = 0.0) -> Iterator[None]:
-        """Hold the lock of a track.
-
-        Parameters
-        ----------
-        key : str
-            Of the track.
-        wait : float
-            Seconds to wait for another writer that holds the lock for another track.
+        """Hold the lock of a track; waits so many seconds for a writer that holds it for another track.
 
         Raises
         ------
@@ -147,46 +124,35 @@ class TrackLocks:
         """Lock the byte of a key; False, from now on, where there are no such locks."""
         if key in self._bytes:
             raise _locked(key, same_track=True)
-        with _naming(stripe):
-            shared = lock_file(stripe, shared=True)
-        if shared is None:
-            raise _locked(key, same_track=key in _read(stripe))
-        byte, tried = None, False
-        try:
+        with contextlib.ExitStack() as locked:
+            with _naming(stripe):
+                shared = lock_file(stripe, shared=True)
+            if shared is None:
+                raise _locked(key, same_track=key in _read(stripe))
+            locked.callback(unlock, shared)
             try:
-                if is_seen_by_others(shared):
-                    byte = lock_byte(self._folder / BYTES, _byte_of(key))
-                    tried = True
+                if not is_seen_by_others(shared):
+                    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+                byte = lock_byte(self._folder / BYTES, _byte_of(key))
             except OSError as error:
                 if error.errno not in _WITHOUT:
                     raise
-            if tried:
-                inherited = self._inherit(key, held=byte is None)
-                if inherited is None:
-                    raise _locked(key, same_track=True)
-                self._bytes[key] = shared, byte, inherited
-        finally:
-            if key not in self._bytes:
-                if byte is not None:
-                    unlock_byte(byte, _byte_of(key))
-                unlock(shared)
-        self._has_bytes = tried
-        return tried
-
-    def _inherit(self, key: str, *, held: bool) -> list[int] | None:
-        if self._dead is None:
-            return None if held else []
-        return self._dead.lock(key, held=held)
+                self._has_bytes = False
+                return False
+            if byte is not None:
+                locked.callback(unlock_byte, byte, _byte_of(key))
+            is_ours = byte is not None
+            if self._dead is not None:
+                is_ours = self._dead.lock(key, locked, held=byte is None)
+            if not is_ours:
+                raise _locked(key, same_track=True)
+            self._bytes[key] = locked.pop_all()
+            return True
 
     def _release(self, key: str) -> None:
         with self._guard:
             if key in self._bytes:
-                shared, byte, inherited = self._bytes.pop(key)
-                for fd in inherited:
-                    unlock(fd)
-                if byte is not None:
-                    unlock_byte(byte, _byte_of(key))
-                unlock(shared)
+                self._bytes.pop(key).close()
             else:
                 self._drop(stripe_of(key), key)
 

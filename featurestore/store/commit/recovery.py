@@ -33,18 +33,7 @@ _log = logging.getLogger("featurestore")
 def recover(paths: StorePaths, sealed: SealedTracks, locks: TrackLocks, *, told: set[str]) -> set[str]:
     """Finish the changes that dead writers had decided on, and take back what they had only begun to place.
 
-    A change that cannot be finished is left where it is.
-
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    sealed : SealedTracks
-        Of the store.
-    locks : TrackLocks
-        Of the writer.
-    told : set of str
-        Keys of changes that cannot be finished, of which the user was told; grows.
+    A change that cannot be finished is left where it is; its key is added to those of which the user was `told`.
 
     Returns
     -------
@@ -136,18 +125,7 @@ def _folders(path: Path) -> list[Path]:
 def finish(paths: StorePaths, sealed: SealedTracks, key: str, *, durable: bool, back: bool) -> None:
     """Leave no change of a track in the journal; the caller holds the track's lock.
 
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    sealed : SealedTracks
-        Of the store.
-    key : str
-        Of the track.
-    durable : bool
-        Whether the change must survive a loss of power.
-    back : bool
-        Whether a change that cannot be carried out is taken back, if nothing of it is placed.
+    One that cannot be carried out is taken `back`, if that is wanted, and nothing of it is placed.
 
     Raises
     ------
@@ -167,7 +145,7 @@ def finish(paths: StorePaths, sealed: SealedTracks, key: str, *, durable: bool, 
 
 def failures(paths: StorePaths) -> Iterator[tuple[str, str]]:
     """Keys of the entries of the journal that could not be carried out, and why."""
-    for name in sorted(os.listdir(paths.journal)) if reading.is_dir(paths.journal) else []:
+    for name in sorted(reading.list_names(paths.journal)):
         key = name.removesuffix(FAILED)
         if key != name and reading.is_dir(paths.journal / key):
             with contextlib.suppress(OSError, ValueError):

@@ -13,28 +13,18 @@ from featurestore.store.commit import heartbeat, recovery
 from featurestore.store.commit.heartbeat import Heartbeat
 from featurestore.store.commit.locks import TrackLocks, held_by, way_out
 from featurestore.store.commit.record import TransactionRecord
-from featurestore.store.commit.root import upgrade_root
 from featurestore.store.commit.silence import SilentWriters, sweep_dead
 from featurestore.store.commit.staging import StagingArea, clean_stale
 from featurestore.store.commit.transaction import commit
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import SEALED_VERSION
+from featurestore.store.format.root import upgrade_root
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
 
 
 class WriterSession:
-    """Locks, a staging area and, where there are no locks, the heartbeat of a writer.
-
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    sealed : SealedTracks
-        Of the store.
-    durable : bool
-        Whether what is finished survives a loss of power (fsync).
-    """
+    """Locks, a staging area and, where there are no locks, the heartbeat of a writer."""
 
     def __init__(self, paths: StorePaths, sealed: SealedTracks, *, durable: bool) -> None:
         self._paths = paths
@@ -77,16 +67,9 @@ class WriterSession:
 
     @contextlib.contextmanager
     def lock(self, key: str, *, wait: float = 0.0, removing: bool = False) -> Iterator[None]:
-        """Hold the lock of a track, which has no unfinished change then.
+        """Hold the lock of a track, which has no unfinished change then; waits as `TrackLocks.holding`.
 
-        Parameters
-        ----------
-        key : str
-            Of the track.
-        wait : float
-            Seconds to wait for a writer that is at work on another track that shares the lock.
-        removing : bool
-            Whether a change that cannot be finished may be taken back instead.
+        When the track is removed, a change that cannot be finished may be taken back instead.
         """
         self.check()
         with self.locks.holding(key, wait=wait):
@@ -100,16 +83,7 @@ class WriterSession:
     ) -> Iterator[tuple[Path, Callable[[TransactionRecord], None]]]:
         """Publish a track when the block ends, from a folder that it fills, under the track's lock.
 
-        Parameters
-        ----------
-        track_id : str
-            The track.
-        has_row : callable
-            Whether the packed table has a row of a key.
-        replace : bool
-            Whether one that exists is replaced.
-        wait : float
-            As in `lock`.
+        `has_row` tells whether the packed table has a row of a key.
 
         Yields
         ------

@@ -34,57 +34,38 @@ _log = logging.getLogger("featurestore")
 
 
 class SilentWriters:
-    """What one writer knows of how long the others have been silent.
-
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    own : Path
-        The staging folder of this writer.
-    """
+    """What one writer, with a staging folder of its own, knows of how long the others have been silent."""
 
     def __init__(self, paths: StorePaths, own: Path) -> None:
         self._paths, self._own = paths, own.name
         self._heard: dict[str, tuple[int, float]] = {}  # last sign, and seconds since, by the name of the folder
         self._looked = time.monotonic()
 
-    def lock(self, key: str, *, held: bool) -> list[int] | None:
-        """Lock a track that dead writers have had, and throw away what they had of it.
-
-        Parameters
-        ----------
-        key : str
-            Of the track.
-        held : bool
-            Whether the track's own lock is held by somebody else.
+    def lock(self, key: str, locked: contextlib.ExitStack, *, held: bool) -> bool:
+        """Lock a track that dead writers have had, and throw away what they had of it; closing a stack unlocks it.
 
         Returns
         -------
-        list of int or None
-            Descriptors for `unlock`; None if the track is somebody else's: another writer takes its place already,
-            or nobody who was at work on it is known to be dead.
+        bool
+            False if the track is somebody else's: another writer takes its place already, or its own lock is
+            `held` and nobody who was at work on it is known to be dead.
         """
-        with contextlib.ExitStack() as stack:
-            locked: list[int] = []
-            try:
-                found = _having(self._paths.dead, key)
-                if held:
-                    found = found or self._take(key)
-                    if not found:
-                        return None
-                for folder in found:
-                    fd = lock_file(folder.with_name(key + _TAKEN))
-                    if fd is None:
-                        return None
-                    stack.callback(unlock, fd)
-                    locked.append(fd)
-                    for name in os.listdir(folder):
-                        filesystem.discard(folder / name, self._paths.trash)
-            except (FileNotFoundError, PermissionError):  # it is swept in this moment, or somebody else's
-                return None
-            stack.pop_all()
-            return locked
+        try:
+            found = _having(self._paths.dead, key)
+            if held:
+                found = found or self._take(key)
+                if not found:
+                    return False
+            for folder in found:
+                fd = lock_file(folder.with_name(key + _TAKEN))
+                if fd is None:
+                    return False
+                locked.callback(unlock, fd)
+                for name in os.listdir(folder):
+                    filesystem.discard(folder / name, self._paths.trash)
+        except (FileNotFoundError, PermissionError):  # it is swept in this moment, or somebody else's
+            return False
+        return True
 
     def _take(self, key: str) -> list[Path]:
         """Take a track from a silent writer; where its folder is now."""
@@ -112,7 +93,7 @@ class SilentWriters:
             # Had this process, or its way to the disk, stood still, it would have heard nobody.
             passed = min(now - self._looked, BEAT)
             heard = {}
-            for owner in _folders(self._paths.staging):
+            for owner in reading.list_names(self._paths.staging):
                 with contextlib.suppress(OSError):
                     sign = _sign_of(self._paths.staging / owner / OWNER)
                     last, silent = self._heard.get(owner, (None, 0.0))
@@ -123,7 +104,7 @@ class SilentWriters:
 
 def sweep_dead(paths: StorePaths) -> None:
     """Remove what was taken from writers that are gone by now, with all their locks, unless others are at it."""
-    for owner in _folders(paths.dead):
+    for owner in reading.list_names(paths.dead):
         if not os.path.lexists(paths.staging / owner):
             with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
                 for lock in (paths.dead / owner).glob(f"*{_TAKEN}"):
@@ -137,16 +118,9 @@ def sweep_dead(paths: StorePaths) -> None:
                     filesystem.remove_tree(gone)
 
 
-def _folders(parent: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(parent))
-    except FileNotFoundError:
-        return []
-
-
 def _having(parent: Path, key: str, owners: list[str] | None = None) -> list[Path]:
     """Folders of a track, of those who have or had it at hand."""
-    found = [parent / owner / key for owner in (_folders(parent) if owners is None else owners)]
+    found = [parent / owner / key for owner in (reading.list_names(parent) if owners is None else owners)]
     return [folder for folder in found if reading.is_dir(folder)]
 
 

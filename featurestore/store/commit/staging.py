@@ -34,13 +34,6 @@ class StagingArea:
 
     From its first track on, its lock file gets another time of change all the time: to those to whom the lock says
     nothing, since a host that has died may keep it, this says that the owner lives (see `silence`).
-
-    Parameters
-    ----------
-    parent : Path
-        Where to make it.
-    durable : bool
-        Whether the folder must survive a loss of power.
     """
 
     def __init__(self, parent: Path, *, durable: bool = False) -> None:
@@ -148,12 +141,15 @@ def clean_stale(paths: StorePaths, *, needed: Collection[str] = ()) -> None:
     What belongs to somebody else and may not be removed is left for them.
     """
     for folder in paths.staging.iterdir():
-        if folder.name not in needed:
-            gone = None
-            with try_adopt(folder) as claimed, contextlib.suppress(PermissionError):
-                gone = filesystem.move_to_trash(folder, paths.trash) if claimed else None
-            if gone is not None:  # only now that its lock is closed: see StagingArea.close
-                filesystem.remove_tree(gone)
+        fd = None if folder.name in needed else try_adopt(folder)
+        if fd is not None:
+            try:
+                gone = filesystem.move_to_trash(folder, paths.trash)
+            except PermissionError:
+                continue
+            finally:
+                unlock(fd)
+            filesystem.remove_tree(gone)  # only now that its lock is closed: see StagingArea.close
     for folder in paths.trash.iterdir():
         filesystem.remove_tree(folder)
 
@@ -171,7 +167,7 @@ def refuse_others(staging: Path) -> None:
             fd = lock_file(folder / OWNER)
             if fd is not None:
                 unlock(fd)
-                if folder.name.split(".")[0] == _host() or time.time() - folder.stat().st_mtime > _FOREIGN_AGE:
+                if _shows_its_lock(folder):
                     continue  # it is dead
                 what = "of another host is at work, and its lock does not show here, or it has died"
             elif folder.name.split(".")[3:] != [_KNOWS]:
@@ -184,18 +180,15 @@ def refuse_others(staging: Path) -> None:
             )
 
 
-@contextlib.contextmanager
-def try_adopt(folder: Path) -> Iterator[bool]:
-    """Hold a folder whose owner is dead; yields False if it may be alive."""
-    with contextlib.ExitStack() as stack:
-        claimed = False
-        with contextlib.suppress(OSError):  # what cannot be claimed now waits for the next writer
-            own = folder.name.split(".")[0] == _host()
-            # A link may lead anywhere.
-            if reading.is_dir(folder) and (own or time.time() - folder.stat().st_mtime > _FOREIGN_AGE):
-                # A writer between making the folder and locking it loses the lock to this one, and makes another.
-                fd = lock_file(folder / OWNER)
-                if fd is not None:
-                    stack.callback(unlock, fd)
-                    claimed = True
-        yield claimed
+def try_adopt(folder: Path) -> int | None:
+    """Lock a folder whose owner is dead, for `unlock`; None if it may be alive."""
+    with contextlib.suppress(OSError):  # what cannot be claimed now waits for the next writer
+        if reading.is_dir(folder) and _shows_its_lock(folder):  # a link may lead anywhere
+            # A writer between making the folder and locking it loses the lock to this one, and makes another.
+            return lock_file(folder / OWNER)
+    return None
+
+
+def _shows_its_lock(folder: Path) -> bool:
+    """Whether the lock of a folder's owner, if it had one, would show here, or the folder is old."""
+    return folder.name.split(".")[0] == _host() or time.time() - folder.stat().st_mtime > _FOREIGN_AGE

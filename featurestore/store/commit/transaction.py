@@ -62,22 +62,7 @@ def commit(
 ) -> bool:
     """Decide on a staged change and carry it out; the caller holds the track's lock.
 
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    sealed : SealedTracks
-        Of the store.
-    folder : Path
-        The staged change.
-    key : str
-        Of the track.
-    record : TransactionRecord
-        What to do with it.
-    has_row : bool
-        Whether the packed table has a row of the track: it may, though the track is gone, removed by hand.
-    durable : bool
-        Whether the change must survive a loss of power.
+    The packed table may have a row of the track (`has_row`) though the track is gone, removed by hand.
 
     Returns
     -------

@@ -73,24 +73,19 @@ class ArrayMetadata:
                 shape=axes(document["shape"], 0),
                 shard_shape=axes(document["chunk_grid"]["configuration"]["chunk_shape"], 1),
                 chunk_shape=axes(sharding["chunk_shape"], 1),
-                dtype=_one_of(DTYPES, document["data_type"]),
+                dtype=document["data_type"],
                 dims=tuple(document["dimension_names"]),
                 attributes=dict(document["attributes"]),
                 compressor=_compressor(sharding["codecs"]),
             )
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not the metadata of a feature array ({error!r})") from None
-        if found.compressor not in COMPRESSORS or found.document() != document:
+        known = found.dtype in DTYPES and found.compressor in COMPRESSORS
+        if not known or found.document() != document:
             raise ValueError("not the metadata of a feature array of this format")
         if any(n % c for n, c in zip(found.shard_shape, found.chunk_shape, strict=True)):
             raise ValueError("the inner chunks do not fill the shard")
         return found
-
-
-def _one_of(known: tuple[str, ...], value: Any) -> str:
-    if value not in known:
-        raise ValueError(f"{value!r:.100} is none of {', '.join(known)}")
-    return str(value)
 
 
 def _compressor(codecs: list[Any]) -> str:
@@ -135,6 +130,22 @@ def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
+def dataset_documents(own: Mapping[str, Any], arrays: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Documents of arrays and of their group (""), of which `own` is known: text and whole numbers, as in netCDF.
+
+    The group has the arrays' inline, so that a reader sees one whole dataset from one file, and a checksum.
+    """
+    group = group_document(own)
+    group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    group["attributes"]["checksum"] = checksum(group)
+    return {"": group, **arrays}
+
+
+def dataset_attributes(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What the document of a dataset's group says is known of it."""
+    return {name: value for name, value in group["attributes"].items() if name != "checksum"}
+
+
 def hidden_document(name: str = HIDDEN) -> dict[str, Any]:
     """The node at `.featurestore`: an array without elements, so that no Zarr reader looks below it."""
     return array_document([0], [1], "uint8", 0, [{"name": "bytes"}], [name], {})
@@ -169,18 +180,37 @@ def shard_name(ndim: int) -> str:
     return "c" + ".0" * ndim
 
 
-def check_track_metadata(metadata: ArrayMetadata, kind: str, spec: FeatureSpec) -> None:
-    """Raise ValueError unless the metadata is that of a kind of a track in a store of this spec."""
+def check_track_metadata(metadata: ArrayMetadata, kind: str, key: str, spec: FeatureSpec) -> None:
+    """Raise ValueError unless the metadata is that of a kind of the track with a key in a store of this spec."""
     if len(metadata.shape) != len(DIMS[kind]) or math.prod(metadata.shape) == 0:
         raise ValueError(f"not the shape of {kind}: {metadata.shape}")
-    if not isinstance(metadata.attributes.get("track_id"), str):
-        raise ValueError("no track_id in the attributes")
+    _check_attributes(metadata.attributes, kind, key)
+    if metadata.attributes["fingerprint"] != spec.fingerprint:
+        raise ValueError("features of another spec")
+    starts = metadata.attributes["starts"]
+    if kind != "aggregated" and len(starts) not in (0, metadata.shape[0]):
+        raise ValueError(f"{len(starts)} starts for {metadata.shape[0]} segments")
     expected = track_metadata(kind, metadata.shape, spec, metadata.attributes)
     if metadata.dims == DIMS[kind]:  # of format 1
         expected = replace(expected, dims=DIMS[kind])
     layers, dim = metadata.shape[DIMS[kind].index("layer")], metadata.shape[-1]
     if metadata != expected or (layers, dim) != (len(spec.layers), spec.dim):
         raise ValueError(f"not the metadata of {kind} in a store of this spec")
+
+
+def _check_attributes(attributes: Mapping[str, Any], kind: str, key: str) -> None:
+    for name in ("track_id", "revision", "fingerprint", "kinds", "starts"):
+        if name not in attributes:
+            raise ValueError(f"no {name} in the attributes")
+    track_id, kinds, starts = attributes["track_id"], attributes["kinds"], attributes["starts"]
+    if not isinstance(track_id, str) or encode_key(track_id) != key:
+        raise ValueError(f"it says that it is the track {track_id!r:.200}")
+    if not isinstance(attributes["revision"], str) or not isinstance(kinds, list) or kind not in kinds:
+        raise ValueError("impossible revision or kinds")
+    if "aggregated" not in kinds or kinds != [known for known in KINDS if known in kinds]:
+        raise ValueError(f"impossible kinds {kinds!r:.200}")
+    if not isinstance(starts, list) or not all(type(start) is float and math.isfinite(start) for start in starts):
+        raise ValueError("impossible starts")
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The root of a store: what the store says of itself, and whether one that is open is still there."""
+"""The root of a store: what the store says of itself, its version, and whether one that is open is still there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from featurestore.addresses import StoreUrl
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreAccessError, StoreVersionError
 from featurestore.spec import FeatureSpec
 from featurestore.spelling import close_hint
-from featurestore.store import reading
+from featurestore.store import filesystem, reading
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
     METADATA,
     SEALED_VERSION,
     checksum,
     decode_document,
+    encode_document,
 )
 from featurestore.store.paths import StorePaths
 
@@ -29,14 +30,7 @@ class Root(NamedTuple):
 
 
 def read_root(root: Path, *, follow_links: bool = False) -> Root:
-    """What the store at a path says of itself.
-
-    Parameters
-    ----------
-    root : Path
-        Its folder.
-    follow_links : bool
-        Whether its files may be links.
+    """What the store in a folder says of itself, whose files may be links if these are followed.
 
     Raises
     ------
@@ -92,16 +86,22 @@ def decode_root(content: bytes, root: Path | StoreUrl) -> Root:
     return Root(version, spec)
 
 
-class RootCheck:
-    """Notice that a store is gone, or that another was put in its place. A look costs one system call.
+def upgrade_root(paths: StorePaths, staged: Path, version: int) -> None:
+    """Let releases that know no such version refuse the store; `staged` is a folder for the new metadata."""
+    document = decode_document(reading.read_file(paths.root / METADATA, limit=MAX_METADATA_BYTES))
+    before = document["attributes"]["featurestore"]
+    if before["format"] >= version:
+        return
+    own = {**{name: value for name, value in before.items() if name != "checksum"}, "format": version}
+    document["attributes"]["featurestore"] = {**own, "checksum": checksum(own)}
+    filesystem.write_file(staged / METADATA, encode_document(document))
+    filesystem.sync_file(staged / METADATA)
+    filesystem.rename(staged / METADATA, paths.root / METADATA)
+    filesystem.sync_dir(paths.root)
 
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    spec : FeatureSpec
-        With which it was opened.
-    """
+
+class RootCheck:
+    """Notice that a store is gone, or that another was put in its place. A look costs one system call."""
 
     def __init__(self, paths: StorePaths, spec: FeatureSpec) -> None:
         self._paths = paths

@@ -25,8 +25,8 @@ from featurestore.store import filesystem
 from featurestore.store.byte_source import THREADS, ByteFile
 from featurestore.store.format.compression import OVERHEAD, compress, decompress
 from featurestore.store.format.metadata import ArrayMetadata
+from featurestore.store.format.small_chunks import CRC_BYTES, crc_of, with_crc
 
-CRC_BYTES = 4
 _CRC = np.dtype("<u4")
 _ENTRY = 16  # bytes of an index entry
 MAX_CHUNKS = 2**23
@@ -40,11 +40,6 @@ _LARGE = 4 * 2**20
 _BLOCK = 2 * 2**20  # bytes that are read before their checksum is taken: a chunk of raw in one piece
 _BATCH = 64 * 2**20
 _PIECE = 4 * 2**20  # bytes of one write: larger ones need fewer, larger pages
-
-
-def with_crc(content: bytes) -> bytes:
-    """Content with its CRC-32C behind it."""
-    return content + int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
 
 
 def _batches(chunks: Iterable[npt.NDArray[Any]], limit: int) -> Iterator[list[npt.NDArray[Any]]]:
@@ -186,7 +181,7 @@ class ShardWriter:
         """
         sizes = np.array(self._sizes, "<u8")
         index = np.stack([np.cumsum(sizes) - sizes, sizes], axis=-1).astype("<u8")
-        filesystem.write_all(self._fd, [index, np.array([google_crc32c.value(index.tobytes())], _CRC)], self._end)
+        filesystem.write_all(self._fd, [with_crc(index.tobytes())], self._end)
         self.close()
         return hashlib.sha256(np.array(self._checksums, _CRC).tobytes()).hexdigest()
 
@@ -198,16 +193,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Read inner chunks of an open shard file; every byte that is returned has passed its check.
-
-    Parameters
-    ----------
-    file : ByteFile
-        The shard; the reader closes it.
-    metadata : ArrayMetadata
-        Of the array that the file belongs to.
-    name : str
-        How errors call it.
+    """Read inner chunks of a shard file, which it closes; every byte that is returned has passed its check.
 
     Raises
     ------
@@ -250,7 +236,7 @@ class ShardReader:
         if found != wanted or wanted < size:
             raise self._damaged(f"not a file of {max(wanted, size)} bytes, but of {found}")
         content = self.file.read(size, found - size)
-        if int.from_bytes(content[-CRC_BYTES:], "little") != google_crc32c.value(content[:-CRC_BYTES]):
+        if content[-CRC_BYTES:] != crc_of(content[:-CRC_BYTES]):
             raise self._damaged("the index fails its checksum")
         index = np.frombuffer(content, "<u8", count=2 * chunks).reshape(chunks, 2)
         # In any order, but each where no other is: nothing outside the file, nothing twice.

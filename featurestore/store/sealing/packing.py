@@ -12,11 +12,9 @@ from featurestore.store.sealing.unseal import Unsealing
 from featurestore.store.sealing.wear import LEAST_TRACKS, dead_bundles, remove_dead_bundles
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.table.packing import pack
-from featurestore.store.track_reader import TrackReader
 
 
 def pack_and_seal(
-    reader: TrackReader,
     index: TrackIndex,
     session: WriterSession,
     *,
@@ -26,30 +24,27 @@ def pack_and_seal(
     above: int,
 ) -> bool:
     """Pack, and seal or unseal all tracks: `StoreWriter.pack` says more."""
-    locks, locked = reader.paths.locks, list[str]()
+    reader, locked = index.reader, list[str]()
+    lock = reader.paths.locks / "pack.lock"
     least = LEAST_TRACKS if above else 1
     if seal and above and len(os.listdir(reader.paths.kind("aggregated"))) - 1 <= above:
         seal = None
 
-    def pack_once(*, thorough: bool) -> bool:
-        options = {"durable": session.durable, "thorough": thorough}
-        return pack(reader, session.staging, session.locks, wait=wait, opened=index.open_table, **options)
-
     if dead_bundles(reader.sealed):
-        with exclusive(locks / "pack.lock", timeout=wait) as held:
+        with exclusive(lock, timeout=wait) as held:
             if held:
                 remove_dead_bundles(reader.paths, reader.sealed)
-    if not pack_once(thorough=thorough):
+    if not pack(index, session, wait=wait, thorough=thorough):
         return False
     if seal is None:
         return True
-    with exclusive(locks / "pack.lock", timeout=wait) as held:
+    with exclusive(lock, timeout=wait) as held:
         if held and seal:
             Sealing(reader, session).run(index.snapshot().track_ids, least=least)
         elif held:
             locked = Unsealing(reader, session).run()
     # No track has come or gone, which the table does not know yet.
-    if not (held and pack_once(thorough=False)):
+    if not (held and pack(index, session, wait=wait, thorough=False)):
         return False
     if locked:
         raise TrackLockedError(

@@ -16,8 +16,7 @@ from featurestore.amounts import bytes_in_words
 from featurestore.errors import SettingError, StoreAccessError
 from featurestore.store import filesystem, reading
 from featurestore.store.bundles.bundle import Bundle
-from featurestore.store.bundles.layout import MOST_TRACKS, mark_name, removed_document
-from featurestore.store.commit.root import upgrade_root
+from featurestore.store.bundles.layout import MOST_TRACKS, mark_name
 from featurestore.store.commit.sealed import finish_bundle, finish_bundles
 from featurestore.store.commit.sealing_lock import placing
 from featurestore.store.commit.session import WriterSession
@@ -29,7 +28,9 @@ from featurestore.store.format.metadata import (
     SEALED_VERSION,
     encode_document,
     group_document,
+    hidden_document,
 )
+from featurestore.store.format.root import upgrade_root
 from featurestore.store.paths import BUNDLES, REMOVED, StorePaths
 from featurestore.store.sealing.unseal import Unsealing
 from featurestore.store.sealing.wear import (
@@ -51,15 +52,7 @@ from featurestore.store.track_reader import TrackReader
 
 
 class Sealing:
-    """One sealing of a store; the caller holds `pack.lock`.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    session : WriterSession
-        Of the writer.
-    """
+    """One sealing of a store; the caller holds `pack.lock`."""
 
     def __init__(self, reader: TrackReader, session: WriterSession) -> None:
         self._reader = reader
@@ -73,14 +66,8 @@ class Sealing:
     def run(self, track_ids: Sequence[str], *, least: int = 1) -> None:
         """Seal all tracks that are in folders, in this order, and those of bundles that are worn or small.
 
-        Tracks of such bundles come back into folders first, one bundle after the other.
-
-        Parameters
-        ----------
-        track_ids : sequence of str
-            All tracks of the store.
-        least : int
-            How many tracks a bundle has at least; fewer stay where they are.
+        Tracks of such bundles come back into folders first, one bundle after the other. Fewer than `least` tracks
+        stay where they are.
 
         Raises
         ------
@@ -215,9 +202,9 @@ def make_bundles_folder(paths: StorePaths, staged: Path) -> None:
     """Make the folder of bundles with that of marks, or of marks alone, where they are missing."""
     new = staged / "new"
     if not os.path.lexists(paths.bundles):
-        place, made = paths.bundles, {new: group_document({}), new / REMOVED: removed_document()}
+        place, made = paths.bundles, {new: group_document({}), new / REMOVED: hidden_document(REMOVED)}
     elif not os.path.lexists(paths.removed):
-        place, made = paths.removed, {new: removed_document()}
+        place, made = paths.removed, {new: hidden_document(REMOVED)}
     else:
         return
     for folder, document in made.items():

@@ -32,15 +32,7 @@ _log = logging.getLogger("featurestore")
 
 
 class Unsealing:
-    """One unsealing of a store; the caller holds `pack.lock`.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    session : WriterSession
-        Of the writer.
-    """
+    """One unsealing of a store; the caller holds `pack.lock`."""
 
     def __init__(self, reader: TrackReader, session: WriterSession) -> None:
         self._reader = reader

@@ -17,14 +17,14 @@ from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
 from featurestore.store import filesystem
 from featurestore.store.bundles.bundle import INDEX, Bundle, Recent, index_checksum
+from featurestore.store.bundles.checking import sound_tracks
 from featurestore.store.bundles.layout import KINDS, MAX_ATTRIBUTE_BYTES, NAME, Sizes
 from featurestore.store.bundles.rows import RowWriter
 from featurestore.store.bundles.sealed_array import open_sealed
-from featurestore.store.bundles.texts import encode_texts
 from featurestore.store.format.keys import encode_key
-from featurestore.store.format.metadata import METADATA, encode_document
+from featurestore.store.format.metadata import METADATA, dataset_documents, encode_document
 from featurestore.store.format.open_array import OpenArray
-from featurestore.store.format.shards import with_crc
+from featurestore.store.format.small_chunks import encode_texts, with_crc
 from featurestore.store.paths import BUNDLES, StorePaths
 from featurestore.store.track_reader import TrackReader
 
@@ -49,7 +49,7 @@ class Found:
         The track.
     revision : str
         Of it.
-    record : bytes
+    record : str
         What a bundle keeps of its metadata.
     starts : ndarray of float64
         Where its segments start, seconds; NaN where that is not known.
@@ -59,7 +59,7 @@ class Found:
 
     track_id: str
     revision: str
-    record: bytes
+    record: str
     starts: npt.NDArray[np.float64]
     nbytes: int
 
@@ -93,7 +93,7 @@ def look_at(reader: TrackReader, track_id: str) -> Found | None:
     record: dict[str, Any] = {"attributes": attributes}
     if sums is not None:
         record["segments_checksums"] = sums
-    content = json.dumps(record).encode()
+    content = json.dumps(record)
     if not NAME.fullmatch(revision) or len(content) > MAX_ATTRIBUTE_BYTES:
         return None
     row = len(spec.layers) * spec.dim * np.dtype(spec.dtype).itemsize
@@ -117,14 +117,14 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
     spec = reader.spec
     sizes = Sizes.to_write(len(tracks), sum(track.segments for track in tracks), spec)
     filesystem.make_dir(folder)
-    for name in sizes.documents({}):
-        if name:
-            filesystem.make_dir(folder / name)
+    arrays = sizes.arrays()
+    for name in arrays:
+        filesystem.make_dir(folder / name)
     _write_features(reader, tracks, folder, sizes)
     counts = [track.segments for track in tracks]
     splits = np.concatenate([[0], np.cumsum(counts)]).astype("<i8")
     revisions = bytes.fromhex("".join(track.revision for track in tracks))
-    ids = encode_texts([track.track_id.encode() for track in tracks], len(tracks))
+    ids = encode_texts([track.track_id for track in tracks], len(tracks))
     index = [with_crc(splits.tobytes()), ids, with_crc(revisions)]
     for (name, file), content in zip(INDEX, index, strict=True):
         filesystem.write_file(folder / name / file, content)
@@ -136,21 +136,12 @@ def write_bundle(reader: TrackReader, tracks: Sequence[Found], folder: Path) -> 
         records = [track.record for track in tracks[first : first + rows]]
         filesystem.write_file(folder / "attributes" / f"c.{number}", encode_texts(records, rows))
     own = {"fingerprint": spec.fingerprint, "index_crc32c": index_checksum(index)}
-    for name, document in sizes.documents(own).items():
+    for name, document in dataset_documents(own, arrays).items():
         filesystem.write_file(folder / name / METADATA, encode_document(document))
 
 
 def check_bundle(files: StorePaths, name: str, spec: FeatureSpec) -> None:
-    """Read a bundle that was written back, before anything goes that it is to replace.
-
-    Parameters
-    ----------
-    files : StorePaths
-        Of the folder in which it is, as if this was a store.
-    name : str
-        Of the bundle.
-    spec : FeatureSpec
-        Of the store.
+    """Read a bundle that was written back from staging (`files`), before anything goes that it is to replace.
 
     Raises
     ------
@@ -158,10 +149,11 @@ def check_bundle(files: StorePaths, name: str, spec: FeatureSpec) -> None:
         If it has not, bit for bit, what the folders of its tracks have.
     """
     bundle = Bundle.open(files, name, spec, Recent())
-    for row, key in enumerate(bundle.keys):
-        for kind in KINDS if bundle.segments(row) else ("aggregated",):
-            with open_sealed(bundle, kind, row) as array:
-                _check(array, f"{BUNDLES}/{kind}", key)
+    for kind in KINDS:
+        for row in np.flatnonzero(~sound_tracks(bundle, kind)).tolist():
+            if kind == "aggregated" or bundle.segments(row):
+                with open_sealed(bundle, kind, row) as array:
+                    _check(array, f"{BUNDLES}/{kind}", bundle.keys[row])
 
 
 def _write_features(reader: TrackReader, tracks: Iterable[Found], folder: Path, sizes: Sizes) -> None:

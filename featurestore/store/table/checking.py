@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import numpy as np
 
 from featurestore.errors import CorruptTrackError, TrackNotFoundError
-from featurestore.store.byte_source import ByteFolder, LocalFolder
+from featurestore.store import reading
+from featurestore.store.byte_source import ByteFolder
 from featurestore.store.table.listing import list_keys, track_ids_of
 from featurestore.store.table.mtime_token import MtimeToken
 from featurestore.store.table.rows import digest
@@ -20,23 +20,14 @@ _ATTEMPTS = 5
 
 
 class TableCheck:
-    """One check of the packed table of a store.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    revisions : mapping of str to str
-        Revision of each sound track, by its key.
-    deep : bool
-        Whether to compare the numbers.
+    """One check of the packed table of a store; `revisions` are those of the sound tracks, by their keys.
 
     Attributes
     ----------
     problems : list of tuple
         Track id, where one is concerned, and what is wrong.
     bytes : int
-        Bytes of numbers that were compared.
+        Bytes of numbers that were compared: none unless it is `deep`.
     """
 
     def __init__(self, reader: TrackReader, revisions: Mapping[str, str], *, deep: bool) -> None:
@@ -57,7 +48,7 @@ class TableCheck:
         """
         for _ in range(_ATTEMPTS):
             try:
-                with LocalFolder.root(self._paths.root, follow_links=self._paths.follow_links) as root:
+                with self._paths.open() as root:
                     return self._compare(root)
             except (TableChangedError, TrackNotFoundError):
                 self.problems.clear()  # it was packed, or a track removed, meanwhile
@@ -77,7 +68,7 @@ class TableCheck:
         superseded = self._superseded(table, keys)
         differing = self._differing(root, table, keys) if self._deep else set()
         # Marks last: a row that was superseded meanwhile has one by now.
-        stale_markers = set(os.listdir(self._paths.stale)) if self._paths.stale.exists() else set()
+        stale_markers = set(reading.list_names(self._paths.stale))
         table.check(root)  # unless the table was packed anew, which removes it
         lacking = track_ids_of(self._reader, present - table.key_set)
         # Unchanged since, or the table was copied here together with the time of change.

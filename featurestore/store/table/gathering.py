@@ -25,11 +25,6 @@ _FEW = 64
 class TableIndex(ABC):
     """The tracks of a store, and reading them by way of its packed table. Holds no file open.
 
-    Parameters
-    ----------
-    reader : ArrayReader
-        Of the store.
-
     Attributes
     ----------
     untold : set of str
@@ -38,7 +33,7 @@ class TableIndex(ABC):
 
     def __init__(self, reader: ArrayReader) -> None:
         self.untold: set[str] = set()
-        self._reader = reader
+        self.reader = reader
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
@@ -48,19 +43,15 @@ class TableIndex(ABC):
     def forget(self) -> None:
         """Look the table up again for the next snapshot."""
 
-    def _least(self, table: PackedTable, positions: int) -> float:  # noqa: ARG002
-        """How many rows of a chunk are read from it, and not from their tracks, for so many layers."""
-        return table.rows_per_chunk / _FEW
-
-    def _are_few(self, ids: Sequence[str], positions: Sequence[int]) -> bool:  # noqa: ARG002
-        """Whether tracks are so few that they are read as they are."""
-        return len(ids) <= _FEW_TRACKS and not (isinstance(ids, TrackList) and ids.is_packed)
+    def _prefers_table(self, positions: Sequence[int]) -> bool:  # noqa: ARG002
+        """Whether so many layers are read from the table whatever there is to be read."""
+        return False
 
     def segments(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """How many segments each of some tracks has, as far as the table tells; `UNKNOWN` for the others."""
         snapshot = self.snapshot()
         rows = snapshot.rows(ids)
-        if snapshot.table is None or not len(snapshot.table.ids):
+        if snapshot.table is None or not snapshot.table.tracks:
             return rows
         counts = np.where(rows < 0, UNKNOWN, snapshot.table.described["segments"][rows]).astype(np.int64)
         if self.untold:
@@ -79,8 +70,9 @@ class TableIndex(ABC):
         TrackNotFoundError, CorruptTrackError
             If a track is gone or damaged, or the packed table is.
         """
-        if self._are_few(ids, positions):
-            return self._reader.read_rows(ids, positions)
+        are_few = len(ids) <= _FEW_TRACKS and not (isinstance(ids, TrackList) and ids.is_packed)
+        if are_few and not self._prefers_table(positions):
+            return self.reader.read_rows(ids, positions)
         for _ in range(_ATTEMPTS):
             try:
                 return self._gather(self.snapshot(), ids, positions)
@@ -90,24 +82,24 @@ class TableIndex(ABC):
 
     def _gather(self, snapshot: Snapshot, ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         table, rows = snapshot.table, snapshot.rows(ids)
-        if table is not None and len(ids):
+        if table is not None and len(ids) and not self._prefers_table(positions):
             chunks = rows // table.rows_per_chunk
-            few = np.bincount(chunks + 1) < self._least(table, len(positions))
+            few = np.bincount(chunks + 1) < table.rows_per_chunk / _FEW
             rows[few[chunks + 1]] = -1
         packed = np.flatnonzero(rows >= 0)
         if table is not None and len(packed):
             out = found = self._read_table(table, rows[packed], positions)
             rows[packed[is_padding(found)]] = -1  # the table was copied while it grew
         if len(packed) < len(ids) or not len(packed):
-            out = np.empty((len(ids), len(positions), self._reader.spec.dim), np.dtype(self._reader.spec.dtype))
+            out = np.empty((len(ids), len(positions), self.reader.spec.dim), np.dtype(self.reader.spec.dtype))
             if len(packed):
                 out[packed] = found
         if unpacked := np.flatnonzero(rows < 0).tolist():
-            out[unpacked] = self._reader.read_rows([ids[i] for i in unpacked], positions)
+            out[unpacked] = self.reader.read_rows([ids[i] for i in unpacked], positions)
         return out
 
     def _read_table(
         self, table: PackedTable, rows: npt.NDArray[np.int64], positions: Sequence[int]
     ) -> npt.NDArray[Any]:
-        with self._reader.files.open() as root:
+        with self.reader.files.open() as root:
             return table.read(root, rows, positions)

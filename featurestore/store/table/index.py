@@ -34,14 +34,11 @@ _PAUSE, _SHARE = 10.0, 20
 class TrackIndex(TableIndex):
     """The tracks of a store that is a folder, looked up again when it changes: see `TableIndex`."""
 
-    _reader: TrackReader
+    reader: TrackReader
 
     def __init__(self, reader: TrackReader) -> None:
         super().__init__(reader)
         self._paths = reader.paths
-        self._forget()
-
-    def _forget(self) -> None:
         self._cached: Snapshot | None = None
         self._seen: tuple[int, ...] | None = None
         self._seen_at = 0.0
@@ -53,7 +50,7 @@ class TrackIndex(TableIndex):
         self._due = -math.inf  # when to list again, whatever the log says, on the monotonic clock
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TrackIndex, (self._reader,)
+        return TrackIndex, (self.reader,)
 
     def forget(self) -> None:
         self._cached, self._table = None, ((), None)
@@ -109,7 +106,7 @@ class TrackIndex(TableIndex):
         if (
             table is not None
             and not stale_markers
-            and MtimeToken.of(self._paths, self._reader.sealed.names()) == table.mtime_token
+            and MtimeToken.of(self._paths, self.reader.sealed.names()) == table.mtime_token
         ):
             listed = Listed(table, frozenset(), frozenset(), modified, log)
             self._due = time.monotonic() + self._pause
@@ -143,7 +140,7 @@ class TrackIndex(TableIndex):
         for key, track_id in ids.items():
             packed = table is not None and key in table.key_set
             try:
-                there = self._reader.is_there(key)
+                there = self.reader.is_there(key)
             except CorruptTrackError:  # it may be in a bundle that is damaged
                 return None
             if packed:
@@ -154,7 +151,7 @@ class TrackIndex(TableIndex):
 
     def _list(self, table: PackedTable | None, modified: tuple[int, ...], log: Position) -> Listed:
         begun = time.monotonic()
-        fresh, lost = compare_keys(self._reader, table)
+        fresh, lost = compare_keys(self.reader, table)
         gone, more = (frozenset(self._ids_of(keys).values()) for keys in (lost, fresh))
         self._pause = max(_PAUSE, _SHARE * (time.monotonic() - begun))
         self._due = time.monotonic() + self._pause
@@ -164,7 +161,8 @@ class TrackIndex(TableIndex):
         """The table as it is now."""
         signature = _signature_of_table(self._paths)
         if signature != self._table[0]:
-            self._table = signature, _table(self._reader)
+            with self._paths.open() as root:
+                self._table = signature, PackedTable.open(root, self.reader.spec)
         return self._table[1]
 
     def _ids_of(self, keys: Set[str]) -> dict[str, str]:
@@ -175,7 +173,7 @@ class TrackIndex(TableIndex):
             pairs = zip(table.keys, table.track_ids, strict=True)
             self._by_key |= {key: track_id for key, track_id in pairs if is_hashed(key)}
             self._hashed = table
-        self._by_key |= track_ids_of(self._reader, keys - self._by_key.keys())
+        self._by_key |= track_ids_of(self.reader, keys - self._by_key.keys())
         return {key: self._by_key[key] for key in keys & self._by_key.keys()}
 
     def has_row(self, key: str) -> bool:
@@ -193,12 +191,7 @@ class TrackIndex(TableIndex):
             table = self.open_table()
         except CorruptTrackError:
             return 0
-        return 0 if table is None else len(table.ids)
-
-
-def _table(reader: TrackReader) -> PackedTable | None:
-    with reader.paths.open() as root:
-        return PackedTable.open(root, reader.spec)
+        return 0 if table is None else table.tracks
 
 
 def _modified(folder: Path) -> int:

@@ -12,9 +12,12 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import numpy as np
+
 from featurestore.errors import CorruptTrackError
 from featurestore.spec import FeatureSpec
-from featurestore.store.format.metadata import array_document, checksum, group_document
+from featurestore.store.format.metadata import array_document, dataset_documents
+from featurestore.store.format.small_chunks import with_crc
 
 DIMS = ("track", "layer", "feature")
 ENCODINGS = ("default", "v2")
@@ -44,15 +47,7 @@ def damaged(error: object) -> CorruptTrackError:
 
 
 def chunk_rows(layout: int, size: int) -> int:
-    """Give the rows of a chunk of a layout version; no other version of the same encoding has as many.
-
-    Parameters
-    ----------
-    layout : int
-        The version.
-    size : int
-        Of chunks: `SMALL_ROWS`, `LARGE_ROWS` or `HUGE_ROWS`.
-    """
+    """Give the rows of a chunk of a layout version; no other version of the same encoding has as many."""
     return size + layout // 2 % _SIZES
 
 
@@ -91,17 +86,7 @@ def encoding_of_name(name: str) -> str | None:
 
 
 def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Make the Zarr documents of the table's group ("") and of its three arrays.
-
-    Parameters
-    ----------
-    tracks, rows : int
-        Number of tracks, and of rows of a chunk.
-    spec : FeatureSpec
-        Of the store.
-    own : dict
-        What the group's attributes say of the table. Text and whole numbers only: netCDF can hold nothing else.
-    """
+    """Make the Zarr documents of the table's group ("") and of its three arrays, of chunks of so many rows."""
     encoding = encoding_of(own["layout"])
     layers = len(spec.layers)
     # One chunk is one file, so that xarray writes a dataset again as it has read it. A missing one is NaN.
@@ -121,16 +106,9 @@ def table_documents(tracks: int, rows: int, spec: FeatureSpec, own: dict[str, An
         "track_id": array_document([tracks], [rows], "string", "", ids, ["track"], {}, encoding=encoding),
         "layer": array_document([layers], [layers], "int64", 0, [_LITTLE, _CRC], ["layer"], {}),
     }
-    # Inline metadata of the arrays lets a reader see one whole table from one file.
-    group = group_document(own)
-    group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
-    group["attributes"]["checksum"] = checksum(group)
-    return {"": group, **arrays}
+    return dataset_documents(own, arrays)
 
 
-def check_seal(group: dict[str, Any]) -> None:
-    """Raise ValueError unless the document of the table's group is as it was written."""
-    attributes = dict(group["attributes"])
-    stored = attributes.pop("checksum")
-    if stored != checksum({**group, "attributes": attributes}):
-        raise ValueError("the metadata fails its checksum")
+def encode_layers(spec: FeatureSpec) -> bytes:
+    """Layers as the one chunk of a Zarr array."""
+    return with_crc(np.array(spec.layers, "<i8").tobytes())

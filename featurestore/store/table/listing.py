@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterable
 
 from featurestore.errors import CorruptTrackError
+from featurestore.store import reading
 from featurestore.store.array_reader import ArrayReader
 from featurestore.store.commit.changes import Position, changed_keys, end_of_log
 from featurestore.store.commit.transaction import BACKUP, is_backed_up
@@ -32,12 +33,8 @@ def _list_folders(paths: StorePaths) -> list[str]:
     """Keys of all tracks that are in folders."""
     folder = paths.kind("aggregated")
     keys = os.listdir(folder)
-    try:
-        moved = [
-            key for key in os.listdir(paths.journal) if (paths.journal / key / ("aggregated" + BACKUP)).exists()
-        ]
-    except FileNotFoundError:
-        moved = []
+    begun = reading.list_names(paths.journal)
+    moved = [key for key in begun if (paths.journal / key / ("aggregated" + BACKUP)).exists()]
     if moved:  # aside for an instant, or by now in its place
         backed_up = {key for key in moved if is_backed_up(paths, key)}
         keys = list(backed_up.union(keys, os.listdir(folder)))
@@ -80,7 +77,7 @@ def _logged_changes(
         return None
     there, packed = set(filter(logged.__contains__, listed)), table.among(logged)
     fresh, lost = there - packed, packed - there
-    if len(listed) != len(table.ids) + len(fresh) - len(lost):
+    if len(listed) != table.tracks + len(fresh) - len(lost):
         return None
     expected = table.hash_sum + sum(map(hash, fresh)) - sum(map(hash, lost))
     return (fresh, lost) if sum(map(hash, listed)) == expected else None

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, TrackLockedError, TrackNotFoundError
 from featurestore.store import fallbacks, filesystem
-from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import TrackLocks, exclusive
-from featurestore.store.commit.root import upgrade_root
-from featurestore.store.commit.staging import StagingArea
-from featurestore.store.commit.transaction import BACKUP, is_lost_race
+from featurestore.store.commit.session import WriterSession
+from featurestore.store.commit.transaction import BACKUP, attributes_of, is_lost_race
 from featurestore.store.format.keys import encode_key, is_hashed
 from featurestore.store.format.metadata import (
     FORMAT_VERSION,
@@ -27,32 +24,37 @@ from featurestore.store.format.metadata import (
     encode_document,
 )
 from featurestore.store.format.open_array import OpenArray
+from featurestore.store.format.root import upgrade_root
+from featurestore.store.format.small_chunks import encode_texts
 from featurestore.store.table import layout as layouts
 from featurestore.store.table.chunks import write_chunk
-from featurestore.store.table.coordinates import encode_ids, encode_layers
-from featurestore.store.table.layout import OWN, TOMBSTONE, chunk_name, encoding_of_name, table_documents
+from featurestore.store.table.index import TrackIndex
+from featurestore.store.table.layout import (
+    OWN,
+    TOMBSTONE,
+    chunk_name,
+    encode_layers,
+    encoding_of_name,
+    table_documents,
+)
 from featurestore.store.table.listing import compare_keys, track_ids_of
 from featurestore.store.table.mtime_token import MtimeToken, set_mtime_token
-from featurestore.store.table.previous import PreviousTable, layout_on_disk
+from featurestore.store.table.previous import PreviousTable
 from featurestore.store.table.rows import ROW, ROWS, UNKNOWN, Rows, digest, encode_rows, times_of_change
-from featurestore.store.table.table import PackedTable, TableChangedError, is_padding
-from featurestore.store.track_reader import TrackReader
+from featurestore.store.table.table import TableChangedError, is_padding
 
 _log = logging.getLogger("featurestore")
 
 
 def pack(
-    reader: TrackReader,
-    staging: StagingArea,
-    locks: TrackLocks,
+    index: TrackIndex,
+    session: WriterSession,
     *,
     wait: float,
-    durable: bool,
     thorough: bool = True,
     anew: bool = False,
-    opened: Callable[[], PackedTable | None] | None = None,
 ) -> bool:
-    """Bring the packed table up to date; `anew` does not look at the old one, which `opened` may have open.
+    """Bring the packed table up to date; `anew` does not look at the old one.
 
     What takes time for each packed track, and not only for those that are new, is done where it is `thorough`: to
     look whether somebody put back another revision by hand, and whether all files of the table are whole.
@@ -62,18 +64,19 @@ def pack(
     bool
         False if another writer was packing for more than `wait` seconds, or was faster.
     """
-    with exclusive(reader.paths.locks / "pack.lock", timeout=wait) as held:
+    paths = index.reader.paths
+    with exclusive(paths.locks / "pack.lock", timeout=wait) as held:
         if held:
             damaged: set[str] = set()
             while True:
-                job = _Packing(reader, opened, staging.folder(), damaged, durable=durable)
+                job = _Packing(index, session.staging.folder(), damaged, durable=session.durable)
                 try:
                     job.run(thorough=thorough, anew=anew)
                     break
                 except TrackNotFoundError:
                     continue  # removed, or found to be damaged, since it was listed
                 except OSError as error:
-                    if not is_lost_race(reader.paths, error):
+                    if not is_lost_race(paths, error):
                         raise
                     return False  # a packer of another host, where our lock does not show
                 except (CorruptTrackError, TableChangedError) as error:
@@ -82,34 +85,24 @@ def pack(
                     _log.warning("%s: building the packed table anew", error)
                     anew = True
                 finally:
-                    filesystem.discard(job.folder, reader.paths.trash)
-            job.clear_stale_markers(locks)
-            filesystem.unlink(reader.paths.changes)
+                    filesystem.discard(job.folder, paths.trash)
+            job.clear_stale_markers(session.locks)
+            filesystem.unlink(paths.changes)
     return held
 
 
 class _Packing:
     """One attempt at a new state of the table; `damaged` collects keys that cannot be packed."""
 
-    def __init__(
-        self,
-        reader: TrackReader,
-        opened: Callable[[], PackedTable | None] | None,
-        folder: Path,
-        damaged: set[str],
-        *,
-        durable: bool,
-    ) -> None:
-        self.reader = reader
-        self.opened = opened
-        self.paths = reader.paths
-        self.spec = reader.spec
+    def __init__(self, index: TrackIndex, folder: Path, damaged: set[str], *, durable: bool) -> None:
+        self.index = index
+        self.reader = index.reader
+        self.paths = self.reader.paths
+        self.spec = self.reader.spec
         self.folder = folder
         self.durable = durable
         self.damaged = damaged
-        self.revisions: dict[str, str] = {}
-        self.changed: dict[str, int] = {}
-        self.segments: dict[str, int] = {}
+        self.fresh: dict[str, tuple[bytes, int, int]] = {}  # what is known of the rows that are read, by key
         self.ids: list[str] = []
         self.before = np.empty(0, np.int64)  # the row of the old table that each row is, -1 where it is read anew
         self.stale_markers: set[str] = set()
@@ -173,19 +166,19 @@ class _Packing:
             filesystem.sync_dir(self.paths.root)
 
     def _old(self, *, thorough: bool) -> PreviousTable | None:
-        with LocalFolder.root(self.paths.root) as root:
-            table = PackedTable.open(root, self.spec) if self.opened is None else self.opened()
-            if table is None:
-                return None
-            if thorough:
+        table = self.index.open_table()
+        if table is None:
+            return None
+        if thorough:
+            with self.paths.open() as root:
                 table.check(root)
         return PreviousTable(self.reader, table, thorough=thorough)
 
     def _layout(self, old: PreviousTable | None, size: int) -> int:
         """Give the old one if all that readers of the old table may ask for stays where it is, or the next."""
         if old is None:
-            before = layout_on_disk(self.paths.packed)
-            return layouts.first_layout() if before is None else before + 1
+            before = attributes_of(self.paths.packed).get("layout")  # though it may be damaged
+            return before + 1 if type(before) is int and before >= 0 else layouts.first_layout()
         return old.table.layout + (size != old.table.chunk_size or not self._only_appends(old))
 
     def _only_appends(self, old: PreviousTable) -> bool:
@@ -206,8 +199,7 @@ class _Packing:
             found[where] = old.table.described[self.before[where]] if where is kept else old.table.described
             found["changed"][where] = old.changed[self.before[where]]
         for row in np.flatnonzero(~kept).tolist():
-            key = encode_key(self.ids[row])
-            found[row] = digest(self.revisions[key]), self.changed[key], self.segments[key]
+            found[row] = self.fresh[encode_key(self.ids[row])]
         return found
 
     def _write_chunks(self, new: Path, old: PreviousTable | None, rows: int, encoding: str) -> None:
@@ -221,7 +213,7 @@ class _Packing:
                         fallbacks.link_or_copy(before, f"{new}/{array}/{chunk_name(encoding, *index)}")
             else:
                 self._write_features(new / "features", old, rows, encoding, number)
-                filesystem.write_file(new / "track_id" / chunk_name(encoding, number), encode_ids(ids, rows))
+                filesystem.write_file(new / "track_id" / chunk_name(encoding, number), encode_texts(ids, rows))
 
     def _keep_for_readers(self, new: Path, encoding: str) -> None:
         """Hold the files of the other encoding for readers of Zarr that have opened the table they belong to.
@@ -262,7 +254,7 @@ class _Packing:
             raise lost
         chunk = np.full((rows, 1, self.spec.dim), np.nan, values.dtype.newbyteorder("<"))
         kept = _slice_of(targets)
-        with LocalFolder.root(self.paths.root) as root:
+        with self.paths.open() as root:
             for layer in range(len(self.spec.layers)):
                 if old is not None and len(targets):
                     found = old.table.read(root, before[targets], [layer])
@@ -275,10 +267,9 @@ class _Packing:
     def _row(self, track_id: str) -> npt.NDArray[Any]:
         key = encode_key(track_id)
         try:
-            (self.changed[key],) = times_of_change(self.paths, [key])  # before it is read
+            (changed,) = times_of_change(self.paths, [key])  # before it is read
             with self.reader.open("aggregated", key, track_id) as array:
-                self.revisions[key] = array.revision
-                self.segments[key] = self._segments(track_id, array)
+                self.fresh[key] = digest(array.revision), int(changed), self._segments(track_id, array)
                 return array.read(range(len(self.spec.layers)))
         except CorruptTrackError as error:
             _log.warning("%s: left out of the packed table", error)
@@ -299,9 +290,10 @@ class _Packing:
             # Under the lock, and with nothing in the journal, the track does not change.
             with contextlib.suppress(TrackLockedError, CorruptTrackError), locks.holding(key):
                 current = self.reader.current(key)
-                revision = None if current is None else current.attributes["revision"]
+                revision = None if current is None else digest(current.attributes["revision"])
+                packed, *_ = self.fresh.get(key, (None,))
                 # Rows with a marker were read anew; without a row there must be no track.
-                if not (self.paths.journal / key).exists() and revision == self.revisions.get(key):
+                if not (self.paths.journal / key).exists() and revision == packed:
                     filesystem.unlink(self.paths.stale / key)
 
 

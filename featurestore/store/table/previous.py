@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Set
-from pathlib import Path
 
 import numpy as np
 
 from featurestore.errors import CorruptTrackError
-from featurestore.store import reading
-from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, decode_document
 from featurestore.store.table.rows import digest, times_of_change
 from featurestore.store.table.table import PackedTable
 from featurestore.store.track_reader import TrackReader
 
 
 class PreviousTable:
-    """A table beside the tracks as they are now.
-
-    Parameters
-    ----------
-    reader : TrackReader
-        Of the store.
-    table : PackedTable
-        The table.
-    thorough : bool
-        Whether to look at each track, rather than believe what the table says.
+    """A table beside the tracks as they are now; unless it is `thorough`, it believes what the table says of them.
 
     Attributes
     ----------
@@ -40,7 +28,7 @@ class PreviousTable:
         self.changed = times_of_change(reader.paths, table.keys) if thorough else table.described["changed"]
 
     def __len__(self) -> int:
-        return len(self.table.ids)
+        return self.table.tracks
 
     def rows_of(self, keys: Set[str]) -> list[int]:
         """Rows of the tracks with some keys."""
@@ -68,13 +56,3 @@ class PreviousTable:
     def looks_different(self) -> bool:
         """Whether the times of change are no longer those that the table knows."""
         return bool((self.changed != self.table.described["changed"]).any())
-
-
-def layout_on_disk(packed: Path) -> int | None:
-    """Look up the layout version that a table says it has, though it may be damaged; None if it says nothing."""
-    try:
-        document = decode_document(reading.read_file(packed / METADATA, limit=MAX_METADATA_BYTES))
-        layout = document["attributes"]["layout"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return layout if type(layout) is int and layout >= 0 else None

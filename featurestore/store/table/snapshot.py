@@ -50,7 +50,7 @@ class TrackList(Sequence[str]):
 
     def rows(self, unusable: Collection[str]) -> npt.NDArray[np.int64]:
         """Row of each track in the table; -1 where it has none, or it is not to be used."""
-        rows = np.arange(0 if self.table is None else len(self.table.ids), dtype=np.int64)
+        rows = np.arange(0 if self.table is None else self.table.tracks, dtype=np.int64)
         if self.table is not None and (self._gone or unusable):
             found, numbers = rows.copy(), self.table.rows
             found[[numbers[track_id] for track_id in unusable]] = -1
@@ -58,7 +58,7 @@ class TrackList(Sequence[str]):
         return np.append(rows, np.full(len(self._more), -1))
 
     def __len__(self) -> int:
-        packed = 0 if self.table is None else len(self.table.ids)
+        packed = 0 if self.table is None else self.table.tracks
         return packed - len(self._gone) + len(self._more)
 
     def __iter__(self) -> Iterator[str]:

@@ -23,14 +23,20 @@ from featurestore.errors import SettingError
 from featurestore.spec import FeatureSpec
 from featurestore.store.byte_source import THREADS, ByteFolder
 from featurestore.store.format.keys import encode_keys
-from featurestore.store.format.metadata import MAX_METADATA_BYTES, METADATA, axes, decode_document
+from featurestore.store.format.metadata import (
+    MAX_METADATA_BYTES,
+    METADATA,
+    axes,
+    dataset_attributes,
+    decode_document,
+)
+from featurestore.store.format.small_chunks import checked_texts, decode_texts
 from featurestore.store.table.chunks import ChunkReader
-from featurestore.store.table.coordinates import TrackIds, checked_ids, encode_layers
 from featurestore.store.table.layout import (
-    check_seal,
     chunk_name,
     chunk_rows,
     damaged,
+    encode_layers,
     encoding_of,
     size_of,
     table_documents,
@@ -53,8 +59,11 @@ class PackedTable:
 
     Parameters
     ----------
-    ids : TrackIds
-        Of the track of each row.
+    tracks : int
+        How many rows it has.
+    ids : list of ndarray
+        Of their tracks, in chunks: read with the table, and decoded when they are asked for, which many queries
+        never do.
     own : dict
         What the group's attributes say of the table.
     described : Rows
@@ -65,7 +74,8 @@ class PackedTable:
         Of the store.
     """
 
-    ids: TrackIds
+    tracks: int
+    ids: list[npt.NDArray[np.uint8]]
     own: dict[str, Any]
     described: Rows
     rows_per_chunk: int
@@ -86,10 +96,20 @@ class PackedTable:
         """Of the folder `aggregated`, while the table holds all tracks."""
         return MtimeToken.from_attributes(self.own)
 
-    @property
+    @cached_property
     def track_ids(self) -> list[str]:
-        """Track of each row."""
-        return self.ids.decoded
+        """Track of each row; CorruptTrackError if they are not those of a table."""
+        ids: list[str] = []
+        try:
+            for chunk in self.ids:
+                ids += decode_texts(chunk)
+        except ValueError as error:
+            raise damaged(error) from None
+        rest = ids[self.tracks :]
+        del ids[self.tracks :]
+        if any(rest) or not all(ids):
+            raise damaged("the number of track ids is wrong")
+        return ids
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -99,7 +119,7 @@ class PackedTable:
     @property
     def chunks(self) -> int:
         """Number of chunks along the tracks."""
-        return math.ceil(len(self.ids) / self.rows_per_chunk)
+        return math.ceil(self.tracks / self.rows_per_chunk)
 
     @property
     def chunk_size(self) -> int:
@@ -160,10 +180,10 @@ class PackedTable:
         ids = []
         for number in range(math.ceil(tracks / rows)):
             name = chunk_name(encoding_of(own["layout"]), number)
-            ids.append(checked_ids(_read(folder, "track_id", name, _MAX_BYTES), rows))
+            ids.append(checked_texts(_read(folder, "track_id", name, _MAX_BYTES), rows))
         # Which also tells apart files of two states, where they were copied meanwhile.
         described = decode_rows(_read(folder, "track_id", ROWS, _MAX_BYTES), tracks, own["rows_crc32c"])
-        return cls(TrackIds(ids, tracks), own, described, rows, spec)
+        return cls(tracks, ids, own, described, rows, spec)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -217,7 +237,7 @@ class PackedTable:
                 within = rows[where] - number * self.rows_per_chunk
                 for column, layer in enumerate(layers):
                     with self._open_chunk(features, number, layer) as chunk:
-                        _fill(chunk, out[:, column], where, within)
+                        chunk.read_rows(out[:, column], where, within)
 
             if len(parts) < _FEW_CHUNKS:
                 for part in parts:
@@ -234,14 +254,14 @@ class PackedTable:
             with folder.folder("features") as features:
                 for number in range(self.chunks):
                     # Chunks are filled from their first row on: if the last one is there, all are.
-                    last = min((number + 1) * self.rows_per_chunk, len(self.ids)) - 1
+                    last = min((number + 1) * self.rows_per_chunk, self.tracks) - 1
                     for layer in range(len(self.spec.layers)):
                         with self._open_chunk(features, number, layer) as chunk:
                             if np.isnan(chunk.first_value(last % self.rows_per_chunk)):
                                 raise ValueError(f"row {last} is missing: its file is of an earlier state")
             # Once: a writer may give the group another token meanwhile.
             group = _document(folder, "")
-            wanted = table_documents(len(self.ids), self.rows_per_chunk, self.spec, _checked(group))
+            wanted = table_documents(self.tracks, self.rows_per_chunk, self.spec, dataset_attributes(group))
             for name, document in wanted.items():
                 if (_document(folder, name) if name else group) != document:
                     raise ValueError(f"{name}/{METADATA} is not what was written")
@@ -258,7 +278,7 @@ class PackedTable:
         except NotADirectoryError as error:
             raise damaged(error) from None
         try:
-            if _checked(_document(folder, "")).get("generation") != self.generation:
+            if _document(folder, "")["attributes"]["generation"] != self.generation:
                 raise TableChangedError
             yield folder
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -275,13 +295,7 @@ class PackedTable:
 
     def _open_chunk(self, features: ByteFolder, number: int, layer: int) -> ChunkReader:
         name = chunk_name(self.encoding, number, layer, 0)
-        file = features.open(name, whole=True)
-        try:
-            shape = self.rows_per_chunk, 1, self.spec.dim
-            return ChunkReader(file, f"features/{name}", shape, self.spec.dtype)
-        except BaseException:
-            file.close()
-            raise
+        return ChunkReader(features, name, (self.rows_per_chunk, 1, self.spec.dim), self.spec.dtype)
 
 
 def is_padding(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -289,19 +303,6 @@ def is_padding(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if not rows.shape[1]:
         return np.zeros(len(rows), np.bool_)
     return np.asarray(np.isnan(rows[:, :, 0]).any(axis=1))
-
-
-def _fill(
-    chunk: ChunkReader, out: npt.NDArray[Any], where: npt.NDArray[np.int64], within: npt.NDArray[np.int64]
-) -> None:
-    first, count = int(where[0]), len(where)
-    target = out[first : first + count]
-    # Rows that follow each other are read to where they belong.
-    in_order = within[-1] - within[0] == count - 1 and (np.diff(within) == 1).all()
-    if in_order and where[-1] - first == count - 1 and target.flags.c_contiguous:
-        chunk.read_into(target, first=int(within[0]))
-    else:
-        out[where] = chunk.read()[within, 0]
 
 
 def _is_missing(error: OSError) -> bool:
@@ -322,8 +323,7 @@ def _document(folder: ByteFolder, below: str) -> dict[str, Any]:
 
 def _checked(group: dict[str, Any]) -> dict[str, Any]:
     """What a group's document says of its table."""
-    check_seal(group)
-    own = {name: value for name, value in group["attributes"].items() if name != "checksum"}
+    own = dataset_attributes(group)
     if not all(isinstance(own[name], str) for name in ("fingerprint", "generation", "rows_crc32c")):
         raise ValueError("impossible fingerprint, generation or checksum")
     if type(own["layout"]) is not int or own["layout"] < 0:

@@ -17,7 +17,7 @@ from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError, StoreAccessError, TrackLockedError
 from featurestore.store import filesystem
 from featurestore.store.bundles.bundle import Bundle
-from featurestore.store.bundles.sealed import SealedTracks
+from featurestore.store.bundles.marks import Marks
 from featurestore.store.commit import transaction
 from featurestore.store.paths import StorePaths
 from featurestore.store.sealing.unseal import Unsealing
@@ -404,17 +404,17 @@ def test_what_was_removed_is_not_seen_while_its_bundle_goes(path, store, look):
     with opened(path) as writer:
         writer.remove("a")
     store = FeatureStore(path)
-    sealed, removed = store._source.reader.sealed, SealedTracks.removed
+    sealed, names = store._source.reader.sealed, Marks.names
 
     def unseal_first(self):
-        if self is sealed:
+        if self is sealed._marks:
             patch.stop()
             with opened(path) as writer:
                 writer.pack(seal=False)
-        return removed(self)
+        return names(self)
 
     assert len(sealed.keys()) == 3
-    patch = mock.patch.object(SealedTracks, "removed", unseal_first)
+    patch = mock.patch.object(Marks, "names", unseal_first)
     patch.start()
     if look == "track_ids":
         assert sorted(list_keys(store._source.reader)) == list("bcd")

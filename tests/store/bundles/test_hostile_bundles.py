@@ -14,9 +14,8 @@ from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store.bundles.bundle import index_checksum
 from featurestore.store.bundles.layout import Sizes
-from featurestore.store.bundles.texts import encode_texts
-from featurestore.store.format.metadata import encode_document
-from featurestore.store.format.shards import with_crc
+from featurestore.store.format.metadata import dataset_documents, encode_document
+from featurestore.store.format.small_chunks import encode_texts, with_crc
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +40,9 @@ def described(bundle, *, tracks=3, rows=6, own=None, **others):
     """Write metadata that fits the files of the index, and says that there are so many tracks and rows."""
     names = ("row_splits/c.0", "track_id/c.0", "revision/c.0.0")
     index = index_checksum([(bundle / name).read_bytes() for name in names])
+    arrays = replace(Sizes.to_write(tracks, rows, SPEC), **others).arrays()
     own = own or {"fingerprint": SPEC.fingerprint, "index_crc32c": index}
-    for name, document in replace(Sizes.to_write(tracks, rows, SPEC), **others).documents(own).items():
+    for name, document in dataset_documents(own, arrays).items():
         (bundle / name / "zarr.json").write_bytes(encode_document(document))
 
 
@@ -56,7 +56,7 @@ def splits(*numbers, dtype="<i8", rows=6):
 
 def ids(*texts):
     def change(bundle, outside):
-        (bundle / "track_id" / "c.0").write_bytes(encode_texts([text.encode() for text in texts], 3))
+        (bundle / "track_id" / "c.0").write_bytes(encode_texts(texts, 3))
         described(bundle)
 
     return change
@@ -86,7 +86,7 @@ def own_attributes(**others):
         content = (bundle / "attributes" / "c.0").read_bytes()
         record = json.loads(content[8 : 8 + int.from_bytes(content[4:8], "little")])
         record["attributes"] |= others
-        attributes(json.dumps(record).encode())(bundle, outside)
+        attributes(json.dumps(record))(bundle, outside)
 
     return change
 
@@ -185,10 +185,10 @@ CASES = {
     "lengths of text": lengths(2**32 - 1),
     "lengths of nothing": lengths(0),
     "another spec": lambda bundle, outside: described(bundle, own={"fingerprint": "0", "index_crc32c": "0"}),
-    "attributes that are no JSON": attributes(b"{"),
-    "attributes that are a list": attributes(b"[]"),
-    "attributes that are nothing": attributes(b"{}"),
-    "deep attributes": attributes(b'{"attributes":' * 10_000 + b"1" + b"}" * 10_000),
+    "attributes that are no JSON": attributes("{"),
+    "attributes that are a list": attributes("[]"),
+    "attributes that are nothing": attributes("{}"),
+    "deep attributes": attributes('{"attributes":' * 10_000 + "1" + "}" * 10_000),
     "attributes of another track": own_attributes(),
     "impossible kinds": own_attributes(kinds=["segments"]),
     "kinds that are not there": own_attributes(kinds=["aggregated"]),

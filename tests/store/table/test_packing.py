@@ -16,8 +16,8 @@ from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
 from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import exclusive
+from featurestore.store.format.small_chunks import checked_texts, decode_texts, encode_texts
 from featurestore.store.table import index, layout
-from featurestore.store.table.coordinates import checked_ids, decode_ids, encode_ids
 from featurestore.store.table.layout import TOMBSTONE, chunk_name, chunk_rows, encoding_of
 from featurestore.store.table.table import PackedTable
 from featurestore.store.table.table import _document as read_document
@@ -533,8 +533,8 @@ def test_a_pack_that_only_adds_leaves_what_was_put_back_by_hand_to_the_next_thor
 
 @given(rows=st.lists(st.text("abc/éC=", min_size=1), max_size=12, unique=True))
 def test_ids_are_written_as_zarr_writes_them(rows):
-    content = encode_ids(rows, 12)
-    assert decode_ids(checked_ids(content, 12)) == rows + [""] * (12 - len(rows))
+    content = encode_texts(rows, 12)
+    assert decode_texts(checked_texts(content, 12)) == rows + [""] * (12 - len(rows))
 
 
 def test_a_writer_tells_the_rows_of_the_table(path):
