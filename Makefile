@@ -15,12 +15,16 @@ ISAS = SSE41:sse4_1:default AVX2:avx2:avx2 AVX512_CORE:avx512bw:avx512 AVX512_CO
 MODEL_TESTS = tests/models tests/encode/test_threads.py tests/pipeline/test_extractor.py \
 	tests/training/pretrain/test_losses.py tests/training/pretrain/test_training.py
 
-.PHONY: demo test quick test-isa nightly check lint docs clean
+.PHONY: demo test tests quick test-isa nightly check lint types docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.demo
 
-test: check
+# Types, which take one core, are looked at beside the tests.
+test: lint
+	$(MAKE) --no-print-directory -j 2 types tests
+
+tests: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS)
 
 # Under a minute. What is listed at the end is slower than `fast` says, on an idle machine: mark it slow.
@@ -43,7 +47,9 @@ nightly: $(VENV)/.dev
 	FEATURESTORE_KILL_RUNS=40 $(BIN)/python -m pytest tests/pipeline/test_random_kills.py
 	.ci/other-disks $(BIN)/python
 
-check: lint
+check: lint types
+
+types: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

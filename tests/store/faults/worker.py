@@ -11,7 +11,10 @@ from typing import Any
 
 def begin() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    from . import interruptions  # noqa: F401  imports numpy, after the line before
+    # After the line before, as they import numpy; numcodecs, as the library has it when it first compresses.
+    import numcodecs  # noqa: F401
+
+    from . import interruptions  # noqa: F401
 
     gc.freeze()
 
