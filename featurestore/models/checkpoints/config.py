@@ -131,11 +131,8 @@ def audio_settings(preprocessor: Mapping[str, Any], stated_rate: int | None, *, 
     CheckpointError
         If the sample rate is missing or contradictory, or the preprocessing is of another kind.
     """
-    kind = preprocessor.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
-    if kind != "Wav2Vec2FeatureExtractor":
-        raise CheckpointError(f"{source}: feature_extractor_type {kind!r} is not supported")
-    rate = sampling_rate_of(preprocessor, stated_rate, source)
-    return rate, Reader(preprocessor, source).boolean("do_normalize", True)
+    read = extractor_reader(preprocessor, "Wav2Vec2FeatureExtractor", source)
+    return sampling_rate_of(preprocessor, stated_rate, source), read.boolean("do_normalize", True)
 
 
 def sampling_rate_of(preprocessor: Mapping[str, Any], stated_rate: int | None, source: str) -> int:
@@ -232,3 +229,10 @@ class Reader:
         if value not in names:
             raise CheckpointError(f"{self.source}: {key} must be one of {', '.join(names)}, not {value!r}")
         return str(value)
+
+
+def extractor_reader(preprocessor: Mapping[str, Any], kind: str, source: str) -> Reader:
+    """Reads a preprocessor_config.json; CheckpointError if it is that of another class of transformers."""
+    if (found := preprocessor.get("feature_extractor_type", kind)) != kind:
+        raise CheckpointError(f"{source}: feature_extractor_type {found!r} is not supported, only {kind} is")
+    return Reader(preprocessor, source)

@@ -144,7 +144,7 @@ def empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -
 
 def _frontend(kind: str, config: Any, preprocessor: Mapping[str, Any], *, source: str) -> Frontend:
     if kind in _FRONTENDS:
-        return _FRONTENDS[kind].from_dict(preprocessor, config, source=source)
+        return _FRONTENDS[kind](preprocessor, config, source=source)
     rate, do_normalize = audio_settings(preprocessor, None, source=source)
     return Samples(
         kernels=tuple(config.conv_kernel),
