@@ -23,8 +23,8 @@ from featurestore.models.kernels.convolutions import (
     ScratchBuffers,
     gelu_,
 )
-from featurestore.models.kernels.fidelity import Fidelity, check_close, fidelity, test_signal
-from featurestore.models.kernels.products import attention, product_dtype
+from featurestore.models.kernels.fidelity import Fidelity, check_close, compared, test_signal
+from featurestore.models.kernels.products import attention, autocast_on_cpu, product_dtype
 from featurestore.models.mert import MertEncoder
 from featurestore.models.paging import page_out
 
@@ -101,7 +101,10 @@ def bf16_for_cpu(encoder: Encoder) -> tuple[Encoder, Fidelity]:
     dtype = torch.bfloat16
     fast = _arranged(encoder, dtype)
     waves = test_signal(encoder.sample_rate, encoder.min_samples)
-    found = fidelity(fast, encoder, waves, autocast=dtype if fast is encoder else None)
+    with torch.inference_mode():
+        wanted = list(encoder.states(waves))
+        with autocast_on_cpu(dtype if fast is encoder else None):
+            found = compared(fast.states(waves), wanted)
     check_close(found, f"{encoder.name} in bfloat16", "precision fp32")
     return fast, found
 

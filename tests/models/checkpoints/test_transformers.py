@@ -14,7 +14,7 @@ from featurestore import FeatureExtractor
 from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model, transformers_encoder
 from featurestore.models.checkpoints.transformers import load_transformers_checkpoint
-from featurestore.models.kernels.half import to_half
+from featurestore.models.kernels.engine import bf16_for_cpu
 from featurestore.models.kernels.products import autocast_on_cpu
 from featurestore.models.transformers_encoder import TransformersEncoder
 
@@ -237,7 +237,7 @@ def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
     wave = noise(16_001)
     wanted = encoder.hidden_states(wave)
     with grouped_convolutions() as seen:
-        assert to_half(encoder, torch.bfloat16) is encoder  # its probe is close enough
+        assert bf16_for_cpu(encoder)[0] is encoder  # its probe is close enough
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = encoder.hidden_states(wave).float()
     assert (family(name) in ("whisper", "ast")) == (not seen)
