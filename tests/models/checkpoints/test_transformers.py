@@ -376,7 +376,7 @@ def test_only_hubert_that_the_native_network_cannot_hold_takes_transformers(save
     network = transformers.HubertModel(transformers.HubertConfig(**SAMPLES)).eval()
     network.save_pretrained(tmp_path)
     extractor("wav2vec2").save_pretrained(tmp_path)
-    native, other = load_model(tmp_path), load_transformers_checkpoint(tmp_path)
+    native, other = load_model(tmp_path), load_transformers_checkpoint(tmp_path, name="other")
     assert not isinstance(native, TransformersEncoder)
     assert FeatureExtractor(model=native).spec().fingerprint == FeatureExtractor(model=other).spec().fingerprint
     assert_states_close(native.hidden_states(noise(8_000)), other.hidden_states(noise(8_000)))
