@@ -266,13 +266,13 @@ def _next_rise(model: Encoder, n_samples: int, most: int) -> int | None:
     return longest
 
 
-def check_float32(model: nn.Module, name: str) -> None:
+def check_float32(model: Encoder) -> None:
     """Raise ModelError unless a network's first weights are float32: half precision begins with it too."""
-    dtype = next(model.parameters()).dtype
+    dtype = next(cast(nn.Module, model).parameters()).dtype
     if dtype != torch.float32:
         raise ModelError(
-            f"the weights of {name} are {dtype}: give the model in float32, as load_model loads it (model.float() "
-            f"makes it so); precision chooses the arithmetic"
+            f"the weights of {model.name} are {dtype}: give the model in float32, as load_model loads it "
+            f"(model.float() makes it so); precision chooses the arithmetic"
         )
 
 
@@ -284,18 +284,12 @@ def check_wave(wave: Tensor, min_samples: int) -> None:
         )
 
 
-def checked_last(model: Encoder, last: int | None) -> int:
-    """The last state that is wanted, all if None; SettingError if there is none of this number."""
+def check_call(model: Encoder, wave: Tensor, last: int | None) -> int:
+    """Return the last state that is wanted of windows, all if `last` is None; raise as `Encoder.states` says."""
+    check_float32(model)
     last = model.layers if last is None else last
     if not 0 <= last <= model.layers:
         raise SettingError(f"{model.name} has hidden states 0 to {model.layers}, not {last}")
-    return last
-
-
-def check_call(model: Encoder, wave: Tensor, last: int | None) -> int:
-    """Return the last state that is wanted of windows, all if `last` is None; raise as `Encoder.states` says."""
-    check_float32(cast(nn.Module, model), model.name)
-    last = checked_last(model, last)
     check_wave(wave, model.min_samples)
     return last
 

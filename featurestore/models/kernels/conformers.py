@@ -39,7 +39,7 @@ def arrange_conformer(encoder: ConformerEncoder, dtype: torch.dtype = torch.floa
     ModelError
         If the weights are not float32.
     """
-    check_float32(encoder, encoder.name)
+    check_float32(encoder)
     shared = {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())}
     arranged = copy.deepcopy(encoder, shared)
     for module in list(arranged.modules()):

@@ -151,7 +151,7 @@ class CpuEngine:
     """
 
     def __init__(self, model: MertEncoder, dtype: torch.dtype = torch.float32) -> None:
-        check_float32(model, model.name)
+        check_float32(model)
         self.model, self.dtype = model, dtype
         self.name, self.revision, self.weights_sha256 = model.name, model.revision, model.weights_sha256
         self.sample_rate, self.do_normalize = model.sample_rate, model.do_normalize

@@ -29,7 +29,7 @@ def to_half(encoder: Encoder, dtype: torch.dtype) -> Encoder:
     """
     if not isinstance(encoder, MertEncoder):
         return encoder
-    check_float32(encoder, encoder.name)
+    check_float32(encoder)
     # Weights that stay are shared with the original.
     shared = {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())}
     network: Any = copy.deepcopy(encoder, shared)
