@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.analysis.music_datasets import PREFIX, DatasetLabels, find_tracks
+from featurestore.analysis.tracks import data_frame
 from featurestore.errors import SettingError
 
 MISSING = ("error", "drop")
@@ -77,9 +78,7 @@ class Joined:
         >>> joined.to_pandas().index.tolist()
         ['rock/song']
         """
-        import pandas
-
-        return pandas.DataFrame(dict(self.columns), index=pandas.Index(self.track_ids, name="track_id"))
+        return data_frame(self.columns, self.track_ids)
 
 
 def join(track_ids: Sequence[str], labels: Any, *, on: str = "track_id", missing: str = "error") -> Joined:

@@ -1,11 +1,14 @@
 """Joining tracks and labels: in the order of the store, and nothing is left out unless that is asked for."""
 
+import sys
+
 import numpy as np
 import pandas
 import pytest
 
+from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.analysis.labels import join
-from featurestore.errors import SettingError
+from featurestore.errors import MissingDependencyError, SettingError
 
 IDS = ["b", "a", "c/ü"]
 
@@ -79,3 +82,16 @@ def test_names_that_do_not_exist(table):
 def test_missing_values_of_a_mapping_are_none():
     assert join(["a", "b"], {"a": {"x": 1}, "b": {"y": 2}}).column("x").tolist() == [1, None]
     assert join(["a"], {"a": np.int64(3)}).column("label").tolist() == [3]
+
+
+def test_tables_and_items_say_which_package_they_need(tmp_path, monkeypatch):
+    with StoreWriter(tmp_path / "s.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=3)) as writer:
+        writer.put("a", {"aggregated": np.zeros((2, 3), np.float32)})
+    store = FeatureStore(tmp_path / "s.zarr")
+    dataset = store.to_torch_dataset(layer=1)
+    for package in ("pandas", "torch"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match="pip install pandas"):
+        store.join({"a": 1}).to_pandas()
+    with pytest.raises(MissingDependencyError, match=r"torch is needed.*featurestore\[extract\]"):
+        dataset[0]
