@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.amounts import hours_in_words
-from featurestore.analysis.report.charts import axis, histogram
 from featurestore.analysis.report.page import page_template, render
-from featurestore.analysis.report.statistics import NEIGHBOURS, layer_statistics, self_similarity
+from featurestore.analysis.report.statistics import (
+    NEIGHBOURS,
+    axis,
+    histogram,
+    layer_statistics,
+    self_similarity,
+)
 from featurestore.analysis.report.suspects import find_suspects
 from featurestore.analysis.report.track_map import (
     Colouring,
@@ -23,8 +28,9 @@ from featurestore.analysis.report.track_map import (
     pack_map,
     pick_points,
 )
+from featurestore.analysis.tracks import known_tracks
 from featurestore.atomic import replacing
-from featurestore.errors import SettingError, TrackNotFoundError
+from featurestore.errors import SettingError
 from featurestore.store.runs import failures_of
 
 if TYPE_CHECKING:
@@ -58,7 +64,8 @@ def write_report(
     if chosen not in spec.layers:
         raise SettingError(f"`layer` must be one of {', '.join(map(str, spec.layers))}, not {chosen!r}")
     template = page_template()
-    track_ids, known = _known(store)
+    found = dict(known_tracks(store))
+    track_ids, known = list(found), list(found.values())
     if not track_ids:
         raise SettingError(f"the store {store.path} has no tracks yet: there is nothing to report")
     statistics = layer_statistics(store, track_ids)
@@ -114,19 +121,6 @@ def write_report(
         # Names of files that are no UTF-8 have characters that cannot be written.
         file.write(html.encode("utf-8", "backslashreplace"))
     return {kind.kind: len(kind.rows) for kind in suspects}
-
-
-def _known(store: StoreReader) -> tuple[list[str], list[Mapping[str, Any]]]:
-    """Tracks, and what is known of them, without those that are removed meanwhile."""
-    track_ids: list[str] = []
-    known: list[Mapping[str, Any]] = []
-    for track_id in store.track_ids:
-        try:
-            known.append(store.provenance(track_id))
-        except TrackNotFoundError:
-            continue
-        track_ids.append(track_id)
-    return track_ids, known
 
 
 def _seconds(track: Mapping[str, Any]) -> float:

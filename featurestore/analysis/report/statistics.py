@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ SAMPLE = 1000
 NEIGHBOURS = 10
 """Nearest neighbours that a map is asked for."""
 
+_BINS = 24
 _BLOCK = 4096
 _EXTREME = 5.0
 _LEAST = 4
@@ -217,3 +219,35 @@ def self_similarity(segments: npt.NDArray[Any], mean: Floats, most: int) -> Floa
         rows = np.stack([part.mean(axis=0) for part in np.array_split(rows, min(most, len(rows)))])
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(rows @ rows.T)
+
+
+def histogram(values: npt.NDArray[Any], unit: str) -> dict[str, Any] | None:
+    """Counts of what is finite in bins of equal width, or None if nothing is.
+
+    Bins are of the 1st to the 99th percentile; the first and the last one hold all that is beyond. There is one
+    edge more than there are counts; beside them are how many values are finite, their median and extremes.
+    """
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not len(finite):
+        return None
+    first, last = np.percentile(finite, (1, 99))
+    last = max(last, first + max(abs(first), 1) * 1e-3)
+    counts, edges = np.histogram(np.clip(finite, first, last), bins=min(_BINS, len(finite)), range=(first, last))
+    return {
+        "edges": edges.tolist(),
+        "counts": counts.tolist(),
+        "known": len(finite),
+        "middle": float(np.median(finite)),
+        "low": float(finite.min()),
+        "high": float(finite.max()),
+        "unit": unit,
+    }
+
+
+def axis(highest: float) -> float:
+    """A round number (1, 2 or 5 times a power of ten) that is not below the highest value, and positive."""
+    highest = float(highest)
+    if not math.isfinite(highest) or highest <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(highest))
+    return float(next(power * step for step in (1, 2, 5, 10) if power * step >= highest))
