@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,22 +18,6 @@ _LEAST_ROWS = 5
 """Rows for each dimension, without which a covariance is mostly noise."""
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest rows of each query.
-
-    Attributes
-    ----------
-    rows : ndarray, shape (queries, k)
-        Nearest first; equally near ones by their number.
-    scores : ndarray, shape (queries, k)
-        Cosines, from -1 to 1; NaN where the row has no direction (silence, or the mean itself).
-    """
-
-    rows: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float32]
 
 
 class NeighbourIndex:
@@ -114,21 +97,18 @@ class NeighbourIndex:
 
     def search(
         self, vectors: npt.NDArray[Any], k: int, leave_out: Sequence[npt.NDArray[np.int64]] | None = None
-    ) -> Neighbours:
-        """Find the nearest rows of some vectors.
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Find the k nearest rows of each vector [query, feature], or all if there are fewer.
 
-        Parameters
-        ----------
-        vectors : ndarray, shape (queries, feature)
-            The queries.
-        k : int
-            How many of each; fewer if there are not so many rows.
-        leave_out : sequence of ndarray, optional
-            For each query, rows that are not wanted.
+        `leave_out` has for each query the rows that are not wanted.
 
         Returns
         -------
-        Neighbours
+        rows : ndarray, shape (queries, k)
+            Nearest first; equally near ones by their number.
+        scores : ndarray, shape (queries, k)
+            Cosines, from -1 to 1; NaN where the row has no direction (silence, or the mean itself), -inf where it
+            is not wanted.
         """
         dual, lengths = self._dual(vectors)
         shift = dual @ self._mean
@@ -152,7 +132,7 @@ class NeighbourIndex:
             rows = np.concatenate([rows, np.broadcast_to(np.arange(first, last), (queries, len(block)))], axis=1)
             scores, rows = _best(scores, rows, k)
         self._norms = norms
-        return Neighbours(rows, scores)
+        return rows, scores
 
 
 def _best(

@@ -104,9 +104,9 @@ class Similarity:
 def _matches(rows: _Rows, vector: npt.NDArray[Any], k: int, unwanted: npt.NDArray[np.int64]) -> list[Match]:
     if k < 1:
         raise SettingError(f"`k` must be at least 1, not {k!r}")
-    found = rows.index.search(vector[None], min(k, len(rows.track_ids)), [unwanted])
+    (numbers,), (scores,) = rows.index.search(vector[None], min(k, len(rows.track_ids)), [unwanted])
     return [
         Match(rows.track_ids[row], score, None if rows.starts is None else float(rows.starts[row]))
-        for row, score in zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
+        for row, score in zip(numbers.tolist(), scores.tolist(), strict=True)
         if score != -np.inf
     ]
