@@ -115,15 +115,10 @@ class _Kernel:
         out = np.empty((steps, self.new), dtype=np.float32)
         if self.firsts is None:
             windows = np.lib.stride_tricks.sliding_window_view(samples, self.span)[:: self.orig]
-            together = max(2, _ONE_THREAD // self.weights.size)
-            at_once = together * max(1, _CHUNK // (together * self.span))
+            at_once = max(2, _ONE_THREAD // self.weights.size)
             for i in range(0, steps, at_once):
-                rows = min(at_once, steps - i)
-                whole = rows - rows % together
-                for first, n, shape in ((i, whole, (-1, together)), (i + whole, rows - whole, (-1,))):
-                    taps = np.ascontiguousarray(windows[first : first + n]).reshape(*shape, self.span)
-                    part = out[first : first + n].reshape(*shape, self.new)
-                    np.matmul(taps, self.weights.T, out=part)
+                taps = np.ascontiguousarray(windows[i : i + at_once][: steps - i])
+                np.matmul(taps, self.weights.T, out=out[i : i + at_once])
             return out.reshape(-1)
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.weights.shape[1])
         at_once = max(1, _CHUNK // self.weights.shape[1])
