@@ -107,17 +107,7 @@ class Encoder(Protocol):
 
 
 class EncoderModule(nn.Module):
-    """A network that is an `Encoder`: what identifies it, and all hidden states at once.
-
-    Parameters
-    ----------
-    name : str
-        Hub name or folder, as given.
-    revision : str, optional
-        Commit of the hub's repository.
-    weights_sha256 : str, optional
-        SHA-256 of the file of weights.
-    """
+    """A network that is an `Encoder`: what identifies it, and all hidden states at once."""
 
     sample_rate: int
     layers: int
@@ -148,15 +138,7 @@ class EncoderModule(nn.Module):
 
 
 def require_encoder(model: Any) -> None:
-    """Refuse what lacks an attribute of `Encoder`, or has one that cannot be.
-
-    Raises
-    ------
-    SettingError
-        Names what is missing.
-    ModelError
-        Names what cannot be.
-    """
+    """Raise SettingError for what lacks an attribute of `Encoder`, ModelError for one that cannot be."""
     if missing := [name for name in _ATTRIBUTES if not hasattr(model, name)]:
         raise SettingError(
             f"model must be the name of a model, a folder, or an encoder; the {type(model).__name__} that was "
@@ -180,10 +162,7 @@ def require_encoder(model: Any) -> None:
 def context_seconds(model: Encoder) -> float:
     """Length of the windows that a model was trained with: its `context_seconds`, or 5 if it says nothing.
 
-    Raises
-    ------
-    ModelError
-        If it is no number above 0.
+    ModelError is raised if it is no number above 0.
     """
     value = getattr(model, "context_seconds", CONTEXT_SECONDS)
     if type(value) not in (int, float) or not 0 < value < math.inf:
@@ -194,10 +173,7 @@ def context_seconds(model: Encoder) -> float:
 def longest_window(model: Encoder) -> int | None:
     """Most samples that a model hears at once, its `max_samples`; None if there is no limit.
 
-    Raises
-    ------
-    ModelError
-        If it is no whole number of at least `min_samples`.
+    ModelError is raised if it is no whole number of at least `min_samples`.
     """
     value: int | None = getattr(model, "max_samples", None)
     if value is not None and (type(value) is not int or value < model.min_samples):
@@ -236,10 +212,7 @@ def check_state(model: Encoder, number: int, state: Tensor, *, windows: int, n_s
 def frame_rate(model: Encoder, n_samples: int) -> float | None:
     """Frames a second, from where `frames` goes up; None if windows of `n_samples` have but one frame.
 
-    Raises
-    ------
-    SettingError
-        If the model cannot hear so long a window.
+    SettingError is raised if the model cannot hear so long a window.
     """
     first = _next_rise(model, model.min_samples, n_samples)
     if first is None:

@@ -59,17 +59,7 @@ class Frontend(nn.Module):
 
 
 class Samples(Frontend):
-    """For networks that begin with convolutions over the samples.
-
-    Parameters
-    ----------
-    kernels, strides : tuple of int
-        Of these convolutions, samples; they pad nothing.
-    sample_rate : int
-        Hz.
-    do_normalize : bool
-        Whether each window is brought to zero mean and unit variance.
-    """
+    """For networks that begin with convolutions over the samples, which pad nothing."""
 
     def __init__(
         self, *, kernels: tuple[int, ...], strides: tuple[int, ...], sample_rate: int, do_normalize: bool
@@ -178,14 +168,8 @@ class StandardMel(nn.Module):
     """Standardised decibels of mel bands, as MERT-v2, MuQ and MusicFM hear them.
 
     Window, filters and statistics are tensors of the checkpoint, as torchaudio's transforms keep them:
-    ``spectrogram.window``, ``mel_scale.fb``, ``mel_mean`` and ``mel_std``.
-
-    Parameters
-    ----------
-    bands : int
-        Mel bands.
-    n_fft, win_length, hop : int
-        Length of the transform, of its window, and distance of the spectra, samples.
+    ``spectrogram.window``, ``mel_scale.fb``, ``mel_mean`` and ``mel_std``. Lengths of the transform, of its
+    window, and the distance of the spectra are in samples.
     """
 
     def __init__(self, *, bands: int, n_fft: int, win_length: int, hop: int) -> None:

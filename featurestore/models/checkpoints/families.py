@@ -64,17 +64,7 @@ class Family:
     def settings(self, values: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         """The settings of a config.json that shape the network; those that it lacks are left to transformers.
 
-        Parameters
-        ----------
-        values : mapping
-            As parsed.
-        source : str
-            Named in errors.
-
-        Raises
-        ------
-        CheckpointError
-            If a value is missing or impossible.
+        CheckpointError is raised if a value is missing or impossible; it names `source`.
         """
         if self.network == _CLAP:
             values = _audio_part(values, source)

@@ -79,10 +79,7 @@ def behind_frontend(
 ) -> TransformersEncoder | ClapEncoder:
     """The encoder of a network: with the front end that its model_type and its preprocessor_config.json ask for.
 
-    Raises
-    ------
-    CheckpointError
-        If a value of the preprocessor_config.json is missing or impossible; names it and `source`.
+    CheckpointError is raised if a value of that file, which errors call `source`, is missing or impossible.
     """
     with suppress_warnings("transformers"):
         frontend = _frontend(kind, network.config, preprocessor, source=source)
@@ -103,12 +100,8 @@ def _fill_positions(network: nn.Module) -> None:
 def empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -> nn.Module:
     """The network without weights: nothing is allocated before they have shown that they are of this size.
 
-    Raises
-    ------
-    CheckpointError
-        If transformers makes no network of the settings.
-    MissingDependencyError
-        If transformers is not installed.
+    CheckpointError is raised if transformers makes no network of the settings, MissingDependencyError if it is not
+    installed.
     """
     with suppress_warnings("transformers"):
         try:
