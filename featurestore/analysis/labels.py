@@ -82,28 +82,9 @@ class Joined:
 
 
 def join(track_ids: Sequence[str], labels: Any, *, on: str = "track_id", missing: str = "error") -> Joined:
-    """Find the labels of tracks.
+    """Find the labels of tracks; parameters and errors are those of `AnalysisStore.join`.
 
-    Parameters
-    ----------
-    track_ids : sequence of str
-        The tracks.
-    labels : path, DataFrame or mapping
-        A CSV file with a header; a DataFrame; a mapping of track ids to a value each, or to a mapping of names to
-        values; ``mirdata:NAME`` or ``mirdata:NAME:FOLDER``, a data set.
-    on : str
-        The column with the track ids; an index of a DataFrame may have this name.
-    missing : str
-        What to do about a track that has no label: ``error``, or ``drop`` it.
-
-    Returns
-    -------
-    Joined
-
-    Raises
-    ------
-    SettingError
-        If a track has no label and may not be dropped, a track has two, or the column is not there.
+    The column with the track ids may be an index of a DataFrame, too.
     """
     if missing not in MISSING:
         raise SettingError(f"`missing` must be one of {', '.join(MISSING)}, not {missing!r}")

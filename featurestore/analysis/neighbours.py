@@ -23,20 +23,10 @@ Floats = npt.NDArray[np.float64]
 class NeighbourIndex:
     """What a metric needs to know of all rows; each search reads them once more.
 
-    Parameters
-    ----------
-    read : callable
-        Gives the rows [row, feature] between two numbers.
-    shape : tuple of int
-        Rows and features.
-    metric : str
-        ``centred-cosine`` (what all rows have in common is taken off first: in MERT over nine tenths),
-        ``cosine``, or ``whitened`` (every direction counts alike).
-
-    Raises
-    ------
-    SettingError
-        If there is no such metric, or too few rows to whiten them.
+    `read` gives the rows [row, feature] between two numbers, `shape` says how many rows and features there are. Of
+    the metrics, ``centred-cosine`` takes off first what all rows have in common (in MERT over nine tenths), and in
+    ``whitened`` every direction counts alike. SettingError is raised if there is no such metric, or too few rows
+    to whiten them.
     """
 
     def __init__(self, read: Callable[[int, int], npt.NDArray[Any]], shape: tuple[int, int], metric: str) -> None:

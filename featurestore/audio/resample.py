@@ -46,19 +46,10 @@ def check_rate(sample_rate: int, name: str) -> None:
 
 
 def resample_blocks(blocks: Iterable[Samples], orig_rate: int, new_rate: int) -> Iterator[Samples]:
-    """Bring a signal to another sample rate.
+    """Bring a signal, in blocks of any lengths, to another sample rate.
 
-    Parameters
-    ----------
-    blocks : iterable of ndarray of float32, shape (samples,)
-        The signal, in blocks of any lengths.
-    orig_rate, new_rate : int
-        Hz.
-
-    Yields
-    ------
-    ndarray of float32, shape (samples,)
-        Together ceil(new_rate * samples / orig_rate) samples. Memory is that of a block and one second.
+    The blocks that it yields have ceil(new_rate * samples / orig_rate) samples together. Memory is that of a block
+    and one second.
     """
     check_rate(orig_rate, "orig_rate")
     check_rate(new_rate, "new_rate")
