@@ -51,8 +51,6 @@ def resample_blocks(blocks: Iterable[Samples], orig_rate: int, new_rate: int) ->
     The blocks that it yields have ceil(new_rate * samples / orig_rate) samples together. Memory is that of a block
     and one second.
     """
-    check_rate(orig_rate, "orig_rate")
-    check_rate(new_rate, "new_rate")
     if orig_rate == new_rate:
         yield from blocks
         return

@@ -71,7 +71,7 @@ def decode_track(path: Path, sample_rate: int) -> Generator[Decoded, None, None]
                 "channels": info.channels,
                 "format": info.format,
             },
-            "levels": found.levels.to_dict(),
+            "levels": found.levels(),
             "warnings": found.warnings,
             "decoder": info.decoder,
         }

@@ -142,5 +142,5 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def first_few(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def first_few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

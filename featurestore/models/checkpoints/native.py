@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, MissingDependencyError
-from featurestore.models.checkpoints.config import MertConfig, audio_settings
-from featurestore.models.checkpoints.config_mert2 import SAMPLE_RATE, Mert2Config, mert2_sample_rate
+from featurestore.models.checkpoints.config import MertConfig, Reader, audio_settings, sampling_rate_of
+from featurestore.models.checkpoints.config_mert2 import SAMPLE_RATE, Mert2Config
 from featurestore.models.checkpoints.files import (
     CONFIG,
     PREPROCESSOR,
@@ -79,7 +79,9 @@ def load_mert2_checkpoint(folder: Path, *, name: str, revision: str | None = Non
         preprocessor, source = read_preprocessor(folder)
     else:  # the rate is known, and MERT-v2 hears audio as it is
         preprocessor, source = {"sampling_rate": config.sampling_rate or SAMPLE_RATE}, str(folder / CONFIG)
-    sample_rate = mert2_sample_rate(preprocessor, config.sampling_rate, source=source)
+    if Reader(preprocessor, source).boolean("do_normalize", False):
+        raise CheckpointError(f"{source}: do_normalize is true, but MERT-v2 does not hear normalised audio")
+    sample_rate = sampling_rate_of(preprocessor, config.sampling_rate, source)
     files = find_weights(folder)
     with torch.device("meta"):
         encoder = Mert2Encoder(config, sample_rate=sample_rate, name=name, revision=revision)
