@@ -69,11 +69,15 @@ class Found:
 
     Attributes
     ----------
+    info : AudioInfo
+        What its header says; there from the first block on.
     samples : int
         Per channel, at the file's own rate.
     warnings : list of str
         What the user should know of a file that was read all the same.
     """
+
+    info: AudioInfo
 
     def __init__(self) -> None:
         self.samples = 0
@@ -115,9 +119,7 @@ class Found:
             self.warnings.append(f"{100 * levels['clipped']:.1f} % of its samples are clipped")
 
 
-def decode(
-    path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | None = None, found: Found | None = None
-) -> Iterator[Samples]:
+def decode(path: str | os.PathLike[str], target_sr: int, *, found: Found | None = None) -> Iterator[Samples]:
     """Mono samples of a file, downmixed and resampled, block after block.
 
     Channels are averaged in float64 and rounded once. The blocks together equal the resampling of the whole
@@ -129,10 +131,8 @@ def decode(
         The file.
     target_sr : int
         Hz.
-    info : AudioInfo, optional
-        What `read_header` told of this file, if it was asked already.
     found : Found, optional
-        Takes the length, the levels and the warnings.
+        Takes what the header says, the length, the levels and the warnings.
 
     Yields
     ------
@@ -152,14 +152,12 @@ def decode(
     """
     check_rate(target_sr, "target_sr")
     with opened(Path(path)) as file:
-        if info is not None:
-            check_unchanged(info)
         yield from resample_blocks(mono_blocks(file, found or Found()), file.info.sample_rate, int(target_sr))
 
 
 def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
     """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
-    info = file.info
+    info = found.info = file.info
     check_duration(info, info.frames)
     for block in _blocks(file, found.warnings.append):
         mono = mean_of_channels(block)
