@@ -240,20 +240,12 @@ def _next_rise(model: Encoder, n_samples: int, most: int) -> int | None:
 
 
 def check_float32(model: Encoder) -> None:
-    """Raise ModelError unless a network's first weights are float32: half precision begins with it too."""
-    dtype = next(cast(nn.Module, model).parameters()).dtype
+    """Raise ModelError if a network's first weights are not float32: half precision begins with it too."""
+    dtype = next((x.dtype for x in cast(nn.Module, model).parameters()), torch.float32)
     if dtype != torch.float32:
         raise ModelError(
             f"the weights of {model.name} are {dtype}: give the model in float32, as load_model loads it "
             f"(model.float() makes it so); precision chooses the arithmetic"
-        )
-
-
-def check_wave(wave: Tensor, min_samples: int) -> None:
-    """Raise SettingError unless these are windows [window, sample] of at least so many samples."""
-    if wave.ndim != 2 or wave.shape[1] < min_samples:
-        raise SettingError(
-            f"wave must be [windows, samples] of at least {min_samples} samples, not of shape {tuple(wave.shape)}"
         )
 
 
@@ -263,7 +255,11 @@ def check_call(model: Encoder, wave: Tensor, last: int | None) -> int:
     last = model.layers if last is None else last
     if not 0 <= last <= model.layers:
         raise SettingError(f"{model.name} has hidden states 0 to {model.layers}, not {last}")
-    check_wave(wave, model.min_samples)
+    if wave.ndim != 2 or wave.shape[1] < model.min_samples:
+        raise SettingError(
+            f"wave must be [windows, samples] of at least {model.min_samples} samples, not of shape "
+            f"{tuple(wave.shape)}"
+        )
     return last
 
 
