@@ -130,12 +130,9 @@ def _best(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """The k best of each query, best first, then by row; what is no number comes last."""
     badness = np.where(np.isnan(scores), np.float32(np.inf), -scores)
-    if k < scores.shape[1]:
-        # All that are as good as the k-th are kept until they are sorted: ties do not depend on the blocks.
-        limit = np.partition(badness, k - 1, axis=1)[:, k - 1]
-        keep = badness <= limit[:, None]
-    else:
-        keep = np.ones(badness.shape, bool)
+    kth = min(k, scores.shape[1]) - 1
+    # All that are as good as the k-th are kept until they are sorted: ties do not depend on the blocks.
+    keep = badness <= np.partition(badness, kth, axis=1)[:, [kth]]
     best = [np.flatnonzero(chosen) for chosen in keep]
     order = [some[np.lexsort((rows[q, some], badness[q, some]))][:k] for q, some in enumerate(best)]
     index = np.array(order, np.int64).reshape(len(scores), -1)
