@@ -143,6 +143,8 @@ def _read_csv(path: str, on: str) -> dict[str, Mapping[str, Any]]:
 
 
 def _number(text: str) -> Any:
+    if "_" in text:  # which Python lets stand between digits: 1_2 would be the class 12
+        return text
     try:
         return float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:

@@ -68,6 +68,12 @@ def test_tables_that_are_wrong(tmp_path, content, message):
         join(["a"], path)
 
 
+def test_classes_that_only_python_takes_for_numbers_are_text(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("track_id,sector\na,1_2\nb,12\nc/ü,1_0e1\n")
+    assert join(IDS, path).column("sector").tolist() == ["12", "1_2", "1_0e1"]
+
+
 def test_names_that_do_not_exist(table):
     with pytest.raises(SettingError, match="did you mean 'genre'"):
         join(IDS, table).column("genres")
