@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from featurestore.errors import MissingDependencyError, TrackNotFoundError
 
 if TYPE_CHECKING:
@@ -51,6 +54,16 @@ def known_tracks(store: StoreReader) -> Iterator[tuple[str, Mapping[str, Any]]]:
         except TrackNotFoundError:
             continue
         yield track_id, known
+
+
+def window_seconds(store: StoreReader, track_id: str, starts: npt.NDArray[np.float64]) -> float:
+    """Length of the windows of a track, of which `starts` are known; 0 where nobody knows it."""
+    seconds = store.spec.segment_duration
+    if not isinstance(seconds, str):
+        return seconds or 0.0
+    # full: equal windows, of which the last ends with the track
+    duration = (store.provenance(track_id).get("audio") or {}).get("duration") or 0.0
+    return max(0.0, duration - float(starts[-1])) if len(starts) else 0.0
 
 
 def track_table(store: StoreReader) -> TrackTable:

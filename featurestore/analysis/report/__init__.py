@@ -28,7 +28,7 @@ from featurestore.analysis.report.track_map import (
     pack_map,
     pick_points,
 )
-from featurestore.analysis.tracks import known_tracks
+from featurestore.analysis.tracks import known_tracks, window_seconds
 from featurestore.atomic import replacing
 from featurestore.errors import SettingError
 from featurestore.store.runs import failures_of
@@ -134,8 +134,8 @@ def _facts(
     """What is in the store and how it was made, as names and values."""
     info, spec = store.info(), store.spec
     windows = "not known"
-    if spec.segment_duration is not None:
-        windows = f"{spec.segment_duration:g} s, overlap {spec.overlap:.0%}"
+    if (length := spec.segment_duration) is not None:
+        windows = f"{length if isinstance(length, str) else f'{length:g} s'}, overlap {spec.overlap:.0%}"
     facts = [
         ("Path", info["path"]),
         ("Tracks", f"{len(known):,}, {info['packed']:,} of them packed"),
@@ -231,14 +231,14 @@ def _pictures(
         segments, starts = view.to_numpy(), view.starts
         cosines = self_similarity(segments, mean, _LONGEST)
         levels = np.nan_to_num(np.clip(np.rint((cosines + 1) * 127.5), 0, 255)).astype(np.uint8)
-        end = float(starts[-1] + (store.spec.segment_duration or 0)) if len(starts) else float("nan")
+        end = float(starts[-1]) + window_seconds(store, track_id, starts) if len(starts) else None
         off = cosines[~np.eye(len(cosines), dtype=bool)]
         found.append(
             {
                 "track_id": track_id,
                 "segments": len(segments),
                 "rows": len(cosines),
-                "seconds": None if np.isnan(end) else end,
+                "seconds": end,
                 "mean": float(np.nanmean(off)) if np.isfinite(off).any() else None,
                 "data": {"size": len(cosines), "values": levels},
             }
