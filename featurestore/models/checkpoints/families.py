@@ -15,6 +15,8 @@ from featurestore.models.checkpoints.config import MOST_CONVS, MOST_LAYERS, MOST
 
 _ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish")
 _ACTIVATED = ("hidden_act", "feat_extract_activation", "activation_function", "projection_hidden_act")
+"""What activations are called, and settings that name one."""
+
 _POSITIONS = "position_embeddings_type"
 _CLAP = "ClapAudioModelWithProjection"
 _MOST_BASE, _MOST_SPEC, _MOST_WINDOW = 10**9, 1 << 10, 16

@@ -59,9 +59,11 @@ def load_transformers_checkpoint(
     config, values = str(folder / CONFIG), read_json(folder / CONFIG)
     kind = values["model_type"]
     family = FAMILIES[kind]
+    settings = family.settings(values, source=config)
     preprocessor, source = read_preprocessor(folder)
-    network = empty_network(family, family.settings(values, source=config), source=config)
-    digest = fill(network, find_weights(folder), partial(_fitting, family), source=str(folder))
+    files = find_weights(folder)
+    network = empty_network(family, settings, source=config)
+    digest = fill(network, files, partial(_fitting, family), source=str(folder))
     identity = {"name": name, "revision": revision, "weights_sha256": digest}
     return behind_frontend(network, kind, preprocessor, source=source, **identity)
 
