@@ -31,7 +31,7 @@ from featurestore.analysis.report.track_map import (
 from featurestore.analysis.tracks import known_tracks, window_seconds
 from featurestore.atomic import replacing
 from featurestore.errors import SettingError
-from featurestore.store.runs import failures_of
+from featurestore.store.runs import failures_of, read_runs
 
 if TYPE_CHECKING:
     from featurestore.store import StoreReader
@@ -48,7 +48,6 @@ _SHOWN_TRACKS = 3
 def write_report(
     store: StoreReader,
     path: Path,
-    runs: Sequence[Mapping[str, Any]],
     *,
     labels: Mapping[str, Any] | None = None,
     label: str = "label",
@@ -57,13 +56,13 @@ def write_report(
 ) -> dict[str, int]:
     """Write the report; `featurestore.FeatureStore.report` says what the parameters are.
 
-    Here `labels` are the values of the tracks that have one, and `runs` what builds did.
+    Here `labels` are the values of the tracks that have one.
     """
     spec = store.spec
     chosen = spec.layers[len(spec.layers) // 2] if layer is None else layer
     if chosen not in spec.layers:
         raise SettingError(f"`layer` must be one of {', '.join(map(str, spec.layers))}, not {chosen!r}")
-    template = page_template()
+    template, runs = page_template(), read_runs(store.path)
     found = dict(known_tracks(store))
     track_ids, known = list(found), list(found.values())
     if not track_ids:
