@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, Protocol, Self, cast
 
@@ -229,14 +230,7 @@ def _next_rise(model: Encoder, n_samples: int, most: int) -> int | None:
     frames = model.frames(n_samples)
     if model.frames(most) == frames:
         return None
-    shortest, longest = n_samples, most
-    while longest - shortest > 1:
-        middle = (shortest + longest) // 2
-        if model.frames(middle) == frames:
-            shortest = middle
-        else:
-            longest = middle
-    return longest
+    return n_samples + bisect_right(range(n_samples, most), frames, key=model.frames)
 
 
 def check_float32(model: Encoder) -> None:
