@@ -45,7 +45,7 @@ from featurestore.models.checkpoints.config import MertConfig
 from featurestore.models.conformer import ConformerEncoder
 from featurestore.models.kernels.conformers import arrange_conformer
 from featurestore.models.kernels.engine import CpuEngine
-from featurestore.models.kernels.half import bf16_products
+from featurestore.models.kernels.products import bf16_products
 from featurestore.models.mert import MertEncoder
 
 BATCH, SECONDS, MATRIX = 4, 5, 2048

@@ -95,7 +95,7 @@ def devices() -> Iterator[Check]:
 def _precision() -> Check:
     """Which precision is the faster one on the CPU."""
     from featurestore.encode.device import WORTHWHILE
-    from featurestore.models.kernels.half import bf16_gain, bf16_products
+    from featurestore.models.kernels.products import bf16_gain, bf16_products
 
     name = "precision on cpu"
     if (products := bf16_products()) is None:

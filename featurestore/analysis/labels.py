@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.analysis.music_datasets import PREFIX, DatasetLabels, find_tracks
+from featurestore.analysis.tracks import data_frame
 from featurestore.errors import SettingError
 
 MISSING = ("error", "drop")
@@ -77,34 +78,13 @@ class Joined:
         >>> joined.to_pandas().index.tolist()
         ['rock/song']
         """
-        import pandas
-
-        return pandas.DataFrame(dict(self.columns), index=pandas.Index(self.track_ids, name="track_id"))
+        return data_frame(self.columns, self.track_ids)
 
 
 def join(track_ids: Sequence[str], labels: Any, *, on: str = "track_id", missing: str = "error") -> Joined:
-    """Find the labels of tracks.
+    """Find the labels of tracks; parameters and errors are those of `AnalysisStore.join`.
 
-    Parameters
-    ----------
-    track_ids : sequence of str
-        The tracks.
-    labels : path, DataFrame or mapping
-        A CSV file with a header; a DataFrame; a mapping of track ids to a value each, or to a mapping of names to
-        values; ``mirdata:NAME`` or ``mirdata:NAME:FOLDER``, a data set.
-    on : str
-        The column with the track ids; an index of a DataFrame may have this name.
-    missing : str
-        What to do about a track that has no label: ``error``, or ``drop`` it.
-
-    Returns
-    -------
-    Joined
-
-    Raises
-    ------
-    SettingError
-        If a track has no label and may not be dropped, a track has two, or the column is not there.
+    The column with the track ids may be an index of a DataFrame, too.
     """
     if missing not in MISSING:
         raise SettingError(f"`missing` must be one of {', '.join(MISSING)}, not {missing!r}")
@@ -163,6 +143,8 @@ def _read_csv(path: str, on: str) -> dict[str, Mapping[str, Any]]:
 
 
 def _number(text: str) -> Any:
+    if "_" in text:  # which Python lets stand between digits: 1_2 would be the class 12
+        return text
     try:
         return float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:

@@ -23,16 +23,7 @@ PREFIX = "mirdata:"
 
 
 class DatasetLabels(Mapping[str, npt.NDArray[Any]]):
-    """What a data set says of some tracks, by its name; each is read when it is asked for.
-
-    Parameters
-    ----------
-    name : str
-        What the labels were named by.
-    dataset : mirdata.core.Dataset
-    ids : sequence of str
-        Of the tracks, in the data set.
-    """
+    """What a data set of mirdata says of some of its tracks; each column is read when it is asked for."""
 
     def __init__(self, name: str, dataset: Any, ids: Sequence[str]) -> None:
         self._name, self._dataset = name, dataset
@@ -86,21 +77,10 @@ def _is_label(value: Any) -> bool:
 
 
 def find_tracks(name: str, track_ids: Iterable[str]) -> tuple[Any, dict[str, Any]]:
-    """Open a data set, and find tracks in it.
+    """Open the data set of a name, and find tracks in it: the ids that they have there, by ours.
 
-    Parameters
-    ----------
-    name : str
-        ``mirdata:NAME``, or ``mirdata:NAME:FOLDER`` where it is not in mirdata's own folder.
-    track_ids : iterable of str
-        The tracks. The id of one is the path of its audio, without suffix, below any folder of the data set, or
-        its id in the data set; all may have one prefix before it.
-
-    Returns
-    -------
-    dataset : mirdata.core.Dataset
-    dict of str to str
-        Ids in the data set of the tracks that were found.
+    The id of a track is the path of its audio, without suffix, below any folder of the data set, or its id in the
+    data set; all may have one prefix before it.
 
     Raises
     ------
@@ -135,20 +115,10 @@ def find_tracks(name: str, track_ids: Iterable[str]) -> tuple[Any, dict[str, Any
 
 
 def match(track_ids: Iterable[str], paths: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Find out which tracks are which of a data set.
+    """Find out which tracks are which of a data set, whose `paths` without suffix are by its ids.
 
-    Parameters
-    ----------
-    track_ids : iterable of str
-        The tracks.
-    paths : mapping of str to sequence of str
-        Paths without suffix, by the ids of the data set.
-
-    Returns
-    -------
-    dict of str to str
-        Ids of the data set, of the tracks whose end is the end of a path of one of them alone. What is before it
-        is the same for all.
+    A track is one of the data set if its end is the end of a path of that one alone; what is before it is the same
+    for all.
     """
     owners: dict[str, set[str]] = {}
     for dataset_id, some in paths.items():

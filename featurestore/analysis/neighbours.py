@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,39 +20,13 @@ _LEAST_ROWS = 5
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest rows of each query.
-
-    Attributes
-    ----------
-    rows : ndarray, shape (queries, k)
-        Nearest first; equally near ones by their number.
-    scores : ndarray, shape (queries, k)
-        Cosines, from -1 to 1; NaN where the row has no direction (silence, or the mean itself).
-    """
-
-    rows: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float32]
-
-
 class NeighbourIndex:
     """What a metric needs to know of all rows; each search reads them once more.
 
-    Parameters
-    ----------
-    read : callable
-        Gives the rows [row, feature] between two numbers.
-    shape : tuple of int
-        Rows and features.
-    metric : str
-        ``centred-cosine`` (what all rows have in common is taken off first: in MERT over nine tenths),
-        ``cosine``, or ``whitened`` (every direction counts alike).
-
-    Raises
-    ------
-    SettingError
-        If there is no such metric, or too few rows to whiten them.
+    `read` gives the rows [row, feature] between two numbers, `shape` says how many rows and features there are. Of
+    the metrics, ``centred-cosine`` takes off first what all rows have in common (in MERT over nine tenths), and in
+    ``whitened`` every direction counts alike. SettingError is raised if there is no such metric, or too few rows
+    to whiten them.
     """
 
     def __init__(self, read: Callable[[int, int], npt.NDArray[Any]], shape: tuple[int, int], metric: str) -> None:
@@ -114,21 +87,18 @@ class NeighbourIndex:
 
     def search(
         self, vectors: npt.NDArray[Any], k: int, leave_out: Sequence[npt.NDArray[np.int64]] | None = None
-    ) -> Neighbours:
-        """Find the nearest rows of some vectors.
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Find the k nearest rows of each vector [query, feature], or all if there are fewer.
 
-        Parameters
-        ----------
-        vectors : ndarray, shape (queries, feature)
-            The queries.
-        k : int
-            How many of each; fewer if there are not so many rows.
-        leave_out : sequence of ndarray, optional
-            For each query, rows that are not wanted.
+        `leave_out` has for each query the rows that are not wanted.
 
         Returns
         -------
-        Neighbours
+        rows : ndarray, shape (queries, k)
+            Nearest first; equally near ones by their number.
+        scores : ndarray, shape (queries, k)
+            Cosines, from -1 to 1; NaN where the row has no direction (silence, or the mean itself), -inf where it
+            is not wanted.
         """
         dual, lengths = self._dual(vectors)
         shift = dual @ self._mean
@@ -152,7 +122,7 @@ class NeighbourIndex:
             rows = np.concatenate([rows, np.broadcast_to(np.arange(first, last), (queries, len(block)))], axis=1)
             scores, rows = _best(scores, rows, k)
         self._norms = norms
-        return Neighbours(rows, scores)
+        return rows, scores
 
 
 def _best(
@@ -160,12 +130,9 @@ def _best(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """The k best of each query, best first, then by row; what is no number comes last."""
     badness = np.where(np.isnan(scores), np.float32(np.inf), -scores)
-    if k < scores.shape[1]:
-        # All that are as good as the k-th are kept until they are sorted: ties do not depend on the blocks.
-        limit = np.partition(badness, k - 1, axis=1)[:, k - 1]
-        keep = badness <= limit[:, None]
-    else:
-        keep = np.ones(badness.shape, bool)
+    kth = min(k, scores.shape[1]) - 1
+    # All that are as good as the k-th are kept until they are sorted: ties do not depend on the blocks.
+    keep = badness <= np.partition(badness, kth, axis=1)[:, [kth]]
     best = [np.flatnonzero(chosen) for chosen in keep]
     order = [some[np.lexsort((rows[q, some], badness[q, some]))][:k] for q, some in enumerate(best)]
     index = np.array(order, np.int64).reshape(len(scores), -1)

@@ -15,7 +15,9 @@ from featurestore.errors import MissingDependencyError, SettingError
 
 STRENGTHS = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 """Regularisation of ridge, for features of unit variance: the best is chosen inside of each fold."""
-FOLDS = 5
+FOLDS, _REPEATS = 5, 2
+"""Parts that the tracks are dealt out into, and how often they are."""
+
 _DISTINCT = 20
 """More distinct numbers than this are values to predict (R2), not classes."""
 
@@ -139,25 +141,11 @@ def probe_layers(
     *,
     label: str,
     groups: npt.NDArray[Any] | None,
-    repeats: int = 2,
-    seed: int = 0,
 ) -> ProbeReport:
     """Cross-validate a ridge on each layer.
 
-    Parameters
-    ----------
-    features : mapping of str to callable
-        For each layer, what reads its features [track, feature].
-    values : ndarray, shape (tracks,)
-        The label of each track: classes, or more than 20 distinct numbers.
-    label : str
-        Its name.
-    groups : ndarray, shape (tracks,), optional
-        Tracks of one group (an artist, an instrument) are never in the training and in the test at once.
-    repeats : int
-        How often the tracks are dealt out into five folds.
-    seed : int
-        Of the folds and of the shuffled labels.
+    `features` read those [track, feature] of a layer, by its name; `values` are the label of each track: classes,
+    or more than 20 distinct numbers. Tracks of one group are never in the training and in the test at once.
 
     Raises
     ------
@@ -173,14 +161,12 @@ def probe_layers(
         raise MissingDependencyError("scikit-learn is needed: pip install 'featurestore[labels]'") from error
     classes = _classes(values)
     target = np.unique(values, return_inverse=True)[1] if classes else np.asarray(values, np.float64)
-    splits = _splits(target, groups, bool(classes), repeats, seed, label)
+    splits = _splits(target, groups, bool(classes), label)
     with threadpoolctl.threadpool_limits(1):  # more threads take longer for matrices of this size
-        scores = {
-            name: _scores(read(), target, splits, groups, bool(classes), seed) for name, read in features.items()
-        }
+        scores = {name: _scores(read(), target, splits, groups, bool(classes)) for name, read in features.items()}
         best = max(scores, key=lambda name: float(scores[name].mean()))
-        mixed = np.random.default_rng(seed).permutation(target)
-        shuffled = float(_scores(features[best](), mixed, splits, groups, bool(classes), seed).mean())
+        mixed = np.random.default_rng(0).permutation(target)
+        shuffled = float(_scores(features[best](), mixed, splits, groups, bool(classes)).mean())
     share = len(splits[0][1]) / len(splits[0][0])
     return ProbeReport(
         label=label,
@@ -205,9 +191,7 @@ def _classes(values: npt.NDArray[Any]) -> int:
 Split = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
-def _splits(
-    target: npt.NDArray[Any], groups: npt.NDArray[Any] | None, classify: bool, repeats: int, seed: int, label: str
-) -> list[Split]:
+def _splits(target: npt.NDArray[Any], groups: npt.NDArray[Any] | None, classify: bool, label: str) -> list[Split]:
     if classify:
         least = _least(target, groups)
         if int(target.max()) < 1 or least < 2:
@@ -221,7 +205,7 @@ def _splits(
         folds = min(FOLDS, len(target) if groups is None else len(np.unique(groups)))
         if folds < 2:
             raise SettingError(f"{label!r} needs at least two groups: take another one")
-    return [split for repeat in range(repeats) for split in _deal(target, groups, classify, folds, seed + repeat)]
+    return [split for seed in range(_REPEATS) for split in _deal(target, groups, classify, folds, seed)]
 
 
 def _deal(
@@ -256,13 +240,12 @@ def _scores(
     splits: Sequence[Split],
     groups: npt.NDArray[Any] | None,
     classify: bool,
-    seed: int,
 ) -> Numbers:
     if not np.isfinite(x).all():
         raise SettingError("some features are not finite numbers: `fs-extract verify` says of which tracks")
     found = []
     for train, test in splits:
-        inner = next(_inner(target[train], None if groups is None else groups[train], classify, seed), None)
+        inner = next(_inner(target[train], None if groups is None else groups[train], classify), None)
         strength = STRENGTHS[2]
         if inner is not None:
             fit, choose = train[inner[0]], train[inner[1]]
@@ -271,12 +254,10 @@ def _scores(
     return np.array(found)
 
 
-def _inner(
-    target: npt.NDArray[Any], groups: npt.NDArray[Any] | None, classify: bool, seed: int
-) -> Iterator[Split]:
+def _inner(target: npt.NDArray[Any], groups: npt.NDArray[Any] | None, classify: bool) -> Iterator[Split]:
     """A split of the training rows, by the same rule; none where they are too few."""
     try:
-        yield from _deal(target, groups, classify, min(4, _least(target, groups)) if classify else 4, seed)
+        yield from _deal(target, groups, classify, min(4, _least(target, groups)) if classify else 4, 0)
     except ValueError:
         return
 

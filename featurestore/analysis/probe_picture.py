@@ -14,17 +14,7 @@ _STYLE = (
 
 
 def draw(title: str, metric: str, rows: Sequence[Mapping[str, Any]], lines: Mapping[str, float]) -> str:
-    """Make the SVG.
-
-    Parameters
-    ----------
-    title, metric : str
-        What is above, and beside.
-    rows : sequence of mapping
-        ``layer``, ``mean``, ``std`` and ``ties_with_best``, as of `ProbeReport.rows`.
-    lines : mapping of str to float
-        Values of the lines ``chance`` and ``shuffled``.
-    """
+    """Make the SVG of `ProbeReport.rows`, with lines at the values of ``chance`` and ``shuffled``."""
     values = [0.0, *lines.values()]
     for row in rows:
         values += [row["mean"] - row["std"], row["mean"] + row["std"]]

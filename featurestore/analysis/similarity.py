@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.analysis.neighbours import NeighbourIndex
+from featurestore.analysis.tracks import window_seconds
 from featurestore.errors import SettingError
 
 if TYPE_CHECKING:
@@ -81,10 +82,7 @@ class Similarity:
             return _matches(rows, vector, k, np.flatnonzero(rows.track_ids == track_id))
         segments = self._store.segments(track_id, layer=layer)
         starts = segments.starts
-        window = self._store.spec.segment_duration or 0.0
-        if isinstance(window, str):  # full: equal windows, of which the last ends with the track
-            audio = self._store.provenance(track_id).get("audio") or {}
-            window = max(0.0, audio.get("duration", 0.0) - float(starts[-1])) if len(starts) else 0.0
+        window = window_seconds(self._store, track_id, starts)
         if not len(starts) or not starts[0] <= moment <= starts[-1] + window:
             known = f"{starts[0]:g} to {starts[-1] + window:g} s" if len(starts) else "no times"
             raise SettingError(f"the segments of {track_id!r:.200} have {known}, not {moment!r} s")
@@ -104,9 +102,9 @@ class Similarity:
 def _matches(rows: _Rows, vector: npt.NDArray[Any], k: int, unwanted: npt.NDArray[np.int64]) -> list[Match]:
     if k < 1:
         raise SettingError(f"`k` must be at least 1, not {k!r}")
-    found = rows.index.search(vector[None], min(k, len(rows.track_ids)), [unwanted])
+    (numbers,), (scores,) = rows.index.search(vector[None], min(k, len(rows.track_ids)), [unwanted])
     return [
         Match(rows.track_ids[row], score, None if rows.starts is None else float(rows.starts[row]))
-        for row, score in zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
+        for row, score in zip(numbers.tolist(), scores.tolist(), strict=True)
         if score != -np.inf
     ]

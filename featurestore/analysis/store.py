@@ -238,9 +238,7 @@ class AnalysisStore(StoreReader):
         if labels is not None:
             joined = self.join(labels, on=on, missing="drop")
             found = dict(zip(joined.track_ids, joined.column(label).tolist(), strict=True))
-        runs = self.runs()
-        settings: dict[str, Any] = {"label": label, "layer": layer, "tracks": tracks}
-        return write_report(self, Path(path), runs, labels=found, **settings)
+        return write_report(self, Path(path), labels=found, label=label, layer=layer, tracks=tracks)
 
     def to_torch_dataset(
         self,

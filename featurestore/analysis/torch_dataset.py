@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import SettingError
+from featurestore.errors import MissingDependencyError, SettingError
 
 if TYPE_CHECKING:
     from featurestore.store import StoreReader
@@ -77,8 +77,10 @@ class TrackDataset:
         return [self._item(number, block) for number, block in zip(numbers, features, strict=True)]
 
     def _item(self, number: int, features: npt.NDArray[Any]) -> dict[str, Any]:
-        import torch
-
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingDependencyError("torch is needed: pip install 'featurestore[extract]'") from error
         item = {"features": torch.from_numpy(features), "track_id": self.track_ids[number]}
         if self._labels is not None:
             value = self._labels[number].item()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from featurestore.errors import MissingDependencyError, TrackNotFoundError
 
@@ -30,23 +33,43 @@ class TrackTable(list[dict[str, Any]]):
         >>> FeatureStore("features.zarr").tracks.to_pandas().loc["rock/song", "segments"].item()
         4
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingDependencyError("pandas is needed: pip install pandas") from error
-        return pandas.DataFrame(list(self), columns=list(COLUMNS)).set_index("track_id")
+        columns = {name: [row[name] for row in self] for name in COLUMNS if name != "track_id"}
+        return data_frame(columns, [row["track_id"] for row in self])
 
 
-def track_table(store: StoreReader, tracks: Sequence[str] | None = None) -> TrackTable:
-    """The table of some tracks, or all; those that are removed meanwhile are left out."""
-    rows = TrackTable()
-    for track_id in store.track_ids if tracks is None else tracks:
+def data_frame(columns: Mapping[str, Any], track_ids: Sequence[str]) -> Any:
+    """Make a DataFrame with the track ids as index; MissingDependencyError if there is no pandas."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingDependencyError("pandas is needed: pip install pandas") from error
+    return pandas.DataFrame(dict(columns), index=pandas.Index(track_ids, name="track_id"))
+
+
+def known_tracks(store: StoreReader) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each track and what is known of it; those that are removed meanwhile are left out."""
+    for track_id in store.track_ids:
         try:
             known = store.provenance(track_id)
         except TrackNotFoundError:
-            if tracks is not None:
-                raise
             continue
+        yield track_id, known
+
+
+def window_seconds(store: StoreReader, track_id: str, starts: npt.NDArray[np.float64]) -> float:
+    """Length of the windows of a track, of which `starts` are known; 0 where nobody knows it."""
+    seconds = store.spec.segment_duration
+    if not isinstance(seconds, str):
+        return seconds or 0.0
+    # full: equal windows, of which the last ends with the track
+    duration = (store.provenance(track_id).get("audio") or {}).get("duration") or 0.0
+    return max(0.0, duration - float(starts[-1])) if len(starts) else 0.0
+
+
+def track_table(store: StoreReader) -> TrackTable:
+    """The table of all tracks."""
+    rows = TrackTable()
+    for track_id, known in known_tracks(store):
         audio = known.get("audio") or {}
         rows.append(
             {

@@ -6,7 +6,6 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,24 @@ def read_header(path: str | os.PathLike[str]) -> AudioInfo:
         return file.info
 
 
-class Levels:
-    """Levels of a mono signal, gathered block by block; `samples` is how many there were so far."""
+class Found:
+    """What decoding has found out about a file, gathered block by block; complete at its end.
+
+    Attributes
+    ----------
+    info : AudioInfo
+        What its header says; there from the first block on.
+    samples : int
+        Per channel, at the file's own rate.
+    warnings : list of str
+        What the user should know of a file that was read all the same.
+    """
+
+    info: AudioInfo
 
     def __init__(self) -> None:
         self.samples = 0
+        self.warnings: list[str] = []
         self._peak = self._power = self._channels_power = 0.0
         self._clipped = 0
 
@@ -88,51 +100,26 @@ class Levels:
             self._clipped += int(np.count_nonzero(np.abs(mono) >= _FULL_SCALE))
         self._peak = max(self._peak, peak)
 
-    def to_dict(self) -> dict[str, float]:
-        """The levels as they are stored with a track: ``rms``, ``peak``, and ``clipped``, a share of samples."""
+    def levels(self) -> dict[str, float]:
+        """Of the mono signal, as a track keeps them: ``rms``, ``peak``, and ``clipped``, a share of samples."""
         samples = max(1, self.samples)
         return {"rms": math.sqrt(self._power / samples), "peak": self._peak, "clipped": self._clipped / samples}
 
-    def warnings(self) -> list[str]:
-        """What is wrong with a track of these levels, a sentence each."""
-        found, levels = [], self.to_dict()
+    def warn_of_levels(self) -> None:
+        """Add what is wrong with a track of these levels to the warnings, a sentence each."""
+        levels = self.levels()
         cancelled = self._power < _CANCELLED * self._channels_power
         if cancelled and math.sqrt(self._channels_power / max(1, self.samples)) >= _SILENCE:
-            found.append(
+            self.warnings.append(
                 "its channels cancel each other out: their mean, of which features are made, is all but silent"
             )
         elif levels["rms"] < _SILENCE:
-            found.append(f"it is silent (root mean square {levels['rms']:.1e})")
+            self.warnings.append(f"it is silent (root mean square {levels['rms']:.1e})")
         if levels["clipped"] > _MOST_CLIPPED:
-            found.append(f"{100 * levels['clipped']:.1f} % of its samples are clipped")
-        return found
+            self.warnings.append(f"{100 * levels['clipped']:.1f} % of its samples are clipped")
 
 
-@dataclass
-class Found:
-    """What decoding has found out about a file; complete at its end.
-
-    Attributes
-    ----------
-    samples : int
-        Per channel, at the file's own rate.
-    levels : Levels
-        Of the mono signal, at the file's own rate.
-    warnings : list of str
-        What the user should know of a file that was read all the same.
-    """
-
-    levels: Levels = field(default_factory=Levels)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def samples(self) -> int:
-        return self.levels.samples
-
-
-def decode(
-    path: str | os.PathLike[str], target_sr: int, *, info: AudioInfo | None = None, found: Found | None = None
-) -> Iterator[Samples]:
+def decode(path: str | os.PathLike[str], target_sr: int, *, found: Found | None = None) -> Iterator[Samples]:
     """Mono samples of a file, downmixed and resampled, block after block.
 
     Channels are averaged in float64 and rounded once. The blocks together equal the resampling of the whole
@@ -144,10 +131,8 @@ def decode(
         The file.
     target_sr : int
         Hz.
-    info : AudioInfo, optional
-        What `read_header` told of this file, if it was asked already.
     found : Found, optional
-        Takes the length, the levels and the warnings.
+        Takes what the header says, the length, the levels and the warnings.
 
     Yields
     ------
@@ -167,14 +152,12 @@ def decode(
     """
     check_rate(target_sr, "target_sr")
     with opened(Path(path)) as file:
-        if info is not None:
-            check_unchanged(info)
         yield from resample_blocks(mono_blocks(file, found or Found()), file.info.sample_rate, int(target_sr))
 
 
 def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
     """Mono samples at the file's own rate, at least `MIN_DURATION` of them, all finite."""
-    info = file.info
+    info = found.info = file.info
     check_duration(info, info.frames)
     for block in _blocks(file, found.warnings.append):
         mono = mean_of_channels(block)
@@ -186,11 +169,11 @@ def mono_blocks(file: OpenFile, found: Found) -> Iterator[Samples]:
                 f"{quoted(info.path)} holds a sample that is NaN, infinite or beyond {_LOUDEST:g}, the first at "
                 f"{first / info.sample_rate:.3f} s (sample {first:,}): write it again from its source"
             )
-        found.levels.add(mono, block, peak)
+        found.add(mono, block, peak)
         yield mono
     check_unchanged(info)
     check_duration(info, found.samples)
-    found.warnings += found.levels.warnings()
+    found.warn_of_levels()
 
 
 def _blocks(file: OpenFile, warn: Callable[[str], None]) -> Iterator[Samples]:

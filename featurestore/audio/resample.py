@@ -46,22 +46,11 @@ def check_rate(sample_rate: int, name: str) -> None:
 
 
 def resample_blocks(blocks: Iterable[Samples], orig_rate: int, new_rate: int) -> Iterator[Samples]:
-    """Bring a signal to another sample rate.
+    """Bring a signal, in blocks of any lengths, to another sample rate.
 
-    Parameters
-    ----------
-    blocks : iterable of ndarray of float32, shape (samples,)
-        The signal, in blocks of any lengths.
-    orig_rate, new_rate : int
-        Hz.
-
-    Yields
-    ------
-    ndarray of float32, shape (samples,)
-        Together ceil(new_rate * samples / orig_rate) samples. Memory is that of a block and one second.
+    The blocks that it yields have ceil(new_rate * samples / orig_rate) samples together. Memory is that of a block
+    and one second.
     """
-    check_rate(orig_rate, "orig_rate")
-    check_rate(new_rate, "new_rate")
     if orig_rate == new_rate:
         yield from blocks
         return
@@ -115,15 +104,10 @@ class _Kernel:
         out = np.empty((steps, self.new), dtype=np.float32)
         if self.firsts is None:
             windows = np.lib.stride_tricks.sliding_window_view(samples, self.span)[:: self.orig]
-            together = max(2, _ONE_THREAD // self.weights.size)
-            at_once = together * max(1, _CHUNK // (together * self.span))
+            at_once = max(2, _ONE_THREAD // self.weights.size)
             for i in range(0, steps, at_once):
-                rows = min(at_once, steps - i)
-                whole = rows - rows % together
-                for first, n, shape in ((i, whole, (-1, together)), (i + whole, rows - whole, (-1,))):
-                    taps = np.ascontiguousarray(windows[first : first + n]).reshape(*shape, self.span)
-                    part = out[first : first + n].reshape(*shape, self.new)
-                    np.matmul(taps, self.weights.T, out=part)
+                taps = np.ascontiguousarray(windows[i : i + at_once][: steps - i])
+                np.matmul(taps, self.weights.T, out=out[i : i + at_once])
             return out.reshape(-1)
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.weights.shape[1])
         at_once = max(1, _CHUNK // self.weights.shape[1])

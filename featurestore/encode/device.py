@@ -13,8 +13,7 @@ import torch
 from featurestore.choices import PRECISION_CHOICES
 from featurestore.encode.card import exact_float32, no_cards_because
 from featurestore.errors import DeviceError, SettingError
-from featurestore.models.kernels.half import bf16_gain, bf16_products
-from featurestore.models.kernels.products import autocast_on_cpu
+from featurestore.models.kernels.products import autocast_on_cpu, bf16_gain, bf16_products
 from featurestore.models.warning_filters import suppress_warnings
 
 logger = logging.getLogger("featurestore")

@@ -195,18 +195,10 @@ def rotary_frequencies(head_size: int, base: float, device: torch.device | None 
 
 
 class ConformerNetwork(nn.Module):
-    """What a checkpoint holds.
+    """What a checkpoint holds, and the names that it has for it.
 
-    Attributes
-    ----------
-    feature_extractor : Module
-        From samples to spectra, in float32 whatever the precision.
-    subsampling_module : ModuleList
-        From spectra to state 0, one after the other.
-    layers : ModuleList
-        Blocks.
-    layer_norm : Module
-        What the last state has passed.
+    `feature_extractor` makes spectra of samples, in float32 whatever the precision; `subsampling_module` makes
+    state 0 of them, one after the other; `layers` are blocks; `layer_norm` is what the last state has passed.
     """
 
     feature_extractor: nn.Module
@@ -222,22 +214,8 @@ class ConformerNetwork(nn.Module):
 class ConformerEncoder(EncoderModule):
     """An `Encoder` of Conformer blocks; what differs between them is the network and its `frames`.
 
-    Parameters
-    ----------
-    network : ConformerNetwork
-        Its state dict has the names of the checkpoints.
-    dim : int
-        Size of the feature axis.
-    min_samples : int
-        Shortest window that gives a frame.
-    context_seconds : float
-        Longest window that the network was trained with.
-    sample_rate : int
-        Hz.
-    name : str
-        Hub name or folder, as given.
-    revision : str, optional
-        Commit of the hub's repository.
+    The state dict of `network` has the names of the checkpoints; `context_seconds` is the longest window that it
+    was trained with; the others are as in `Encoder`.
     """
 
     network: ConformerNetwork

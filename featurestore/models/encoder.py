@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, Protocol, Self, cast
 
@@ -107,17 +108,7 @@ class Encoder(Protocol):
 
 
 class EncoderModule(nn.Module):
-    """A network that is an `Encoder`: what identifies it, and all hidden states at once.
-
-    Parameters
-    ----------
-    name : str
-        Hub name or folder, as given.
-    revision : str, optional
-        Commit of the hub's repository.
-    weights_sha256 : str, optional
-        SHA-256 of the file of weights.
-    """
+    """A network that is an `Encoder`: what identifies it, and all hidden states at once."""
 
     sample_rate: int
     layers: int
@@ -148,15 +139,7 @@ class EncoderModule(nn.Module):
 
 
 def require_encoder(model: Any) -> None:
-    """Refuse what lacks an attribute of `Encoder`, or has one that cannot be.
-
-    Raises
-    ------
-    SettingError
-        Names what is missing.
-    ModelError
-        Names what cannot be.
-    """
+    """Raise SettingError for what lacks an attribute of `Encoder`, ModelError for one that cannot be."""
     if missing := [name for name in _ATTRIBUTES if not hasattr(model, name)]:
         raise SettingError(
             f"model must be the name of a model, a folder, or an encoder; the {type(model).__name__} that was "
@@ -180,10 +163,7 @@ def require_encoder(model: Any) -> None:
 def context_seconds(model: Encoder) -> float:
     """Length of the windows that a model was trained with: its `context_seconds`, or 5 if it says nothing.
 
-    Raises
-    ------
-    ModelError
-        If it is no number above 0.
+    ModelError is raised if it is no number above 0.
     """
     value = getattr(model, "context_seconds", CONTEXT_SECONDS)
     if type(value) not in (int, float) or not 0 < value < math.inf:
@@ -194,10 +174,7 @@ def context_seconds(model: Encoder) -> float:
 def longest_window(model: Encoder) -> int | None:
     """Most samples that a model hears at once, its `max_samples`; None if there is no limit.
 
-    Raises
-    ------
-    ModelError
-        If it is no whole number of at least `min_samples`.
+    ModelError is raised if it is no whole number of at least `min_samples`.
     """
     value: int | None = getattr(model, "max_samples", None)
     if value is not None and (type(value) is not int or value < model.min_samples):
@@ -236,10 +213,7 @@ def check_state(model: Encoder, number: int, state: Tensor, *, windows: int, n_s
 def frame_rate(model: Encoder, n_samples: int) -> float | None:
     """Frames a second, from where `frames` goes up; None if windows of `n_samples` have but one frame.
 
-    Raises
-    ------
-    SettingError
-        If the model cannot hear so long a window.
+    SettingError is raised if the model cannot hear so long a window.
     """
     first = _next_rise(model, model.min_samples, n_samples)
     if first is None:
@@ -256,47 +230,30 @@ def _next_rise(model: Encoder, n_samples: int, most: int) -> int | None:
     frames = model.frames(n_samples)
     if model.frames(most) == frames:
         return None
-    shortest, longest = n_samples, most
-    while longest - shortest > 1:
-        middle = (shortest + longest) // 2
-        if model.frames(middle) == frames:
-            shortest = middle
-        else:
-            longest = middle
-    return longest
+    return n_samples + bisect_right(range(n_samples, most), frames, key=model.frames)
 
 
-def check_float32(model: nn.Module, name: str) -> None:
-    """Raise ModelError unless a network's first weights are float32: half precision begins with it too."""
-    dtype = next(model.parameters()).dtype
+def check_float32(model: Encoder) -> None:
+    """Raise ModelError if a network's first weights are not float32: half precision begins with it too."""
+    dtype = next((x.dtype for x in cast(nn.Module, model).parameters()), torch.float32)
     if dtype != torch.float32:
         raise ModelError(
-            f"the weights of {name} are {dtype}: give the model in float32, as load_model loads it (model.float() "
-            f"makes it so); precision chooses the arithmetic"
+            f"the weights of {model.name} are {dtype}: give the model in float32, as load_model loads it "
+            f"(model.float() makes it so); precision chooses the arithmetic"
         )
-
-
-def check_wave(wave: Tensor, min_samples: int) -> None:
-    """Raise SettingError unless these are windows [window, sample] of at least so many samples."""
-    if wave.ndim != 2 or wave.shape[1] < min_samples:
-        raise SettingError(
-            f"wave must be [windows, samples] of at least {min_samples} samples, not of shape {tuple(wave.shape)}"
-        )
-
-
-def checked_last(model: Encoder, last: int | None) -> int:
-    """The last state that is wanted, all if None; SettingError if there is none of this number."""
-    last = model.layers if last is None else last
-    if not 0 <= last <= model.layers:
-        raise SettingError(f"{model.name} has hidden states 0 to {model.layers}, not {last}")
-    return last
 
 
 def check_call(model: Encoder, wave: Tensor, last: int | None) -> int:
     """Return the last state that is wanted of windows, all if `last` is None; raise as `Encoder.states` says."""
-    check_float32(cast(nn.Module, model), model.name)
-    last = checked_last(model, last)
-    check_wave(wave, model.min_samples)
+    check_float32(model)
+    last = model.layers if last is None else last
+    if not 0 <= last <= model.layers:
+        raise SettingError(f"{model.name} has hidden states 0 to {model.layers}, not {last}")
+    if wave.ndim != 2 or wave.shape[1] < model.min_samples:
+        raise SettingError(
+            f"wave must be [windows, samples] of at least {model.min_samples} samples, not of shape "
+            f"{tuple(wave.shape)}"
+        )
     return last
 
 

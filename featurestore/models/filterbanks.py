@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError
-from featurestore.models.checkpoints.config import MOST_RATE, MOST_UNITS, Reader
+from featurestore.models.checkpoints.config import MOST_RATE, MOST_UNITS, Reader, extractor_reader
 from featurestore.models.encoder import CONTEXT_SECONDS, check_longest
 from featurestore.models.frontends import MOST_FFT, MOST_SAMPLES, NORMALIZE_EPS, Frontend
 
@@ -29,42 +29,25 @@ class KaldiBanks(Frontend):
     Each band has zero mean and unit variance over its window; `stride` spectra stand side by side in a frame, and
     those that do not fill one are left out, as the attention mask of the extractor does.
 
-    Parameters
-    ----------
-    bands : int
-        Mel bands.
-    stride : int
-        Spectra in a frame.
-    sample_rate : int
-        Hz.
+    Parameters and errors are those of `LogMel`.
     """
 
     do_normalize = True
+    context_seconds = CONTEXT_SECONDS
 
-    def __init__(self, *, bands: int, stride: int, sample_rate: int) -> None:
+    def __init__(self, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> None:
         super().__init__()
-        self.sample_rate, self.context_seconds, self._stride = sample_rate, CONTEXT_SECONDS, stride
-        # A variance needs two spectra.
-        self.min_samples = _LENGTH + (max(stride, 2) - 1) * _HOP
-        self._banks = _KaldiSpectra(bands=bands, sample_rate=sample_rate, exponent=_POVEY, scale=_INT16)
-
-    @classmethod
-    def from_dict(cls, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> Self:
-        """Check the values of a preprocessor_config.json against the configuration of the network.
-
-        Raises
-        ------
-        CheckpointError
-            If a value is impossible, or the network reads something else.
-        """
-        read = _reader(preprocessor, "SeamlessM4TFeatureExtractor", source)
-        bands, stride = read.integer("num_mel_bins", MOST_UNITS, 80), read.integer("stride", 64, 2)
-        if bands * stride != config.feature_projection_input_dim:
+        read = extractor_reader(preprocessor, "SeamlessM4TFeatureExtractor", source)
+        bands, self._stride = read.integer("num_mel_bins", MOST_UNITS, 80), read.integer("stride", 64, 2)
+        if bands * self._stride != config.feature_projection_input_dim:
             raise CheckpointError(
-                f"{source}: num_mel_bins {bands} times stride {stride} is not the feature_projection_input_dim "
-                f"{config.feature_projection_input_dim} of config.json"
+                f"{source}: num_mel_bins {bands} times stride {self._stride} is not the "
+                f"feature_projection_input_dim {config.feature_projection_input_dim} of config.json"
             )
-        return cls(bands=bands, stride=stride, sample_rate=_kaldi_rate(read))
+        self.sample_rate = _kaldi_rate(read)
+        # A variance needs two spectra.
+        self.min_samples = _LENGTH + (max(self._stride, 2) - 1) * _HOP
+        self._banks = _KaldiSpectra(bands=bands, sample_rate=self.sample_rate, exponent=_POVEY, scale=_INT16)
 
     def frames(self, n_samples: int) -> int:
         """Frames that a window of `n_samples` samples fills."""
@@ -85,63 +68,30 @@ class PatchBanks(Frontend):
     They are those of ASTFeatureExtractor. The network always reads `max_length` spectra: those that a window lacks
     are zeros before standardisation, as in training, and only frames whose patch lies within the window count.
 
-    Parameters
-    ----------
-    bands : int
-        Mel bands.
-    max_length : int
-        Spectra that the network reads.
-    patch, stride : int
-        Length and distance of its patches, spectra.
-    mean, deviation : float
-        Of all training data; None leaves the bands as they are.
-    sample_rate : int
-        Hz.
+    Parameters and errors are those of `LogMel`.
     """
 
+    # It standardises by fixed numbers, not each window by its own: that is what do_normalize means in a spec.
+    do_normalize = False
     max_samples: int
 
-    def __init__(
-        self,
-        *,
-        bands: int,
-        max_length: int,
-        patch: int,
-        stride: int,
-        mean: float,
-        deviation: float | None,
-        sample_rate: int,
-    ) -> None:
+    def __init__(self, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> None:
         super().__init__()
-        # It standardises by fixed numbers, not each window by its own: that is what do_normalize means in a spec.
-        self.sample_rate, self.do_normalize = sample_rate, False
-        self.min_samples, self.max_samples = _LENGTH + (patch - 1) * _HOP, max_length * _HOP
-        self.context_seconds = self.max_samples / sample_rate
-        self._max_length, self._patch, self._stride = max_length, patch, stride
-        self._mean, self._deviation = mean, deviation
-        self._banks = _KaldiSpectra(bands=bands, sample_rate=sample_rate, exponent=1.0, scale=1.0)
-
-    @classmethod
-    def from_dict(cls, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> Self:
-        """As `KaldiBanks.from_dict`."""
-        read = _reader(preprocessor, "ASTFeatureExtractor", source)
+        read = extractor_reader(preprocessor, "ASTFeatureExtractor", source)
         bands, length = read.integer("num_mel_bins", MOST_UNITS, 128), read.integer("max_length", MOST_UNITS, 1024)
         if (bands, length) != (config.num_mel_bins, config.max_length) or config.patch_size > length:
             raise CheckpointError(
                 f"{source}: {bands} bands and {length} spectra are not the {config.num_mel_bins} and "
                 f"{config.max_length} that config.json asks for, in patches of {config.patch_size}"
             )
-        mean = read.number("mean", -1e6, 1e6, -4.2677393)
-        deviation = read.number("std", 1e-6, 1e6, 4.5689974)
-        return cls(
-            bands=bands,
-            max_length=length,
-            patch=config.patch_size,
-            stride=config.time_stride,
-            mean=mean,
-            deviation=deviation if read.boolean("do_normalize", True) else None,
-            sample_rate=_kaldi_rate(read),
-        )
+        self._mean = read.number("mean", -1e6, 1e6, -4.2677393)
+        self._deviation = read.number("std", 1e-6, 1e6, 4.5689974)
+        self._standardises = read.boolean("do_normalize", True)
+        self._max_length, self._patch, self._stride = length, config.patch_size, config.time_stride
+        self.sample_rate = _kaldi_rate(read)
+        self.min_samples, self.max_samples = _LENGTH + (self._patch - 1) * _HOP, length * _HOP
+        self.context_seconds = self.max_samples / self.sample_rate
+        self._banks = _KaldiSpectra(bands=bands, sample_rate=self.sample_rate, exponent=1.0, scale=1.0)
 
     def frames(self, n_samples: int) -> int:
         """Patches along time that lie within a window of `n_samples` samples.
@@ -163,7 +113,7 @@ class PatchBanks(Frontend):
         """Bands, shape (windows, max_length, bands)."""
         bands: Tensor = self._banks(wave)
         bands = F.pad(bands, (0, 0, 0, self._max_length - bands.shape[1]))
-        if self._deviation is not None:
+        if self._standardises:
             bands = (bands - self._mean) / (2 * self._deviation)
         return bands.float()
 
@@ -171,72 +121,33 @@ class PatchBanks(Frontend):
 class ClapMel(Frontend):
     """Decibels of mel bands of CLAP (Wu et al. 2022, arXiv:2211.06687), as ClapFeatureExtractor makes them.
 
-    CLAP always hears `max_samples`: a shorter window is repeated or followed by silence, as the checkpoint says.
+    CLAP always hears `max_samples`: a shorter window is followed by whole repetitions of itself and silence
+    ("repeatpad"), by repetitions ("repeat"), or by silence ("pad"), as the checkpoint says. A network that fuses
+    reads four spectrograms; of a window that is not too long all are the same.
 
-    Parameters
-    ----------
-    bands : int
-        Mel bands.
-    n_fft, hop : int
-        Length and distance of the spectra, samples.
-    max_samples : int
-        What the network hears, samples.
-    sample_rate : int
-        Hz.
-    lowest, highest : float
-        Hz, of the bands.
-    padding : {"repeatpad", "repeat", "pad"}
-        What follows a shorter window: whole repetitions and silence, repetitions, or silence.
-    fusion : bool
-        Whether the network reads four spectrograms; of a window that is not too long all are the same.
+    Parameters and errors are those of `LogMel`.
     """
 
     do_normalize = False
     min_samples = 1
-
     max_samples: int
 
-    def __init__(
-        self,
-        *,
-        bands: int,
-        n_fft: int,
-        hop: int,
-        max_samples: int,
-        sample_rate: int,
-        lowest: float,
-        highest: float,
-        padding: str,
-        fusion: bool,
-    ) -> None:
+    def __init__(self, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> None:
         from transformers.audio_utils import mel_filter_bank
 
         super().__init__()
-        self.sample_rate, self.context_seconds = sample_rate, max_samples / sample_rate
-        self._n_fft, self._hop, self.max_samples = n_fft, hop, max_samples
-        self._padding, self._copies = padding, 4 if fusion else 1
-        filters = mel_filter_bank(
-            num_frequency_bins=n_fft // 2 + 1,
-            num_mel_filters=bands,
-            min_frequency=lowest,
-            max_frequency=highest,
-            sampling_rate=sample_rate,
-            norm=None if fusion else "slaney",
-            mel_scale="htk" if fusion else "slaney",
-        )
-        self.register_buffer("_filters", torch.from_numpy(filters).float(), persistent=False)
-
-    @classmethod
-    def from_dict(cls, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> Self:
-        """As `KaldiBanks.from_dict`."""
-        read = _reader(preprocessor, "ClapFeatureExtractor", source)
-        rate = read.integer("sampling_rate", MOST_RATE, 48_000)
-        hop, n_fft = read.integer("hop_length", MOST_FFT, 480), read.integer("fft_window_size", MOST_FFT, 1024)
-        max_samples = rate * read.integer("max_length_s", MOST_SAMPLES // rate, 10)
+        read = extractor_reader(preprocessor, "ClapFeatureExtractor", source)
+        self.sample_rate = rate = read.integer("sampling_rate", MOST_RATE, 48_000)
+        self._hop = hop = read.integer("hop_length", MOST_FFT, 480)
+        self._n_fft = n_fft = read.integer("fft_window_size", MOST_FFT, 1024)
+        self.max_samples = max_samples = rate * read.integer("max_length_s", MOST_SAMPLES // rate, 10)
+        self.context_seconds = max_samples / rate
         bands = read.integer("feature_size", MOST_UNITS, 64)
         highest = read.number("frequency_max", 1, rate / 2, 14_000)
         lowest = read.number("frequency_min", 0, highest / 2, 0)
         fusion = read.choice("truncation", ("fusion", "rand_trunc"), "fusion") == "fusion"
+        self._padding = read.choice("padding", ("repeatpad", "repeat", "pad"), "repeatpad")
+        self._copies = 4 if fusion else 1
         most = config.spec_size * (config.spec_size // config.num_mel_bins)
         if bands != config.num_mel_bins or max_samples // hop + 1 > most or n_fft // 2 >= max_samples:
             raise CheckpointError(
@@ -248,17 +159,16 @@ class ClapMel(Frontend):
                 f"{source}: truncation is {preprocessor.get('truncation', 'fusion')!r}, but enable_fusion of "
                 f"config.json is {config.enable_fusion}"
             )
-        return cls(
-            bands=bands,
-            n_fft=n_fft,
-            hop=hop,
-            max_samples=max_samples,
-            sample_rate=rate,
-            lowest=lowest,
-            highest=highest,
-            padding=read.choice("padding", ("repeatpad", "repeat", "pad"), "repeatpad"),
-            fusion=fusion,
+        filters = mel_filter_bank(
+            num_frequency_bins=n_fft // 2 + 1,
+            num_mel_filters=bands,
+            min_frequency=lowest,
+            max_frequency=highest,
+            sampling_rate=rate,
+            norm=None if fusion else "slaney",
+            mel_scale="htk" if fusion else "slaney",
         )
+        self.register_buffer("_filters", torch.from_numpy(filters).float(), persistent=False)
 
     def frames(self, n_samples: int) -> int:
         """One, as CLAP gives one vector of a window.
@@ -325,12 +235,6 @@ def _kaldi_filters(bands: int, sample_rate: int) -> Tensor:
     corners = torch.linspace(float(lowest), float(highest), bands + 2, dtype=torch.float64)
     width = corners[1] - corners[0]
     return (1 - (mels - corners[1:-1]).abs() / width).clamp(min=0)
-
-
-def _reader(preprocessor: Mapping[str, Any], kind: str, source: str) -> Reader:
-    if (found := preprocessor.get("feature_extractor_type", kind)) != kind:
-        raise CheckpointError(f"{source}: feature_extractor_type {found!r} is not supported, only {kind} is")
-    return Reader(preprocessor, source)
 
 
 def _kaldi_rate(read: Reader) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError
-from featurestore.models.checkpoints.config import MOST_UNITS, Reader
+from featurestore.models.checkpoints.config import MOST_RATE, MOST_UNITS, extractor_reader
 from featurestore.models.encoder import CONTEXT_SECONDS, check_longest
 
 NORMALIZE_EPS = 1e-7
@@ -59,17 +59,7 @@ class Frontend(nn.Module):
 
 
 class Samples(Frontend):
-    """For networks that begin with convolutions over the samples.
-
-    Parameters
-    ----------
-    kernels, strides : tuple of int
-        Of these convolutions, samples; they pad nothing.
-    sample_rate : int
-        Hz.
-    do_normalize : bool
-        Whether each window is brought to zero mean and unit variance.
-    """
+    """For networks that begin with convolutions over the samples, which pad nothing."""
 
     def __init__(
         self, *, kernels: tuple[int, ...], strides: tuple[int, ...], sample_rate: int, do_normalize: bool
@@ -105,82 +95,55 @@ class LogMel(Frontend):
 
     Parameters
     ----------
-    mels : int
-        Bands.
-    n_fft, hop : int
-        Length and distance of the spectra, samples.
-    max_samples : int
-        What the network hears, samples.
-    sample_rate : int
-        Hz.
-    stride : int
-        Spectra that become one frame.
+    preprocessor : mapping
+        Values of preprocessor_config.json; absent keys have the defaults of the extractor.
+    config : PretrainedConfig
+        Of the network: says what it reads.
+    source : str
+        Names the preprocessor_config.json in errors.
+
+    Raises
+    ------
+    CheckpointError
+        If a value is impossible, or the network reads something else.
     """
 
     do_normalize = False
     min_samples = 1
     max_samples: int
 
-    def __init__(
-        self, *, mels: int, n_fft: int, hop: int, max_samples: int, sample_rate: int, stride: int = 2
-    ) -> None:
+    def __init__(self, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> None:
         from transformers.audio_utils import mel_filter_bank
 
         super().__init__()
-        self.sample_rate, self.max_samples = sample_rate, max_samples
-        self.context_seconds = max_samples / sample_rate
-        self._n_fft, self._hop, self._samples_a_frame = n_fft, hop, hop * stride
-        filters = mel_filter_bank(
-            num_frequency_bins=1 + n_fft // 2,
-            num_mel_filters=mels,
-            min_frequency=0.0,
-            max_frequency=8000.0,
-            sampling_rate=sample_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        self.register_buffer("_filters", torch.from_numpy(filters.T).float().contiguous(), persistent=False)
-        self.register_buffer("_window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
-
-    @classmethod
-    def from_dict(cls, preprocessor: Mapping[str, Any], config: Any, *, source: str) -> Self:
-        """Check the values of a preprocessor_config.json against the configuration of the network.
-
-        Parameters
-        ----------
-        preprocessor : mapping
-            As parsed; absent keys have the defaults of WhisperFeatureExtractor.
-        config : WhisperConfig
-            Says the bands and frames that the network reads.
-        source : str
-            Named in errors.
-
-        Raises
-        ------
-        CheckpointError
-            If a value is impossible, or the network reads something else.
-        """
-        mels, positions = config.num_mel_bins, config.max_source_positions
-        read = Reader(preprocessor, source)
-        kind = preprocessor.get("feature_extractor_type", "WhisperFeatureExtractor")
-        if kind != "WhisperFeatureExtractor":
-            raise CheckpointError(f"{source}: feature_extractor_type {kind!r} is not supported")
+        read = extractor_reader(preprocessor, "WhisperFeatureExtractor", source)
         if preprocessor.get("dither", 0) != 0:
             raise CheckpointError(f"{source}: dither adds noise, which no two runs would share; it must be 0")
-        rate = read.integer("sampling_rate", 1_000_000, 16_000)
-        hop, n_fft = read.integer("hop_length", MOST_FFT, 160), read.integer("n_fft", MOST_FFT, 400)
-        seconds = read.integer("chunk_length", MOST_SAMPLES // rate, 30)
-        bands = read.integer("feature_size", MOST_UNITS, 80)
-        spectra = seconds * rate // hop
+        self.sample_rate = read.integer("sampling_rate", MOST_RATE, 16_000)
+        self._hop, self._n_fft = read.integer("hop_length", MOST_FFT, 160), read.integer("n_fft", MOST_FFT, 400)
+        seconds = read.integer("chunk_length", MOST_SAMPLES // self.sample_rate, 30)
+        self.max_samples, self.context_seconds = seconds * self.sample_rate, float(seconds)
+        bands, spectra = read.integer("feature_size", MOST_UNITS, 80), self.max_samples // self._hop
+        mels, positions = config.num_mel_bins, config.max_source_positions
         if (bands, spectra) != (mels, 2 * positions):
             raise CheckpointError(
                 f"{source}: {bands} bands and {spectra} spectra in {seconds} s are not the {mels} and "
                 f"{2 * positions} that config.json asks for"
             )
-        return cls(mels=mels, n_fft=n_fft, hop=hop, max_samples=seconds * rate, sample_rate=rate)
+        filters = mel_filter_bank(
+            num_frequency_bins=1 + self._n_fft // 2,
+            num_mel_filters=mels,
+            min_frequency=0.0,
+            max_frequency=8000.0,
+            sampling_rate=self.sample_rate,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.register_buffer("_filters", torch.from_numpy(filters.T).float().contiguous(), persistent=False)
+        self.register_buffer("_window", torch.hann_window(self._n_fft, dtype=torch.float32), persistent=False)
 
     def frames(self, n_samples: int) -> int:
-        """Frames whose middle, a multiple of hop times stride, lies within the window.
+        """Frames, of two spectra each, whose middle lies within the window.
 
         Raises
         ------
@@ -188,7 +151,7 @@ class LogMel(Frontend):
             If the window is longer than the network hears.
         """
         check_longest(n_samples, self.max_samples, self.sample_rate)
-        return -(-n_samples // self._samples_a_frame)
+        return -(-n_samples // (2 * self._hop))
 
     def forward(self, wave: Tensor) -> Tensor:
         """Log-mel spectra, shape (windows, bands, spectra)."""
@@ -205,14 +168,8 @@ class StandardMel(nn.Module):
     """Standardised decibels of mel bands, as MERT-v2, MuQ and MusicFM hear them.
 
     Window, filters and statistics are tensors of the checkpoint, as torchaudio's transforms keep them:
-    ``spectrogram.window``, ``mel_scale.fb``, ``mel_mean`` and ``mel_std``.
-
-    Parameters
-    ----------
-    bands : int
-        Mel bands.
-    n_fft, win_length, hop : int
-        Length of the transform, of its window, and distance of the spectra, samples.
+    ``spectrogram.window``, ``mel_scale.fb``, ``mel_mean`` and ``mel_std``. Lengths of the transform, of its
+    window, and the distance of the spectra are in samples.
     """
 
     def __init__(self, *, bands: int, n_fft: int, win_length: int, hop: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from featurestore.models.encoder import EncoderModule, check_wave
+from featurestore.models.encoder import EncoderModule, check_call
 from featurestore.models.spectra import ConstantQ, MelBands
 
 NAME = "logmel"
@@ -50,7 +50,7 @@ class LogMelEncoder(EncoderModule):
     @torch.no_grad()
     def states(self, wave: Tensor, last: int | None = None) -> Iterator[Tensor]:
         """States 0 to `last` (all if None), each of shape (windows, frames, dim), for samples [window, sample]."""
-        check_wave(wave, self.min_samples)
+        last = check_call(self, wave, last)
         frames = self.frames(wave.shape[1])
         with torch.autocast(wave.device.type, enabled=False):
             yield torch.log(self._mel(wave.float(), frames, _FIELD // 2) + FLOOR)
@@ -59,7 +59,7 @@ class LogMelEncoder(EncoderModule):
         with torch.autocast(wave.device.type, enabled=False):
             amplitudes = self._constant_q(wave.float(), frames, _FIELD // 2)
             yield torch.log(amplitudes.square() + FLOOR)
-        if last != 1:
+        if last > 1:
             yield _chroma(amplitudes)
 
 

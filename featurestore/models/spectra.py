@@ -189,12 +189,7 @@ def _triangles(sample_rate: int, bands: int, n_fft: int) -> Tensor:
 def _kernels(frequencies: Tensor, lengths: Tensor) -> Tensor:
     """Cosines, then sines, under windows whose sum is 2: shape (samples, 2 * bins).
 
-    Parameters
-    ----------
-    frequencies : Tensor, shape (bins,)
-        Cycles per sample.
-    lengths : Tensor, shape (bins,)
-        Of the windows, samples.
+    Of each bin, its frequency in cycles per sample, and the length of its window in samples.
     """
     half = math.ceil(float(lengths.max()) / 2)
     time = torch.arange(-half, half + 1, dtype=torch.float64)[:, None]

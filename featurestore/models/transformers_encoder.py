@@ -48,17 +48,7 @@ class _Forgetful(nn.Module):
 
 
 class _OfTransformers(EncoderModule):
-    """A network of transformers behind a front end: what all encoders of this module have.
-
-    Parameters
-    ----------
-    network : Module
-        Of a class of `FAMILIES`, with its weights.
-    frontend : Module
-        From samples to the network's input.
-    **identity
-        Name, revision and hash, as for `EncoderModule`.
-    """
+    """A network of transformers behind a front end: what all encoders of this module have."""
 
     def __init__(self, network: nn.Module, *, frontend: Frontend, **identity: Any) -> None:
         super().__init__(**identity)
@@ -89,13 +79,8 @@ class TransformersEncoder(_OfTransformers):
     """An encoder of transformer layers of one width and rate; an `Encoder`.
 
     The layers are taken out of the network and called one by one, with the arguments of the network's own first
-    call, so that each state can be used before the next one is computed. Its parameters are those of all encoders
-    of transformers (a network with its weights, a front end, what identifies them), and one more.
-
-    Parameters
-    ----------
-    final_norm : bool or None
-        Whether the last state passes the network's last norm; None if `do_stable_layer_norm` says it.
+    call, so that each state can be used before the next one is computed. `final_norm` says whether the last state
+    passes the network's last norm; None leaves it to `do_stable_layer_norm`.
     """
 
     def __init__(self, network: nn.Module, *, final_norm: bool | None, **settings: Any) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.audio import Found, decode, file_sha256, read_header
+from featurestore.audio import Found, decode, file_sha256
 from featurestore.audio.info import check_unchanged
 from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
 
@@ -55,9 +55,9 @@ def decode_track(path: Path, sample_rate: int) -> Generator[Decoded, None, None]
         If the file cannot be used, or changes meanwhile.
     """
     try:
-        info, found = read_header(path), Found()
-        yield from decode(path, sample_rate, info=info, found=found)
-        sha256 = file_sha256(path)
+        found = Found()
+        yield from decode(path, sample_rate, found=found)
+        info, sha256 = found.info, file_sha256(path)
         check_unchanged(info)
         yield {
             "audio": {
@@ -71,7 +71,7 @@ def decode_track(path: Path, sample_rate: int) -> Generator[Decoded, None, None]
                 "channels": info.channels,
                 "format": info.format,
             },
-            "levels": found.levels.to_dict(),
+            "levels": found.levels(),
             "warnings": found.warnings,
             "decoder": info.decoder,
         }

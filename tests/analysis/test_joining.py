@@ -1,11 +1,14 @@
 """Joining tracks and labels: in the order of the store, and nothing is left out unless that is asked for."""
 
+import sys
+
 import numpy as np
 import pandas
 import pytest
 
+from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.analysis.labels import join
-from featurestore.errors import SettingError
+from featurestore.errors import MissingDependencyError, SettingError
 
 IDS = ["b", "a", "c/ü"]
 
@@ -65,6 +68,12 @@ def test_tables_that_are_wrong(tmp_path, content, message):
         join(["a"], path)
 
 
+def test_classes_that_only_python_takes_for_numbers_are_text(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("track_id,sector\na,1_2\nb,12\nc/ü,1_0e1\n")
+    assert join(IDS, path).column("sector").tolist() == ["12", "1_2", "1_0e1"]
+
+
 def test_names_that_do_not_exist(table):
     with pytest.raises(SettingError, match="did you mean 'genre'"):
         join(IDS, table).column("genres")
@@ -79,3 +88,16 @@ def test_names_that_do_not_exist(table):
 def test_missing_values_of_a_mapping_are_none():
     assert join(["a", "b"], {"a": {"x": 1}, "b": {"y": 2}}).column("x").tolist() == [1, None]
     assert join(["a"], {"a": np.int64(3)}).column("label").tolist() == [3]
+
+
+def test_tables_and_items_say_which_package_they_need(tmp_path, monkeypatch):
+    with StoreWriter(tmp_path / "s.zarr", spec=FeatureSpec.for_arrays(layers=2, dim=3)) as writer:
+        writer.put("a", {"aggregated": np.zeros((2, 3), np.float32)})
+    store = FeatureStore(tmp_path / "s.zarr")
+    dataset = store.to_torch_dataset(layer=1)
+    for package in ("pandas", "torch"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match="pip install pandas"):
+        store.join({"a": 1}).to_pandas()
+    with pytest.raises(MissingDependencyError, match=r"torch is needed.*featurestore\[extract\]"):
+        dataset[0]

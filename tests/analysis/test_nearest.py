@@ -43,12 +43,12 @@ def test_they_are_those_of_brute_force_for_any_block(metric, size, queries, k):
     index._size = size
     left_out = [np.array([query, 100]) for query in queries]
     for _ in range(2):  # with lengths that are known by then, too
-        found = index.search(ROWS[queries], k, left_out)
+        rows, near = index.search(ROWS[queries], k, left_out)
         wanted, scores = brute_force(metric, queries, left_out, k)
-        ours = np.take_along_axis(scores, found.rows, axis=1)
-        np.testing.assert_allclose(last(found.scores), last(ours), atol=2e-5)
+        ours = np.take_along_axis(scores, rows, axis=1)
+        np.testing.assert_allclose(last(near), last(ours), atol=2e-5)
         np.testing.assert_allclose(last(ours), wanted, atol=2e-5)
-        assert all(len(set(row)) == len(row) for row in found.rows.tolist())
+        assert all(len(set(row)) == len(row) for row in rows.tolist())
 
 
 def test_equally_near_rows_come_in_order():
@@ -56,13 +56,14 @@ def test_equally_near_rows_come_in_order():
     for size in (1, 3, 100):
         index = NeighbourIndex(lambda first, last: rows[first:last], rows.shape, "cosine")
         index._size = size
-        assert index.search(rows[:1], 4).rows.tolist() == [[0, 2, 4, 6]]
+        assert index.search(rows[:1], 4)[0].tolist() == [[0, 2, 4, 6]]
 
 
 def test_rows_without_a_direction_come_last():
-    found = NeighbourIndex(lambda first, last: ROWS[first:last], ROWS.shape, "cosine").search(ROWS[:1], 400)
-    assert found.rows[0, -1] == 20
-    assert np.isnan(found.scores[0, -1])
+    index = NeighbourIndex(lambda first, last: ROWS[first:last], ROWS.shape, "cosine")
+    rows, scores = index.search(ROWS[:1], 400)
+    assert rows[0, -1] == 20
+    assert np.isnan(scores[0, -1])
 
 
 def test_what_makes_no_sense_is_refused():

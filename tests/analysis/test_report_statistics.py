@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.analysis.report.charts import axis, histogram
 from featurestore.analysis.report.statistics import (
+    axis,
+    histogram,
     linear_cka,
     neighbours_kept,
     principal_axes,
@@ -98,10 +99,10 @@ def test_what_repeats_is_alike():
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
 def test_a_histogram_counts_everything(values):
     found = histogram(np.array([*values, np.nan]), "s")
-    assert sum(found.counts) == found.known == len(values)
-    assert (found.low, found.high) == (min(values), max(values))
-    assert all(a < b for a, b in zip(found.edges, found.edges[1:], strict=False))
-    assert len(found.edges) == len(found.counts) + 1
+    assert sum(found["counts"]) == found["known"] == len(values)
+    assert (found["low"], found["high"]) == (min(values), max(values))
+    assert all(a < b for a, b in zip(found["edges"], found["edges"][1:], strict=False))
+    assert len(found["edges"]) == len(found["counts"]) + 1
 
 
 def test_a_histogram_of_nothing():

@@ -279,7 +279,7 @@ def test_levels_are_those_of_the_mono_signal(tmp_path):
     (tmp_path / "x.wav").write_bytes(encoded(signal, "WAV", "FLOAT"))
     list(decode(tmp_path / "x.wav", RATE, found=told))
     mono = mean(signal)
-    levels = told.levels.to_dict()
+    levels = told.levels()
     assert levels["rms"] == pytest.approx(np.sqrt(np.mean(mono.astype(float) ** 2)), rel=1e-5)
     assert levels["peak"] == np.abs(mono).max() == 1
     assert levels["clipped"] == pytest.approx(800 / (3 * RATE))

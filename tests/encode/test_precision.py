@@ -10,8 +10,8 @@ from benchmarks.music import write_pieces
 from featurestore import FeatureExtractor, FeatureStore, load_audio
 from featurestore.encode.device import resolve_precision
 from featurestore.errors import ExtractionError, SettingError, SpecMismatchError
-from featurestore.models.kernels import half
-from featurestore.models.kernels.half import bf16_products
+from featurestore.models.kernels import products
+from featurestore.models.kernels.products import bf16_products
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
 
@@ -54,14 +54,14 @@ def test_bf16_where_fp32_is_faster_is_taken_with_a_warning(monkeypatch, caplog):
 
 
 def test_the_gain_is_that_of_the_faster_product(monkeypatch):
-    monkeypatch.setattr(half, "bf16_products", lambda: "avx512_bf16")
+    monkeypatch.setattr(products, "bf16_products", lambda: "avx512_bf16")
     seconds = {torch.float32: 0.010, torch.bfloat16: 0.004}
     clock = [0.0]
-    monkeypatch.setattr(half.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(half.torch, "mm", lambda a, b: clock.append(clock.pop() + seconds[a.dtype]))
-    assert half.bf16_gain.__wrapped__() == pytest.approx(2.5)
-    monkeypatch.setattr(half, "bf16_products", lambda: None)
-    assert half.bf16_gain.__wrapped__() == 0
+    monkeypatch.setattr(products.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(products.torch, "mm", lambda a, b: clock.append(clock.pop() + seconds[a.dtype]))
+    assert products.bf16_gain.__wrapped__() == pytest.approx(2.5)
+    monkeypatch.setattr(products, "bf16_products", lambda: None)
+    assert products.bf16_gain.__wrapped__() == 0
 
 
 def test_a_processor_without_products_is_refused_bf16_with_the_way_out(monkeypatch):

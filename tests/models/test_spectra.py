@@ -187,3 +187,9 @@ def test_windows_that_are_too_short_are_told(shape):
     with pytest.raises(SettingError, match="at least 400 samples"):
         LogMelEncoder().hidden_states(torch.zeros(shape))
     assert LogMelEncoder().hidden_states(torch.zeros(1, 400)).shape[:3] == (1, 3, 1)
+
+
+@pytest.mark.parametrize("last", [-1, 3])
+def test_a_state_that_it_has_not_is_refused(last):
+    with pytest.raises(SettingError, match=f"logmel has hidden states 0 to 2, not {last}"):
+        next(LogMelEncoder().states(torch.zeros(1, 400), last))

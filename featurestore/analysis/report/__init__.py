@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.amounts import hours_in_words
-from featurestore.analysis.report.charts import axis, histogram
 from featurestore.analysis.report.page import page_template, render
-from featurestore.analysis.report.statistics import NEIGHBOURS, layer_statistics, self_similarity
+from featurestore.analysis.report.statistics import (
+    NEIGHBOURS,
+    axis,
+    histogram,
+    layer_statistics,
+    self_similarity,
+)
 from featurestore.analysis.report.suspects import find_suspects
 from featurestore.analysis.report.track_map import (
     Colouring,
@@ -23,9 +28,10 @@ from featurestore.analysis.report.track_map import (
     pack_map,
     pick_points,
 )
+from featurestore.analysis.tracks import known_tracks, window_seconds
 from featurestore.atomic import replacing
-from featurestore.errors import SettingError, TrackNotFoundError
-from featurestore.store.runs import failures_of
+from featurestore.errors import SettingError
+from featurestore.store.runs import failures_of, read_runs
 
 if TYPE_CHECKING:
     from featurestore.store import StoreReader
@@ -42,7 +48,6 @@ _SHOWN_TRACKS = 3
 def write_report(
     store: StoreReader,
     path: Path,
-    runs: Sequence[Mapping[str, Any]],
     *,
     labels: Mapping[str, Any] | None = None,
     label: str = "label",
@@ -51,14 +56,15 @@ def write_report(
 ) -> dict[str, int]:
     """Write the report; `featurestore.FeatureStore.report` says what the parameters are.
 
-    Here `labels` are the values of the tracks that have one, and `runs` what builds did.
+    Here `labels` are the values of the tracks that have one.
     """
     spec = store.spec
     chosen = spec.layers[len(spec.layers) // 2] if layer is None else layer
     if chosen not in spec.layers:
         raise SettingError(f"`layer` must be one of {', '.join(map(str, spec.layers))}, not {chosen!r}")
-    template = page_template()
-    track_ids, known = _known(store)
+    template, runs = page_template(), read_runs(store.path)
+    found = dict(known_tracks(store))
+    track_ids, known = list(found), list(found.values())
     if not track_ids:
         raise SettingError(f"the store {store.path} has no tracks yet: there is nothing to report")
     statistics = layer_statistics(store, track_ids)
@@ -116,19 +122,6 @@ def write_report(
     return {kind.kind: len(kind.rows) for kind in suspects}
 
 
-def _known(store: StoreReader) -> tuple[list[str], list[Mapping[str, Any]]]:
-    """Tracks, and what is known of them, without those that are removed meanwhile."""
-    track_ids: list[str] = []
-    known: list[Mapping[str, Any]] = []
-    for track_id in store.track_ids:
-        try:
-            known.append(store.provenance(track_id))
-        except TrackNotFoundError:
-            continue
-        track_ids.append(track_id)
-    return track_ids, known
-
-
 def _seconds(track: Mapping[str, Any]) -> float:
     duration = (track.get("audio") or {}).get("duration")
     return float("nan") if duration is None else float(duration)
@@ -140,8 +133,8 @@ def _facts(
     """What is in the store and how it was made, as names and values."""
     info, spec = store.info(), store.spec
     windows = "not known"
-    if spec.segment_duration is not None:
-        windows = f"{spec.segment_duration:g} s, overlap {spec.overlap:.0%}"
+    if (length := spec.segment_duration) is not None:
+        windows = f"{length if isinstance(length, str) else f'{length:g} s'}, overlap {spec.overlap:.0%}"
     facts = [
         ("Path", info["path"]),
         ("Tracks", f"{len(known):,}, {info['packed']:,} of them packed"),
@@ -237,14 +230,14 @@ def _pictures(
         segments, starts = view.to_numpy(), view.starts
         cosines = self_similarity(segments, mean, _LONGEST)
         levels = np.nan_to_num(np.clip(np.rint((cosines + 1) * 127.5), 0, 255)).astype(np.uint8)
-        end = float(starts[-1] + (store.spec.segment_duration or 0)) if len(starts) else float("nan")
+        end = float(starts[-1]) + window_seconds(store, track_id, starts) if len(starts) else None
         off = cosines[~np.eye(len(cosines), dtype=bool)]
         found.append(
             {
                 "track_id": track_id,
                 "segments": len(segments),
                 "rows": len(cosines),
-                "seconds": None if np.isnan(end) else end,
+                "seconds": end,
                 "mean": float(np.nanmean(off)) if np.isfinite(off).any() else None,
                 "data": {"size": len(cosines), "values": levels},
             }

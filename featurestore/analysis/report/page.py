@@ -13,13 +13,7 @@ from featurestore.errors import MissingDependencyError
 
 
 def page_template() -> Any:
-    """The template, in which everything is escaped.
-
-    Raises
-    ------
-    MissingDependencyError
-        If jinja2 is not installed.
-    """
+    """The template, in which everything is escaped; MissingDependencyError if jinja2 is not installed."""
     try:
         import jinja2
     except ImportError as error:
@@ -30,19 +24,10 @@ def page_template() -> Any:
 
 
 def render(template: Any, values: dict[str, Any], data: dict[str, Any]) -> str:
-    """Fill in the template.
+    """Fill in the template with what it shows, and the data that its script draws; arrays become base64.
 
     Ids are names of files that strangers chose: all values are escaped, and the data is JSON without any ``<``.
     The content security policy allows the one style and the one script, by their hashes, and nothing else.
-
-    Parameters
-    ----------
-    template : jinja2.Template
-        The page.
-    values : dict
-        What it shows.
-    data : dict
-        What its script draws; arrays become base64.
     """
     from markupsafe import Markup
 

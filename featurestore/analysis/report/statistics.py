@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ SAMPLE = 1000
 NEIGHBOURS = 10
 """Nearest neighbours that a map is asked for."""
 
+_BINS = 24
 _BLOCK = 4096
 _EXTREME = 5.0
 _LEAST = 4
@@ -61,19 +63,7 @@ class LayerStatistics:
 
 
 def layer_statistics(store: StoreReader, track_ids: list[str]) -> LayerStatistics:
-    """Read `aggregated` of some tracks once, a layer at a time, and sum it up.
-
-    Parameters
-    ----------
-    store : StoreReader
-        The store.
-    track_ids : list of str
-        The tracks.
-
-    Returns
-    -------
-    LayerStatistics
-    """
+    """Read `aggregated` of some tracks once, a layer at a time, and sum it up."""
     layers, tracks = store.spec.layers, len(track_ids)
     chosen = np.sort(np.random.default_rng(0).permutation(tracks)[:SAMPLE])
     norms = np.empty((tracks, len(layers)), np.float32)
@@ -156,24 +146,14 @@ def _nearest(rows: Floats) -> npt.NDArray[np.int64]:
 
 
 def linear_cka(grams: list[Any]) -> npt.NDArray[np.float64]:
-    """Linear centred kernel alignment of layers, with the unbiased estimate of HSIC.
+    """Linear centred kernel alignment of layers, with the unbiased estimate of HSIC: shape (layers, layers).
 
-    The usual estimate finds layers alike (.98) that are independent noise, wherever features outnumber tracks.
+    `grams` are the products (tracks, tracks) of the tracks of each layer. The usual estimate finds layers alike
+    (.98) that are independent noise, wherever features outnumber tracks. This one is at most 1, about 0 of what is
+    independent, and NaN of fewer than four tracks, or where all are equal.
 
-    Parameters
-    ----------
-    grams : list of ndarray, shape (tracks, tracks)
-        Products of the tracks of each layer.
-
-    Returns
-    -------
-    ndarray, shape (layers, layers)
-        At most 1; about 0 of what is independent; NaN of fewer than four tracks, or where all are equal.
-
-    Notes
-    -----
-    Kornblith et al. 2019 (https://arxiv.org/abs/1905.00414); the estimate is that of Song et al. 2012
-    (Feature selection via dependence maximization, eq. 5), by the centring of Székely and Rizzo 2014.
+    Kornblith et al. 2019 (https://arxiv.org/abs/1905.00414); the estimate is that of Song et al. 2012 (Feature
+    selection via dependence maximization, eq. 5), by the centring of Székely and Rizzo 2014.
     """
     count = len(grams[0])
     if count < _LEAST:
@@ -198,22 +178,43 @@ def _u_centred(gram: Any) -> Floats:
 def self_similarity(segments: npt.NDArray[Any], mean: Floats, most: int) -> Floats:
     """Cosines of the segments of a track with each other, without what all tracks have in common.
 
-    Parameters
-    ----------
-    segments : ndarray, shape (segments, feature)
-        In the order of time.
-    mean : ndarray, shape (feature,)
-        Of the layer, over tracks.
-    most : int
-        Rows of the answer, at most: neighbours in time are averaged.
-
-    Returns
-    -------
-    ndarray, shape (rows, rows)
-        From -1 to 1; NaN where there is no direction.
+    The shape is (rows, rows), `mean` that of the layer over tracks. Segments are in the order of time; neighbours
+    are averaged if there are more than `most`. NaN where there is no direction.
     """
     with np.errstate(all="ignore"):
         rows = segments.astype(np.float32) - mean
         rows = np.stack([part.mean(axis=0) for part in np.array_split(rows, min(most, len(rows)))])
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(rows @ rows.T)
+
+
+def histogram(values: npt.NDArray[Any], unit: str) -> dict[str, Any] | None:
+    """Counts of what is finite in bins of equal width, or None if nothing is.
+
+    Bins are of the 1st to the 99th percentile; the first and the last one hold all that is beyond. There is one
+    edge more than there are counts; beside them are how many values are finite, their median and extremes.
+    """
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not len(finite):
+        return None
+    first, last = np.percentile(finite, (1, 99))
+    last = max(last, first + max(abs(first), 1) * 1e-3)
+    counts, edges = np.histogram(np.clip(finite, first, last), bins=min(_BINS, len(finite)), range=(first, last))
+    return {
+        "edges": edges.tolist(),
+        "counts": counts.tolist(),
+        "known": len(finite),
+        "middle": float(np.median(finite)),
+        "low": float(finite.min()),
+        "high": float(finite.max()),
+        "unit": unit,
+    }
+
+
+def axis(highest: float) -> float:
+    """A round number (1, 2 or 5 times a power of ten) that is not below the highest value, and positive."""
+    highest = float(highest)
+    if not math.isfinite(highest) or highest <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(highest))
+    return float(next(power * step for step in (1, 2, 5, 10) if power * step >= highest))

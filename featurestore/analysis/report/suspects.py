@@ -34,14 +34,8 @@ _MOST_PAIRS = 5000
 class Suspects:
     """Tracks that are suspicious for one reason.
 
-    Attributes
-    ----------
-    kind : str
-        The reason, for a heading.
-    meaning : str
-        What it says, and from which value on.
-    rows : list of (int, str)
-        Tracks by their number, worst first, with the details.
+    `kind` is a heading, `meaning` says from which value on; rows are tracks by their number, worst first, with
+    details.
     """
 
     kind: str
@@ -54,16 +48,7 @@ def find_suspects(
 ) -> list[Suspects]:
     """Find them; every kind is there, with no rows if there are none.
 
-    Parameters
-    ----------
-    store : StoreReader
-        The store; rows of likely duplicates are read again.
-    track_ids : list of str
-        Its tracks.
-    known : sequence of mapping
-        The provenance of each.
-    statistics : LayerStatistics
-        Of the same tracks.
+    `known` and `statistics` are of the same tracks; rows of likely duplicates are read again.
     """
     levels = [track.get("levels") or {} for track in known]
     quiet = [(n, x["rms"]) for n, x in enumerate(levels) if x.get("rms", 1) < SILENT]

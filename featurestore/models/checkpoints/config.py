@@ -59,20 +59,11 @@ class MertConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str) -> MertConfig:
-        """Check the values of a config.json and keep what inference needs.
+        """Check the values of a config.json, which errors call `source`, and keep what inference needs.
 
-        Parameters
-        ----------
-        values : mapping
-            As parsed. Absent keys have the defaults of transformers' HubertConfig, but those that shape the
-            network and cannot be checked against the weights must be there.
-        source : str
-            Named in errors.
-
-        Raises
-        ------
-        CheckpointError
-            If a value is missing or impossible, or asks for something that is not supported.
+        Absent keys have the defaults of transformers' HubertConfig, but those that shape the network and cannot be
+        checked against the weights must be there. CheckpointError is raised if a value is missing or impossible,
+        or asks for something that is not supported.
         """
         _refuse_other_networks(values, source)
         read = Reader(values, source)
@@ -115,27 +106,13 @@ class MertConfig:
 
 
 def audio_settings(preprocessor: Mapping[str, Any], stated_rate: int | None, *, source: str) -> tuple[int, bool]:
-    """Sample rate (Hz) and do_normalize of a checkpoint.
+    """Sample rate (Hz) and do_normalize of a preprocessor_config.json, which errors call `source`.
 
-    Parameters
-    ----------
-    preprocessor : mapping
-        Values of preprocessor_config.json. An absent do_normalize is True, as in Wav2Vec2FeatureExtractor.
-    stated_rate : int or None
-        Hz, of config.json; must agree.
-    source : str
-        Named in errors.
-
-    Raises
-    ------
-    CheckpointError
-        If the sample rate is missing or contradictory, or the preprocessing is of another kind.
+    An absent do_normalize is True, as in Wav2Vec2FeatureExtractor. CheckpointError is raised if the sample rate is
+    missing or not that of config.json (`stated_rate`), or the preprocessing is of another kind.
     """
-    kind = preprocessor.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
-    if kind != "Wav2Vec2FeatureExtractor":
-        raise CheckpointError(f"{source}: feature_extractor_type {kind!r} is not supported")
-    rate = sampling_rate_of(preprocessor, stated_rate, source)
-    return rate, Reader(preprocessor, source).boolean("do_normalize", True)
+    read = extractor_reader(preprocessor, "Wav2Vec2FeatureExtractor", source)
+    return sampling_rate_of(preprocessor, stated_rate, source), read.boolean("do_normalize", True)
 
 
 def sampling_rate_of(preprocessor: Mapping[str, Any], stated_rate: int | None, source: str) -> int:
@@ -232,3 +209,10 @@ class Reader:
         if value not in names:
             raise CheckpointError(f"{self.source}: {key} must be one of {', '.join(names)}, not {value!r}")
         return str(value)
+
+
+def extractor_reader(preprocessor: Mapping[str, Any], kind: str, source: str) -> Reader:
+    """Reads a preprocessor_config.json; CheckpointError if it is that of another class of transformers."""
+    if (found := preprocessor.get("feature_extractor_type", kind)) != kind:
+        raise CheckpointError(f"{source}: feature_extractor_type {found!r} is not supported, only {kind} is")
+    return Reader(preprocessor, source)

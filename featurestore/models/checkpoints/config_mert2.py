@@ -13,7 +13,6 @@ from featurestore.models.checkpoints.config import (
     MOST_UNITS,
     Reader,
     check_conformer,
-    sampling_rate_of,
 )
 
 SAMPLE_RATE = 24_000
@@ -123,14 +122,3 @@ class Mert2Config:
             kernel=self.conv_depthwise_kernel_size,
             source=source,
         )
-
-
-def mert2_sample_rate(preprocessor: Mapping[str, Any], stated_rate: int | None, *, source: str) -> int:
-    """Sample rate (Hz) of a checkpoint of MERT-v2, which hears audio as it is.
-
-    Parameters and errors are those of `audio_settings`, but an absent do_normalize is False, and a true one an
-    error; the preprocessing may be of whatever class.
-    """
-    if Reader(preprocessor, source).boolean("do_normalize", False):
-        raise CheckpointError(f"{source}: do_normalize is true, but MERT-v2 does not hear normalised audio")
-    return sampling_rate_of(preprocessor, stated_rate, source)

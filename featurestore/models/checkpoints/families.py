@@ -14,6 +14,9 @@ from featurestore.errors import CheckpointError
 from featurestore.models.checkpoints.config import MOST_CONVS, MOST_LAYERS, MOST_UNITS, Reader
 
 _ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish")
+_ACTIVATED = ("hidden_act", "feat_extract_activation", "activation_function", "projection_hidden_act")
+"""What activations are called, and settings that name one."""
+
 _POSITIONS = "position_embeddings_type"
 _CLAP = "ClapAudioModelWithProjection"
 _MOST_BASE, _MOST_SPEC, _MOST_WINDOW = 10**9, 1 << 10, 16
@@ -34,8 +37,8 @@ class Family:
         What the names of its tensors begin with in checkpoints that hold more than this network.
     integers : dict of str to int
         Settings that are whole numbers from 1, and the most that they may be.
-    booleans, activations, fractions : tuple of str
-        Settings of these types.
+    booleans : tuple of str
+        Settings that are true or false.
     positions : tuple of str
         Values of position_embeddings_type that are supported, beside null; none without such a setting.
     required : tuple of str
@@ -54,8 +57,6 @@ class Family:
     prefixes: tuple[str, ...]
     integers: Mapping[str, int]
     booleans: tuple[str, ...] = ()
-    activations: tuple[str, ...] = ("hidden_act", "feat_extract_activation")
-    fractions: tuple[str, ...] = ("layer_norm_eps",)
     positions: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ("masked_spec_embed", "adapter.", "intermediate_ffn.")
@@ -65,17 +66,7 @@ class Family:
     def settings(self, values: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         """The settings of a config.json that shape the network; those that it lacks are left to transformers.
 
-        Parameters
-        ----------
-        values : mapping
-            As parsed.
-        source : str
-            Named in errors.
-
-        Raises
-        ------
-        CheckpointError
-            If a value is missing or impossible.
+        CheckpointError is raised if a value is missing or impossible; it names `source`.
         """
         if self.network == _CLAP:
             values = _audio_part(values, source)
@@ -93,12 +84,11 @@ class Family:
         for key in self.booleans:
             if values.get(key) is not None:
                 found[key] = read.boolean(key)
-        for key in self.activations:
+        for key in _ACTIVATED:
             if values.get(key) is not None:
                 found[key] = read.choice(key, _ACTIVATIONS)
-        for key in self.fractions:
-            if values.get(key) is not None:
-                found[key] = read.fraction(key, 1e-5)
+        if values.get("layer_norm_eps") is not None:
+            found["layer_norm_eps"] = read.fraction("layer_norm_eps", 1e-5)
         if self.positions:
             found[_POSITIONS] = _positions(read, values, self.positions, source)
         width, heads = found.get("hidden_size", 0), found.get("num_attention_heads", 1)
@@ -235,8 +225,6 @@ FAMILIES: dict[str, Family] = {
             "num_mel_bins": MOST_UNITS,
             "max_source_positions": MOST_UNITS,
         },
-        activations=("activation_function",),
-        fractions=(),
         required=("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim"),
         ignored=(),
         final_norm=True,
@@ -253,7 +241,6 @@ FAMILIES: dict[str, Family] = {
             "right_max_position_embeddings": MOST_UNITS,
             **_CONFORMER,
         },
-        activations=("hidden_act",),
         positions=("relative_key", "relative", "rotary"),
         required=(*_TRANSFORMER, "left_max_position_embeddings", "right_max_position_embeddings"),
         final_norm=False,
@@ -265,7 +252,6 @@ FAMILIES: dict[str, Family] = {
         prefixes=("audio_spectrogram_transformer.",),
         integers={**_TRANSFORMER, **_PATCHES},
         booleans=("qkv_bias",),
-        activations=("hidden_act",),
         required=(*_TRANSFORMER, *_PATCHES),
         ignored=(),
         renames=(
@@ -294,7 +280,6 @@ FAMILIES |= dict.fromkeys(
             "window_size": _MOST_WINDOW,
         },
         booleans=("enable_fusion", "qkv_bias", "enable_patch_layer_norm"),
-        activations=("hidden_act", "projection_hidden_act"),
         ignored=("text_model.", "text_projection.", "logit_scale"),
     ),
 )

@@ -36,10 +36,8 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.(safetensors|bin)")
 def find_weights(folder: Path) -> list[Path]:
     """Files of weights of a checkpoint: model.safetensors, else its shards, else pytorch_model.bin or its shards.
 
-    Raises
-    ------
-    CheckpointError
-        If there are none, or the index of the shards is damaged or names anything but files beside it.
+    CheckpointError is raised if there are none, or the index of the shards is damaged or names anything but files
+    beside it.
     """
     for whole, index in ((folder / SAFETENSORS, folder / SHARDS), (folder / PICKLE, folder / PICKLE_SHARDS)):
         if whole.is_file():
@@ -64,10 +62,7 @@ def is_musicfm(folder: Path) -> bool:
 def find_musicfm(folder: Path) -> tuple[Path, Path]:
     """Statistics and weights of MusicFM, trained on the Million Song Dataset if they are there, or else on FMA.
 
-    Raises
-    ------
-    CheckpointError
-        If there is no pair of them.
+    CheckpointError is raised if there is no pair of them.
     """
     for stats, weights in MUSICFM_FILES:
         for name in weights:
@@ -80,10 +75,7 @@ def find_musicfm(folder: Path) -> tuple[Path, Path]:
 def shard_names(index: Path) -> list[str]:
     """Names of the shards that an index lists, sorted.
 
-    Raises
-    ------
-    CheckpointError
-        If the index is damaged or names anything but files of its own format beside it.
+    CheckpointError is raised if the index is damaged or names anything but files of its own format beside it.
     """
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -98,12 +90,8 @@ def shard_names(index: Path) -> list[str]:
 def read_preprocessor(folder: Path) -> tuple[dict[str, Any], str]:
     """What a checkpoint says of its audio, and the file that says it.
 
-    That is preprocessor_config.json, else "feature_extractor" of processor_config.json.
-
-    Raises
-    ------
-    CheckpointError
-        If there is neither, or the file is damaged.
+    That is preprocessor_config.json, else "feature_extractor" of processor_config.json. CheckpointError is raised
+    if there is neither, or the file is damaged.
     """
     path = folder / PREPROCESSOR
     if path.is_file():
@@ -120,15 +108,10 @@ def read_preprocessor(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def weights_sha256(files: list[Path]) -> str:
-    """SHA-256 of the file of weights, 64 hex digits.
+    """SHA-256 of the file of weights, 64 hex digits; CheckpointError if it cannot be read.
 
     Of shards, the SHA-256 of the lines ``<digest>  <name>`` (as sha256sum prints them) in the order of their
     names.
-
-    Raises
-    ------
-    CheckpointError
-        If a file cannot be read.
     """
     digests = []
     for path in files:
@@ -159,5 +142,5 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def first_few(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def first_few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import CheckpointError, HubUnreachableError, MissingDependencyError, ModelError
@@ -42,49 +41,22 @@ _MUSICFM = tuple(((stats,), weights) for stats, weights in MUSICFM_FILES)
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubSnapshot:
-    """Files of a model in the local cache.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds them in the layout of a checkpoint.
-    revision : str
-        Commit that they are of.
-    """
-
-    folder: Path
-    revision: str
-
-
 def is_hub_name(name: str) -> bool:
     """Whether a string has the form ``owner/model``."""
     return _HUB_NAME.fullmatch(name) is not None
 
 
-def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
-    """Bring a model of the hub into the local cache.
+def fetch(name: str, *, revision: str | None = None) -> Path:
+    """Bring a model of the hub into the local cache: its folder there, which is called as the commit is.
 
     Without a network the cache alone is used; a commit that it holds is used without asking the hub.
-
-    Parameters
-    ----------
-    name : str
-        ``owner/model``.
-    revision : str, optional
-        Branch, tag or commit, by default "main".
-
-    Returns
-    -------
-    HubSnapshot
 
     Raises
     ------
     HubUnreachableError
         If the hub cannot be reached and the cache does not hold the model.
     ModelError
-        If the hub has no such model or revision, or does not give it.
+        If the hub has no such model or revision (branch, tag or commit, by default "main"), or does not give it.
     MissingDependencyError
         If huggingface_hub is not installed.
     """
@@ -125,7 +97,7 @@ def fetch(name: str, *, revision: str | None = None) -> HubSnapshot:
         raise HubUnreachableError(_hint(name, revision, error)) from error
 
 
-def _download(name: str, revision: str | None, present: set[str]) -> HubSnapshot:
+def _download(name: str, revision: str | None, present: set[str]) -> Path:
     from huggingface_hub import hf_hub_download
 
     pairs = (pair for pair in _MUSICFM if not any(map(present.isdisjoint, pair)))
@@ -139,23 +111,22 @@ def _download(name: str, revision: str | None, present: set[str]) -> HubSnapshot
     first, *others = (next(x for x in names if x in present) for names in wanted if not present.isdisjoint(names))
     # By the name of the revision, so that the cache knows it offline; the rest by the commit that this gave.
     folder = Path(hf_hub_download(name, first, revision=revision)).parent
-    commit = folder.name
     for file in others:
-        hf_hub_download(name, file, revision=commit)
+        hf_hub_download(name, file, revision=folder.name)
     for index in {SHARDS, PICKLE_SHARDS}.intersection(others):
         for file in shard_names(folder / index):
-            hf_hub_download(name, file, revision=commit)
-    return HubSnapshot(folder=folder, revision=commit)
+            hf_hub_download(name, file, revision=folder.name)
+    return folder
 
 
-def _cached(name: str, revision: str | None) -> HubSnapshot | None:
+def _cached(name: str, revision: str | None) -> Path | None:
     """The model as the cache holds it, if it is complete there."""
     from huggingface_hub import try_to_load_from_cache
 
     for first in (CONFIG, *(stats for stats, _ in MUSICFM_FILES)):
         path = try_to_load_from_cache(name, first, revision=revision)
         if isinstance(path, str) and _is_complete(folder := Path(path).parent):
-            return HubSnapshot(folder=folder, revision=folder.name)
+            return folder
     return None
 
 

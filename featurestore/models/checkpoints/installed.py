@@ -24,10 +24,7 @@ def packages(points: list[EntryPoint]) -> str:
 def load_offered(name: str, points: list[EntryPoint]) -> Any:
     """Make the encoder of a name; it is not checked.
 
-    Raises
-    ------
-    ModelError
-        If several packages offer the name, or the package's code raises.
+    ModelError is raised if several packages offer the name, or the package's code raises.
     """
     if len(points) > 1:
         raise ModelError(

@@ -110,7 +110,7 @@ def load_model(name_or_path: str | os.PathLike[str], *, revision: str | None = N
             f"(owner/model)"
         )
     snapshot = fetch(name, revision=revision)
-    return _load_folder(snapshot.folder, name=name, revision=snapshot.revision)
+    return _load_folder(snapshot, name=name, revision=snapshot.name)
 
 
 def _load_offered(name: str, points: list[EntryPoint], revision: str | None) -> Encoder:

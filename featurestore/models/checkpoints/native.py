@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import CheckpointError, MissingDependencyError
-from featurestore.models.checkpoints.config import MertConfig, audio_settings
-from featurestore.models.checkpoints.config_mert2 import SAMPLE_RATE, Mert2Config, mert2_sample_rate
+from featurestore.models.checkpoints.config import MertConfig, Reader, audio_settings, sampling_rate_of
+from featurestore.models.checkpoints.config_mert2 import SAMPLE_RATE, Mert2Config
 from featurestore.models.checkpoints.files import (
     CONFIG,
     PREPROCESSOR,
@@ -44,71 +43,54 @@ _NEW_NAMES = {
 """How torch's newer weight norm calls magnitude and direction."""
 
 
-def load_checkpoint(
-    folder: str | os.PathLike[str], *, name: str | None = None, revision: str | None = None
-) -> MertEncoder:
-    """Load a checkpoint from a local folder.
+def load_checkpoint(folder: Path, *, name: str, revision: str | None = None) -> MertEncoder:
+    """Load a checkpoint of MERT or HuBERT from a local folder, in float32, on the CPU.
 
     Parameters
     ----------
-    folder : path
+    folder : Path
         Holds config.json, preprocessor_config.json (or processor_config.json) and model.safetensors, or else
         pytorch_model.bin, which is only read with ``weights_only=True``; or the shards of one with their index.
-    name, revision : str, optional
-        Name of the model, by default the folder as given, and commit of the hub's repository.
-
-    Returns
-    -------
-    MertEncoder
-        In float32, on the CPU.
+    name, revision : str
+        What the encoder says of itself.
 
     Raises
     ------
     CheckpointError
         If a file is missing, damaged or unsafe, or is not a network of this kind; names what is wrong.
     """
-    path = Path(folder)
-    name = os.fspath(folder) if name is None else name
-    config = MertConfig.from_dict(read_json(path / CONFIG), source=str(path / CONFIG))
-    preprocessor, source = read_preprocessor(path)
+    config = MertConfig.from_dict(read_json(folder / CONFIG), source=str(folder / CONFIG))
+    preprocessor, source = read_preprocessor(folder)
     sample_rate, do_normalize = audio_settings(preprocessor, config.sample_rate, source=source)
-    files = find_weights(path)
+    files = find_weights(folder)
     # Shapes only: nothing is allocated before the weights have shown that they are of this size.
     with torch.device("meta"):
         encoder = MertEncoder(
             config, sample_rate=sample_rate, do_normalize=do_normalize, name=name, revision=revision
         )
-    encoder.weights_sha256 = fill(encoder, files, _fitting, source=str(path))
+    encoder.weights_sha256 = fill(encoder, files, _fitting, source=str(folder))
     return encoder
 
 
-def load_mert2_checkpoint(
-    folder: str | os.PathLike[str], *, name: str | None = None, revision: str | None = None
-) -> Mert2Encoder:
-    """Load a checkpoint of MERT-v2 from a local folder; parameters and errors as for `load_checkpoint`.
-
-    Returns
-    -------
-    Mert2Encoder
-        In float32, on the CPU.
-    """
-    path = Path(folder)
-    name = os.fspath(folder) if name is None else name
-    config = Mert2Config.from_dict(read_json(path / CONFIG), source=str(path / CONFIG))
-    if (path / PREPROCESSOR).exists() or (path / PROCESSOR).exists():
-        preprocessor, source = read_preprocessor(path)
+def load_mert2_checkpoint(folder: Path, *, name: str, revision: str | None = None) -> Mert2Encoder:
+    """Load a checkpoint of MERT-v2; parameters and errors are those of `load_checkpoint`."""
+    config = Mert2Config.from_dict(read_json(folder / CONFIG), source=str(folder / CONFIG))
+    if (folder / PREPROCESSOR).exists() or (folder / PROCESSOR).exists():
+        preprocessor, source = read_preprocessor(folder)
     else:  # the rate is known, and MERT-v2 hears audio as it is
-        preprocessor, source = {"sampling_rate": config.sampling_rate or SAMPLE_RATE}, str(path / CONFIG)
-    sample_rate = mert2_sample_rate(preprocessor, config.sampling_rate, source=source)
-    files = find_weights(path)
+        preprocessor, source = {"sampling_rate": config.sampling_rate or SAMPLE_RATE}, str(folder / CONFIG)
+    if Reader(preprocessor, source).boolean("do_normalize", False):
+        raise CheckpointError(f"{source}: do_normalize is true, but MERT-v2 does not hear normalised audio")
+    sample_rate = sampling_rate_of(preprocessor, config.sampling_rate, source)
+    files = find_weights(folder)
     with torch.device("meta"):
         encoder = Mert2Encoder(config, sample_rate=sample_rate, name=name, revision=revision)
     if encoder.min_samples > encoder.max_samples:
         raise CheckpointError(
-            f"{path / CONFIG}: context_seconds {config.context_seconds:g} is less than the shortest window that "
+            f"{folder / CONFIG}: context_seconds {config.context_seconds:g} is less than the shortest window that "
             f"n_fft and hop_length allow ({encoder.min_samples} samples)"
         )
-    encoder.weights_sha256 = fill(encoder.network, files, _fitting_mert2, source=str(path))
+    encoder.weights_sha256 = fill(encoder.network, files, _fitting_mert2, source=str(folder))
     return encoder
 
 

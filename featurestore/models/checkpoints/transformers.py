@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,8 @@ from torch.overrides import TorchFunctionMode
 from featurestore.errors import CheckpointError, MissingDependencyError
 from featurestore.models.checkpoints.config import audio_settings
 from featurestore.models.checkpoints.families import FAMILIES, Family
-from featurestore.models.checkpoints.files import (
-    CONFIG,
-    find_weights,
-    read_json,
-    read_preprocessor,
-    weights_sha256,
-)
-from featurestore.models.checkpoints.native import check_tensors, read_weights
+from featurestore.models.checkpoints.files import CONFIG, find_weights, read_json, read_preprocessor
+from featurestore.models.checkpoints.native import check_tensors, fill, single
 from featurestore.models.filterbanks import ClapMel, KaldiBanks, PatchBanks
 from featurestore.models.frontends import Frontend, LogMel, Samples
 from featurestore.models.transformers_encoder import ClapEncoder, TransformersEncoder
@@ -54,7 +48,7 @@ _FRONTENDS: Mapping[str, type[LogMel | KaldiBanks | PatchBanks | ClapMel]] = {
 
 
 def load_transformers_checkpoint(
-    folder: str | os.PathLike[str], *, name: str | None = None, revision: str | None = None
+    folder: Path, *, name: str, revision: str | None = None
 ) -> TransformersEncoder | ClapEncoder:
     """Load a checkpoint of one of the `FAMILIES` from a local folder, in float32, on the CPU.
 
@@ -62,24 +56,16 @@ def load_transformers_checkpoint(
     errors are those of `featurestore.models.checkpoints.native.load_checkpoint`; MissingDependencyError is raised
     if transformers is not installed.
     """
-    path = Path(folder)
-    values = read_json(path / CONFIG)
-    family = FAMILIES[values["model_type"]]
-    settings = family.settings(values, source=str(path / CONFIG))
-    preprocessor, source = read_preprocessor(path)
-    files = find_weights(path)
-    network = empty_network(family, settings, source=str(path / CONFIG))
-    state = _fitting(read_weights(files), network, family, source=str(path))
-    network.load_state_dict(state, strict=True, assign=True)
-    return behind_frontend(
-        network,
-        values["model_type"],
-        preprocessor,
-        source=source,
-        name=os.fspath(folder) if name is None else name,
-        revision=revision,
-        weights_sha256=weights_sha256(files),
-    )
+    config, values = str(folder / CONFIG), read_json(folder / CONFIG)
+    kind = values["model_type"]
+    family = FAMILIES[kind]
+    settings = family.settings(values, source=config)
+    preprocessor, source = read_preprocessor(folder)
+    files = find_weights(folder)
+    network = empty_network(family, settings, source=config)
+    digest = fill(network, files, partial(_fitting, family), source=str(folder))
+    identity = {"name": name, "revision": revision, "weights_sha256": digest}
+    return behind_frontend(network, kind, preprocessor, source=source, **identity)
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
@@ -95,10 +81,7 @@ def behind_frontend(
 ) -> TransformersEncoder | ClapEncoder:
     """The encoder of a network: with the front end that its model_type and its preprocessor_config.json ask for.
 
-    Raises
-    ------
-    CheckpointError
-        If a value of the preprocessor_config.json is missing or impossible; names it and `source`.
+    CheckpointError is raised if a value of that file, which errors call `source`, is missing or impossible.
     """
     with suppress_warnings("transformers"):
         frontend = _frontend(kind, network.config, preprocessor, source=source)
@@ -119,12 +102,8 @@ def _fill_positions(network: nn.Module) -> None:
 def empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -> nn.Module:
     """The network without weights: nothing is allocated before they have shown that they are of this size.
 
-    Raises
-    ------
-    CheckpointError
-        If transformers makes no network of the settings.
-    MissingDependencyError
-        If transformers is not installed.
+    CheckpointError is raised if transformers makes no network of the settings, MissingDependencyError if it is not
+    installed.
     """
     with suppress_warnings("transformers"):
         try:
@@ -144,7 +123,7 @@ def empty_network(family: Family, settings: Mapping[str, Any], *, source: str) -
 
 def _frontend(kind: str, config: Any, preprocessor: Mapping[str, Any], *, source: str) -> Frontend:
     if kind in _FRONTENDS:
-        return _FRONTENDS[kind].from_dict(preprocessor, config, source=source)
+        return _FRONTENDS[kind](preprocessor, config, source=source)
     rate, do_normalize = audio_settings(preprocessor, None, source=source)
     return Samples(
         kernels=tuple(config.conv_kernel),
@@ -154,25 +133,26 @@ def _frontend(kind: str, config: Any, preprocessor: Mapping[str, Any], *, source
     )
 
 
-def _fitting(state: Mapping[str, Tensor], network: nn.Module, family: Family, *, source: str) -> dict[str, Tensor]:
+def _fitting(
+    family: Family, state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], source: str
+) -> dict[str, Tensor]:
     """Those tensors that are the network's, by its names, checked strictly."""
-    own = network.state_dict()
     prefix = next((x for x in family.prefixes if any(key.startswith(x) for key in state)), "")
     given: dict[str, Tensor] = {}
     for key, value in state.items():
         inner = key.removeprefix(prefix)
         if key.startswith(prefix) and (inner in own or not inner.startswith(family.ignored)):
             given[_own_name(inner, own, family)] = value
-    wanted = {key: tuple(value.shape) for key, value in own.items() if not key.endswith((_COUNTER, _INDEX))}
     given = {key: value for key, value in given.items() if not key.endswith((_COUNTER, _INDEX))}
+    wanted = {key: shape for key, shape in own.items() if not key.endswith((_COUNTER, _INDEX))}
     check_tensors(given, wanted, source=source)
     made = {
-        key: _position_index(math.isqrt(len(own[key])))
+        key: _position_index(math.isqrt(own[key][0]))
         if key.endswith(_INDEX)
         else torch.zeros((), dtype=torch.long)
         for key in own.keys() - wanted.keys()
     }
-    return {key: value.detach().float().contiguous() for key, value in given.items()} | made
+    return single(given) | made
 
 
 def _position_index(side: int) -> Tensor:
@@ -182,7 +162,7 @@ def _position_index(side: int) -> Tensor:
     return apart[..., 0] * (2 * side - 1) + apart[..., 1]
 
 
-def _own_name(key: str, own: Mapping[str, Tensor], family: Family) -> str:
+def _own_name(key: str, own: Mapping[str, Any], family: Family) -> str:
     """The network's name of a tensor: some have changed with transformers, the two of weight norm with torch."""
     renamed = key
     for old, new in family.renames:

@@ -18,28 +18,13 @@ _ROWS = 750
 
 
 def arrange_conformer(encoder: ConformerEncoder, dtype: torch.dtype = torch.float32) -> ConformerEncoder:
-    """A Conformer encoder whose dense layers and convolutions take less time on a CPU; threads can share it.
+    """A copy of a Conformer encoder that takes less time on a CPU; threads can share it.
 
-    Parameters
-    ----------
-    encoder : ConformerEncoder
-        In float32 on the CPU; is not changed.
-    dtype : torch.dtype
-        float32, or bfloat16 for the products of dense layers, of attention and of convolutions over bands and
-        spectra. Norms, the residual stream, the softmax and convolutions of one channel each are float32 in any
-        case.
-
-    Returns
-    -------
-    ConformerEncoder
-        A copy that shares with the original what stays float32.
-
-    Raises
-    ------
-    ModelError
-        If the weights are not float32.
+    `encoder` is in float32 on the CPU, or ModelError is raised; what stays float32 is shared with it. In bfloat16
+    are the products of dense layers, of attention and of convolutions over bands and spectra, if `dtype` says so:
+    norms, the residual stream, the softmax and convolutions of one channel each are float32 in any case.
     """
-    check_float32(encoder, encoder.name)
+    check_float32(encoder)
     shared = {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())}
     arranged = copy.deepcopy(encoder, shared)
     for module in list(arranged.modules()):

@@ -22,22 +22,9 @@ PIECE = 127
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, **settings: Any) -> Tensor:
     """`torch.nn.functional.conv1d`; a grouped one on a CPU calculates in float32, whatever is given or autocast.
 
-    oneDNN's grouped convolutions in half precision are wrong on processors with AMX (docs/decisions/111).
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (windows, channels in, frames); of the type of `weight`, unless it is a grouped one on a CPU.
-    weight : Tensor
-        Shape (channels out, channels in / groups, kernel).
-    bias : Tensor or None
-        Shape (channels out,).
-    **settings
-        stride, padding, dilation and groups.
-
-    Returns
-    -------
-    Tensor, shape (windows, channels out, frames)
+    oneDNN's grouped convolutions in half precision are wrong on processors with AMX (docs/decisions/111). `x` is
+    of the type of `weight`, unless it is a grouped one on a CPU; `settings` are stride, padding, dilation and
+    groups.
     """
     if settings.get("groups", 1) == 1 or x.device.type != "cpu":
         return F.conv1d(x, weight, bias, **settings)
@@ -94,13 +81,9 @@ class ScratchBuffers:
 class SampleConvs:
     """The convolutions over the samples with their norms and GELUs.
 
-    Parameters
-    ----------
-    layers : iterable of Module
-        Each with `conv` (Conv1d) and `layer_norm` (None, LayerNorm, or GroupNorm of one channel each).
-    dtype : torch.dtype
-        Of the products and of what lies between them, the first convolution apart, which is in float32;
-        `product_dtype` says where bfloat16 becomes float32.
+    Layers have `conv` (Conv1d) and `layer_norm` (None, LayerNorm, or GroupNorm of one channel each). `dtype` is
+    that of the products and of what lies between them, the first convolution apart, which is in float32;
+    `product_dtype` says where bfloat16 becomes float32.
     """
 
     def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype = torch.float32) -> None:
@@ -230,13 +213,8 @@ class Conv:
 class PositionalConv:
     """The grouped convolution over frames with its GELU, as a product of spectra.
 
-    Each block of frames gives `size - kernel + 1` results (overlap-save; Oppenheim and Schafer,
-    Discrete-Time Signal Processing, section 8.7).
-
-    Parameters
-    ----------
-    conv : Conv1d
-        Grouped, of stride 1, padded by half its kernel.
+    Each block of frames gives `size - kernel + 1` results (overlap-save; Oppenheim and Schafer, Discrete-Time
+    Signal Processing, section 8.7). The Conv1d has stride 1, and is padded by half its kernel.
     """
 
     def __init__(self, conv: nn.Conv1d) -> None:

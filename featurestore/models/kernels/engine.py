@@ -23,8 +23,8 @@ from featurestore.models.kernels.convolutions import (
     ScratchBuffers,
     gelu_,
 )
-from featurestore.models.kernels.fidelity import Fidelity, check_close, fidelity, test_signal
-from featurestore.models.kernels.products import attention, product_dtype
+from featurestore.models.kernels.fidelity import Fidelity, check_close, compared, test_signal
+from featurestore.models.kernels.products import attention, autocast_on_cpu, product_dtype
 from featurestore.models.mert import MertEncoder
 from featurestore.models.paging import page_out
 
@@ -39,24 +39,10 @@ logger = logging.getLogger("featurestore")
 def optimize_for_cpu(encoder: Encoder, *, spare_memory: bool = False) -> Encoder:
     """The fastest exact form of an encoder on the CPU.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        On the CPU.
-    spare_memory : bool
-        Whether weights that are mapped from a file leave memory as soon as they are compared; they are read twice.
-
-    Returns
-    -------
-    Encoder
-        One that several threads can use at a time, for encoders of this library's own if both give the same hidden
-        states of a short signal, or else `encoder` itself. That they differ, or that the engine fails, is said
-        through the logger "featurestore".
-
-    Raises
-    ------
-    ModelError
-        If the weights are not float32.
+    For encoders of this library's own it is one that several threads can use at a time, if both give the same
+    hidden states of a short signal, or else `encoder` itself. That they differ, or that the engine fails, is said
+    through the logger "featurestore". With `spare_memory`, weights that are mapped from a file leave memory as
+    soon as they are compared; they are read twice. ModelError is raised if the weights are not float32.
     """
     try:
         engine = _arranged(encoder, torch.float32)
@@ -76,32 +62,19 @@ def optimize_for_cpu(encoder: Encoder, *, spare_memory: bool = False) -> Encoder
 
 
 def bf16_for_cpu(encoder: Encoder) -> tuple[Encoder, Fidelity]:
-    """An encoder with products in bfloat16, compared with float32 on a test signal.
+    """An encoder with products in bfloat16, and how near all its hidden states are to float32 on a test signal.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        In float32 on the CPU.
-
-    Returns
-    -------
-    Encoder
-        One that several threads can use at a time, for encoders of this library's own; any other encoder as it
-        is, to be run under autocast.
-    Fidelity
-        Of all hidden states.
-
-    Raises
-    ------
-    ModelError
-        If the weights are not float32.
-    SettingError
-        If a state is far from float32 (`fidelity.LEAST_COSINE`).
+    For encoders of this library's own it is one that several threads can use at a time; any other is given back as
+    it is, to be run under autocast. ModelError is raised if the weights are not float32, SettingError if a state
+    is far from it (`fidelity.LEAST_COSINE`).
     """
     dtype = torch.bfloat16
     fast = _arranged(encoder, dtype)
     waves = test_signal(encoder.sample_rate, encoder.min_samples)
-    found = fidelity(fast, encoder, waves, autocast=dtype if fast is encoder else None)
+    with torch.inference_mode():
+        wanted = list(encoder.states(waves))
+        with autocast_on_cpu(dtype if fast is encoder else None):
+            found = compared(fast.states(waves), wanted)
     check_close(found, f"{encoder.name} in bfloat16", "precision fp32")
     return fast, found
 
@@ -132,23 +105,14 @@ def deviation(fast: Encoder, plain: Encoder, *, spare_memory: bool = False) -> f
 class CpuEngine:
     """A `MertEncoder` arranged for CPUs: an `Encoder` that several threads can use at a time.
 
-    Parameters
-    ----------
-    model : MertEncoder
-        In float32 on the CPU. Its dense weights are shared, not copied, in float32.
-    dtype : torch.dtype
-        float32, or bfloat16 for the products of the transformer's layers and of all convolutions over samples but
-        the first. Norms, the residual stream and the positional convolution are float32 in any case, and what
-        `products.product_dtype` says.
-
-    Raises
-    ------
-    ModelError
-        If the weights are not float32.
+    The model is in float32 on the CPU, or ModelError is raised; its dense weights are shared in float32. In
+    bfloat16 are the products of the transformer's layers and of all convolutions over samples but the first, if
+    `dtype` says so and `products.product_dtype` does not: norms, the residual stream and the positional
+    convolution are float32.
     """
 
     def __init__(self, model: MertEncoder, dtype: torch.dtype = torch.float32) -> None:
-        check_float32(model, model.name)
+        check_float32(model)
         self.model, self.dtype = model, dtype
         self.name, self.revision, self.weights_sha256 = model.name, model.revision, model.weights_sha256
         self.sample_rate, self.do_normalize = model.sample_rate, model.do_normalize

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import SettingError
-from featurestore.models.encoder import Encoder
-from featurestore.models.kernels.products import autocast_on_cpu
 
 LEAST_COSINE = 0.98
 """Half precision whose `Fidelity.cosines` fall below is taken for wrong: rounding alone leaves .998 and more."""
@@ -36,33 +34,8 @@ class Fidelity:
     errors: tuple[float, ...]
 
 
-@torch.inference_mode()
-def fidelity(fast: Encoder, exact: Encoder, waves: Tensor, *, autocast: torch.dtype | None = None) -> Fidelity:
-    """Measure it on waves at the encoder's rate.
-
-    Parameters
-    ----------
-    fast : Encoder
-        On the CPU.
-    exact : Encoder
-        The same in float32.
-    waves : Tensor of float32, shape (windows, samples)
-        Mono.
-    autocast : torch.dtype, optional
-        float16 or bfloat16, in which `fast` runs under autocast.
-
-    Returns
-    -------
-    Fidelity
-        NaN where one of both is not finite.
-    """
-    wanted = list(exact.states(waves))
-    with autocast_on_cpu(autocast):
-        return compared(fast.states(waves), wanted)
-
-
 def compared(states: Iterable[Tensor], exact: Iterable[Tensor]) -> Fidelity:
-    """The distance of hidden states [windows, frames, dim] from those in float32, one after the other."""
+    """The distance of hidden states [windows, frames, dim] from those in float32; NaN where one is not finite."""
     cosines, errors = [], []
     for state, wanted in zip(states, exact, strict=True):
         found = state.float()
@@ -73,21 +46,9 @@ def compared(states: Iterable[Tensor], exact: Iterable[Tensor]) -> Fidelity:
 
 
 def check_close(found: Fidelity, what: str, hint: str) -> None:
-    """Refuse half precision that is not float32 up to rounding.
+    """Raise SettingError unless half precision is float32 up to rounding: all cosines are at least `LEAST_COSINE`.
 
-    Parameters
-    ----------
-    found : Fidelity
-        Of all hidden states.
-    what : str
-        Model and setting, the beginning of the message.
-    hint : str
-        The setting to use instead.
-
-    Raises
-    ------
-    SettingError
-        If a cosine is below `LEAST_COSINE` or no number; names `what`, the state, its cosine and the way out.
+    It names `what` (model and setting), the state, its cosine and `hint`, the setting to use instead.
     """
     for number, cosine in enumerate(found.cosines):
         if not cosine >= LEAST_COSINE:  # nor NaN

@@ -7,8 +7,13 @@ reads on beyond (uxlfoundation/oneDNN#5717). Grouped convolutions in half are wr
 from __future__ import annotations
 
 import math
+import platform
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +29,44 @@ _MATRICES = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1
 _ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _WHOLE = ("aten::_native_multi_head_attention", "aten::_transformer_encoder_layer_fwd")
 """What has products inside that cannot be padded."""
+
+_PRODUCT = (512, 768), (768, 768)
+_TRIES = 5
+
+
+def bf16_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The instructions of this processor for bfloat16 products, "amx_bf16" first; None if it has none.
+
+    What is no x86 is asked of torch, which says "bf16".
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        try:
+            flags = set(re.findall(r"\w+", cpuinfo.read_text()))
+        except OSError:  # not Linux
+            flags = {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+        return next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), None)
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+
+
+@lru_cache(maxsize=1)
+def bf16_gain() -> float:
+    """How many times as fast as in float32 this processor multiplies in bfloat16; 0 without `bf16_products`.
+
+    It is measured here and now, by a product of MERT's shape (least times of `_TRIES`, in turns). Having the
+    products does not make them fast: Intel's processors whose AMX a virtual machine hides multiply in bfloat16 by
+    `avx512_bf16`, at half the speed of float32.
+    """
+    if bf16_products() is None:
+        return 0.0
+    spent: dict[torch.dtype, float] = {}
+    pairs = [[torch.ones(size, dtype=dtype) for size in _PRODUCT] for dtype in (torch.float32, torch.bfloat16)]
+    with torch.inference_mode():
+        for _ in range(1 + _TRIES):
+            for a, b in pairs:
+                began = time.perf_counter()
+                torch.mm(a, b)
+                spent[a.dtype] = min(spent.get(a.dtype, 1e9), time.perf_counter() - began)
+    return spent[torch.float32] / spent[torch.bfloat16]
 
 
 def product_dtype(dtype: torch.dtype, *inner: int) -> torch.dtype:

@@ -250,7 +250,7 @@ def start_again(checkpoint: Path) -> Start:
     CheckpointError
         If it is damaged.
     """
-    return Start(load_checkpoint(checkpoint), read_json(checkpoint / CONFIG))
+    return Start(load_checkpoint(checkpoint, name=str(checkpoint)), read_json(checkpoint / CONFIG))
 
 
 def _from_checkpoint(name: str) -> Start:
@@ -258,7 +258,7 @@ def _from_checkpoint(name: str) -> Start:
     if not isinstance(encoder, MertEncoder):
         raise SettingError(f"model.start: {name} is no MERT or HuBERT network")
     folder = Path(name).expanduser()
-    folder = folder if folder.is_dir() else fetch(name, revision=None).folder
+    folder = folder if folder.is_dir() else fetch(name)
     weights = read_weights(find_weights(folder))
     heads = read_weights([folder / TRAINING_TENSORS]) if (folder / TRAINING_TENSORS).is_file() else {}
     return Start(

@@ -29,7 +29,7 @@ from featurestore.models.checkpoints.hub import fetch
 began = time.perf_counter()
 try:
     found = fetch(sys.argv[1], revision=sys.argv[2] or None)
-    answer = {"folder": str(found.folder), "revision": found.revision}
+    answer = {"folder": str(found), "revision": found.name}
 except FeatureStoreError as error:
     answer = {"error": type(error).__name__, "message": str(error)}
 answer["seconds"] = time.perf_counter() - began

@@ -14,7 +14,7 @@ from featurestore import FeatureExtractor
 from featurestore.errors import CheckpointError, ModelError, SettingError
 from featurestore.models import check_encoder, load_model, transformers_encoder
 from featurestore.models.checkpoints.transformers import load_transformers_checkpoint
-from featurestore.models.kernels.half import to_half
+from featurestore.models.kernels.engine import bf16_for_cpu
 from featurestore.models.kernels.products import autocast_on_cpu
 from featurestore.models.transformers_encoder import TransformersEncoder
 
@@ -237,7 +237,7 @@ def test_no_grouped_convolution_is_in_half_on_a_cpu(case, grouped_convolutions):
     wave = noise(16_001)
     wanted = encoder.hidden_states(wave)
     with grouped_convolutions() as seen:
-        assert to_half(encoder, torch.bfloat16) is encoder  # its probe is close enough
+        assert bf16_for_cpu(encoder)[0] is encoder  # its probe is close enough
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = encoder.hidden_states(wave).float()
     assert (family(name) in ("whisper", "ast")) == (not seen)
@@ -376,7 +376,7 @@ def test_only_hubert_that_the_native_network_cannot_hold_takes_transformers(save
     network = transformers.HubertModel(transformers.HubertConfig(**SAMPLES)).eval()
     network.save_pretrained(tmp_path)
     extractor("wav2vec2").save_pretrained(tmp_path)
-    native, other = load_model(tmp_path), load_transformers_checkpoint(tmp_path)
+    native, other = load_model(tmp_path), load_transformers_checkpoint(tmp_path, name="other")
     assert not isinstance(native, TransformersEncoder)
     assert FeatureExtractor(model=native).spec().fingerprint == FeatureExtractor(model=other).spec().fingerprint
     assert_states_close(native.hidden_states(noise(8_000)), other.hidden_states(noise(8_000)))

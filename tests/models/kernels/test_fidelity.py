@@ -5,7 +5,7 @@ import torch
 
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.kernels import fidelity as measure
-from featurestore.models.kernels.fidelity import fidelity
+from featurestore.models.kernels.fidelity import compared
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def test_the_measure_sees_what_it_is_to_see(model):
     waves = measure.test_signal(model.sample_rate, model.min_samples)
     assert waves.shape == (8, 12_000)
     assert waves.abs().amax(dim=1).tolist() == pytest.approx([0.5 ** (n / 2) for n in range(8)])
-    same = fidelity(model, model, waves)
+    same = compared(model.states(waves), model.states(waves))
     assert same.cosines == pytest.approx([1.0] * 4)
     assert same.errors == (0.0,) * 4
 
@@ -26,7 +26,7 @@ def test_the_measure_sees_what_it_is_to_see(model):
         def states(self, wave, last=None):
             return (state + 0.03 * state.std() for state in model.states(wave))
 
-    shifted = fidelity(Shifted(), model, waves)
+    shifted = compared(Shifted().states(waves), model.states(waves))
     assert all(0.9 < cosine < 0.9999 for cosine in shifted.cosines)
 
 
@@ -42,9 +42,8 @@ def test_what_pooling_keeps_is_measured_too(model):
                 means = state.mean(dim=1, keepdim=True)
                 yield state + (means - means.mean(dim=0)).flip(0)
 
-    for found, wanted, cosine in zip(
-        Moved().states(waves), model.states(waves), fidelity(Moved(), model, waves).cosines, strict=True
-    ):
+    cosines = compared(Moved().states(waves), model.states(waves)).cosines
+    for found, wanted, cosine in zip(Moved().states(waves), model.states(waves), cosines, strict=True):
         pooled, mean = wanted.mean(dim=1), wanted.mean(dim=(0, 1))
         direct = torch.nn.functional.cosine_similarity(
             (found.mean(dim=1) - mean).flatten(), (pooled - mean).flatten(), dim=0
