@@ -8,7 +8,7 @@ import click
 
 from featurestore.atomic import replacing
 from featurestore.choices import METRICS
-from fs_extract.command import Command, json_option
+from fs_extract.command import Command
 from fs_extract.completion import complete_tracks
 from fs_extract.console import Console, print_json, printable
 from fs_extract.parameters import GivenPath, GivenStore, Layers
@@ -29,8 +29,9 @@ from fs_extract.parameters import GivenPath, GivenStore, Layers
 @click.option("-k", type=click.IntRange(min=1), default=10, help="How many.")
 @click.option("--level", type=click.Choice(["aggregated", "segments"]), help="What is compared.")
 @click.option("--metric", type=click.Choice(METRICS), default=METRICS[0], help="How.")
-@json_option
+@click.pass_obj
 def similar(
+    console: Console,
     store: Path,
     query: str | None,
     *,
@@ -40,7 +41,6 @@ def similar(
     k: int,
     level: str | None,
     metric: str,
-    as_json: bool,
 ) -> int:
     """List the tracks of STORE, or moments of them, that are most like a track or a file of audio."""
     from featurestore import FeatureStore
@@ -49,7 +49,7 @@ def similar(
         raise click.UsageError("--at is a moment of a track: name the track")
     wanted = (query, at) if query is not None and at is not None else query
     found = FeatureStore(store).similar(wanted, audio=audio, layer=layer, k=k, level=level, metric=metric)
-    if as_json:
+    if console.as_json:
         print_json([{"track_id": x.track_id, "score": x.score, "start": x.start} for x in found])
         return 0
     for match in found:
@@ -75,7 +75,6 @@ def similar(
 @click.option("--layers", type=Layers(), help='Layers to probe, like "7" or "0-12".  [default: all]')
 @click.option("--baseline", type=GivenStore(), help="Another store with the same tracks, as of logmel.")
 @click.option("--picture", type=GivenPath(), help="An SVG file of the bars, to write besides.")
-@json_option
 @click.pass_obj
 def probe(
     console: Console,
@@ -89,7 +88,6 @@ def probe(
     layers: tuple[int, ...] | None,
     baseline: Path | None,
     picture: Path | None,
-    as_json: bool,
 ) -> int:
     """Tell which layer of STORE knows a label best, by linear probes.
 
@@ -109,15 +107,13 @@ def probe(
     if picture is not None:
         with replacing(picture) as (file,):
             file.write(report.to_svg().encode())
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        console.say(str(report))
+    console.result(report.to_dict(), str(report))
     return 0
 
 
 @click.command(
     cls=Command,
+    has_json=False,
     examples={"coloured by genre": "report features.zarr -o report.html --labels labels.csv --label genre"},
 )
 @click.argument("store", type=GivenStore())

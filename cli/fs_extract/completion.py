@@ -29,7 +29,11 @@ def complete_tracks(ctx: click.Context, _: click.Parameter, incomplete: str) -> 
     return [CompletionItem(x) for x in ids if x.startswith(incomplete) and x.isprintable()][:_MOST]
 
 
-@click.command(cls=Command, examples={"for fish": "completion fish > ~/.config/fish/completions/fs-extract.fish"})
+@click.command(
+    cls=Command,
+    has_json=False,
+    examples={"for fish": "completion fish > ~/.config/fish/completions/fs-extract.fish"},
+)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

@@ -29,6 +29,8 @@ class Console:
         Errors only.
     no_progress : bool
         Nothing is told of the progress.
+    as_json : bool
+        The result is for machines.
     config_file : Path, optional
         File with options that are not given, if one was named.
     """
@@ -36,6 +38,7 @@ class Console:
     verbose: int = 0
     quiet: bool = False
     no_progress: bool = False
+    as_json: bool = False
     config_file: Path | None = None
     _in_options: Callable[[str], str] = field(default=str, repr=False)
 
@@ -48,6 +51,13 @@ class Console:
         """Print a line of the result, unless quiet."""
         if not self.quiet:
             click.echo(text)
+
+    def result(self, value: Any, text: str) -> None:
+        """Print what a command has to tell: a value for machines, or a text, unless quiet."""
+        if self.as_json:
+            print_json(value)
+        else:
+            self.say(text)
 
     @staticmethod
     def error(message: str, kind: str = "error") -> None:

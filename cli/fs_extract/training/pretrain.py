@@ -14,8 +14,8 @@ import click
 from featurestore.amounts import time_in_words
 from featurestore.choices import PRECISIONS
 from featurestore.errors import SettingError
-from fs_extract.command import Command, json_option
-from fs_extract.console import Console, print_json, table
+from fs_extract.command import Command
+from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath
 from fs_extract.progress import progress_bar
 
@@ -59,7 +59,6 @@ _OPTIONS = {
     envvar="FEATURESTORE_SET",
     help="Any setting of the recipe: optimizer.lr=1e-4.",
 )
-@json_option
 @click.pass_obj
 def pretrain(
     console: Console,
@@ -69,7 +68,6 @@ def pretrain(
     device: str,
     *,
     changes: tuple[str, ...],
-    as_json: bool,
     **options: Any,
 ) -> int:
     """Train a model with MERT's recipe.
@@ -104,17 +102,10 @@ def pretrain(
             console.error(str(error))
         return 1
     if first:
-        _show(console, report, as_json=as_json)
+        console.result(_values(report), table(_summary(report)))
+        if report.interrupted:
+            console.error("interrupted; the same command goes on from here")
     return 130 if report.interrupted else 0
-
-
-def _show(console: Console, report: TrainingReport, *, as_json: bool) -> None:
-    if as_json:
-        print_json(_values(report))
-    else:
-        console.say(table(_summary(report)))
-    if report.interrupted:
-        console.error("interrupted; the same command goes on from here")
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
