@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import featurestore
 from featurestore.atomic import replacing
 from featurestore.choices import METRICS
 from fs_extract.command import Command
@@ -43,12 +44,11 @@ def similar(
     metric: str,
 ) -> int:
     """List the tracks of STORE, or moments of them, that are most like a track or a file of audio."""
-    from featurestore import FeatureStore
-
     if at is not None and query is None:
         raise click.UsageError("--at is a moment of a track: name the track")
     wanted = (query, at) if query is not None and at is not None else query
-    found = FeatureStore(store).similar(wanted, audio=audio, layer=layer, k=k, level=level, metric=metric)
+    opened = featurestore.FeatureStore(store)
+    found = opened.similar(wanted, audio=audio, layer=layer, k=k, level=level, metric=metric)
     if console.as_json:
         print_json([{"track_id": x.track_id, "score": x.score, "start": x.start} for x in found])
         return 0
@@ -93,15 +93,13 @@ def probe(
 
     LABELS is a CSV file, or mirdata:NAME for a data set that mirdata knows.
     """
-    from featurestore import FeatureStore
-
-    report = FeatureStore(store).probe(
+    report = featurestore.FeatureStore(store).probe(
         labels,
         label,
         group=group,
         no_groups=no_groups,
         layers=layers,
-        baseline=None if baseline is None else FeatureStore(baseline),
+        baseline=None if baseline is None else featurestore.FeatureStore(baseline),
         on=on,
     )
     if picture is not None:
@@ -136,11 +134,9 @@ def report(
     track: tuple[str, ...],
 ) -> int:
     """Write a page of HTML about STORE: what is in it, what is suspicious, layers, and a map of the tracks."""
-    from featurestore import FeatureStore
-
     if (labels is None) != (label is None):
         raise click.UsageError("--labels and --label go together: the file, and the column to colour by")
-    found = FeatureStore(store).report(
+    found = featurestore.FeatureStore(store).report(
         output, labels=labels, label=label or "label", on=on, layer=layer, tracks=track or None
     )
     suspicious = ", ".join(f"{kind.lower()} {count}" for kind, count in found.items() if count)

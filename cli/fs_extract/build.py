@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import featurestore
 from featurestore.amounts import bytes_in_words, hours_in_words, time_in_words
 from featurestore.choices import PRECISION_CHOICES
+from featurestore.errors import BuildStoppedError
 from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
 from fs_extract.command import Command
 from fs_extract.completion import complete_models
@@ -208,18 +210,16 @@ def build(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if log_file is not None:
         console.log_to(log_file)
-    from featurestore.errors import BuildStoppedError
     from featurestore.pipeline import MLflowCallback
-    from featurestore.pipeline import build as build_store
     from featurestore.pipeline.bar import LAYOUT, draw_on, line_of
 
-    def _line(now: Progress, /) -> str | None:
+    def _line(now: Progress) -> str | None:
         """Nothing before the extraction begins, unless that takes a minute: a build may be refused."""
         return line_of(now) if now.stage == "extracting" or now.elapsed >= BEAT else None
 
     try:
         with progress_bar(console, LAYOUT, draw_on, _line, desc="starting") as progress:
-            report = build_store(
+            report = featurestore.build(
                 source,
                 store,
                 mixed_precision=not no_mixed_precision,

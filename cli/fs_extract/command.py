@@ -158,7 +158,7 @@ class Group(click.Group):
     """The same for the group, so that the options may stand before the command, too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
+        super().__init__(*args, context_settings=_SETTINGS, **kwargs)
         self.params += _console_options()
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002

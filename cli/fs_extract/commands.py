@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+import featurestore
 from fs_extract.analysis import probe, report, similar
 from fs_extract.build import build
 from fs_extract.command import Group, ReaderGoneError
@@ -31,9 +32,7 @@ DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from featurestore import __version__
-
-        click.echo(f"fs-extract {__version__}")
+        click.echo(f"fs-extract {featurestore.__version__}")
         ctx.exit()
 
 

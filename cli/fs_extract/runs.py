@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+import featurestore
 from featurestore.amounts import time_in_words
 from fs_extract.command import Command
 from fs_extract.console import Console, print_json, printable
@@ -21,9 +22,7 @@ from fs_extract.parameters import GivenStore
 @click.pass_obj
 def runs(console: Console, store: Path) -> int:
     """List the builds of STORE, oldest first."""
-    from featurestore import FeatureStore
-
-    found = FeatureStore(store).runs()
+    found = featurestore.FeatureStore(store).runs()
     if console.as_json:
         print_json(found)
         return 0
@@ -47,9 +46,7 @@ def runs(console: Console, store: Path) -> int:
 @click.pass_obj
 def failures(console: Console, store: Path, *, as_csv: bool) -> int:
     """List the tracks of STORE that have failed, and why; build --retry-failed tries them again."""
-    from featurestore import FeatureStore
-
-    found = FeatureStore(store).failures()
+    found = featurestore.FeatureStore(store).failures()
     if console.as_json:
         print_json(found)
     elif as_csv:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+import featurestore
 from featurestore.choices import EXPORT_SUFFIXES
 from featurestore.spec import DTYPES, FEATURE_LEVELS
 from fs_extract.command import Command
@@ -69,9 +70,7 @@ def export(
 
     OUT is whole or as it was before. A file of HDF5 can be read as a store is.
     """
-    from featurestore import FeatureStore
-
-    opened = FeatureStore(store)
+    opened = featurestore.FeatureStore(store)
     ids = _ids(tracks)
     opened.export(out, to, level=level, layers=layers, tracks=ids)
     count = len(opened) if ids is None else len(ids)
@@ -108,10 +107,9 @@ def copy(
     What is there already stays; an interrupted copy goes on where it was. Two tracks of one name with different
     features are an error.
     """
-    from featurestore import FeatureStore, StoreWriter
     from featurestore.sharing.copying import common_spec, copy_tracks
 
-    opened = [FeatureStore(store) for store in stores]
+    opened = [featurestore.FeatureStore(store) for store in stores]
     ids = _ids(tracks)
     chosen = None if ids is None else set(ids)
     wanted = [[x for x in store if chosen is None or x in chosen] for store in opened]
@@ -119,7 +117,7 @@ def copy(
         opened[0].aggregated(tracks=sorted(missing))  # raises, naming ids that are alike
     total, done, copied = sum(map(len, wanted)), 0, 0
     spec = common_spec(opened, layers, dtype)
-    with StoreWriter(out, spec=spec) as writer, counting_bar(console, "track") as show:
+    with featurestore.StoreWriter(out, spec=spec) as writer, counting_bar(console, "track") as show:
         for store, some in zip(opened, wanted, strict=True):
             for _, new in copy_tracks(store, writer, tracks=some, level=level):
                 done, copied = done + 1, copied + new
@@ -157,10 +155,8 @@ def push(console: Console, store: Path, url: str, *, level: str, shard: str | No
     What is there already stays; the same command goes on where it was stopped, and several may push at once.
     Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
     """
-    from featurestore import FeatureStore
-
     with counting_bar(console, "tracks") as notify:
-        report = FeatureStore(store).push(url, level=level, shard=shard, notify=notify)
+        report = featurestore.FeatureStore(store).push(url, level=level, shard=shard, notify=notify)
     return _told(console, report, url)
 
 

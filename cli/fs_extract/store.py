@@ -10,7 +10,9 @@ from typing import Any
 
 import click
 
+import featurestore
 from featurestore.amounts import bytes_in_words, hours_in_words, time_in_words
+from featurestore.errors import CorruptTrackError, TrackNotFoundError
 from fs_extract.command import Command
 from fs_extract.completion import complete_tracks
 from fs_extract.console import Console, print_json, printable, table
@@ -33,9 +35,7 @@ def info(console: Console, store: Path, *, follow_links: bool) -> int:
 
     Hours and bytes of more than 10,000 tracks are estimated from so many, spread evenly.
     """
-    from featurestore import FeatureStore
-
-    opened = FeatureStore(store, follow_links=follow_links)
+    opened = featurestore.FeatureStore(store, follow_links=follow_links)
     found, amounts, history = opened.info(), opened.contents(), _history(opened)
     if console.as_json:
         print_json({**found, **amounts, **history})
@@ -99,9 +99,7 @@ def _listed(value: Any) -> Any:
 @click.pass_obj
 def ls(console: Console, store: Path, *, long: bool, follow_links: bool) -> int:
     """List the track ids of STORE, one per line."""
-    from featurestore import FeatureStore
-
-    opened = FeatureStore(store, follow_links=follow_links)
+    opened = featurestore.FeatureStore(store, follow_links=follow_links)
     rows: Iterator[Any] = (found for x in opened if (found := _details(opened, x))) if long else iter(opened)
     if console.as_json:
         print_json(list(rows))
@@ -118,8 +116,6 @@ def _columns(found: dict[str, Any]) -> str:
 
 def _details(store: Any, track_id: str) -> dict[str, Any] | None:
     """What `ls` tells of a track, None if it was removed since it was listed."""
-    from featurestore.errors import CorruptTrackError, TrackNotFoundError
-
     try:
         found = store.provenance(track_id)
     except TrackNotFoundError:
@@ -151,17 +147,14 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
 @click.pass_obj
 def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_links: bool) -> int:
     """Check that STORE is whole."""
-    from featurestore import FeatureStore, StoreWriter, VerifyReport
-    from featurestore.errors import CorruptTrackError
-
     moved: list[Path] = []
     try:
-        opened = FeatureStore(store, follow_links=follow_links)
+        opened = featurestore.FeatureStore(store, follow_links=follow_links)
     except CorruptTrackError as error:
-        report = VerifyReport.of_damaged_root(error, deep=deep)
+        report = featurestore.VerifyReport.of_damaged_root(error, deep=deep)
     else:
         if repair:
-            with StoreWriter(store, spec=opened.spec) as writer:
+            with featurestore.StoreWriter(store, spec=opened.spec) as writer:
                 report, moved = writer.repair(deep=deep)
         else:
             report = opened.verify(deep=deep)
@@ -194,9 +187,7 @@ def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_li
 @click.pass_obj
 def pack(console: Console, store: Path, *, seal: bool | None) -> int:
     """Bring the table of all tracks up to date; seal them into a few large files."""
-    from featurestore import FeatureStore
-
-    opened = FeatureStore(store)
+    opened = featurestore.FeatureStore(store)
     opened.pack(seal=seal)
     info = opened.info()
     if info["packed"] < info["tracks"]:
@@ -220,9 +211,7 @@ def pack(console: Console, store: Path, *, seal: bool | None) -> int:
 @click.pass_obj
 def rm(console: Console, store: Path, track_ids: tuple[str, ...], *, yes: bool) -> int:
     """Remove tracks from STORE."""
-    from featurestore import FeatureStore, StoreWriter
-
-    opened = FeatureStore(store)
+    opened = featurestore.FeatureStore(store)
     track_ids = tuple(dict.fromkeys(track_ids))
     for track_id in track_ids:
         if track_id not in opened:
@@ -233,7 +222,7 @@ def rm(console: Console, store: Path, track_ids: tuple[str, ...], *, yes: bool) 
         what = printable(track_ids[0]) if len(track_ids) == 1 else f"{len(track_ids)} tracks"
         if not click.confirm(f"Remove {what} from {store}?", err=True):
             return 0
-    with StoreWriter(store, spec=opened.spec) as writer:
+    with featurestore.StoreWriter(store, spec=opened.spec) as writer:
         for track_id in track_ids:
             writer.remove(track_id)
     console.result({"removed": list(track_ids)}, f"removed {len(track_ids)}")

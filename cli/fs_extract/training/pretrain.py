@@ -13,7 +13,7 @@ import click
 
 from featurestore.amounts import time_in_words
 from featurestore.choices import PRECISIONS
-from featurestore.errors import SettingError
+from featurestore.errors import SettingError, TrainingError
 from fs_extract.command import Command
 from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath
@@ -86,7 +86,6 @@ def pretrain(
         if not equals:
             raise click.UsageError(f"--set takes KEY=VALUE, not {change!r}")
         _put(overrides, key.strip(), _value(text))
-    from featurestore.errors import TrainingError
     from featurestore.training.pretrain import load_recipe
     from featurestore.training.pretrain import pretrain as train
 
@@ -140,7 +139,7 @@ def _listener(bar: Any) -> Callable[[TrainingProgress], None]:
     return show
 
 
-def _line(now: TrainingProgress, /) -> str:
+def _line(now: TrainingProgress) -> str:
     loss = "" if now.loss is None else f", loss {now.loss:.4f}, {now.windows_per_second:.1f} windows/s"
     return f"{now.stage}: {now.done}/{now.total}{loss}"
 
