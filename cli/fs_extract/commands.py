@@ -19,12 +19,12 @@ from fs_extract.config_file import closest
 from fs_extract.console import Console
 from fs_extract.doctor import doctor
 from fs_extract.importing import import_
+from fs_extract.labels import labels, manifest
 from fs_extract.plan import plan
+from fs_extract.pretrain import pretrain
 from fs_extract.runs import failures, runs
 from fs_extract.sharing import copy, export, pull, push
 from fs_extract.store import info, ls, pack, rm, verify
-from fs_extract.training.labels import labels, manifest
-from fs_extract.training.pretrain import pretrain
 
 DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes; the last one is that of every program whose reader has gone."""

@@ -19,27 +19,13 @@ _SHOWN = 20  # messages of one kind
 
 @dataclass
 class Console:
-    """How loud a command is.
+    """How loud a command is, and for whom it prints."""
 
-    Attributes
-    ----------
-    verbose : int
-        1 tells what happens to each track, 2 more.
-    quiet : bool
-        Errors only.
-    no_progress : bool
-        Nothing is told of the progress.
-    as_json : bool
-        The result is for machines.
-    config_file : Path, optional
-        File with options that are not given, if one was named.
-    """
-
-    verbose: int = 0
-    quiet: bool = False
+    verbose: int = 0  # 1 tells what happens to each track, 2 more
+    quiet: bool = False  # errors only
     no_progress: bool = False
     as_json: bool = False
-    config_file: Path | None = None
+    config_file: Path | None = None  # options that are not given, if one was named
     _in_options: Callable[[str], str] = field(default=str, repr=False)
 
     @property
@@ -79,10 +65,7 @@ class Console:
     def start_logging(self, in_options: Callable[[str], str]) -> None:
         """Send the library's log to stderr, with the time where that is no terminal.
 
-        Parameters
-        ----------
-        in_options : callable
-            Makes a message name settings as the command does; threads of the library do not know which one runs.
+        `in_options` makes a message name settings as the command does; threads do not know which one runs.
         """
         handler = _StderrHandler()
         self._in_options = in_options

@@ -23,18 +23,8 @@ def progress_bar(
 ) -> Iterator[Callable[..., None] | None]:
     """What is told of a progress, or None if nothing is to be told.
 
-    Parameters
-    ----------
-    console : Console
-        How loud the command is.
-    layout : str
-        tqdm's format of the bar.
-    listener : callable
-        Makes what draws a progress from the bar.
-    line : callable
-        Makes a line of a progress, without a terminal; None as long as there is nothing to say.
-    **settings
-        Of the bar.
+    On a terminal, `listener` makes it of a bar with this `layout`; elsewhere, `line` makes a line of each one, or
+    None as long as there is nothing to say.
     """
     if console.shows_bar:
         from tqdm import tqdm

@@ -15,8 +15,8 @@ from featurestore.errors import SettingError
 from fs_extract.build import build as build_command
 from fs_extract.command import Command
 from fs_extract.commands import fs_extract
-from fs_extract.training.labels import labels
-from fs_extract.training.pretrain import pretrain
+from fs_extract.labels import labels
+from fs_extract.pretrain import pretrain
 
 BAD = {
     "--model": ["not/a/folder/at/all", ""],
