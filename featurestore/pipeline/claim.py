@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
@@ -190,9 +191,5 @@ class TrackClaim:
 
 def most_open() -> int:
     """Return how many tracks may be open at a time: each takes a file for its lock, and one for raw."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # not on this system
-        return 64
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 128 if soft == resource.RLIM_INFINITY else max(8, min(128, soft // 8))
