@@ -10,7 +10,7 @@ from typing import Any
 
 from featurestore.audio import AudioFile, file_sha256
 from featurestore.errors import FeatureStoreError, TrackExistsError, TrackLockedError, TrackNotFoundError
-from featurestore.pipeline.published import published_attributes
+from featurestore.pipeline.plan import published_attributes
 from featurestore.sharing.copying import copy_track
 from featurestore.store import StoreReader, StoreWriter
 

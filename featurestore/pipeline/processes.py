@@ -20,14 +20,13 @@ from featurestore.errors import ExtractionError, FeatureStoreError, SettingError
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts
 from featurestore.pipeline.deaths import cause_of_death, count_memory_kills, is_of_memory
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.plan import Job, TrackPlan
-from featurestore.pipeline.published import is_published
+from featurestore.pipeline.job import Executor
+from featurestore.pipeline.plan import Job, TrackPlan, is_published
 from featurestore.pipeline.report import Progress, TrackDone
 from featurestore.pipeline.tally import Tally
 from featurestore.pipeline.worker import WorkerConfig, worker_main
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
-from featurestore.windows import hop_samples, window_count, window_samples
 
 _PATIENCE = 20.0
 """Seconds that processes have to end in after they were asked to."""
@@ -55,8 +54,8 @@ class _Worker:
         return str(self.config.encoder["device"])
 
 
-class WorkerPool:
-    """Processes that extract tracks, an `Executor`; they are there within its `with` block.
+class WorkerPool(Executor):
+    """Processes that extract tracks; they are there within its `with` block.
 
     A process that dies loses the tracks that it has in flight to the others. A track that two processes have died
     with, or that no process is left for, counts as failed. Another process takes the place of a dead one at once,
@@ -85,8 +84,6 @@ class WorkerPool:
     ExtractionError
         On entering, if a process dies before it can begin.
     """
-
-    spec: FeatureSpec
 
     def __init__(
         self,
@@ -149,10 +146,6 @@ class WorkerPool:
             worker.process.kill()
             self._bury(worker)
 
-    def planned(self, n_samples: int) -> tuple[int, int]:
-        """Return the windows of a track, and the frames of all of them, or one more of each window."""
-        return planned_windows(self.spec, n_samples)
-
     def run(
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
@@ -166,7 +159,7 @@ class WorkerPool:
         self._plans = list(plans)
         mark = time.monotonic()
         with interrupts.deferred():
-            for worker in self._workers if plans else ():
+            for worker in self._workers:
                 self._give_plan(worker)
             while self._workers and len(self._settled) < len(plans):
                 with interrupts.allowed():
@@ -299,12 +292,11 @@ class WorkerPool:
         """Count the tracks of which no process has said what became of them."""
         if self._last_death:
             StoreWriter(self._job.store, spec=self.spec).close()  # finishes or sweeps what the dead have left
-        requirements = self._job.requirements(self.spec)
         for plan in self._plans:
             if plan.track.track_id in self._settled:
                 continue
             deaths, outcome, error = self._attempts[plan], "failed", None
-            if is_published(writer, requirements, plan):
+            if is_published(writer, self._job, plan):
                 outcome = "cached"  # its process has died just then, or another build was at it
             elif self._finished and not deaths:
                 outcome = "skipped"
@@ -317,14 +309,3 @@ class WorkerPool:
                 error = ExtractionError(f"{plan.track.path}: {reason}; {self._last_death}")
                 logger.info("%s failed: %s", plan.track.track_id, error)
             self._count(TrackDone(track=plan.track, outcome=outcome, planned=plan.seconds, error=error))
-
-
-def planned_windows(spec: FeatureSpec, n_samples: int) -> tuple[int, int]:
-    """Return the windows of a track, and the frames of all of them, or one more of each, without a model."""
-    rate, frame_rate, seconds = spec.sample_rate, spec.frame_rate, spec.segment_duration
-    window, windows = n_samples, 1
-    if rate is not None and isinstance(seconds, int | float):
-        window = window_samples(seconds, rate)
-        windows = window_count(n_samples, window, hop_samples(window, spec.overlap or 0.0))
-    frames = 1 if rate is None or frame_rate is None else round(min(window, n_samples) * frame_rate / rate)
-    return windows, windows * max(1, frames)

@@ -12,8 +12,7 @@ from featurestore.choices import PRECISIONS
 from featurestore.errors import CheckpointError
 from featurestore.keywords import warn_of_earlier_variables
 from featurestore.models.checkpoints.files import find_weights, weights_sha256
-from featurestore.pipeline.plan import Job
-from featurestore.pipeline.published import published_attributes
+from featurestore.pipeline.plan import Job, published_attributes
 from featurestore.spec import FEATURE_LEVELS, FeatureSpec
 from featurestore.store import StoreReader
 from featurestore.store.runs import read_runs
