@@ -19,7 +19,7 @@ from typing import Any, Self
 from featurestore.errors import ExtractionError, FeatureStoreError, SettingError, StoreError
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts
 from featurestore.pipeline.deaths import cause_of_death, count_memory_kills, is_of_memory
-from featurestore.pipeline.interrupts import Interrupts
+from featurestore.pipeline.interrupts import Interrupts, unheard
 from featurestore.pipeline.job import Executor
 from featurestore.pipeline.plan import Job, TrackPlan, is_published
 from featurestore.pipeline.report import Progress, TrackDone
@@ -62,20 +62,8 @@ class WorkerPool(Executor):
     unless others go on and the system has killed it for memory, or it is the second in its place that has done
     nothing; and unless as many as there are have come anew without a track between.
 
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    devices : sequence of str
-        The device of each process; the same one may be named several times.
-    settings : mapping
-        The arguments of `WindowEncoder`, without the device.
-    interrupts : Interrupts
-        Held back while processes are started.
-    tally : Tally
-        Gets what becomes of each track.
-    tracks : int
-        The number of tracks of the source.
+    `devices` has that of each process, and may name one several times; `settings` are the other arguments of
+    `WindowEncoder`; `tracks` is the number of tracks of the source.
 
     Raises
     ------
@@ -178,14 +166,9 @@ class WorkerPool(Executor):
         process: BaseProcess = self._context.Process(
             target=worker_main, args=(theirs, self._counts, config), daemon=True
         )
-        # Ctrl-C reaches all processes of a terminal: only this one listens, and asks the others to end.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with contextlib.closing(theirs), unheard():
             process.start()
             self._workers.append(_Worker(config, process, ours, count_memory_kills(), in_vain))
-        finally:
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _end(self) -> None:
         if not self._ending:
