@@ -51,15 +51,9 @@ class EncodedBatch:
 
 @dataclass(frozen=True)
 class EncodedState:
-    """One hidden state of a long window, ahead of the `EncodedBatch` of that window, which then has no raw.
+    """The next wanted state of a long window, ahead of the `EncodedBatch` of it, which then has no raw."""
 
-    Parameters
-    ----------
-    frames : ndarray of float32 or float16, shape (frames, dim)
-        The next of the layers that are wanted.
-    """
-
-    frames: npt.NDArray[Any]
+    frames: npt.NDArray[Any]  # float32 or float16, shape (frames, dim)
 
 
 class BatchEncoder:

@@ -67,19 +67,10 @@ def try_out(
 ) -> Fidelity | None:
     """Compute a short signal on a card, in float32 and in half, while its memory is free.
 
-    Parameters
-    ----------
-    model, half_model : Encoder
-        In float32 and in half precision, on the card.
-    device : torch.device
-        The card.
-    half : torch.dtype, optional
-        The half precision; None if there is no `half_model`.
-
     Returns
     -------
     Fidelity or None
-        How near half precision is to float32; None if there is none.
+        How near half precision is to float32; None if there is no `half_model`.
 
     Raises
     ------

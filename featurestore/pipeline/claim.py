@@ -30,10 +30,7 @@ class Attempts:
     The processes of one build share the memory. A count is changed under the lock of its track, so that nobody but
     the holder of the lock does it; what the holder finds there is the number of the dead.
 
-    Parameters
-    ----------
-    counts : mutable sequence of int
-        One byte for each track of the plan, 0 at first.
+    `counts` has one byte for each track of the plan, 0 at first.
     """
 
     def __init__(self, counts: MutableSequence[int]) -> None:
@@ -97,21 +94,8 @@ class WriterThread:
 class TrackClaim:
     """A track whose lock is held by this process.
 
-    Parameters
-    ----------
-    plan : TrackPlan
-        What is to be done.
-    audio : TrackAudio
-        The audio of the track, of which nothing has been decoded yet.
-    context : context manager of TrackWriter
-        It takes the lock when it is entered, and publishes the track when it is left without an error.
-    thread : WriterThread
-        Writes frames beside the encoding.
-
-    Raises
-    ------
-    TrackLockedError, StoreError
-        If the context cannot be entered.
+    Nothing of its `audio` has been decoded yet. The `context` takes the lock when it is entered, here, which may
+    raise TrackLockedError or StoreError, and publishes the track when it is left without an error.
 
     Attributes
     ----------

@@ -57,18 +57,8 @@ logger = logging.getLogger("featurestore")
 class DaskExecutor(Executor):
     """Workers of a Dask cluster that extract tracks; they can do so within its `with` block.
 
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    scheduler : str
-        The address of a scheduler, or "local".
-    settings : mapping
-        The arguments of `WindowEncoder`.
-    processes : int
-        The number of workers of a local cluster.
-    open_encoder : callable
-        Makes what computes the features, in a worker.
+    `scheduler` is the address of one, or "local", for a cluster of so many `processes`; `settings` are what
+    `WindowEncoder` is made with.
 
     Raises
     ------
@@ -185,15 +175,7 @@ class DaskExecutor(Executor):
 
 
 class _TrackExtractor(WorkerPlugin):  # type: ignore[misc]
-    """What a worker needs for its tasks: an encoder and a writer of the store, opened by the first one.
-
-    Parameters
-    ----------
-    config : WorkerConfig
-        What is to be done.
-    open_encoder : callable
-        Makes what computes the features.
-    """
+    """What a worker needs for its tasks: an encoder and a writer of the store, opened by the first one."""
 
     def __init__(self, config: WorkerConfig, open_encoder: Callable[[WorkerConfig], WindowEncoder]) -> None:
         self._config, self._open_encoder = config, open_encoder

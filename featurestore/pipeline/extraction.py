@@ -58,21 +58,6 @@ class Extraction:
     A track is locked before it is decoded, so that nothing is decoded which another process has. Several tracks
     are open at a time, as batches go across their borders; results come back to each in order. What fails of one
     track fails that track alone.
-
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    writer : StoreWriter
-        The store to publish to.
-    extractor : WindowEncoder
-        What computes the features.
-    interrupts : Interrupts
-        Held back while anything is written.
-    tally : Tally
-        Gets what becomes of each track.
-    attempts : Attempts
-        Which tracks the processes of this build have in flight.
     """
 
     def __init__(

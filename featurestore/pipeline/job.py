@@ -97,14 +97,7 @@ class Executor:
 class LocalExecutor(Executor):
     """Extracts in this process.
 
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    extractor : WindowEncoder
-        What computes the features.
-    attempts : Attempts, optional
-        Which tracks the processes of this build have in flight; by default there is only this one.
+    `attempts` tell which tracks the processes of this build have in flight; by default there is only this one.
     """
 
     def __init__(self, job: Job, extractor: WindowEncoder, attempts: Attempts | None = None) -> None:

@@ -31,37 +31,17 @@ _FILES_OF_A_STORE = 50  # and of its table
 
 @dataclass(frozen=True, kw_only=True)
 class TrackPlan:
-    """What is to be done about one track.
+    """What is to be done about one track."""
 
-    Attributes
-    ----------
-    number : int
-        Its place in the source.
-    track : AudioFile
-        The track and its file.
-    cached : bool
-        Whether nothing is to be done, because the store has it.
-    replaces : bool
-        Whether the new features take the space of old ones.
-    seconds : float
-        The length of the audio, 0 where the file does not say.
-    guessed : bool
-        Whether the file does not state its length, so that `seconds` is a guess or 0.
-    segments, frames : int
-        The number of windows, and of frames in all of them.
-    error : FeatureStoreError or OSError, optional
-        Why the file cannot be used.
-    """
-
-    number: int
+    number: int  # its place in the source
     track: AudioFile
-    cached: bool = False
-    replaces: bool = False
-    seconds: float = 0.0
-    guessed: bool = False
+    cached: bool = False  # the store has it, so that nothing is to be done
+    replaces: bool = False  # the new features take the space of old ones
+    seconds: float = 0.0  # of audio; 0 where the file does not say
+    guessed: bool = False  # the file does not state its length: `seconds` is a guess, or 0
     segments: int = 0
-    frames: int = 0
-    error: FeatureStoreError | OSError | None = None
+    frames: int = 0  # of all segments together
+    error: FeatureStoreError | OSError | None = None  # why the file cannot be used
 
     @property
     def to_do(self) -> bool:
@@ -71,45 +51,13 @@ class TrackPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The settings of a build that are not the encoder's.
-
-    Parameters
-    ----------
-    store : Path
-        The folder of the store.
-    kinds : tuple of str
-        What is stored of each track.
-    refused : mapping of str to tuple
-        Settings for which tracks of the store would be extracted again, without leave: what it has, and what is
-        asked for.
-    extends : FeatureSpec, optional
-        Of the store that this one will replace, as it has more layers.
-    workers : int
-        How many tracks are decoded at a time, for each process.
-    ahead_mb : int
-        Megabytes of decoded audio that may wait for the model, for each process.
-    dtype, codec : str
-        As in `FeatureSpec`.
-    force, dry_run, fail_fast : bool
-        As in `build`.
-    dataset : str or None
-        As in `build`.
-    root : str, optional
-        The folder of the source, if tracks of files that are gone are to be looked for.
-    prune : bool
-        Whether those are removed.
-    seal : bool, optional
-        Whether tracks are sealed at the end; by default if there are many.
-    packs : bool
-        Whether the build ends with packing.
-    wait_for_others : float
-        Seconds that tracks are waited for at the end which other writers have.
-    """
+    """The settings of a build that are not the encoder's; what is not explained here is as in `build`."""
 
     store: Path
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...]  # what is stored of each track
+    # Settings without leave to extract again for: what the store has, and what is asked for.
     refused: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    extends: FeatureSpec | None = None
+    extends: FeatureSpec | None = None  # of the store that this one will replace, as it has more layers
     workers: int = 1
     ahead_mb: int = AHEAD_MB
     dtype: str = "float32"
@@ -118,11 +66,11 @@ class Job:
     dry_run: bool = False
     fail_fast: bool = False
     dataset: str | None = None
-    root: str | None = None
+    root: str | None = None  # folder of the source, if tracks of files that are gone are to be looked for
     prune: bool = False
     seal: bool | None = None
-    packs: bool = True
-    wait_for_others: float = 0.0
+    packs: bool = True  # whether the build ends with packing
+    wait_for_others: float = 0.0  # seconds
 
     def is_satisfied_by(self, existing: Mapping[str, Any] | None, track: AudioFile, spec: FeatureSpec) -> bool:
         """Tell whether a published track has these settings, these kinds and this file's audio.
