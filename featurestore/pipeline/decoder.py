@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.addresses import noted_path
 from featurestore.audio import Found, decode, file_sha256, read_header
 from featurestore.audio.info import check_unchanged
 from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
@@ -54,7 +55,7 @@ def decode_track(path: Path, sample_rate: int) -> Generator[Decoded, None, None]
         check_unchanged(info)
         yield {
             "audio": {
-                "path": str(path),
+                **noted_path(path),
                 "size": info.size,
                 "mtime_ns": info.mtime_ns,
                 "sha256": sha256,

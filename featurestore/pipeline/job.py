@@ -51,21 +51,9 @@ logger = logging.getLogger("featurestore")
 
 
 class Executor:
-    """Who extracts: an encoder of this process, or several processes; this one only plans, without a model.
+    """Who makes features of a spec: an encoder of this process, or several processes; this one only plans."""
 
-    Parameters
-    ----------
-    spec : FeatureSpec
-        The settings of the features that it makes.
-
-    Attributes
-    ----------
-    spec : FeatureSpec
-    device : str
-        Where it computes, for the report.
-    """
-
-    device = "none"
+    device = "none"  # where it computes, for the report
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.spec = spec
