@@ -268,8 +268,10 @@ def build(
             if retry_failed:
                 failed = {failure["track_id"] for failure in failures_of(known)}
                 tracks = [track for track in tracks if track.track_id in failed]
-                given["retried"] = [track.track_id for track in tracks[:limit]]
             tracks = [track for track in tracks if part is None or part.holds(track.track_id)][:limit]
+            if retry_failed:
+                tally.waiting = {track.track_id for track in tracks}
+                given["retried"] = sorted(tally.waiting)
             given.update(dataset=dataset, id_from=id_from, shard=part and str(part))
             given["left_out"] = {"excluded": excluded, "not_chosen": found - len(tracks)}
             tally.total = len(tracks)

@@ -242,6 +242,7 @@ def _usable(job: Job, plans: Iterable[TrackPlan], tally: Tally) -> list[TrackPla
 
 def _count(job: Job, plans: Sequence[TrackPlan], spec: FeatureSpec, tally: Tally) -> None:
     tally.cached = sum(plan.cached for plan in plans)
+    tally.waiting.difference_update(plan.track.track_id for plan in plans if plan.cached)
     tally.audio_seconds_total = sum(plan.seconds for plan in plans)
     tally.facts.update(
         to_do=len(plans) - tally.cached,

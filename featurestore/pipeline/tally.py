@@ -29,6 +29,7 @@ class Tally:
     audio_seconds_total: float = 0.0
     encoding_seconds: float = 0.0
     interrupted: bool = False
+    waiting: set[str] = field(default_factory=set)  # tracks that have failed before, and not been tried again yet
     entered: list[tuple[str, float]] = field(default_factory=list)
     waited_for_audio: float = 0.0
     waited_for_store: float = 0.0
@@ -63,6 +64,8 @@ class Tally:
         else:
             setattr(self, done.outcome, getattr(self, done.outcome) + 1)
         self.warnings += [TrackWarning(track_id=track_id, path=path, message=text) for text in done.warnings]
+        if done.outcome != "skipped":
+            self.waiting.discard(track_id)
         if done.outcome == "processed":
             self.audio_seconds += done.seconds
         else:

@@ -15,6 +15,8 @@ from featurestore.shard import Shard
 from featurestore.store.paths import StorePaths
 
 _MOST_BYTES = 2**28
+_CUT_SHORT = ("interrupted", "stopped", "not_reached")
+"""What says of a run that it has not come to all of its tracks."""
 
 
 def write_run(store: Path, run: Mapping[str, Any]) -> None:
@@ -51,7 +53,7 @@ def read_runs(store: Path | StoreUrl) -> list[dict[str, Any]]:
 def _shard_of(run: Mapping[str, Any]) -> Shard | None:
     """The part of its source that a run has been through, if it was one and no less."""
     options = run.get("options")
-    if not isinstance(options, Mapping) or run.get("interrupted") or run.get("stopped"):
+    if not isinstance(options, Mapping) or any(map(run.get, _CUT_SHORT)):
         return None
     less = {"limit", "file_pattern", "exclude", "retry_failed"} & options.keys()
     try:

@@ -70,6 +70,26 @@ def test_failed_tracks_are_tried_again_alone(music, made, store, clip):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"retry_failed": True}, {"shard": "1/1"}])
+def test_what_a_run_did_not_come_to_has_failed_still(music, made, store, options):
+    for name in ("broken", "worse"):
+        (music / f"{name}.wav").write_bytes(b"RIFF")
+    made()
+    assert made(fail_fast=True, **options).failed == 1
+    assert {x["track_id"] for x in FeatureStore(store).failures()} == {"broken", "worse"}
+
+
+@pytest.mark.slow
+def test_trying_a_part_again_leaves_the_failures_of_others(music, made, store):
+    for name in ("broken", "worse", "worst"):
+        (music / f"{name}.wav").write_bytes(b"RIFF")
+    made(exclude=[])
+    assert FeatureStore(store).runs()[-1]["whole"]
+    assert [made(retry_failed=True, shard=f"{part}/2").failed for part in (1, 2)] in ([1, 2], [2, 1])
+    assert {x["track_id"] for x in FeatureStore(store).failures()} == {"broken", "worse", "worst"}
+
+
+@pytest.mark.slow
 def test_the_ids_of_a_source_are_remembered(music, made, store, tmp_path, clip):
     made(dataset="mine", limit=1)
     made()
