@@ -28,8 +28,8 @@ _LOOKED_AT = 20
 def recorded_ids(runs: Sequence[Mapping[str, Any]], source: str | os.PathLike[str]) -> tuple[str | None, str]:
     """Return the data set and the rule of the ids that the last run with a source had."""
     for run in reversed(runs):
-        options = run.get("options")
-        if isinstance(options, Mapping) and run.get("source") == os.path.abspath(source):
+        if run.get("source") == os.path.abspath(source):
+            options = run.get("options", {})
             return options.get("dataset"), options.get("id_from", "path")
     return None, "path"
 

@@ -45,15 +45,29 @@ def read_runs(store: Path | StoreUrl) -> list[dict[str, Any]]:
             run = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else None
         except (OSError, ValueError):
             continue
-        if isinstance(run, dict) and isinstance(run.get("errors"), list) and isinstance(run.get("began"), str):
+        if isinstance(run, dict) and _is_record(run):
             found.append(run)
     return found
 
 
+def _is_record(run: Mapping[str, Any]) -> bool:
+    """Tell whether what readers of runs rely on is there."""
+    options, errors, retried = run.get("options", {}), run.get("errors"), run.get("retried", [])
+    return (
+        isinstance(run.get("began"), str)
+        and isinstance(options, dict)
+        and isinstance(retried, list)
+        and all(isinstance(track, str) for track in retried)
+        and isinstance(errors, list)
+        and all(isinstance(x, dict) and {"track_id", "path", "message"} <= x.keys() for x in errors)
+        and all(isinstance(value, str) for x in errors for value in x.values())
+    )
+
+
 def _shard_of(run: Mapping[str, Any]) -> Shard | None:
     """The part of its source that a run has been through, if it was one and no less."""
-    options = run.get("options")
-    if not isinstance(options, Mapping) or any(map(run.get, _CUT_SHORT)):
+    options = run.get("options", {})
+    if any(map(run.get, _CUT_SHORT)):
         return None
     less = {"limit", "file_pattern", "exclude", "retry_failed"} & options.keys()
     try:

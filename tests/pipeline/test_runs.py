@@ -111,5 +111,12 @@ def test_damaged_records_are_left_out(made, store):
     made()
     folder = store / ".featurestore" / "runs"
     (folder / "0.json").write_text("{")
-    (folder / "1.json").write_text(json.dumps({"began": 5}))
+    began, failure = "2026-01-01T00:00:00+00:00", {"track_id": "x", "path": "x.wav", "error": "E", "message": "m"}
+    damages = [{"began": 5}, {"options": 7}, {"retried": 7}, {"retried": [[]]}, {"errors": 7}]
+    failures = [7], [{}], [{**failure, "track_id": []}], [{**failure, "message": None}]
+    damages += [{"errors": errors} for errors in failures]
+    for number, damage in enumerate(damages, 1):
+        (folder / f"{number}.json").write_text(json.dumps({"began": began, "errors": [failure], **damage}))
     assert len(FeatureStore(store).runs()) == 1
+    assert FeatureStore(store).failures() == []
+    made(retry_failed=True)
