@@ -15,7 +15,7 @@ from featurestore.errors import BuildStoppedError
 from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
 from fs_extract.command import Command
 from fs_extract.completion import complete_models
-from fs_extract.console import Console, as_typed, table
+from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath, GivenStore, Layers, SegmentDuration, TrackingUri
 from fs_extract.plan import source_options
 from fs_extract.progress import BEAT, progress_bar
@@ -241,7 +241,7 @@ def build(
 def _show(console: Console, report: BuildReport) -> None:
     found = report.to_dict()
     for failure in found["errors"]:
-        failure["message"] = as_typed(failure["message"])
+        failure["message"] = console.in_options(failure["message"])
     console.result(found, table(_plan(report) if report.dry_run else _summary(report)))
     console.errors(() if console.quiet else report.warnings, "more warnings", "warning")
     console.errors(report.errors, "more failed")

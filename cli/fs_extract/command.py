@@ -123,7 +123,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        ctx.ensure_object(Console).start_logging(self.in_options)
+        console = ctx.ensure_object(Console)
+        console.in_options = self.in_options
+        console.start_logging()
         try:
             return super().invoke(ctx)
         except FeatureStoreError as error:

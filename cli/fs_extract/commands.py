@@ -92,7 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = fs_extract.main(args=arguments, prog_name="fs-extract", standalone_mode=False, obj=console)
         sys.stdout.flush()
     except click.UsageError as error:
-        return _wrong_usage(error)
+        return _wrong_usage(console, error)
     except click.Abort:
         console.error("interrupted")
         return INTERRUPTED
@@ -129,11 +129,11 @@ def _is_of_output(error: Exception) -> bool:
     return isinstance(error, OSError) and innermost in (click.utils.__file__, __file__)
 
 
-def _wrong_usage(error: click.UsageError) -> int:
+def _wrong_usage(console: Console, error: click.UsageError) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
     else:
-        Console.error(_with_a_guess(error))
+        console.error(_with_a_guess(error))
         if error.ctx is not None:
             click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
     return USAGE

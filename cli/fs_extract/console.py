@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Console:
     no_progress: bool = False
     as_json: bool = False
     config_file: Path | None = None  # options that are not given, if one was named
-    _in_options: Callable[[str], str] = field(default=str, repr=False)
+    in_options: Callable[[str], str] = str  # makes a message of the library name settings as the command does
 
     @property
     def shows_bar(self) -> bool:
@@ -45,10 +45,9 @@ class Console:
         else:
             self.say(text)
 
-    @staticmethod
-    def error(message: str, kind: str = "error") -> None:
+    def error(self, message: str, kind: str = "error") -> None:
         """Print an error, however quiet the command is."""
-        text = "\n".join(map(printable, as_typed(message).split("\n")))
+        text = "\n".join(map(printable, self.in_options(message).split("\n")))
         click.echo(f"fs-extract: {kind}: {text}", err=True)
 
     def errors(self, messages: Sequence[object], more: str, kind: str = "error") -> None:
@@ -62,15 +61,11 @@ class Console:
         """Print a line about what goes on to stderr, with the time: whoever reads it may do so days later."""
         click.echo(f"{time.strftime(_TIMES)} fs-extract: {printable(text)}", err=True)
 
-    def start_logging(self, in_options: Callable[[str], str]) -> None:
-        """Send the library's log to stderr, with the time where that is no terminal.
-
-        `in_options` makes a message name settings as the command does; threads do not know which one runs.
-        """
+    def start_logging(self) -> None:
+        """Send the library's log to stderr, with the time where that is no terminal."""
         handler = _StderrHandler()
-        self._in_options = in_options
         times = "" if sys.stderr.isatty() else "%(asctime)s "
-        handler.setFormatter(_Formatter(in_options, f"{times}fs-extract: %(message)s", _TIMES))
+        handler.setFormatter(_Formatter(self.in_options, f"{times}fs-extract: %(message)s", _TIMES))
         level = logging.ERROR if self.quiet else logging.WARNING - 10 * min(self.verbose, 2)
         logger = logging.getLogger("featurestore")
         logger.handlers = [handler]
@@ -89,7 +84,7 @@ class Console:
             file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise click.ClickException(f"--log-file {path} cannot be written: {error.strerror}") from None
-        file.setFormatter(_Formatter(self._in_options, "%(asctime)s %(levelname)s %(message)s", _TIMES))
+        file.setFormatter(_Formatter(self.in_options, "%(asctime)s %(levelname)s %(message)s", _TIMES))
         click.get_current_context().call_on_close(file.close)
         logger.addHandler(file)
         logger.setLevel(min(logger.level, logging.INFO))
@@ -116,13 +111,6 @@ class _StderrHandler(logging.Handler):
             tqdm.write(text, file=sys.stderr)
         else:
             click.echo(text, err=True)
-
-
-def as_typed(message: str) -> str:
-    """A message of the library with the options of the command that runs."""
-    context = click.get_current_context(silent=True)
-    in_options = None if context is None else getattr(context.command, "in_options", None)
-    return message if in_options is None else str(in_options(message))
 
 
 def print_json(value: Any) -> None:
