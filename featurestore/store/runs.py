@@ -52,12 +52,13 @@ def read_runs(store: Path | StoreUrl) -> list[dict[str, Any]]:
 
 def _is_record(run: Mapping[str, Any]) -> bool:
     """Tell whether what readers of runs rely on is there."""
-    options, errors, retried = run.get("options", {}), run.get("errors"), run.get("retried", [])
+    options, errors = run.get("options", {}), run.get("errors")
+    named = [run.get("retried", []), run.get("skipped_tracks", [])]
     return (
         isinstance(run.get("began"), str)
         and isinstance(options, dict)
-        and isinstance(retried, list)
-        and all(isinstance(track, str) for track in retried)
+        and all(isinstance(tracks, list) for tracks in named)
+        and all(isinstance(track, str) for tracks in named for track in tracks)
         and isinstance(errors, list)
         and all(isinstance(x, dict) and {"track_id", "path", "message"} <= x.keys() for x in errors)
         and all(isinstance(value, str) for x in errors for value in x.values())
@@ -86,12 +87,13 @@ def failures_of(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        source, done = run.get("source"), set(run.get("retried", ()))
+        source, done, left = run.get("source"), set(run.get("retried", ())), set(run.get("skipped_tracks", ()))
         shard = _shard_of(run)
         found = {
             track: failure
             for track, failure in found.items()
             if failure["source"] != source
+            or track in left  # to another build
             or not (run.get("whole") or track in done or (shard and shard.holds(track)))
         }
         for failure in run["errors"]:

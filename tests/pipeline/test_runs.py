@@ -6,6 +6,7 @@ import pytest
 
 from featurestore import FeatureStore, build
 from featurestore.errors import SourceError, SpecMismatchError
+from featurestore.store.runs import failures_of
 
 
 @pytest.fixture
@@ -79,6 +80,14 @@ def test_what_a_run_did_not_come_to_has_failed_still(music, made, store, options
     assert {x["track_id"] for x in FeatureStore(store).failures()} == {"broken", "worse"}
 
 
+def test_what_a_run_has_left_to_another_has_failed_still():
+    failure = {"track_id": "x", "path": "x.wav", "error": "AudioError", "message": "no audio"}
+    began = {"began": "2026-01-01T00:00:00+00:00", "source": "/music", "whole": True}
+    runs = [{**began, "errors": [failure]}, {**began, "errors": [], "skipped_tracks": ["x"]}]
+    assert [found["track_id"] for found in failures_of(runs)] == ["x"]
+    assert failures_of([*runs, {**began, "errors": []}]) == []
+
+
 @pytest.mark.slow
 def test_trying_a_part_again_leaves_the_failures_of_others(music, made, store):
     for name in ("broken", "worse", "worst"):
@@ -112,7 +121,7 @@ def test_damaged_records_are_left_out(made, store):
     folder = store / ".featurestore" / "runs"
     (folder / "0.json").write_text("{")
     began, failure = "2026-01-01T00:00:00+00:00", {"track_id": "x", "path": "x.wav", "error": "E", "message": "m"}
-    damages = [{"began": 5}, {"options": 7}, {"retried": 7}, {"retried": [[]]}, {"errors": 7}]
+    damages = [{"began": 5}, {"options": 7}, {"retried": 7}, {"skipped_tracks": [[]]}, {"errors": 7}]
     failures = [7], [{}], [{**failure, "track_id": []}], [{**failure, "message": None}]
     damages += [{"errors": errors} for errors in failures]
     for number, damage in enumerate(damages, 1):
