@@ -58,7 +58,7 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             if len(last or first) > 4:
                 self.fail(f"{value!r} names layers that no model has", param, ctx)
             if int(last or first) < int(first):
-                self.fail(f"{value!r} has layers {first} to {last}, which are none", param, ctx)
+                self.fail(f"{part.strip()!r} names no layer", param, ctx)
             found.update(range(int(first), int(last or first) + 1))
         return tuple(sorted(found))
 
