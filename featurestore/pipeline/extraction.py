@@ -294,9 +294,9 @@ class Extraction:
         """Look at a track that another writer has again later, or now for the last time."""
         if not self._last_look:
             self._later.append(plan)
-        elif is_published(self._writer, self._job, plan):
+        elif not self._attempts[plan] and is_published(self._writer, self._job, plan):
             self._done(plan, "cached")
-        else:
+        else:  # or a process of this build has it, and tells what it has done
             self._done(plan, "skipped")
 
     def _fail(self, plan: TrackPlan, error: BaseException) -> None:
