@@ -33,7 +33,7 @@ class Console:
         """Whether a progress bar makes sense."""
         return not self.no_progress and not self.quiet and sys.stderr.isatty()
 
-    def say(self, text: str = "") -> None:
+    def say(self, text: str) -> None:
         """Print a line of the result, unless quiet."""
         if not self.quiet:
             click.echo(text)
@@ -65,7 +65,7 @@ class Console:
         """Send the library's log to stderr, with the time where that is no terminal."""
         handler = _StderrHandler()
         times = "" if sys.stderr.isatty() else "%(asctime)s "
-        handler.setFormatter(_Formatter(self.in_options, f"{times}fs-extract: %(message)s", _TIMES))
+        handler.setFormatter(_Formatter(self.in_options, f"{times}fs-extract: %(message)s"))
         level = logging.ERROR if self.quiet else logging.WARNING - 10 * min(self.verbose, 2)
         logger = logging.getLogger("featurestore")
         logger.handlers = [handler]
@@ -84,7 +84,7 @@ class Console:
             file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise click.ClickException(f"--log-file {path} cannot be written: {error.strerror}") from None
-        file.setFormatter(_Formatter(self.in_options, "%(asctime)s %(levelname)s %(message)s", _TIMES))
+        file.setFormatter(_Formatter(self.in_options, "%(asctime)s %(levelname)s %(message)s"))
         click.get_current_context().call_on_close(file.close)
         logger.addHandler(file)
         logger.setLevel(min(logger.level, logging.INFO))
@@ -93,8 +93,8 @@ class Console:
 class _Formatter(logging.Formatter):
     """Shows settings as the options of a command."""
 
-    def __init__(self, in_options: Callable[[str], str], layout: str, times: str) -> None:
-        super().__init__(layout, times)
+    def __init__(self, in_options: Callable[[str], str], layout: str) -> None:
+        super().__init__(layout, _TIMES)
         self._in_options = in_options
 
     def format(self, record: logging.LogRecord) -> str:

@@ -117,7 +117,7 @@ def copy(
         opened[0].aggregated(tracks=sorted(missing))  # raises, naming ids that are alike
     total, done, copied = sum(map(len, wanted)), 0, 0
     spec = common_spec(opened, layers, dtype)
-    with featurestore.StoreWriter(out, spec=spec) as writer, counting_bar(console, "track") as show:
+    with featurestore.StoreWriter(out, spec=spec) as writer, counting_bar(console, "tracks") as show:
         for store, some in zip(opened, wanted, strict=True):
             for _, new in copy_tracks(store, writer, tracks=some, level=level):
                 done, copied = done + 1, copied + new

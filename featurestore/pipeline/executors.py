@@ -63,7 +63,7 @@ def open_executor(
     if len(devices) == 1 or job.dry_run:
         yield LocalExecutor(job, WindowEncoder(device=devices[0], **settings))
         return
-    with WorkerPool(job, devices, settings, interrupts, tally, tracks=tally.total) as pool:
+    with WorkerPool(job, devices, settings, interrupts, tally) as pool:
         yield pool
 
 
@@ -75,7 +75,7 @@ def settle_ahead(job: Job, workers: int | None, ahead_mb: int | None, devices: S
     return replace(job, workers=min(workers, tracks), ahead_mb=ahead_mb)
 
 
-def default_workers(device: str, processes: int = 1) -> int:
+def default_workers(device: str, processes: int) -> int:
     """Return how many tracks are decoded at a time for one of the processes that encode on this machine.
 
     One worker keeps up with any CPU, whose cores are the model's. A card needs more, as one core decodes FLAC and

@@ -101,14 +101,13 @@ class LocalExecutor(Executor):
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
         """Extract tracks."""
-        alone = Attempts(bytearray(1 + max((plan.number for plan in plans), default=0)))
         extraction = Extraction(
             job=self._job,
             writer=writer,
             extractor=self._extractor,
             interrupts=interrupts,
             tally=tally,
-            attempts=self._attempts or alone,
+            attempts=self._attempts or Attempts(bytearray(1 + max(plan.number for plan in plans))),
         )
         extraction.run(plans)
 

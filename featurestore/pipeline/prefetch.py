@@ -113,7 +113,7 @@ class TrackAudio:
             self._items.clear()
             self._changed.notify_all()
 
-    def produce(self, decoded: Callable[[Path, int], Generator[Decoded, None, None]] = decode_track) -> None:
+    def produce(self, decoded: Callable[[Path, int], Generator[Decoded, None, None]]) -> None:
         """Decode the file into the queue; runs in a thread and raises nothing: errors go to `blocks`."""
         with contextlib.suppress(_ClosedError):
             try:

@@ -63,7 +63,7 @@ class WorkerPool(Executor):
     nothing; and unless as many as there are have come anew without a track between.
 
     `devices` has that of each process, and may name one several times; `settings` are the other arguments of
-    `WindowEncoder`; `tracks` is the number of tracks of the source.
+    `WindowEncoder`.
 
     Raises
     ------
@@ -80,13 +80,11 @@ class WorkerPool(Executor):
         settings: Mapping[str, Any],
         interrupts: Interrupts,
         tally: Tally,
-        *,
-        tracks: int,
     ) -> None:
         self.device = ",".join(devices)
         self._job, self._interrupts, self._tally = job, interrupts, tally
         self._context = multiprocessing.get_context("spawn")
-        self._counts: Any = self._context.RawArray("B", max(1, tracks))
+        self._counts: Any = self._context.RawArray("B", tally.total)
         self._attempts = Attempts(self._counts)
         self._configs = [
             WorkerConfig(
