@@ -69,6 +69,18 @@ def store_url(path: str | os.PathLike[str]) -> StoreUrl | None:
     return StoreUrl(f"{found[1]}://{found[2]}")
 
 
+def noted_path(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What is written down of a file: its `path` as given, and the `folder` in which a relative one begins.
+
+    Examples
+    --------
+    >>> noted_path("/music/song.wav"), sorted(noted_path("music/song.wav"))
+    ({'path': '/music/song.wav'}, ['folder', 'path'])
+    """
+    text = os.fspath(path)
+    return {"path": text} if os.path.isabs(text) else {"path": text, "folder": os.getcwd()}
+
+
 def local_path(path: str | os.PathLike[str]) -> str:
     """The local path that is meant; one that is no address is given back as it is.
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+import featurestore
 from featurestore.atomic import replacing
 from featurestore.choices import METRICS
-from fs_extract.command import Command, json_option
+from fs_extract.command import Command
 from fs_extract.completion import complete_tracks
 from fs_extract.console import Console, print_json, printable
 from fs_extract.parameters import GivenPath, GivenStore, Layers
@@ -29,8 +30,9 @@ from fs_extract.parameters import GivenPath, GivenStore, Layers
 @click.option("-k", type=click.IntRange(min=1), default=10, help="How many.")
 @click.option("--level", type=click.Choice(["aggregated", "segments"]), help="What is compared.")
 @click.option("--metric", type=click.Choice(METRICS), default=METRICS[0], help="How.")
-@json_option
+@click.pass_obj
 def similar(
+    console: Console,
     store: Path,
     query: str | None,
     *,
@@ -40,16 +42,14 @@ def similar(
     k: int,
     level: str | None,
     metric: str,
-    as_json: bool,
 ) -> int:
     """List the tracks of STORE, or moments of them, that are most like a track or a file of audio."""
-    from featurestore import FeatureStore
-
     if at is not None and query is None:
         raise click.UsageError("--at is a moment of a track: name the track")
     wanted = (query, at) if query is not None and at is not None else query
-    found = FeatureStore(store).similar(wanted, audio=audio, layer=layer, k=k, level=level, metric=metric)
-    if as_json:
+    opened = featurestore.FeatureStore(store)
+    found = opened.similar(wanted, audio=audio, layer=layer, k=k, level=level, metric=metric)
+    if console.as_json:
         print_json([{"track_id": x.track_id, "score": x.score, "start": x.start} for x in found])
         return 0
     for match in found:
@@ -75,7 +75,6 @@ def similar(
 @click.option("--layers", type=Layers(), help='Layers to probe, like "7" or "0-12".  [default: all]')
 @click.option("--baseline", type=GivenStore(), help="Another store with the same tracks, as of logmel.")
 @click.option("--picture", type=GivenPath(), help="An SVG file of the bars, to write besides.")
-@json_option
 @click.pass_obj
 def probe(
     console: Console,
@@ -89,35 +88,30 @@ def probe(
     layers: tuple[int, ...] | None,
     baseline: Path | None,
     picture: Path | None,
-    as_json: bool,
 ) -> int:
     """Tell which layer of STORE knows a label best, by linear probes.
 
     LABELS is a CSV file, or mirdata:NAME for a data set that mirdata knows.
     """
-    from featurestore import FeatureStore
-
-    report = FeatureStore(store).probe(
+    report = featurestore.FeatureStore(store).probe(
         labels,
         label,
         group=group,
         no_groups=no_groups,
         layers=layers,
-        baseline=None if baseline is None else FeatureStore(baseline),
+        baseline=None if baseline is None else featurestore.FeatureStore(baseline),
         on=on,
     )
     if picture is not None:
         with replacing(picture) as (file,):
             file.write(report.to_svg().encode())
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        console.say(str(report))
+    console.result(report.to_dict(), str(report))
     return 0
 
 
 @click.command(
     cls=Command,
+    has_json=False,
     examples={"coloured by genre": "report features.zarr -o report.html --labels labels.csv --label genre"},
 )
 @click.argument("store", type=GivenStore())
@@ -140,11 +134,9 @@ def report(
     track: tuple[str, ...],
 ) -> int:
     """Write a page of HTML about STORE: what is in it, what is suspicious, layers, and a map of the tracks."""
-    from featurestore import FeatureStore
-
     if (labels is None) != (label is None):
         raise click.UsageError("--labels and --label go together: the file, and the column to colour by")
-    found = FeatureStore(store).report(
+    found = featurestore.FeatureStore(store).report(
         output, labels=labels, label=label or "label", on=on, layer=layer, tracks=track or None
     )
     suspicious = ", ".join(f"{kind.lower()} {count}" for kind, count in found.items() if count)

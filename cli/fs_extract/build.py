@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import featurestore
 from featurestore.amounts import bytes_in_words, hours_in_words, time_in_words
 from featurestore.choices import PRECISION_CHOICES
+from featurestore.errors import BuildStoppedError
 from featurestore.spec import CODECS, DTYPES, FEATURE_LEVELS
-from fs_extract.command import Command, json_option
+from fs_extract.command import Command
 from fs_extract.completion import complete_models
-from fs_extract.console import Console, as_typed, print_json, table
+from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath, GivenStore, Layers, SegmentDuration, TrackingUri
 from fs_extract.plan import source_options
 from fs_extract.progress import BEAT, progress_bar
@@ -185,7 +187,6 @@ _EXAMPLES = {
     help="Log the build to MLflow, like --mlflow=http://host:5000.  [URI: MLFLOW_TRACKING_URI, or mlflow.db here]",
 )
 @click.option("--disable-oom-recovery", is_flag=True, help="Never go on with smaller batches.")
-@json_option
 @click.pass_obj
 def build(
     console: Console,
@@ -193,7 +194,6 @@ def build(
     source: str,
     store: Path,
     *,
-    as_json: bool,
     no_mixed_precision: bool,
     disable_oom_recovery: bool,
     log_file: Path | None,
@@ -210,18 +210,16 @@ def build(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if log_file is not None:
         console.log_to(log_file)
-    from featurestore.errors import BuildStoppedError
     from featurestore.pipeline import MLflowCallback
-    from featurestore.pipeline import build as build_store
     from featurestore.pipeline.bar import LAYOUT, draw_on, line_of
 
-    def _line(now: Progress, /) -> str | None:
+    def _line(now: Progress) -> str | None:
         """Nothing before the extraction begins, unless that takes a minute: a build may be refused."""
         return line_of(now) if now.stage == "extracting" or now.elapsed >= BEAT else None
 
     try:
         with progress_bar(console, LAYOUT, draw_on, _line, desc="starting") as progress:
-            report = build_store(
+            report = featurestore.build(
                 source,
                 store,
                 mixed_precision=not no_mixed_precision,
@@ -231,23 +229,20 @@ def build(
                 **settings,
             )
     except BuildStoppedError as error:
-        _show(console, error.report, as_json=as_json)
+        _show(console, error.report)
         console.error(str(error))
         return 1
-    _show(console, report, as_json=as_json)
+    _show(console, report)
     if report.interrupted:
         console.error("interrupted; the same command goes on from here")
     return report.exit_code
 
 
-def _show(console: Console, report: BuildReport, *, as_json: bool) -> None:
-    if as_json:
-        found = report.to_dict()
-        for failure in found["errors"]:
-            failure["message"] = as_typed(failure["message"])
-        print_json(found)
-    else:
-        console.say(table(_plan(report) if report.dry_run else _summary(report)))
+def _show(console: Console, report: BuildReport) -> None:
+    found = report.to_dict()
+    for failure in found["errors"]:
+        failure["message"] = console.in_options(failure["message"])
+    console.result(found, table(_plan(report) if report.dry_run else _summary(report)))
     console.errors(() if console.quiet else report.warnings, "more warnings", "warning")
     console.errors(report.errors, "more failed")
     undone = [

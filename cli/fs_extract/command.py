@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -14,8 +14,6 @@ from featurestore.errors import FeatureStoreError
 from fs_extract.config_file import defaults_of
 from fs_extract.console import Console
 from fs_extract.parameters import GivenPath
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _SETTINGS = {
     "auto_envvar_prefix": "FEATURESTORE",
@@ -62,6 +60,17 @@ def _console_options() -> list[click.Option]:
     ]
 
 
+def _json_option() -> click.Option:
+    return click.Option(
+        ["--json", "as_json"],
+        is_flag=True,
+        envvar="FEATURESTORE_JSON",
+        help="Print the result as JSON.",
+        callback=_set,
+        expose_value=False,
+    )
+
+
 class Command(click.Command):
     """A command that knows -v, -q and the like, and takes its options from FEATURESTORE_... and a file as well.
 
@@ -73,16 +82,11 @@ class Command(click.Command):
         Titles, and the options that stand below each in the help; all others come last.
     examples : mapping of str to str, optional
         What one may want, and what to type.
-
-    Attributes
-    ----------
-    table : str
-        The table of a file of options that is meant for this command.
+    has_json : bool
+        Whether its result can be printed as JSON.
+    table : str, optional
+        The table of a file of options that is meant for it; by default the one of its name.
     """
-
-    @property
-    def table(self) -> str:
-        return str(self.name)
 
     def __init__(
         self,
@@ -90,9 +94,13 @@ class Command(click.Command):
         settings: Mapping[str, str] | None = None,
         groups: Mapping[str, tuple[str, ...]] | None = None,
         examples: Mapping[str, str] | None = None,
+        has_json: bool = True,
+        table: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
+        self.params += [_json_option()] if has_json else []
+        self.table = table or str(self.name)
         options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
         own = {option.name: max(option.opts, key=len) for option in options}
         self._options = {**own, **(settings or {})}
@@ -115,7 +123,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        ctx.ensure_object(Console).start_logging(self.in_options)
+        console = ctx.ensure_object(Console)
+        console.in_options = self.in_options
+        console.start_logging()
         try:
             return super().invoke(ctx)
         except FeatureStoreError as error:
@@ -150,7 +160,7 @@ class Group(click.Group):
     """The same for the group, so that the options may stand before the command, too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"context_settings": _SETTINGS, **kwargs})
+        super().__init__(*args, context_settings=_SETTINGS, **kwargs)
         self.params += _console_options()
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -165,10 +175,3 @@ def _typed(value: str) -> str:
     except (ValueError, SyntaxError):
         return value
     return shlex.quote(",".join(map(str, parsed)) if isinstance(parsed, list | tuple) else str(parsed))
-
-
-def json_option(function: F) -> F:
-    """Add --json."""
-    return click.option(
-        "--json", "as_json", is_flag=True, envvar="FEATURESTORE_JSON", help="Print the result as JSON."
-    )(function)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+import featurestore
 from fs_extract.analysis import probe, report, similar
 from fs_extract.build import build
 from fs_extract.command import Group, ReaderGoneError
@@ -18,12 +19,12 @@ from fs_extract.config_file import closest
 from fs_extract.console import Console
 from fs_extract.doctor import doctor
 from fs_extract.importing import import_
+from fs_extract.labels import labels, manifest
 from fs_extract.plan import plan
+from fs_extract.pretrain import pretrain
 from fs_extract.runs import failures, runs
 from fs_extract.sharing import copy, export, pull, push
 from fs_extract.store import info, ls, pack, rm, verify
-from fs_extract.training.labels import labels, manifest
-from fs_extract.training.pretrain import pretrain
 
 DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes; the last one is that of every program whose reader has gone."""
@@ -31,9 +32,7 @@ DONE, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from featurestore import __version__
-
-        click.echo(f"fs-extract {__version__}")
+        click.echo(f"fs-extract {featurestore.__version__}")
         ctx.exit()
 
 
@@ -93,7 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = fs_extract.main(args=arguments, prog_name="fs-extract", standalone_mode=False, obj=console)
         sys.stdout.flush()
     except click.UsageError as error:
-        return _wrong_usage(error)
+        return _wrong_usage(console, error)
     except click.Abort:
         console.error("interrupted")
         return INTERRUPTED
@@ -130,11 +129,11 @@ def _is_of_output(error: Exception) -> bool:
     return isinstance(error, OSError) and innermost in (click.utils.__file__, __file__)
 
 
-def _wrong_usage(error: click.UsageError) -> int:
+def _wrong_usage(console: Console, error: click.UsageError) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
     else:
-        Console.error(_with_a_guess(error))
+        console.error(_with_a_guess(error))
         if error.ctx is not None:
             click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
     return USAGE

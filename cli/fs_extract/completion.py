@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+import featurestore
 from featurestore.errors import FeatureStoreError
 from fs_extract.command import Command
 
@@ -20,16 +21,18 @@ def complete_models(_: click.Context, __: click.Parameter, incomplete: str) -> l
 
 def complete_tracks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of the tracks in the store that the command line names."""
-    from featurestore import FeatureStore
-
     try:
-        ids = FeatureStore(ctx.params["store"]).track_ids
+        ids = featurestore.FeatureStore(ctx.params["store"]).track_ids
     except (KeyError, TypeError, FeatureStoreError):
         return []
     return [CompletionItem(x) for x in ids if x.startswith(incomplete) and x.isprintable()][:_MOST]
 
 
-@click.command(cls=Command, examples={"for fish": "completion fish > ~/.config/fish/completions/fs-extract.fish"})
+@click.command(
+    cls=Command,
+    has_json=False,
+    examples={"for fish": "completion fish > ~/.config/fish/completions/fs-extract.fish"},
+)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

@@ -15,20 +15,19 @@ from fs_extract.config_file import path_of
 from fs_extract.console import Console, print_json, printable
 from fs_extract.parameters import GivenStore
 
-_OPTIONS = [option for option in build.params if isinstance(option, click.Option) and not option.is_eager]
+_OPTIONS = [
+    option
+    for option in build.params
+    if isinstance(option, click.Option) and not option.is_eager and option.name != "as_json"
+]
 
 _DEFAULT = re.compile(r"\[default: (?:(?:as in|the one)[^,\]]*, or )?([^\]]*)\]")
 """What the help of an option says of its default."""
 
 
-class _OfBuild(Command):
-    @property
-    def table(self) -> str:
-        return "build"
-
-
 @click.command(
-    cls=_OfBuild,
+    cls=Command,
+    table="build",
     params=[*_OPTIONS],
     groups=GROUPS,
     examples={
@@ -38,7 +37,7 @@ class _OfBuild(Command):
 )
 @click.argument("store", type=GivenStore(), required=False)
 @click.pass_context
-def config(ctx: click.Context, /, store: Path | None, *, as_json: bool, **settings: Any) -> int:
+def config(ctx: click.Context, /, store: Path | None, **settings: Any) -> int:
     """Show every option of build with its value, and where that comes from.
 
     A flag comes before the environment (FEATURESTORE_LAYERS), that before featurestore.toml, that before what
@@ -53,15 +52,15 @@ def config(ctx: click.Context, /, store: Path | None, *, as_json: bool, **settin
     }
     rows: dict[str, dict[str, Any]] = {}
     for option in _OPTIONS:
-        if (name := str(option.name)) == "as_json":
-            continue
-        value, place = settings[name], places.get(_source(ctx, name), "default")
+        name = str(option.name)
+        source = ctx.get_parameter_source(name) or ParameterSource.DEFAULT
+        value, place = settings[name], places.get(source, "default")
         if place == "default" and recorded.get(name) is not None:
             value, place = recorded[name], "store"
         elif value is None and (found := _DEFAULT.search(option.help or "")):
             value = found[1]
         rows[max(option.opts, key=len)] = {"value": _plain(value), "from": place}
-    if as_json:
+    if console.as_json:
         print_json(rows)
         return 0
     shown = [(name, _typed(row["value"]), row["from"]) for name, row in rows.items()]
@@ -71,20 +70,13 @@ def config(ctx: click.Context, /, store: Path | None, *, as_json: bool, **settin
     return 0
 
 
-def _source(ctx: click.Context, name: str) -> ParameterSource:
-    return ctx.get_parameter_source(name) or ParameterSource.DEFAULT
-
-
 def _recorded(store: Path, settings: dict[str, Any]) -> dict[str, Any]:
     from featurestore.pipeline.building import open_existing
     from featurestore.pipeline.recorded import recorded_options
 
-    there = open_existing(store)
-    return (
-        {}
-        if there is None
-        else recorded_options(there, {**settings, "mixed_precision": not settings["no_mixed_precision"]})
-    )
+    if (there := open_existing(store)) is None:
+        return {}
+    return recorded_options(there, {**settings, "mixed_precision": not settings["no_mixed_precision"]})
 
 
 def _plain(value: Any) -> Any:

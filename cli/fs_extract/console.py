@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +19,35 @@ _SHOWN = 20  # messages of one kind
 
 @dataclass
 class Console:
-    """How loud a command is.
+    """How loud a command is, and for whom it prints."""
 
-    Attributes
-    ----------
-    verbose : int
-        1 tells what happens to each track, 2 more.
-    quiet : bool
-        Errors only.
-    no_progress : bool
-        Nothing is told of the progress.
-    config_file : Path, optional
-        File with options that are not given, if one was named.
-    """
-
-    verbose: int = 0
-    quiet: bool = False
+    verbose: int = 0  # 1 tells what happens to each track, 2 more
+    quiet: bool = False  # errors only
     no_progress: bool = False
-    config_file: Path | None = None
-    _in_options: Callable[[str], str] = field(default=str, repr=False)
+    as_json: bool = False
+    config_file: Path | None = None  # options that are not given, if one was named
+    in_options: Callable[[str], str] = str  # makes a message of the library name settings as the command does
 
     @property
     def shows_bar(self) -> bool:
         """Whether a progress bar makes sense."""
         return not self.no_progress and not self.quiet and sys.stderr.isatty()
 
-    def say(self, text: str = "") -> None:
+    def say(self, text: str) -> None:
         """Print a line of the result, unless quiet."""
         if not self.quiet:
             click.echo(text)
 
-    @staticmethod
-    def error(message: str, kind: str = "error") -> None:
+    def result(self, value: Any, text: str) -> None:
+        """Print what a command has to tell: a value for machines, or a text, unless quiet."""
+        if self.as_json:
+            print_json(value)
+        else:
+            self.say(text)
+
+    def error(self, message: str, kind: str = "error") -> None:
         """Print an error, however quiet the command is."""
-        text = "\n".join(map(printable, as_typed(message).split("\n")))
+        text = "\n".join(map(printable, self.in_options(message).split("\n")))
         click.echo(f"fs-extract: {kind}: {text}", err=True)
 
     def errors(self, messages: Sequence[object], more: str, kind: str = "error") -> None:
@@ -66,18 +61,11 @@ class Console:
         """Print a line about what goes on to stderr, with the time: whoever reads it may do so days later."""
         click.echo(f"{time.strftime(_TIMES)} fs-extract: {printable(text)}", err=True)
 
-    def start_logging(self, in_options: Callable[[str], str]) -> None:
-        """Send the library's log to stderr, with the time where that is no terminal.
-
-        Parameters
-        ----------
-        in_options : callable
-            Makes a message name settings as the command does; threads of the library do not know which one runs.
-        """
+    def start_logging(self) -> None:
+        """Send the library's log to stderr, with the time where that is no terminal."""
         handler = _StderrHandler()
-        self._in_options = in_options
         times = "" if sys.stderr.isatty() else "%(asctime)s "
-        handler.setFormatter(_Formatter(in_options, f"{times}fs-extract: %(message)s", _TIMES))
+        handler.setFormatter(_Formatter(self.in_options, f"{times}fs-extract: %(message)s"))
         level = logging.ERROR if self.quiet else logging.WARNING - 10 * min(self.verbose, 2)
         logger = logging.getLogger("featurestore")
         logger.handlers = [handler]
@@ -96,7 +84,7 @@ class Console:
             file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise click.ClickException(f"--log-file {path} cannot be written: {error.strerror}") from None
-        file.setFormatter(_Formatter(self._in_options, "%(asctime)s %(levelname)s %(message)s", _TIMES))
+        file.setFormatter(_Formatter(self.in_options, "%(asctime)s %(levelname)s %(message)s"))
         click.get_current_context().call_on_close(file.close)
         logger.addHandler(file)
         logger.setLevel(min(logger.level, logging.INFO))
@@ -105,8 +93,8 @@ class Console:
 class _Formatter(logging.Formatter):
     """Shows settings as the options of a command."""
 
-    def __init__(self, in_options: Callable[[str], str], layout: str, times: str) -> None:
-        super().__init__(layout, times)
+    def __init__(self, in_options: Callable[[str], str], layout: str) -> None:
+        super().__init__(layout, _TIMES)
         self._in_options = in_options
 
     def format(self, record: logging.LogRecord) -> str:
@@ -123,13 +111,6 @@ class _StderrHandler(logging.Handler):
             tqdm.write(text, file=sys.stderr)
         else:
             click.echo(text, err=True)
-
-
-def as_typed(message: str) -> str:
-    """A message of the library with the options of the command that runs."""
-    context = click.get_current_context(silent=True)
-    in_options = None if context is None else getattr(context.command, "in_options", None)
-    return message if in_options is None else str(in_options(message))
 
 
 def print_json(value: Any) -> None:

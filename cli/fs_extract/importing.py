@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from featurestore.choices import PRECISIONS
-from fs_extract.command import Command, json_option
+from fs_extract.command import Command
 from fs_extract.completion import complete_models
-from fs_extract.console import Console, print_json
+from fs_extract.console import Console
 from fs_extract.parameters import GivenPath, GivenStore, Layers, SegmentDuration
 from fs_extract.progress import counting_bar
 
@@ -48,9 +48,8 @@ from fs_extract.progress import counting_bar
     default="path",
     help="What of the music the files are named after: the relative path, or the name alone.",
 )
-@json_option
 @click.pass_obj
-def import_(console: Console, /, tree: Path, store: Path, *, as_json: bool, **settings: Any) -> int:
+def import_(console: Console, /, tree: Path, store: Path, **settings: Any) -> int:
     """Take TREE/raw, TREE/segments and TREE/aggregated, of .npy for each track, into STORE.
 
     Features are taken over bit for bit. What is there already stays; an interrupted import goes on where it was.
@@ -59,13 +58,11 @@ def import_(console: Console, /, tree: Path, store: Path, *, as_json: bool, **se
 
     with counting_bar(console, "tracks") as notify:
         report = import_tree(tree, store, notify=notify, **settings)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        console.say(f"{report.imported} tracks were imported to {store}, {report.there} were there")
-        if report.without_audio:
-            console.say(
-                f"{len(report.without_audio)} of them have no audio, and a build will extract them again, like "
-                f"{report.without_audio[0]!r}: name the music by --audio"
-            )
+    text = f"{report.imported} tracks were imported to {store}, {report.there} were there"
+    if report.without_audio:
+        text += (
+            f"\n{len(report.without_audio)} of them have no audio, and a build will extract them again, like "
+            f"{report.without_audio[0]!r}: name the music by --audio"
+        )
+    console.result(asdict(report), text)
     return 0

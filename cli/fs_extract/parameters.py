@@ -57,9 +57,9 @@ class Layers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
                 self.fail(f"{value!r} is no list of layers like 7 or 4,7 or 0-12", param, ctx)
             if len(last or first) > 4:
                 self.fail(f"{value!r} names layers that no model has", param, ctx)
+            if int(last or first) < int(first):
+                self.fail(f"{part.strip()!r} names no layer", param, ctx)
             found.update(range(int(first), int(last or first) + 1))
-        if not found:
-            self.fail(f"{value!r} names no layer", param, ctx)
         return tuple(sorted(found))
 
 

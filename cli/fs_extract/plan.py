@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from featurestore.amounts import hours_in_words
-from fs_extract.command import Command, json_option
-from fs_extract.console import Console, print_json, table
+from fs_extract.command import Command
+from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath
 from fs_extract.progress import counting_bar
 
@@ -42,9 +42,8 @@ def source_options(command: Callable[..., int]) -> Callable[..., int]:
 @click.argument("source")
 @click.argument("out", type=GivenPath())
 @source_options
-@json_option
 @click.pass_obj
-def plan(console: Console, /, source: str, out: Path, *, as_json: bool, **settings: Any) -> int:
+def plan(console: Console, /, source: str, out: Path, **settings: Any) -> int:
     """List the tracks of SOURCE in OUT, a .csv that build takes as its SOURCE.
 
     One walk and one look at each header serve all builds of the list, such as the tasks of a job array.
@@ -54,12 +53,9 @@ def plan(console: Console, /, source: str, out: Path, *, as_json: bool, **settin
     settings["id_from"] = settings["id_from"] or "path"
     with counting_bar(console, "files") as progress:
         written = write_source_list(source, out, progress=progress, **settings)
-    if as_json:
-        print_json({**dataclasses.asdict(written), "errors": list(map(dataclasses.asdict, written.errors))})
-    else:
-        rows = {"list": written.path, "tracks": str(written.tracks), "audio": hours_in_words(written.audio_hours)}
-        if written.guessed:
-            rows["guessed"] = f"{written.guessed} files do not state their length"
-        console.say(table(rows))
+    rows = {"list": written.path, "tracks": str(written.tracks), "audio": hours_in_words(written.audio_hours)}
+    if written.guessed:
+        rows["guessed"] = f"{written.guessed} files do not state their length"
+    console.result(dataclasses.asdict(written), table(rows))
     console.errors(written.errors, "more cannot be used")
     return 1 if written.errors else 0

@@ -6,11 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ParamSpec
+from typing import Any
 
 from fs_extract.console import Console
-
-P = ParamSpec("P")
 
 BEAT = 60.0  # seconds between two lines
 
@@ -19,24 +17,14 @@ BEAT = 60.0  # seconds between two lines
 def progress_bar(
     console: Console,
     layout: str,
-    listener: Callable[[Any], Callable[P, None]],
-    line: Callable[P, str | None],
+    listener: Callable[[Any], Callable[..., None]],
+    line: Callable[..., str | None],
     **settings: Any,
-) -> Iterator[Callable[P, None] | None]:
+) -> Iterator[Callable[..., None] | None]:
     """What is told of a progress, or None if nothing is to be told.
 
-    Parameters
-    ----------
-    console : Console
-        How loud the command is.
-    layout : str
-        tqdm's format of the bar.
-    listener : callable
-        Makes what draws a progress from the bar.
-    line : callable
-        Makes a line of a progress, without a terminal; None as long as there is nothing to say.
-    **settings
-        Of the bar.
+    On a terminal, `listener` makes it of a bar with this `layout`; elsewhere, `line` makes a line of each one, or
+    None as long as there is nothing to say.
     """
     if console.shows_bar:
         from tqdm import tqdm
@@ -48,12 +36,12 @@ def progress_bar(
         yield None if console.quiet or console.no_progress else _each_minute(console, line)
 
 
-def _each_minute(console: Console, line: Callable[P, str | None]) -> Callable[P, None]:
+def _each_minute(console: Console, line: Callable[..., str | None]) -> Callable[..., None]:
     due = 0.0
 
-    def tell(*args: P.args, **kwargs: P.kwargs) -> None:
+    def tell(*progress: Any) -> None:
         nonlocal due
-        if (now := time.monotonic()) >= due and (text := line(*args, **kwargs)) is not None:
+        if (now := time.monotonic()) >= due and (text := line(*progress)) is not None:
             console.tell(text)
             due = now + BEAT
 
@@ -73,7 +61,7 @@ def counting_bar(console: Console, unit: str) -> AbstractContextManager[Callable
     layout = f"{{n_fmt}}/{{total_fmt}} {unit} |{{bar:20}}| {{elapsed}}<{{remaining}}"
     began = time.monotonic()
 
-    def line(done: int, total: int, /) -> str | None:
+    def line(done: int, total: int) -> str | None:
         return f"{done}/{total} {unit}" if time.monotonic() - began >= BEAT else None
 
     return progress_bar(console, layout, listener, line)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
+import featurestore
 from featurestore.amounts import time_in_words
-from fs_extract.command import Command, json_option
+from fs_extract.command import Command
 from fs_extract.console import Console, print_json, printable
 from fs_extract.parameters import GivenStore
 
@@ -18,14 +19,11 @@ from fs_extract.parameters import GivenStore
     cls=Command, examples={"how much each build has done, for another program": "runs features.zarr --json"}
 )
 @click.argument("store", type=GivenStore())
-@json_option
 @click.pass_obj
-def runs(console: Console, store: Path, *, as_json: bool) -> int:
+def runs(console: Console, store: Path) -> int:
     """List the builds of STORE, oldest first."""
-    from featurestore import FeatureStore
-
-    found = FeatureStore(store).runs()
-    if as_json:
+    found = featurestore.FeatureStore(store).runs()
+    if console.as_json:
         print_json(found)
         return 0
     for run in found:
@@ -45,14 +43,11 @@ def runs(console: Console, store: Path, *, as_json: bool) -> int:
 )
 @click.argument("store", type=GivenStore())
 @click.option("--csv", "as_csv", is_flag=True, envvar="FEATURESTORE_CSV", help="Print a table for spreadsheets.")
-@json_option
 @click.pass_obj
-def failures(console: Console, store: Path, *, as_csv: bool, as_json: bool) -> int:
+def failures(console: Console, store: Path, *, as_csv: bool) -> int:
     """List the tracks of STORE that have failed, and why; build --retry-failed tries them again."""
-    from featurestore import FeatureStore
-
-    found = FeatureStore(store).failures()
-    if as_json:
+    found = featurestore.FeatureStore(store).failures()
+    if console.as_json:
         print_json(found)
     elif as_csv:
         columns = ["track_id", "path", "error", "message", "source", "time"]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+import featurestore
 from featurestore.choices import EXPORT_SUFFIXES
 from featurestore.spec import DTYPES, FEATURE_LEVELS
-from fs_extract.command import Command, json_option
-from fs_extract.console import Console, print_json
+from fs_extract.command import Command
+from fs_extract.console import Console
 from fs_extract.parameters import GivenPath, GivenStore, Layers
 from fs_extract.progress import counting_bar
 
@@ -54,7 +55,6 @@ def _ids(tracks: Path | None) -> list[str] | None:
 )
 @_layers_option
 @_tracks_option
-@json_option
 @click.pass_obj
 def export(
     console: Console,
@@ -65,22 +65,16 @@ def export(
     level: str,
     layers: tuple[int, ...] | None,
     tracks: Path | None,
-    as_json: bool,
 ) -> int:
     """Write features of STORE to OUT for other tools: MATLAB, R, pandas, numpy.
 
     OUT is whole or as it was before. A file of HDF5 can be read as a store is.
     """
-    from featurestore import FeatureStore
-
-    opened = FeatureStore(store)
+    opened = featurestore.FeatureStore(store)
     ids = _ids(tracks)
     opened.export(out, to, level=level, layers=layers, tracks=ids)
     count = len(opened) if ids is None else len(ids)
-    if as_json:
-        print_json({"path": str(out), "tracks": count})
-    else:
-        console.say(f"{count} tracks are in {out}")
+    console.result({"path": str(out), "tracks": count}, f"{count} tracks are in {out}")
     return 0
 
 
@@ -97,7 +91,6 @@ def export(
 @_layers_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="float16 takes half the room.  [default: as it is]")
 @_tracks_option
-@json_option
 @click.pass_obj
 def copy(
     console: Console,
@@ -108,17 +101,15 @@ def copy(
     layers: tuple[int, ...] | None,
     dtype: str | None,
     tracks: Path | None,
-    as_json: bool,
 ) -> int:
     """Copy tracks of one STORE, or of several, to the store OUT: some layers, half the size, merged.
 
     What is there already stays; an interrupted copy goes on where it was. Two tracks of one name with different
     features are an error.
     """
-    from featurestore import FeatureStore, StoreWriter
     from featurestore.sharing.copying import common_spec, copy_tracks
 
-    opened = [FeatureStore(store) for store in stores]
+    opened = [featurestore.FeatureStore(store) for store in stores]
     ids = _ids(tracks)
     chosen = None if ids is None else set(ids)
     wanted = [[x for x in store if chosen is None or x in chosen] for store in opened]
@@ -126,17 +117,15 @@ def copy(
         opened[0].aggregated(tracks=sorted(missing))  # raises, naming ids that are alike
     total, done, copied = sum(map(len, wanted)), 0, 0
     spec = common_spec(opened, layers, dtype)
-    with StoreWriter(out, spec=spec) as writer, counting_bar(console, "track") as show:
+    with featurestore.StoreWriter(out, spec=spec) as writer, counting_bar(console, "tracks") as show:
         for store, some in zip(opened, wanted, strict=True):
             for _, new in copy_tracks(store, writer, tracks=some, level=level):
                 done, copied = done + 1, copied + new
                 if show is not None:
                     show(done, total)
         writer.pack()
-    if as_json:
-        print_json({"path": str(out), "copied": copied, "there": done - copied})
-    else:
-        console.say(f"{copied} tracks were copied to {out}, {done - copied} were there")
+    found = {"path": str(out), "copied": copied, "there": done - copied}
+    console.result(found, f"{copied} tracks were copied to {out}, {done - copied} were there")
     return 0
 
 
@@ -159,19 +148,16 @@ _level_option = click.option(
 @click.argument("url")
 @_level_option
 @_shard_option
-@json_option
 @click.pass_obj
-def push(console: Console, store: Path, url: str, *, level: str, shard: str | None, as_json: bool) -> int:
+def push(console: Console, store: Path, url: str, *, level: str, shard: str | None) -> int:
     """Copy STORE into a bucket, to be read from URL, like s3://bucket/name.
 
     What is there already stays; the same command goes on where it was stopped, and several may push at once.
     Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
     """
-    from featurestore import FeatureStore
-
     with counting_bar(console, "tracks") as notify:
-        report = FeatureStore(store).push(url, level=level, shard=shard, notify=notify)
-    return _told(console, report, url, as_json=as_json)
+        report = featurestore.FeatureStore(store).push(url, level=level, shard=shard, notify=notify)
+    return _told(console, report, url)
 
 
 @click.command(cls=Command, examples={"a store of others, to work on": "pull s3://bucket/features features.zarr"})
@@ -179,9 +165,8 @@ def push(console: Console, store: Path, url: str, *, level: str, shard: str | No
 @click.argument("store", type=GivenStore())
 @_level_option
 @_shard_option
-@json_option
 @click.pass_obj
-def pull(console: Console, url: str, store: Path, *, level: str, shard: str | None, as_json: bool) -> int:
+def pull(console: Console, url: str, store: Path, *, level: str, shard: str | None) -> int:
     """Copy a store from a bucket, or a web server, at URL to the folder STORE.
 
     What is there already stays; the same command goes on where it was stopped.
@@ -190,14 +175,12 @@ def pull(console: Console, url: str, store: Path, *, level: str, shard: str | No
 
     with counting_bar(console, "tracks") as notify:
         report = pull_store(url, store, level=level, shard=shard, notify=notify)
-    return _told(console, report, store, as_json=as_json)
+    return _told(console, report, store)
 
 
-def _told(console: Console, report: TransferReport, target: object, *, as_json: bool) -> int:
+def _told(console: Console, report: TransferReport, target: object) -> int:
     """Say what was copied; the exit code."""
-    if as_json:
-        print_json({"path": str(target), **asdict(report)})
-    else:
-        console.say(f"{report.copied} tracks were copied to {target}, {report.there} were there")
+    found = {"path": str(target), **asdict(report)}
+    console.result(found, f"{report.copied} tracks were copied to {target}, {report.there} were there")
     console.errors([f"track {track_id!r}: {message}" for track_id, message in report.failed], "more failed")
     return 0 if report.ok else 1

@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
+import featurestore
 from featurestore.amounts import bytes_in_words, hours_in_words, time_in_words
-from fs_extract.command import Command, json_option
+from featurestore.errors import CorruptTrackError, TrackNotFoundError
+from fs_extract.command import Command
 from fs_extract.completion import complete_tracks
 from fs_extract.console import Console, print_json, printable, table
 from fs_extract.parameters import GivenStore
@@ -27,17 +29,15 @@ _links_option = click.option(
 )
 @click.argument("store", type=GivenStore())
 @_links_option
-@json_option
-def info(store: Path, *, follow_links: bool, as_json: bool) -> int:
+@click.pass_obj
+def info(console: Console, store: Path, *, follow_links: bool) -> int:
     """Say what STORE holds, of which settings, and what its builds did.
 
     Hours and bytes of more than 10,000 tracks are estimated from so many, spread evenly.
     """
-    from featurestore import FeatureStore
-
-    opened = FeatureStore(store, follow_links=follow_links)
+    opened = featurestore.FeatureStore(store, follow_links=follow_links)
     found, amounts, history = opened.info(), opened.contents(), _history(opened)
-    if as_json:
+    if console.as_json:
         print_json({**found, **amounts, **history})
     else:
         spec = found.pop("spec")
@@ -96,14 +96,12 @@ def _listed(value: Any) -> Any:
 @click.argument("store", type=GivenStore())
 @click.option("--long", "-l", is_flag=True, help="Show kinds, length and number of windows, too.")
 @_links_option
-@json_option
-def ls(store: Path, *, long: bool, follow_links: bool, as_json: bool) -> int:
+@click.pass_obj
+def ls(console: Console, store: Path, *, long: bool, follow_links: bool) -> int:
     """List the track ids of STORE, one per line."""
-    from featurestore import FeatureStore
-
-    opened = FeatureStore(store, follow_links=follow_links)
+    opened = featurestore.FeatureStore(store, follow_links=follow_links)
     rows: Iterator[Any] = (found for x in opened if (found := _details(opened, x))) if long else iter(opened)
-    if as_json:
+    if console.as_json:
         print_json(list(rows))
         return 0
     for row in rows:
@@ -118,8 +116,6 @@ def _columns(found: dict[str, Any]) -> str:
 
 def _details(store: Any, track_id: str) -> dict[str, Any] | None:
     """What `ls` tells of a track, None if it was removed since it was listed."""
-    from featurestore.errors import CorruptTrackError, TrackNotFoundError
-
     try:
         found = store.provenance(track_id)
     except TrackNotFoundError:
@@ -148,42 +144,35 @@ def _details(store: Any, track_id: str) -> dict[str, Any] | None:
 @click.option("--deep", is_flag=True, help="Read every byte and check every checksum.")
 @click.option("--repair", is_flag=True, help="Put damaged tracks aside, so that the next build replaces them.")
 @_links_option
-@json_option
 @click.pass_obj
-def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_links: bool, as_json: bool) -> int:
+def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_links: bool) -> int:
     """Check that STORE is whole."""
-    from featurestore import FeatureStore, StoreWriter, VerifyReport
-    from featurestore.errors import CorruptTrackError
-
     moved: list[Path] = []
     try:
-        opened = FeatureStore(store, follow_links=follow_links)
+        opened = featurestore.FeatureStore(store, follow_links=follow_links)
     except CorruptTrackError as error:
-        report = VerifyReport.of_damaged_root(error, deep=deep)
+        report = featurestore.VerifyReport.of_damaged_root(error, deep=deep)
     else:
         if repair:
-            with StoreWriter(store, spec=opened.spec) as writer:
+            with featurestore.StoreWriter(store, spec=opened.spec) as writer:
                 report, moved = writer.repair(deep=deep)
         else:
             report = opened.verify(deep=deep)
-    if as_json:
-        print_json({**report.to_dict(), "put_aside": [str(path) for path in moved]})
-    else:
-        how = f"{report.bytes_read / 1e9:.2f} GB against their checksums" if deep else "structure only"
-        rows = {
-            "tracks": report.tracks,
-            "arrays": report.arrays,
-            "packed": report.packed,
-            "checked": f"{how}, in {time_in_words(report.elapsed)}",
-        }
-        if report.unfinished:
-            rows["unfinished"] = f"{report.unfinished} changes: a writer is at work, or the next one finishes them"
-        if report.left and not repair:
-            rows["left over"] = f"{report.left} folders: writers are at work, or the next one sweeps them"
-        rows["problems"] = len(report.problems)
-        if moved:
-            rows["put aside"] = f"{len(moved)} tracks, in {moved[0].parent}: build again to extract them"
-        console.say(table(rows))
+    how = f"{report.bytes_read / 1e9:.2f} GB against their checksums" if deep else "structure only"
+    rows = {
+        "tracks": report.tracks,
+        "arrays": report.arrays,
+        "packed": report.packed,
+        "checked": f"{how}, in {time_in_words(report.elapsed)}",
+    }
+    if report.unfinished:
+        rows["unfinished"] = f"{report.unfinished} changes: a writer is at work, or the next one finishes them"
+    if report.left and not repair:
+        rows["left over"] = f"{report.left} folders: writers are at work, or the next one sweeps them"
+    rows["problems"] = len(report.problems)
+    if moved:
+        rows["put aside"] = f"{len(moved)} tracks, in {moved[0].parent}: build again to extract them"
+    console.result({**report.to_dict(), "put_aside": [str(path) for path in moved]}, table(rows))
     about = ("" if x.track_id is None else f"track {x.track_id!r}: " for x in report.problems)
     console.errors([f"{track}{x.message}" for track, x in zip(about, report.problems, strict=True)], "more")
     return 0 if report.ok else 1
@@ -195,25 +184,21 @@ def verify(console: Console, store: Path, *, deep: bool, repair: bool, follow_li
 )
 @click.argument("store", type=GivenStore())
 @click.option("--seal/--unseal", default=None, help="Move tracks from folders into bundles of thousands, or back.")
-@json_option
 @click.pass_obj
-def pack(console: Console, store: Path, *, seal: bool | None, as_json: bool) -> int:
+def pack(console: Console, store: Path, *, seal: bool | None) -> int:
     """Bring the table of all tracks up to date; seal them into a few large files."""
-    from featurestore import FeatureStore
-
-    opened = FeatureStore(store)
+    opened = featurestore.FeatureStore(store)
     opened.pack(seal=seal)
     info = opened.info()
-    if as_json:
-        print_json({"tracks": info["tracks"], "packed": info["packed"], "sealed": info["sealed"]})
-    elif info["packed"] < info["tracks"]:
-        console.say(
+    if info["packed"] < info["tracks"]:
+        text = (
             f"{info['packed']} of {info['tracks']} tracks are packed: the others are damaged (fs-extract verify) "
             "or have just changed"
         )
     else:
         sealed = f", {info['sealed']} of them sealed" if info["sealed"] or seal is not None else ""
-        console.say(f"{info['packed']} tracks are packed{sealed}")
+        text = f"{info['packed']} tracks are packed{sealed}"
+    console.result({name: info[name] for name in ("tracks", "packed", "sealed")}, text)
     return 0
 
 
@@ -223,13 +208,10 @@ def pack(console: Console, store: Path, *, seal: bool | None, as_json: bool) -> 
 @click.argument("store", type=GivenStore())
 @click.argument("track_ids", nargs=-1, required=True, metavar="TRACK_ID...", shell_complete=complete_tracks)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
 @click.pass_obj
-def rm(console: Console, store: Path, track_ids: tuple[str, ...], *, yes: bool, as_json: bool) -> int:
+def rm(console: Console, store: Path, track_ids: tuple[str, ...], *, yes: bool) -> int:
     """Remove tracks from STORE."""
-    from featurestore import FeatureStore, StoreWriter
-
-    opened = FeatureStore(store)
+    opened = featurestore.FeatureStore(store)
     track_ids = tuple(dict.fromkeys(track_ids))
     for track_id in track_ids:
         if track_id not in opened:
@@ -240,11 +222,8 @@ def rm(console: Console, store: Path, track_ids: tuple[str, ...], *, yes: bool, 
         what = printable(track_ids[0]) if len(track_ids) == 1 else f"{len(track_ids)} tracks"
         if not click.confirm(f"Remove {what} from {store}?", err=True):
             return 0
-    with StoreWriter(store, spec=opened.spec) as writer:
+    with featurestore.StoreWriter(store, spec=opened.spec) as writer:
         for track_id in track_ids:
             writer.remove(track_id)
-    if as_json:
-        print_json({"removed": list(track_ids)})
-    else:
-        console.say(f"removed {len(track_ids)}")
+    console.result({"removed": list(track_ids)}, f"removed {len(track_ids)}")
     return 0

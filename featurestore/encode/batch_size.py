@@ -23,20 +23,11 @@ GROW_TRIALS = 2
 
 @dataclass(frozen=True)
 class Window(Generic[T]):
-    """A window, and the track that it is of.
+    """A window, and the track that it is of."""
 
-    Parameters
-    ----------
-    owner : object
-        The track: what its results are given out with.
-    start : int
-        The first sample in the track.
-    samples : ndarray of float32, shape (samples,)
-    """
-
-    owner: T
-    start: int
-    samples: npt.NDArray[np.float32]
+    owner: T  # the track: what its results are given out with
+    start: int  # its first sample in the track
+    samples: npt.NDArray[np.float32]  # shape (samples,)
 
 
 def grouped(windows: Iterable[Window[T] | None], size: Callable[[], int]) -> Iterator[list[Window[T]] | None]:
@@ -87,17 +78,7 @@ class BatchSize:
     """How many windows are encoded together: fewer when memory is full, and cautiously more again.
 
     After `GROW_AFTER` batches in a row that fitted at a reduced size, the double is tried. If that does not fit,
-    the size goes back; after `GROW_TRIALS` such failures it stays.
-
-    Parameters
-    ----------
-    wanted : int
-        The size to begin with, which is never exceeded.
-
-    Attributes
-    ----------
-    now : int
-        The size by now.
+    the size goes back; after `GROW_TRIALS` such failures it stays. It never exceeds what was wanted at first.
     """
 
     def __init__(self, wanted: int) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from featurestore.encode.batch_size import BatchSize, T, Window, grouped
 from featurestore.encode.forward import Forward, Full, Outcome, Pending
-from featurestore.encode.memory import forget_memory
+from featurestore.encode.memory import first_line, forget_memory
 from featurestore.encode.threads import single_core_threads
 from featurestore.encode.transfer import Transfer, transfer_for
 from featurestore.errors import ExtractionError
@@ -51,15 +51,9 @@ class EncodedBatch:
 
 @dataclass(frozen=True)
 class EncodedState:
-    """One hidden state of a long window, ahead of the `EncodedBatch` of that window, which then has no raw.
+    """The next wanted state of a long window, ahead of the `EncodedBatch` of it, which then has no raw."""
 
-    Parameters
-    ----------
-    frames : ndarray of float32 or float16, shape (frames, dim)
-        The next of the layers that are wanted.
-    """
-
-    frames: npt.NDArray[Any]
+    frames: npt.NDArray[Any]  # float32 or float16, shape (frames, dim)
 
 
 class BatchEncoder:
@@ -118,25 +112,9 @@ class BatchEncoder:
     def encode(
         self, windows: Iterable[tuple[int, npt.NDArray[np.float32]]], *, raw: bool
     ) -> Iterator[EncodedBatch]:
-        """Compute the features of the windows of one track, in their order.
+        """Compute the features of the windows of one track: the first sample and the samples of each.
 
-        Parameters
-        ----------
-        windows : iterable of (int, ndarray of float32, shape (samples,))
-            The first sample and the samples of each; all have one length.
-        raw : bool
-            Whether the frames are wanted, besides their means.
-
-        Yields
-        ------
-        EncodedBatch
-
-        Raises
-        ------
-        AudioTooShortError, ExtractionError
-            As what `encode_tracks` yields in the place of a batch.
-        DeviceLostError
-            If a card fails for good.
+        All have one length. An error that `encode_tracks` yields in the place of a batch is raised.
         """
         of_one = (Window(None, start, samples) for start, samples in windows)
         with closing(self.encode_tracks(of_one, raw=raw)) as results:
@@ -329,7 +307,7 @@ class BatchEncoder:
         )
         return ExtractionError(
             f"{self._device} is out of memory with {len(batch)} window(s) of {len(batch[0].samples)} samples "
-            f"at a time: {advice} ({reason.split(chr(10), 1)[0]})"
+            f"at a time: {advice} ({first_line(reason)})"
         )
 
 

@@ -1,18 +1,20 @@
-"""Whether a card can be used, whether it still can after an error, and float32 that is float32 on it."""
+"""Whether a card can be used, whether it still can after an error, and in what arithmetic devices compute."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
+from featurestore.encode.memory import first_line
 from featurestore.errors import DeviceError, DeviceLostError
 from featurestore.models.encoder import Encoder
 from featurestore.models.kernels.fidelity import Fidelity, check_close, compared, test_signal
+from featurestore.models.kernels.products import autocast_on_cpu
 
 logger = logging.getLogger("featurestore")
 
@@ -30,7 +32,7 @@ def no_cards_because() -> str:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n", 1)[0]
+        reason = first_line(error)
         if "too old" in reason:
             reason = reason.split(" Please", 1)[0]
             return (
@@ -55,8 +57,9 @@ def is_lost(device: torch.device) -> bool:
 def check_not_lost(device: torch.device, error: Exception) -> None:
     """Raise DeviceLostError if a card has failed for good with this error."""
     if is_lost(device):
-        reason = str(error).split("\n", 1)[0]
-        raise DeviceLostError(f"{device} has failed, and can compute nothing any more ({reason})") from error
+        raise DeviceLostError(
+            f"{device} has failed, and can compute nothing any more ({first_line(error)})"
+        ) from error
 
 
 def try_out(
@@ -64,19 +67,10 @@ def try_out(
 ) -> Fidelity | None:
     """Compute a short signal on a card, in float32 and in half, while its memory is free.
 
-    Parameters
-    ----------
-    model, half_model : Encoder
-        In float32 and in half precision, on the card.
-    device : torch.device
-        The card.
-    half : torch.dtype, optional
-        The half precision; None if there is no `half_model`.
-
     Returns
     -------
     Fidelity or None
-        How near half precision is to float32; None if there is none.
+        How near half precision is to float32; None if there is no `half_model`.
 
     Raises
     ------
@@ -85,8 +79,6 @@ def try_out(
     SettingError
         If half precision is far from float32.
     """
-    from featurestore.encode.device import arithmetic
-
     try:
         wave = test_signal(model.sample_rate, model.min_samples).to(device)
         with torch.inference_mode():
@@ -164,3 +156,15 @@ def _highest() -> Iterator[None]:
         if before != "highest":
             torch.set_float32_matmul_precision(before)
             torch.backends.cuda.matmul.fp32_precision = newer
+
+
+def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Half precision if it is wanted; on CUDA: on this card, and true float32 elsewhere."""
+    if device.type != "cuda":
+        return autocast_on_cpu(half) if device.type == "cpu" else nullcontext()
+    contexts = ExitStack()
+    contexts.enter_context(torch.cuda.device(device))
+    contexts.enter_context(exact_float32())
+    if half is not None:
+        contexts.enter_context(torch.autocast("cuda", dtype=half))
+    return contexts

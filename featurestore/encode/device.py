@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import re
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
 
 import torch
 
 from featurestore.choices import PRECISION_CHOICES
-from featurestore.encode.card import exact_float32, no_cards_because
+from featurestore.encode.card import no_cards_because
 from featurestore.errors import DeviceError, SettingError
-from featurestore.models.kernels.products import autocast_on_cpu, bf16_gain, bf16_products
+from featurestore.models.kernels.products import bf16_gain, bf16_products
 from featurestore.models.warning_filters import suppress_warnings
 
 logger = logging.getLogger("featurestore")
@@ -157,15 +155,3 @@ def default_batch_size(device: torch.device) -> int:
         return _BATCH_SIZES[device.type]
     doublings = math.floor(math.log2(torch.cuda.get_device_properties(device).total_memory / 8e9))
     return int(_CUDA_BATCH * 2.0 ** max(-2, min(3, doublings)))
-
-
-def arithmetic(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Half precision if it is wanted; on CUDA: on this card, and true float32 elsewhere."""
-    if device.type != "cuda":
-        return autocast_on_cpu(half) if device.type == "cpu" else nullcontext()
-    contexts = ExitStack()
-    contexts.enter_context(torch.cuda.device(device))
-    contexts.enter_context(exact_float32())
-    if half is not None:
-        contexts.enter_context(torch.autocast("cuda", dtype=half))
-    return contexts

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featurestore.encode.card import check_not_lost
-from featurestore.encode.device import arithmetic
+from featurestore.encode.card import arithmetic, check_not_lost
 from featurestore.encode.memory import is_full_for_library, is_out_of_memory
 from featurestore.encode.transfer import Transfer
 from featurestore.errors import AudioTooShortError, ModelError
@@ -44,18 +43,7 @@ Outcome = Pending | Full | Exception
 class Forward:
     """Runs a model over one batch at a time; several threads may use it if they may use the model.
 
-    Parameters
-    ----------
-    model : Encoder
-        On `device` already.
-    device : torch.device
-        Where the model is.
-    layers : sequence of int
-        Hidden states that are wanted, ascending; nothing beyond the last one is computed.
-    half : torch.dtype or None
-        float16 or bfloat16 for autocast.
-    transfer : Transfer
-        How windows get to the device and results back.
+    The parameters are those of `batching.BatchEncoder`.
     """
 
     def __init__(

@@ -34,6 +34,11 @@ def is_full_for_library(error: Exception) -> bool:
     return any(text in str(error) for text in _FULL_FOR_LIBRARIES)
 
 
+def first_line(error: object) -> str:
+    """What an error of torch says, without the many lines of advice that follow."""
+    return str(error).split("\n", 1)[0]
+
+
 def forget_memory(device: torch.device) -> None:
     """Give back what torch keeps for later, in pieces of the wrong size perhaps."""
     if device.type == "cuda":

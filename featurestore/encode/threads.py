@@ -13,16 +13,7 @@ def single_core_threads(count: int) -> ThreadPoolExecutor:
 
     torch.set_num_threads counts for the thread that calls it and for threads that begin later, but not for those
     that have begun: each new thread calls it for itself, and the calling thread then calls it to have later
-    threads find what they would have found.
-
-    Parameters
-    ----------
-    count : int
-        Threads; all have begun when this returns.
-
-    Returns
-    -------
-    ThreadPoolExecutor
+    threads find what they would have found. All have begun when this returns.
     """
     before = torch.get_num_threads()
     begun = threading.Barrier(count + 1)

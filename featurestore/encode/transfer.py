@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from featurestore.encode.memory import first_line
+
 logger = logging.getLogger("featurestore")
 
 
@@ -120,9 +122,5 @@ def transfer_for(device: torch.device) -> Transfer:
         torch.empty(1, pin_memory=True)
         return PinnedTransfer(device)
     except RuntimeError as error:
-        logger.warning("no memory can be pinned (%s): copies to %s will be slower", _first_line(error), device)
+        logger.warning("no memory can be pinned (%s): copies to %s will be slower", first_line(error), device)
         return Transfer(device)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]

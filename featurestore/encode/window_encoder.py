@@ -13,7 +13,7 @@ from featurestore.encode.batch_size import T, Window
 from featurestore.encode.batching import BatchEncoder, EncodedBatch, EncodedState
 from featurestore.encode.card import try_out
 from featurestore.encode.device import default_batch_size, resolve_device, resolve_precision
-from featurestore.encode.memory import is_out_of_memory
+from featurestore.encode.memory import first_line, is_out_of_memory
 from featurestore.encode.track_windows import TrackWindows
 from featurestore.errors import DeviceError, SettingError
 from featurestore.models.checkpoints.load import load_model
@@ -270,10 +270,9 @@ class WindowEncoder:
 
 
 def _no_room(device: torch.device, model: Encoder, error: Exception) -> DeviceError:
-    reason = str(error).split("\n", 1)[0]
     return DeviceError(
         f"{device} has too little free memory for {model.name}: end what else uses it, or choose another `device` "
-        f"or a smaller `model` ({reason})"
+        f"or a smaller `model` ({first_line(error)})"
     )
 
 

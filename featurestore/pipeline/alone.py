@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from featurestore.errors import StoreAccessError
+from featurestore.store import filesystem
 
 
 @contextmanager
@@ -23,14 +23,11 @@ def alone(folder: Path, path: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreAccessError(
-                f"another build is at work on {path}, and here only one can be: wait for it"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+        locked = True
+        with suppress(OSError):  # a file system without locks
+            locked = filesystem.try_flock(fd)
+        if not locked:
+            raise StoreAccessError(f"another build is at work on {path}, and here only one can be: wait for it")
         yield
     finally:
         os.close(fd)

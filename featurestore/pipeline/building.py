@@ -16,7 +16,7 @@ from featurestore.pipeline.bar import AUTO, auto_bar
 from featurestore.pipeline.callbacks import BuildCallback, follow
 from featurestore.pipeline.executors import open_executor, settle_ahead
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import IdleExecutor, LocalExecutor, check_tracks, run_job
+from featurestore.pipeline.job import Executor, LocalExecutor, check_tracks, run_job
 from featurestore.pipeline.one_file import build_file
 from featurestore.pipeline.orphans import source_root
 from featurestore.pipeline.plan import Job
@@ -268,8 +268,10 @@ def build(
             if retry_failed:
                 failed = {failure["track_id"] for failure in failures_of(known)}
                 tracks = [track for track in tracks if track.track_id in failed]
-                given["retried"] = [track.track_id for track in tracks[:limit]]
             tracks = [track for track in tracks if part is None or part.holds(track.track_id)][:limit]
+            if retry_failed:
+                tally.waiting = {track.track_id for track in tracks}
+                given["retried"] = sorted(tally.waiting)
             given.update(dataset=dataset, id_from=id_from, shard=part and str(part))
             given["left_out"] = {"excluded": excluded, "not_chosen": found - len(tracks)}
             tally.total = len(tracks)
@@ -312,9 +314,8 @@ def build(
                         job, there = stack.enter_context(upgrading(job, there, tracks, interrupts, tally))
                 if there is not None and fits(there.spec, job, settings):
                     checked = check_tracks(job, tracks, there, there.spec, tally)
-                    if not checked.needs_model:
-                        idle = IdleExecutor(there.spec)
-                        run_job(job, tracks, there, idle, interrupts, tally, checked=checked)
+                    if not any(plan.to_do for plan in checked):
+                        run_job(job, tracks, there, Executor(there.spec), interrupts, tally, checked=checked)
                         return tally.report()
                     tally.enter("opening the model")
                 opened = open_executor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
@@ -29,10 +30,7 @@ class Attempts:
     The processes of one build share the memory. A count is changed under the lock of its track, so that nobody but
     the holder of the lock does it; what the holder finds there is the number of the dead.
 
-    Parameters
-    ----------
-    counts : mutable sequence of int
-        One byte for each track of the plan, 0 at first.
+    `counts` has one byte for each track of the plan, 0 at first.
     """
 
     def __init__(self, counts: MutableSequence[int]) -> None:
@@ -96,21 +94,8 @@ class WriterThread:
 class TrackClaim:
     """A track whose lock is held by this process.
 
-    Parameters
-    ----------
-    plan : TrackPlan
-        What is to be done.
-    audio : TrackAudio
-        The audio of the track, of which nothing has been decoded yet.
-    context : context manager of TrackWriter
-        It takes the lock when it is entered, and publishes the track when it is left without an error.
-    thread : WriterThread
-        Writes frames beside the encoding.
-
-    Raises
-    ------
-    TrackLockedError, StoreError
-        If the context cannot be entered.
+    Nothing of its `audio` has been decoded yet. The `context` takes the lock when it is entered, here, which may
+    raise TrackLockedError or StoreError, and publishes the track when it is left without an error.
 
     Attributes
     ----------
@@ -190,9 +175,5 @@ class TrackClaim:
 
 def most_open() -> int:
     """Return how many tracks may be open at a time: each takes a file for its lock, and one for raw."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # not on this system
-        return 64
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 128 if soft == resource.RLIM_INFINITY else max(8, min(128, soft // 8))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from distributed import Client, LocalCluster, Security, connect
 
 from featurestore.errors import SettingError
+from featurestore.pipeline.interrupts import unheard
 
 LOCAL = "local"
 """Asks for a cluster of this machine alone, which is there as long as the build."""
@@ -20,12 +20,8 @@ PATIENCE = 20.0
 
 def local_cluster(workers: int) -> LocalCluster:
     """Begin a cluster of so many processes of this machine."""
-    # Ctrl-C reaches all processes of a terminal: only this one listens, and tells the others.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with unheard():
         return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def client_of(cluster: LocalCluster | str) -> Client:

@@ -30,9 +30,8 @@ from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessE
 from featurestore.pipeline.dask_cluster import LOCAL, client_of, local_cluster
 from featurestore.pipeline.extraction import PACK_EVERY
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.job import LocalExecutor
+from featurestore.pipeline.job import Executor, LocalExecutor
 from featurestore.pipeline.plan import Job, TrackPlan
-from featurestore.pipeline.processes import planned_windows
 from featurestore.pipeline.report import TrackDone
 from featurestore.pipeline.tally import Tally
 from featurestore.pipeline.worker import WorkerConfig, open_encoder
@@ -55,21 +54,11 @@ _PATIENCE = 20.0
 logger = logging.getLogger("featurestore")
 
 
-class DaskExecutor:
-    """Workers of a Dask cluster that extract tracks, an `Executor`; they can do so within its `with` block.
+class DaskExecutor(Executor):
+    """Workers of a Dask cluster that extract tracks; they can do so within its `with` block.
 
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    scheduler : str
-        The address of a scheduler, or "local".
-    settings : mapping
-        The arguments of `WindowEncoder`.
-    processes : int
-        The number of workers of a local cluster.
-    open_encoder : callable
-        Makes what computes the features, in a worker.
+    `scheduler` is the address of one, or "local", for a cluster of so many `processes`; `settings` are what
+    `WindowEncoder` is made with.
 
     Raises
     ------
@@ -78,8 +67,6 @@ class DaskExecutor:
     ModelError, SettingError
         On entering, if a worker cannot open the model.
     """
-
-    spec: FeatureSpec
 
     def __init__(
         self,
@@ -121,10 +108,6 @@ class DaskExecutor:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def planned(self, n_samples: int) -> tuple[int, int]:
-        """Return the windows of a track of so many samples, and the frames of all of them, about."""
-        return planned_windows(self.spec, n_samples)
 
     def run(
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
@@ -192,15 +175,7 @@ class DaskExecutor:
 
 
 class _TrackExtractor(WorkerPlugin):  # type: ignore[misc]
-    """What a worker needs for its tasks: an encoder and a writer of the store, opened by the first one.
-
-    Parameters
-    ----------
-    config : WorkerConfig
-        What is to be done.
-    open_encoder : callable
-        Makes what computes the features.
-    """
+    """What a worker needs for its tasks: an encoder and a writer of the store, opened by the first one."""
 
     def __init__(self, config: WorkerConfig, open_encoder: Callable[[WorkerConfig], WindowEncoder]) -> None:
         self._config, self._open_encoder = config, open_encoder

@@ -30,12 +30,7 @@ def count_memory_kills() -> int | None:
 def is_of_memory(code: int, kills: int | None) -> bool:
     """Tell whether the system has ended a process, or may have, since memory was full.
 
-    Parameters
-    ----------
-    code : int
-        The exit code of the process.
-    kills : int or None
-        What `count_memory_kills` has said when it began.
+    `code` is its exit code, and `kills` what `count_memory_kills` has said when it began.
     """
     return code == -signal.SIGKILL and (kills is None or count_memory_kills() != kills)
 
@@ -47,6 +42,9 @@ def cause_of_death(code: int, kills: int | None) -> str:
         return f"was killed, {is_sure} (try fewer `processes` or a smaller `batch_size`)"
     if code == -signal.SIGKILL:
         return "was killed by somebody (SIGKILL; memory was not full)"
-    if code < 0:
-        return f"ended with {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+    return ending(code)
+
+
+def ending(code: int) -> str:
+    """Say how a process has ended, by its exit code alone."""
+    return f"ended with {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
 import struct
 import subprocess
 import sys
@@ -21,9 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.addresses import noted_path
 from featurestore.audio import Found, decode, file_sha256
 from featurestore.audio.info import check_unchanged
 from featurestore.errors import AudioFormatError, FeatureStoreError, SettingError
+from featurestore.pipeline.deaths import ending
 
 Decoded = npt.NDArray[np.float32] | dict[str, Any]
 
@@ -34,14 +35,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def decode_track(path: Path, sample_rate: int) -> Generator[Decoded, None, None]:
-    """Decode a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    sample_rate : int
-        Hz.
+    """Decode a file, at a sample rate in Hz.
 
     Yields
     ------
@@ -61,7 +55,7 @@ def decode_track(path: Path, sample_rate: int) -> Generator[Decoded, None, None]
         check_unchanged(info)
         yield {
             "audio": {
-                "path": str(path),
+                **noted_path(path),
                 "size": info.size,
                 "mtime_ns": info.mtime_ns,
                 "sha256": sha256,
@@ -113,7 +107,8 @@ class DecoderProcess:
                         raise last
                     yield last
                     return
-            raise AudioFormatError(f"{path} cannot be decoded: the process that decodes it {_ending(process)}")
+            how = ending(process.wait())
+            raise AudioFormatError(f"{path} cannot be decoded: the process that decodes it {how}")
         finally:
             if not done:
                 self.close()
@@ -127,11 +122,6 @@ class DecoderProcess:
             for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
                     pipe.close()  # type: ignore[union-attr]
-
-
-def _ending(process: subprocess.Popen[bytes]) -> str:
-    code = process.wait()
-    return f"ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
 
 
 def _start() -> subprocess.Popen[bytes]:

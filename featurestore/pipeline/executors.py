@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featurestore.errors import MissingDependencyError, SettingError
 from featurestore.pipeline.interrupts import Interrupts
@@ -14,10 +14,6 @@ from featurestore.pipeline.job import Executor, LocalExecutor
 from featurestore.pipeline.plan import Job
 from featurestore.pipeline.processes import WorkerPool
 from featurestore.pipeline.tally import Tally
-
-if TYPE_CHECKING:
-    from featurestore.encode import WindowEncoder
-    from featurestore.pipeline.dask_executor import DaskExecutor
 
 _MOST_WORKERS = 8
 """Decoders that a card gets without being asked for: some 5,000 times real time."""
@@ -39,8 +35,9 @@ def open_executor(
     tally: Tally,
 ) -> Iterator[Executor]:
     """Open an encoder in this process, or several processes for several devices, or have a Dask cluster do it."""
-    encoder_class = _encoder_class()
-    from featurestore.encode.device import resolve_devices
+    with _needed("building a store", "extract"):
+        from featurestore.encode import WindowEncoder
+        from featurestore.encode.device import resolve_devices
 
     devices = resolve_devices(device) if scheduler is None else [device]
     loaded = not isinstance(settings["model"], str | os.PathLike | None)
@@ -56,15 +53,17 @@ def open_executor(
             raise SettingError("`device` is that of each worker of the `scheduler`: cpu, cuda, cuda:N or mps")
         job = settle_ahead(job, workers, ahead_mb, devices * processes, tally.total)
         settings = {**settings, "device": device}
-        with _dask_executor_class()(job, scheduler, settings, processes=processes) as executor:
+        with _needed("`scheduler`", "dask"):
+            from featurestore.pipeline.dask_executor import DaskExecutor
+        with DaskExecutor(job, scheduler, settings, processes=processes) as executor:
             yield executor
         return
     devices = [name for name in devices for _ in range(processes)][: max(1, tally.total)]
     job = settle_ahead(job, workers, ahead_mb, devices, tally.total)
     if len(devices) == 1 or job.dry_run:
-        yield LocalExecutor(job, encoder_class(device=devices[0], **settings))
+        yield LocalExecutor(job, WindowEncoder(device=devices[0], **settings))
         return
-    with WorkerPool(job, devices, settings, interrupts, tally, tracks=tally.total) as pool:
+    with WorkerPool(job, devices, settings, interrupts, tally) as pool:
         yield pool
 
 
@@ -76,7 +75,7 @@ def settle_ahead(job: Job, workers: int | None, ahead_mb: int | None, devices: S
     return replace(job, workers=min(workers, tracks), ahead_mb=ahead_mb)
 
 
-def default_workers(device: str, processes: int = 1) -> int:
+def default_workers(device: str, processes: int) -> int:
     """Return how many tracks are decoded at a time for one of the processes that encode on this machine.
 
     One worker keeps up with any CPU, whose cores are the model's. A card needs more, as one core decodes FLAC and
@@ -86,21 +85,10 @@ def default_workers(device: str, processes: int = 1) -> int:
     return max(1, min(_MOST_WORKERS, cores // processes)) if device.startswith("cuda") else 1
 
 
-def _dask_executor_class() -> type[DaskExecutor]:
+@contextmanager
+def _needed(what: str, extra: str) -> Iterator[None]:
+    """Say how to install what is imported in the block."""
     try:
-        from featurestore.pipeline.dask_executor import DaskExecutor
+        yield
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"`scheduler` needs {error.name}: pip install 'featurestore[dask]'"
-        ) from error
-    return DaskExecutor
-
-
-def _encoder_class() -> type[WindowEncoder]:
-    try:
-        from featurestore.encode import WindowEncoder
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"building a store needs {error.name}: pip install 'featurestore[extract]'"
-        ) from error
-    return WindowEncoder
+        raise MissingDependencyError(f"{what} needs {error.name}: pip install 'featurestore[{extra}]'") from error

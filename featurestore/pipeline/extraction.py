@@ -23,9 +23,8 @@ from featurestore.errors import (
 )
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts, TrackClaim, WriterThread, most_open
 from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.plan import Job, TrackPlan
+from featurestore.pipeline.plan import Job, TrackPlan, is_published
 from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
-from featurestore.pipeline.published import is_published
 from featurestore.pipeline.report import TrackDone
 from featurestore.pipeline.tally import Tally
 from featurestore.store import StoreWriter
@@ -59,21 +58,6 @@ class Extraction:
     A track is locked before it is decoded, so that nothing is decoded which another process has. Several tracks
     are open at a time, as batches go across their borders; results come back to each in order. What fails of one
     track fails that track alone.
-
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    writer : StoreWriter
-        The store to publish to.
-    extractor : WindowEncoder
-        What computes the features.
-    interrupts : Interrupts
-        Held back while anything is written.
-    tally : Tally
-        Gets what becomes of each track.
-    attempts : Attempts
-        Which tracks the processes of this build have in flight.
     """
 
     def __init__(
@@ -89,7 +73,6 @@ class Extraction:
         self._job = job
         self._writer = writer
         self._extractor = extractor
-        self._requirements = job.requirements(writer.spec)
         self._attributes = {
             "dataset": job.dataset,
             "device": str(extractor.device),
@@ -118,22 +101,19 @@ class Extraction:
             If the store cannot be written, or the card has failed: going on would be in vain.
         """
         with closing(WriterThread()) as self._thread:
-            self._run(plans)
-
-    def _run(self, plans: Sequence[TrackPlan]) -> None:
-        self._attempt(plans)
-        (pause, longest), self._again = _PAUSES, True
-        deadline = time.monotonic() + self._job.wait_for_others
-        if self._later:
-            logger.info("%d tracks are at hand elsewhere, and are looked at again", len(self._later))
-        while self._later and not self._stopped:
-            self._last_look = time.monotonic() >= deadline
-            plans, self._later = self._later, []
-            for plan in plans:
-                self._attempt([plan])
+            self._attempt(plans)
+            (pause, longest), self._again = _PAUSES, True
+            deadline = time.monotonic() + self._job.wait_for_others
             if self._later:
-                time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
-                pause = min(longest, 2 * pause)
+                logger.info("%d tracks are at hand elsewhere, and are looked at again", len(self._later))
+            while self._later and not self._stopped:
+                self._last_look = time.monotonic() >= deadline
+                plans, self._later = self._later, []
+                for plan in plans:
+                    self._attempt([plan])
+                if self._later:
+                    time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+                    pause = min(longest, 2 * pause)
 
     def pack(self, *, wait: float) -> None:
         """Bring what is published into the packed table; if another writer is at it, wait for so many seconds."""
@@ -159,7 +139,11 @@ class Extraction:
                     closing(self._windows(plans)) as windows,
                     closing(self._extractor.encode_tracks(windows, stream=True, **options)) as results,
                 ):
-                    while (found := self._next(results)) is not None:
+                    while True:
+                        with self._interrupts.allowed():  # only meanwhile
+                            found = next(results, None)
+                        if found is None:
+                            break
                         self._take(*found)
             except BaseException as error:
                 reason = error
@@ -170,13 +154,6 @@ class Extraction:
                         stack.callback(
                             partial(self._settle, 0) if claim.closed else partial(self._release, claim, reason)
                         )
-
-    def _next(
-        self, results: Iterator[tuple[TrackClaim, EncodedBatch | EncodedState | Exception]]
-    ) -> tuple[TrackClaim, EncodedBatch | EncodedState | Exception] | None:
-        """Return the next results; only meanwhile interrupts are allowed."""
-        with self._interrupts.allowed():
-            return next(results, None)
 
     def _claims(self, plans: Iterable[TrackPlan]) -> Iterator[TrackClaim]:
         """Claim tracks, each when its decoding is to begin. Interrupts are allowed."""
@@ -234,7 +211,7 @@ class Extraction:
         deaths = self._attempts.begin(plan)
         if deaths < MOST_DEATHS:
             # Asked again under the lock: another writer may have published it since the plan was made.
-            published = is_published(self._writer, self._requirements, plan)
+            published = is_published(self._writer, self._job, plan)
             if not published and (self._again or not deaths):
                 return claim
             self._release(claim, _LeftAlone())
@@ -317,9 +294,9 @@ class Extraction:
         """Look at a track that another writer has again later, or now for the last time."""
         if not self._last_look:
             self._later.append(plan)
-        elif is_published(self._writer, self._requirements, plan):
+        elif not self._attempts[plan] and is_published(self._writer, self._job, plan):
             self._done(plan, "cached")
-        else:
+        else:  # or a process of this build has it, and tells what it has done
             self._done(plan, "skipped")
 
     def _fail(self, plan: TrackPlan, error: BaseException) -> None:

@@ -10,6 +10,16 @@ from types import FrameType
 from typing import Any, Self
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Begin processes that do not hear Ctrl-C, which reaches all of a terminal: this one tells them to end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Interrupts:
     """Turns the first Ctrl-C or SIGTERM into one KeyboardInterrupt at a moment when nothing is half written.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from featurestore.amounts import bytes_in_words, hours_in_words
 from featurestore.audio import AudioFile
@@ -27,16 +27,18 @@ from featurestore.pipeline.plan import (
     TrackPlan,
     bytes_needed,
     check_free_space,
-    free_bytes,
-    plan_tracks,
+    plan_track,
     plan_windows,
+    published_attributes,
 )
-from featurestore.pipeline.published import published_attributes
+from featurestore.pipeline.prefetch import map_in_threads
 from featurestore.pipeline.report import TrackDone
 from featurestore.pipeline.tally import Tally
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreReader, StoreWriter
 from featurestore.store.os_errors import translate_os_errors
+from featurestore.store.reading import free_bytes
+from featurestore.windows import hop_samples, window_count, window_samples
 
 if TYPE_CHECKING:
     from featurestore.encode import WindowEncoder
@@ -48,53 +50,47 @@ _PACK_WAIT = 60.0  # seconds that the end of a build waits for another writer's 
 logger = logging.getLogger("featurestore")
 
 
-class Executor(Protocol):
-    """Who extracts: an encoder of this process, or several processes.
+class Executor:
+    """Who makes features of a spec: an encoder of this process, or several processes; this one only plans."""
 
-    Attributes
-    ----------
-    spec : FeatureSpec
-        The settings of the features that it makes.
-    device : str
-        Where it computes, for the report.
-    """
+    device = "none"  # where it computes, for the report
 
-    spec: FeatureSpec
-    device: str
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.spec = spec
 
     def planned(self, n_samples: int) -> tuple[int, int]:
-        """Return the windows of a track of so many samples, and the frames of all of them, about."""
-        ...
+        """Return the windows of a track of so many samples, and the frames of all of them, or one more of each."""
+        spec = self.spec
+        rate, frame_rate, seconds = spec.sample_rate, spec.frame_rate, spec.segment_duration
+        window, windows = n_samples, 1
+        if rate is not None and isinstance(seconds, int | float):
+            window = window_samples(seconds, rate)
+            windows = window_count(n_samples, window, hop_samples(window, spec.overlap or 0.0))
+        frames = 1 if rate is None or frame_rate is None else round(min(window, n_samples) * frame_rate / rate)
+        return windows, windows * max(1, frames)
 
     def run(
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
-        """Extract tracks, all of which are to be done, into the store of the writer.
+        """Extract tracks, at least one and all of which are to be done, into the store of the writer.
 
         Raises
         ------
         StoreError
             If the store cannot be written: going on would be in vain.
         """
-        ...
+        raise NotImplementedError
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Extracts in this process.
 
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    extractor : WindowEncoder
-        What computes the features.
-    attempts : Attempts, optional
-        Which tracks the processes of this build have in flight; by default there is only this one.
+    `attempts` tell which tracks the processes of this build have in flight; by default there is only this one.
     """
 
     def __init__(self, job: Job, extractor: WindowEncoder, attempts: Attempts | None = None) -> None:
         self._job, self._extractor, self._attempts = job, extractor, attempts
-        self.spec = extractor.spec(dtype=job.dtype, codec=job.codec)
+        super().__init__(extractor.spec(dtype=job.dtype, codec=job.codec))
         self.device = str(extractor.device)
 
     def planned(self, n_samples: int) -> tuple[int, int]:
@@ -105,61 +101,25 @@ class LocalExecutor:
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
         """Extract tracks."""
-        alone = Attempts(bytearray(1 + max((plan.number for plan in plans), default=0)))
         extraction = Extraction(
             job=self._job,
             writer=writer,
             extractor=self._extractor,
             interrupts=interrupts,
             tally=tally,
-            attempts=self._attempts or alone,
+            attempts=self._attempts or Attempts(bytearray(1 + max(plan.number for plan in plans))),
         )
         extraction.run(plans)
 
 
-class IdleExecutor:
-    """Stands for an encoder of a spec that is not opened, as nothing is to be done."""
-
-    device = "none"
-
-    def __init__(self, spec: FeatureSpec) -> None:
-        self.spec = spec
-
-    def planned(self, n_samples: int) -> tuple[int, int]:  # noqa: ARG002
-        """Return nothing: there are no tracks."""
-        return 0, 0
-
-    def run(
-        self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
-    ) -> None:
-        """Do nothing: there are no tracks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """What is found out about the tracks of a source without a model.
-
-    Attributes
-    ----------
-    plans : sequence of TrackPlan
-        One for each track.
-    orphans : collection of str
-        Tracks of the store whose files are gone, and were not moved.
-    """
-
-    plans: Sequence[TrackPlan]
-    orphans: Collection[str]
-
-    @property
-    def needs_model(self) -> bool:
-        """Whether a track is to be extracted."""
-        return any(not plan.cached and plan.error is None for plan in self.plans)
-
-
 def check_tracks(
     job: Job, tracks: Sequence[AudioFile], there: StoreReader | None, spec: FeatureSpec, tally: Tally
-) -> Checked:
-    """Compare a source with a store; tracks whose files were moved are renamed, unless it is a dry run."""
+) -> list[TrackPlan]:
+    """Compare a source with a store, without a model: a plan for each track, in their order, without windows.
+
+    Tracks whose files were moved are renamed, unless it is a dry run; those whose files are gone become a fact of
+    the tally.
+    """
     tally.enter("checking")
     orphans = {} if there is None or job.root is None else find_orphans(there, tracks, job.root)
     moved = {} if there is None else find_moved(there, tracks, orphans)
@@ -167,21 +127,22 @@ def check_tracks(
         with StoreWriter(job.store, spec=spec) as renaming:
             rename_moved(there, renaming, tracks, moved, orphans)
     tally.facts["moved"] = len(moved)
-    orphans = {track_id: known for track_id, known in orphans.items() if track_id not in moved.values()}
-    tally.facts["orphans"] = tuple(orphans)
+    tally.facts["orphans"] = tuple(track_id for track_id in orphans if track_id not in moved.values())
     names = moved if job.dry_run else {}
-    plans = plan_tracks(
-        tracks,
-        requirements=job.requirements(spec),
+
+    def look_at(number: int) -> TrackPlan:
+        track, published = tracks[number], None
+        name = names.get(track.track_id, track.track_id)
         # Asked for with `in` first: the error of an unknown track looks for ids that are alike.
-        existing=lambda track_id: (
-            None
-            if there is None or (name := names.get(track_id, track_id)) not in there
-            else published_attributes(there.provenance, name)
-        ),
-        notify=lambda done: _checked(tally, done),
-    )
-    return Checked(plans=plans, orphans=tuple(orphans))
+        if there is not None and name in there:
+            published = published_attributes(there.provenance, name)
+        return plan_track(number, track, published, job, spec)
+
+    def checked(done: int) -> None:
+        tally.checked = done
+        tally.notify()
+
+    return map_in_threads(look_at, range(len(tracks)), checked)
 
 
 def run_job(
@@ -193,7 +154,7 @@ def run_job(
     tally: Tally,
     *,
     writer: StoreWriter | None = None,
-    checked: Checked | None = None,
+    checked: Sequence[TrackPlan] | None = None,
 ) -> None:
     """Plan, and unless it is a dry run, extract and pack: by `writer`, or else by one that is opened for it.
 
@@ -216,8 +177,8 @@ def run_job(
         check_settings(there.path, there.spec, spec)
     if job.extends is not None:
         check_settings(tally.facts["store"], job.extends, replace(spec, layers=job.extends.layers))
-    checked = checked or check_tracks(job, tracks, there, spec, tally)
-    plans = plan_windows(checked.plans, spec.sample_rate, executor.planned)
+    checked = check_tracks(job, tracks, there, spec, tally) if checked is None else checked
+    plans = plan_windows(checked, spec.sample_rate, executor.planned)
     _count(job, plans, spec, tally)
     if job.refused and not job.dry_run:
         _refuse_upgrade(job, plans, tally)
@@ -231,9 +192,9 @@ def run_job(
             with nullcontext() if writer else opened, translate_os_errors(job.store), interrupts.allowed():
                 tally.enter("extracting")
                 usable = _usable(job, plans, tally)
-                if not (job.fail_fast and tally.failures):
+                if usable and not (job.fail_fast and tally.failures):
                     executor.run(usable, writer=opened, interrupts=interrupts, tally=tally)
-                for track_id in checked.orphans if job.prune else ():
+                for track_id in tally.facts["orphans"] if job.prune else ():
                     with suppress(*TAKEN):
                         opened.remove(track_id)
                     tally.facts["pruned"] = tally.facts.get("pruned", 0) + 1
@@ -269,34 +230,30 @@ def _usable(job: Job, plans: Iterable[TrackPlan], tally: Tally) -> list[TrackPla
     """Return the tracks to do; files that cannot be used count as failed, one at most if that ends it."""
     usable = []
     for plan in plans:
-        if plan.error is None:
-            usable += [] if plan.cached else [plan]
-        elif job.dry_run or not (job.fail_fast and tally.failures):
+        if plan.to_do:
+            usable.append(plan)
+        elif plan.error is not None and (job.dry_run or not (job.fail_fast and tally.failures)):
             logger.info("%s failed: %s", plan.track.track_id, plan.error)
             tally.add(TrackDone(track=plan.track, outcome="failed", error=plan.error))
     tally.notify()
     return usable
 
 
-def _checked(tally: Tally, done: int) -> None:
-    tally.checked = done
-    tally.notify()
-
-
 def _count(job: Job, plans: Sequence[TrackPlan], spec: FeatureSpec, tally: Tally) -> None:
     tally.cached = sum(plan.cached for plan in plans)
+    tally.waiting.difference_update(plan.track.track_id for plan in plans if plan.cached)
     tally.audio_seconds_total = sum(plan.seconds for plan in plans)
     tally.facts.update(
         to_do=len(plans) - tally.cached,
         audio_hours_to_do=tally.audio_seconds_total / 3600,
         guessed=sum(plan.guessed for plan in plans),
         estimated_bytes=bytes_needed(plans, spec, job.kinds),
-        free_bytes=free_bytes(job.store),
+        free_bytes=free_bytes(job.store.absolute()),
     )
 
 
 def _refuse_upgrade(job: Job, plans: Sequence[TrackPlan], tally: Tally) -> None:
-    to_do = sum(not plan.cached and plan.error is None for plan in plans)
+    to_do = sum(plan.to_do for plan in plans)
     if not to_do and job.extends is None:
         return
     has = " and ".join(f"`{name}={old!r}`" for name, (old, _) in job.refused.items())

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from featurestore.addresses import noted_path
 from featurestore.audio import AudioFile, file_sha256
 from featurestore.errors import FeatureStoreError, TrackExistsError, TrackLockedError, TrackNotFoundError
-from featurestore.pipeline.published import published_attributes
+from featurestore.pipeline.plan import published_attributes
 from featurestore.sharing.copying import copy_track
 from featurestore.store import StoreReader, StoreWriter
 
@@ -36,18 +37,29 @@ def find_orphans(there: StoreReader, tracks: Sequence[AudioFile], root: str) -> 
         if track_id in named:
             continue
         known = published_attributes(there.provenance, track_id) or {}
-        audio = known.get("audio")
-        path = os.path.abspath(audio.get("path", "/")) if isinstance(audio, Mapping) else "/"
+        path = _noted_place(known.get("audio"))
         if path.startswith(os.path.join(root, "")) and not os.path.lexists(path):
             found[track_id] = known
     return dict(sorted(found.items()))
+
+
+def _noted_place(audio: Any) -> str:
+    """Return where a file of audio was, by what a store says of it; "/" if it does not say so."""
+    if not isinstance(audio, Mapping):
+        return "/"
+    path, folder = audio.get("path"), audio.get("folder", "")
+    if not (isinstance(path, str) and isinstance(folder, str)):
+        return "/"
+    # Stores of earlier releases have no folder: there, a relative path is one of where this process works.
+    return os.path.abspath(os.path.join(folder, path))
 
 
 def find_moved(there: StoreReader, tracks: Sequence[AudioFile], orphans: Orphans) -> dict[str, str]:
     """Find new tracks whose files have the bytes of an orphan's: the orphan's id by the new one."""
     by_size = defaultdict(list)
     for old, known in orphans.items():
-        by_size[known["audio"].get("size")].append((known["audio"].get("sha256"), old))
+        if isinstance(size := known["audio"].get("size"), int):
+            by_size[size].append((known["audio"].get("sha256"), old))
     found: dict[str, str] = {}
     for track in tracks if orphans else ():
         if track.track_id in there:
@@ -75,7 +87,8 @@ def rename_moved(
     for track in tracks:
         if (old := moved.get(track.track_id)) is not None:
             known = orphans[old]
-            audio = {**known["audio"], "path": str(track.path), "mtime_ns": track.path.stat().st_mtime_ns}
+            audio = {name: value for name, value in known["audio"].items() if name != "folder"}
+            audio |= {**noted_path(track.path), "mtime_ns": track.path.stat().st_mtime_ns}
             with suppress(*TAKEN):
                 copy_track(there, writer, old, {**known, "audio": audio}, track_id=track.track_id)
                 writer.remove(old)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +11,18 @@ from typing import Any
 from featurestore.amounts import bytes_in_words, hours_in_words
 from featurestore.audio import AudioFile, file_sha256, read_header
 from featurestore.audio.info import file_status
-from featurestore.errors import ExtractionError, FeatureStoreError, StoreAccessError
-from featurestore.pipeline.prefetch import AHEAD_MB, map_in_threads
+from featurestore.errors import (
+    AudioError,
+    CorruptTrackError,
+    ExtractionError,
+    FeatureStoreError,
+    StoreAccessError,
+    TrackNotFoundError,
+)
+from featurestore.pipeline.prefetch import AHEAD_MB
 from featurestore.spec import FEATURE_LEVELS, KINDS, FeatureSpec
-from featurestore.store import estimate_bytes
-from featurestore.store.reading import free_files
+from featurestore.store import StoreWriter, estimate_bytes
+from featurestore.store.reading import free_bytes, free_files
 
 _log = logging.getLogger("featurestore")
 
@@ -25,73 +31,67 @@ _FILES_OF_A_STORE = 50  # and of its table
 
 @dataclass(frozen=True, kw_only=True)
 class TrackPlan:
-    """What is to be done about one track.
+    """What is to be done about one track."""
 
-    Attributes
-    ----------
-    number : int
-        Its place in the source.
-    track : AudioFile
-        The track and its file.
-    cached : bool
-        Whether nothing is to be done, because the store has it.
-    replaces : bool
-        Whether the new features take the space of old ones.
-    seconds : float
-        The length of the audio, 0 where the file does not say.
-    guessed : bool
-        Whether the file does not state its length, so that `seconds` is a guess or 0.
-    segments, frames : int
-        The number of windows, and of frames in all of them.
-    error : FeatureStoreError or OSError, optional
-        Why the file cannot be used.
-    """
-
-    number: int
+    number: int  # its place in the source
     track: AudioFile
-    cached: bool = False
-    replaces: bool = False
-    seconds: float = 0.0
-    guessed: bool = False
+    cached: bool = False  # the store has it, so that nothing is to be done
+    replaces: bool = False  # the new features take the space of old ones
+    seconds: float = 0.0  # of audio; 0 where the file does not say
+    guessed: bool = False  # the file does not state its length: `seconds` is a guess, or 0
     segments: int = 0
-    frames: int = 0
-    error: FeatureStoreError | OSError | None = None
+    frames: int = 0  # of all segments together
+    error: FeatureStoreError | OSError | None = None  # why the file cannot be used
+
+    @property
+    def to_do(self) -> bool:
+        """Whether the track is to be extracted."""
+        return not self.cached and self.error is None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requirements:
-    """What published features must be, so that their track need not be extracted.
+class Job:
+    """The settings of a build that are not the encoder's; what is not explained here is as in `build`."""
 
-    Attributes
-    ----------
-    spec : FeatureSpec
-        The settings of the build.
-    kinds : tuple of str
-        What is stored of each track.
-    force : bool
-        Whether nothing satisfies.
-    """
-
-    spec: FeatureSpec
-    kinds: tuple[str, ...]
+    store: Path
+    kinds: tuple[str, ...]  # what is stored of each track
+    # Settings without leave to extract again for: what the store has, and what is asked for.
+    refused: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    extends: FeatureSpec | None = None  # of the store that this one will replace, as it has more layers
+    workers: int = 1
+    ahead_mb: int = AHEAD_MB
+    dtype: str = "float32"
+    codec: str = "none"
     force: bool = False
+    dry_run: bool = False
+    fail_fast: bool = False
+    dataset: str | None = None
+    root: str | None = None  # folder of the source, if tracks of files that are gone are to be looked for
+    prune: bool = False
+    seal: bool | None = None
+    packs: bool = True  # whether the build ends with packing
+    wait_for_others: float = 0.0  # seconds
 
-    def is_satisfied_by(self, existing: Mapping[str, Any] | None, track: AudioFile) -> bool:
+    def is_satisfied_by(self, existing: Mapping[str, Any] | None, track: AudioFile, spec: FeatureSpec) -> bool:
         """Tell whether a published track has these settings, these kinds and this file's audio.
+
+        The audio is compared by the size and the time of change of the file, or else by its SHA-256.
 
         Parameters
         ----------
-        existing : mapping, optional
+        existing : mapping or None
             Attributes of the published track, None if there is none.
         track : AudioFile
-            The file to compare with: by size and time of change, or else by its SHA-256.
+            The file.
+        spec : FeatureSpec
+            The settings of the build's features.
 
         Raises
         ------
         AudioNotFoundError, AudioFormatError
             If the file cannot be read.
         """
-        if self.force or existing is None or existing.get("fingerprint") != self.spec.fingerprint:
+        if self.force or existing is None or existing.get("fingerprint") != spec.fingerprint:
             return False
         if not set(self.kinds) <= set(existing.get("kinds", ())):
             return False
@@ -107,105 +107,15 @@ class Requirements:
         return audio.get("mtime_ns") == now.st_mtime_ns or audio.get("sha256") == file_sha256(track.path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """The settings of a build that are not the encoder's.
-
-    Parameters
-    ----------
-    store : Path
-        The folder of the store.
-    kinds : tuple of str
-        What is stored of each track.
-    refused : mapping of str to tuple
-        Settings for which tracks of the store would be extracted again, without leave: what it has, and what is
-        asked for.
-    extends : FeatureSpec, optional
-        Of the store that this one will replace, as it has more layers.
-    workers : int
-        How many tracks are decoded at a time, for each process.
-    ahead_mb : int
-        Megabytes of decoded audio that may wait for the model, for each process.
-    dtype, codec : str
-        As in `FeatureSpec`.
-    force, dry_run, fail_fast : bool
-        As in `build`.
-    dataset : str or None
-        As in `build`.
-    root : str, optional
-        The folder of the source, if tracks of files that are gone are to be looked for.
-    prune : bool
-        Whether those are removed.
-    seal : bool, optional
-        Whether tracks are sealed at the end; by default if there are many.
-    packs : bool
-        Whether the build ends with packing.
-    wait_for_others : float
-        Seconds that tracks are waited for at the end which other writers have.
-    """
-
-    store: Path
-    kinds: tuple[str, ...]
-    refused: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    extends: FeatureSpec | None = None
-    workers: int = 1
-    ahead_mb: int = AHEAD_MB
-    dtype: str = "float32"
-    codec: str = "none"
-    force: bool = False
-    dry_run: bool = False
-    fail_fast: bool = False
-    dataset: str | None = None
-    root: str | None = None
-    prune: bool = False
-    seal: bool | None = None
-    packs: bool = True
-    wait_for_others: float = 0.0
-
-    def requirements(self, spec: FeatureSpec) -> Requirements:
-        """Return what published features must be, so that their track is left alone."""
-        return Requirements(spec=spec, kinds=self.kinds, force=self.force)
-
-
-def plan_tracks(
-    tracks: Sequence[AudioFile],
-    *,
-    requirements: Requirements,
-    existing: Callable[[str], Mapping[str, Any] | None],
-    notify: Callable[[int], None],
-) -> list[TrackPlan]:
-    """Look at every track: does the store have it, and if not, how long is it? No model is needed.
-
-    Parameters
-    ----------
-    tracks : sequence of AudioFile
-        All tracks of the source.
-    requirements : Requirements
-        What published features must be.
-    existing : callable
-        Gives the attributes of the published track of an id, or None. Called in threads.
-    notify : callable
-        Called with the number of tracks looked at, after each.
-
-    Returns
-    -------
-    list of TrackPlan
-        One for each track, in their order, without windows.
-    """
-    return map_in_threads(
-        lambda number: _plan_track(number, tracks[number], requirements, existing), range(len(tracks)), notify
-    )
-
-
-def _plan_track(
-    number: int,
-    track: AudioFile,
-    requirements: Requirements,
-    existing: Callable[[str], Mapping[str, Any] | None],
+def plan_track(
+    number: int, track: AudioFile, published: Mapping[str, Any] | None, job: Job, spec: FeatureSpec
 ) -> TrackPlan:
-    published = existing(track.track_id)
+    """Look at a track: does the store have it, and if not, how long is it? No model is needed.
+
+    `published` are the attributes of the store's track of this id, None if there is none.
+    """
     try:
-        if requirements.is_satisfied_by(published, track):
+        if job.is_satisfied_by(published, track, spec):
             return TrackPlan(number=number, track=track, cached=True)
         info = None if track.seconds else read_header(track.path)
     except (FeatureStoreError, OSError) as error:
@@ -213,7 +123,7 @@ def _plan_track(
     return TrackPlan(
         number=number,
         track=track,
-        replaces=published is not None and set(requirements.kinds) <= set(published.get("kinds", ())),
+        replaces=published is not None and set(job.kinds) <= set(published.get("kinds", ())),
         seconds=track.seconds or (0.0 if info is None else info.duration or 0.0),
         guessed=track.guessed if info is None else info.frames is None,
     )
@@ -224,18 +134,11 @@ def plan_windows(
 ) -> list[TrackPlan]:
     """Say how many windows and frames tracks have that are to be done.
 
-    Parameters
-    ----------
-    plans : iterable of TrackPlan
-        Of all tracks.
-    sample_rate : int, optional
-        What the model hears, Hz.
-    planned : callable
-        Gives the windows of a track of a number of samples, and the frames of all of them.
+    `planned` gives the windows of a track of so many samples at `sample_rate` (Hz), and the frames of them all.
     """
     found = []
     for plan in plans:
-        if not plan.cached and plan.error is None:
+        if plan.to_do:
             samples = round(plan.seconds * (sample_rate or 0))
             try:
                 segments, frames = planned(max(1, samples))
@@ -268,12 +171,26 @@ def bytes_needed(plans: Iterable[TrackPlan], spec: FeatureSpec, kinds: Sequence[
     return added + max(passing, default=0)
 
 
-def free_bytes(store: Path) -> int:
-    """Return the free bytes of the disk on which a store is or will be."""
-    folder = store.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+def published_attributes(
+    read: Callable[[str], Mapping[str, Any] | None], track_id: str
+) -> Mapping[str, Any] | None:
+    """Return the attributes of a track; None if there is none, or a damaged one, which is extracted again."""
+    try:
+        return read(track_id)
+    except TrackNotFoundError:
+        return None
+    except CorruptTrackError as error:
+        _log.warning("%s: %s", track_id, error)
+        return None
+
+
+def is_published(writer: StoreWriter, job: Job, plan: TrackPlan) -> bool:
+    """Tell whether the store has the features of a track by now."""
+    published = published_attributes(writer.existing, plan.track.track_id)
+    try:
+        return job.is_satisfied_by(published, plan.track, writer.spec)
+    except AudioError:
+        return False  # decoding says what is wrong with the file
 
 
 def check_free_space(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Sequence[str], store: Path) -> None:
@@ -285,7 +202,7 @@ def check_free_space(plans: Sequence[TrackPlan], spec: FeatureSpec, kinds: Seque
         Names what is needed, what is free, and settings that need less.
     """
     _check_files(plans, kinds, store)
-    needed, free = bytes_needed(plans, spec, kinds), free_bytes(store)
+    needed, free = bytes_needed(plans, spec, kinds), free_bytes(store.absolute())
     if needed <= free:
         return
     stated = [plan for plan in plans if not plan.guessed]
@@ -320,7 +237,7 @@ def _check_files(plans: Sequence[TrackPlan], kinds: Sequence[str], store: Path) 
     """Refuse a build for whose files the disk has no names left."""
     # A folder, its metadata and a shard for each kind; what is replaced is there beside it for a moment.
     each = 3 * len(kinds)
-    new = sum(not (plan.cached or plan.replaces or plan.error) for plan in plans)
+    new = sum(plan.to_do and not plan.replaces for plan in plans)
     needed, free = each * (new + 1) + _FILES_OF_A_STORE, free_files(store.absolute())
     if new and free is not None and needed > free:
         raise StoreAccessError(

@@ -40,10 +40,7 @@ class _ClosedError(Exception):
 class AudioBuffer:
     """Bounds the decoded audio that waits for the model, of all tracks together.
 
-    Parameters
-    ----------
-    size : int
-        Bytes. The track that the model waits for may have one block more, however full the buffer is.
+    Of at most `size` bytes; the track that the model waits for may have one block more, however full it is.
 
     Attributes
     ----------
@@ -62,14 +59,7 @@ class AudioBuffer:
 class TrackAudio:
     """The audio of one track on its way from a thread to the model.
 
-    Parameters
-    ----------
-    track : AudioFile
-        The track and its file.
-    sample_rate : int
-        The rate that the model hears, Hz.
-    buffer : AudioBuffer, optional
-        Shared by the tracks that are decoded ahead.
+    It comes at `sample_rate` (Hz). Tracks that are decoded ahead share a `buffer`.
 
     Attributes
     ----------
@@ -123,7 +113,7 @@ class TrackAudio:
             self._items.clear()
             self._changed.notify_all()
 
-    def produce(self, decoded: Callable[[Path, int], Generator[Decoded, None, None]] = decode_track) -> None:
+    def produce(self, decoded: Callable[[Path, int], Generator[Decoded, None, None]]) -> None:
         """Decode the file into the queue; runs in a thread and raises nothing: errors go to `blocks`."""
         with contextlib.suppress(_ClosedError):
             try:
@@ -162,17 +152,8 @@ def decode_ahead(audios: Iterable[TrackAudio], *, workers: int) -> Iterator[Iter
 
     One worker is a thread of this process; of several, each thread waits for a process of its own.
 
-    Parameters
-    ----------
-    audios : iterable of TrackAudio
-        What to decode, in this order; drawn as it is begun.
-    workers : int
-        The number of threads, at least 1.
-
-    Yields
-    ------
-    iterator of TrackAudio
-        In the order of `audios`; each is closed when the next one is asked for.
+    Yields an iterator of the `audios`, in their order, which are drawn as they are begun; each is closed when the
+    next one is asked for.
     """
     source = iter(audios)
     under_way: deque[TrackAudio] = deque()
@@ -214,17 +195,7 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
 
     What has not begun at the end of the block is dropped.
 
-    Parameters
-    ----------
-    count : int
-        The number of threads, at least 1.
-    name : str
-        The name of the threads in debuggers.
-
-    Yields
-    ------
-    callable
-        Takes a function without arguments that raises nothing.
+    Yields what takes a function without arguments that raises nothing.
 
     Raises
     ------
@@ -264,14 +235,7 @@ def threads(count: int, *, name: str) -> Iterator[Callable[[Callable[[], None]],
 def map_in_threads(look_at: Callable[[T], R], items: Sequence[T], notify: Callable[[int], None]) -> list[R]:
     """Apply a function that waits for a disk to all items, in their order.
 
-    Parameters
-    ----------
-    look_at : callable
-        Called in threads; the first error ends all, and is raised.
-    items : sequence
-        What it is given.
-    notify : callable
-        Called with the number of items done, after each.
+    It is called in threads; its first error ends all, and is raised. `notify` is told how many items are done.
     """
     ready: SimpleQueue[tuple[int, Any, bool]] = SimpleQueue()
 

@@ -19,15 +19,14 @@ from typing import Any, Self
 from featurestore.errors import ExtractionError, FeatureStoreError, SettingError, StoreError
 from featurestore.pipeline.claim import MOST_DEATHS, Attempts
 from featurestore.pipeline.deaths import cause_of_death, count_memory_kills, is_of_memory
-from featurestore.pipeline.interrupts import Interrupts
-from featurestore.pipeline.plan import Job, TrackPlan
-from featurestore.pipeline.published import is_published
+from featurestore.pipeline.interrupts import Interrupts, unheard
+from featurestore.pipeline.job import Executor
+from featurestore.pipeline.plan import Job, TrackPlan, is_published
 from featurestore.pipeline.report import Progress, TrackDone
 from featurestore.pipeline.tally import Tally
 from featurestore.pipeline.worker import WorkerConfig, worker_main
 from featurestore.spec import FeatureSpec
 from featurestore.store import StoreWriter
-from featurestore.windows import hop_samples, window_count, window_samples
 
 _PATIENCE = 20.0
 """Seconds that processes have to end in after they were asked to."""
@@ -55,28 +54,16 @@ class _Worker:
         return str(self.config.encoder["device"])
 
 
-class WorkerPool:
-    """Processes that extract tracks, an `Executor`; they are there within its `with` block.
+class WorkerPool(Executor):
+    """Processes that extract tracks; they are there within its `with` block.
 
     A process that dies loses the tracks that it has in flight to the others. A track that two processes have died
     with, or that no process is left for, counts as failed. Another process takes the place of a dead one at once,
     unless others go on and the system has killed it for memory, or it is the second in its place that has done
     nothing; and unless as many as there are have come anew without a track between.
 
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    devices : sequence of str
-        The device of each process; the same one may be named several times.
-    settings : mapping
-        The arguments of `WindowEncoder`, without the device.
-    interrupts : Interrupts
-        Held back while processes are started.
-    tally : Tally
-        Gets what becomes of each track.
-    tracks : int
-        The number of tracks of the source.
+    `devices` has that of each process, and may name one several times; `settings` are the other arguments of
+    `WindowEncoder`.
 
     Raises
     ------
@@ -86,8 +73,6 @@ class WorkerPool:
         On entering, if a process dies before it can begin.
     """
 
-    spec: FeatureSpec
-
     def __init__(
         self,
         job: Job,
@@ -95,13 +80,11 @@ class WorkerPool:
         settings: Mapping[str, Any],
         interrupts: Interrupts,
         tally: Tally,
-        *,
-        tracks: int,
     ) -> None:
         self.device = ",".join(devices)
         self._job, self._interrupts, self._tally = job, interrupts, tally
         self._context = multiprocessing.get_context("spawn")
-        self._counts: Any = self._context.RawArray("B", max(1, tracks))
+        self._counts: Any = self._context.RawArray("B", tally.total)
         self._attempts = Attempts(self._counts)
         self._configs = [
             WorkerConfig(
@@ -149,10 +132,6 @@ class WorkerPool:
             worker.process.kill()
             self._bury(worker)
 
-    def planned(self, n_samples: int) -> tuple[int, int]:
-        """Return the windows of a track, and the frames of all of them, or one more of each window."""
-        return planned_windows(self.spec, n_samples)
-
     def run(
         self, plans: Sequence[TrackPlan], *, writer: StoreWriter, interrupts: Interrupts, tally: Tally
     ) -> None:
@@ -166,7 +145,7 @@ class WorkerPool:
         self._plans = list(plans)
         mark = time.monotonic()
         with interrupts.deferred():
-            for worker in self._workers if plans else ():
+            for worker in self._workers:
                 self._give_plan(worker)
             while self._workers and len(self._settled) < len(plans):
                 with interrupts.allowed():
@@ -185,14 +164,9 @@ class WorkerPool:
         process: BaseProcess = self._context.Process(
             target=worker_main, args=(theirs, self._counts, config), daemon=True
         )
-        # Ctrl-C reaches all processes of a terminal: only this one listens, and asks the others to end.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with contextlib.closing(theirs), unheard():
             process.start()
             self._workers.append(_Worker(config, process, ours, count_memory_kills(), in_vain))
-        finally:
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _end(self) -> None:
         if not self._ending:
@@ -299,12 +273,11 @@ class WorkerPool:
         """Count the tracks of which no process has said what became of them."""
         if self._last_death:
             StoreWriter(self._job.store, spec=self.spec).close()  # finishes or sweeps what the dead have left
-        requirements = self._job.requirements(self.spec)
         for plan in self._plans:
             if plan.track.track_id in self._settled:
                 continue
             deaths, outcome, error = self._attempts[plan], "failed", None
-            if is_published(writer, requirements, plan):
+            if is_published(writer, self._job, plan):
                 outcome = "cached"  # its process has died just then, or another build was at it
             elif self._finished and not deaths:
                 outcome = "skipped"
@@ -317,14 +290,3 @@ class WorkerPool:
                 error = ExtractionError(f"{plan.track.path}: {reason}; {self._last_death}")
                 logger.info("%s failed: %s", plan.track.track_id, error)
             self._count(TrackDone(track=plan.track, outcome=outcome, planned=plan.seconds, error=error))
-
-
-def planned_windows(spec: FeatureSpec, n_samples: int) -> tuple[int, int]:
-    """Return the windows of a track, and the frames of all of them, or one more of each, without a model."""
-    rate, frame_rate, seconds = spec.sample_rate, spec.frame_rate, spec.segment_duration
-    window, windows = n_samples, 1
-    if rate is not None and isinstance(seconds, int | float):
-        window = window_samples(seconds, rate)
-        windows = window_count(n_samples, window, hop_samples(window, spec.overlap or 0.0))
-    frames = 1 if rate is None or frame_rate is None else round(min(window, n_samples) * frame_rate / rate)
-    return windows, windows * max(1, frames)

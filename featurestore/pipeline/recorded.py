@@ -12,8 +12,7 @@ from featurestore.choices import PRECISIONS
 from featurestore.errors import CheckpointError
 from featurestore.keywords import warn_of_earlier_variables
 from featurestore.models.checkpoints.files import find_weights, weights_sha256
-from featurestore.pipeline.plan import Job
-from featurestore.pipeline.published import published_attributes
+from featurestore.pipeline.plan import Job, published_attributes
 from featurestore.spec import FEATURE_LEVELS, FeatureSpec
 from featurestore.store import StoreReader
 from featurestore.store.runs import read_runs
@@ -29,8 +28,8 @@ _LOOKED_AT = 20
 def recorded_ids(runs: Sequence[Mapping[str, Any]], source: str | os.PathLike[str]) -> tuple[str | None, str]:
     """Return the data set and the rule of the ids that the last run with a source had."""
     for run in reversed(runs):
-        options = run.get("options")
-        if isinstance(options, Mapping) and run.get("source") == os.path.abspath(source):
+        if run.get("source") == os.path.abspath(source):
+            options = run.get("options", {})
             return options.get("dataset"), options.get("id_from", "path")
     return None, "path"
 

@@ -212,13 +212,7 @@ class BuildReport:
         3
         """
         values = dataclasses.asdict(self)
-        return {
-            **values,
-            "errors": list(values["errors"]),
-            "warnings": list(values["warnings"]),
-            "orphans": list(self.orphans),
-            "skipped_tracks": list(self.skipped_tracks),
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

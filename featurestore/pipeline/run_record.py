@@ -47,8 +47,7 @@ def recording(store: Path, options: Mapping[str, Any], tally: Tally) -> Iterator
 
 
 def _record(options: Mapping[str, Any], tally: Tally, began: datetime, stopped: str | None) -> dict[str, Any]:
-    report = tally.report().to_dict()
-    retried = options.get("retried", ())
+    report = tally.report()
     given = {x: _plain(value) for x, value in options.items() if x not in _NO_OPTIONS and _is_said(value)}
     return {
         "began": began.isoformat(),
@@ -56,20 +55,21 @@ def _record(options: Mapping[str, Any], tally: Tally, began: datetime, stopped: 
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "source": os.path.abspath(options["source"]),
         "options": given,
-        "whole": not (tally.interrupted or stopped or any(x in given for x in _CHOOSING)),
-        "retried": list(retried),
+        "whole": not (tally.interrupted or stopped or report.not_reached or any(x in given for x in _CHOOSING)),
+        "not_reached": report.not_reached,
+        "retried": [x for x in options.get("retried", ()) if x not in tally.waiting],
         "left_out": options.get("left_out"),
         "stopped": stopped,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "versions": {"python": platform.python_version(), **_versions()},
         "stages": tally.stages(),
-        **report,
+        **report.to_dict(),
     }
 
 
 def _is_said(value: Any) -> bool:
-    return value is not None and value is not False and value != ()
+    return value is not None and value is not False and value != () and value != []
 
 
 def _versions() -> dict[str, str]:

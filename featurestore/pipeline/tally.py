@@ -12,20 +12,10 @@ from featurestore.pipeline.report import STAGES, BuildReport, Failure, Progress,
 
 @dataclass
 class Tally:
-    """The counts of a running build.
+    """The counts of a running build."""
 
-    Attributes
-    ----------
-    listener : callable, optional
-        Called with a `Progress` whenever something has changed.
-    on_done : callable, optional
-        Called with the `TrackDone` of each track.
-    final : BuildReport, optional
-        The report that was made last.
-    """
-
-    listener: Callable[[Progress], None] | None = None
-    on_done: Callable[[TrackDone], None] | None = None
+    listener: Callable[[Progress], None] | None = None  # called whenever something has changed
+    on_done: Callable[[TrackDone], None] | None = None  # called with each track
     stage: str = STAGES[0]
     total: int = 0
     checked: int = 0
@@ -39,12 +29,13 @@ class Tally:
     audio_seconds_total: float = 0.0
     encoding_seconds: float = 0.0
     interrupted: bool = False
+    waiting: set[str] = field(default_factory=set)  # tracks that have failed before, and not been tried again yet
     entered: list[tuple[str, float]] = field(default_factory=list)
     waited_for_audio: float = 0.0
     waited_for_store: float = 0.0
     furthest: float = 0.0
     began: float = field(default_factory=time.monotonic)
-    final: BuildReport | None = None
+    final: BuildReport | None = None  # the report that was made last
 
     def enter(self, stage: str) -> None:
         """Begin the next stage."""
@@ -73,6 +64,8 @@ class Tally:
         else:
             setattr(self, done.outcome, getattr(self, done.outcome) + 1)
         self.warnings += [TrackWarning(track_id=track_id, path=path, message=text) for text in done.warnings]
+        if done.outcome != "skipped":
+            self.waiting.discard(track_id)
         if done.outcome == "processed":
             self.audio_seconds += done.seconds
         else:
@@ -81,15 +74,7 @@ class Tally:
             self.on_done(done)
 
     def notify(self, track: str | None = None, *, seconds: float = 0.0) -> None:
-        """Send the Progress to the listener.
-
-        Parameters
-        ----------
-        track : str, optional
-            The track at hand.
-        seconds : float
-            The length of audio that is encoded, of tracks that are not finished, seconds.
-        """
+        """Send the Progress to the listener, with the track at hand and the seconds encoded of unfinished ones."""
         if self.listener is None:
             return
         # What was told is not taken back when a track fails.

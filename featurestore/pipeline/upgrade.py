@@ -66,18 +66,7 @@ def upgrading(
 ) -> Iterator[tuple[Job, StoreReader | None]]:
     """Have a build work on the store beside another one, which it replaces when the block ends.
 
-    Parameters
-    ----------
-    job : Job
-        Of the store that lacks layers; it says whether they are allowed.
-    there : StoreReader
-        That store.
-    tracks : sequence of AudioFile
-        All tracks of the source.
-    interrupts : Interrupts
-        Held back while the stores are exchanged.
-    tally : Tally
-        Of the build.
+    `job` is that of the store that lacks layers, and says whether they are allowed; `tracks` is the whole source.
 
     Yields
     ------
@@ -98,10 +87,9 @@ def upgrading(
     folder = beside(Path(there.path))
     begun = StoreReader(folder) if (folder / METADATA).exists() else None
     job = replace(job, store=folder, extends=there.spec)
-    if job.dry_run or job.refused:
-        yield job, begun
-        return
     yield job, begun
+    if job.dry_run or job.refused:
+        return
     with interrupts.deferred(), translate_os_errors(Path(there.path)), alone(folder, Path(there.path)):
         if (folder / METADATA).exists():  # else another build has just done it
             _replace(job, there, tracks, tally)

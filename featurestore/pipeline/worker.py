@@ -36,28 +36,15 @@ logger = logging.getLogger("featurestore")
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """What a process is to do.
-
-    Parameters
-    ----------
-    job : Job
-        What is to be built.
-    encoder : mapping
-        The arguments of `WindowEncoder`, the device among them.
-    number, processes : int
-        Which of how many processes it is: each begins at another place of the plan, and they share the cores.
-    log_level : int
-        The level below which nothing is logged.
-    cautious : bool
-        Whether the one before it has died in vain: it may be the device that fails, so the tracks with which a
-        process has died are left to the others.
-    """
+    """What a process is to do."""
 
     job: Job
-    encoder: Mapping[str, Any]
-    number: int = 0
-    processes: int = 1
+    encoder: Mapping[str, Any]  # the arguments of `WindowEncoder`, the device among them
+    number: int = 0  # each process begins at another place of the plan
+    processes: int = 1  # that share the cores
     log_level: int = logging.WARNING
+    # Whether the one before it has died in vain: it may be the device that fails, so the tracks with which a
+    # process has died are left to the others.
     cautious: bool = False
 
 
@@ -100,16 +87,7 @@ def worker_main(
 ) -> None:
     """Work on the plan until it is done, or SIGTERM says to end, or the supervisor has gone.
 
-    Parameters
-    ----------
-    connection : Connection
-        The pipe to the supervisor.
-    counts : shared sequence of int
-        The memory of `Attempts`, shared with all processes.
-    config : WorkerConfig
-        What to do.
-    open_encoder : callable
-        Makes what computes the features.
+    `connection` is the pipe to the supervisor, `counts` the memory of `Attempts`, shared with all processes.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     die_first()

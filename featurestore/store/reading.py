@@ -143,6 +143,8 @@ def free_files(path: Path) -> int | None:
 
 
 def free_bytes(path: Path) -> int:
-    """How many bytes a file system has room for."""
+    """How many bytes a file system has room for; a path that is not there will be on that of its parent."""
+    while not path.exists():
+        path = path.parent
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize

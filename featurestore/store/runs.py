@@ -15,6 +15,8 @@ from featurestore.shard import Shard
 from featurestore.store.paths import StorePaths
 
 _MOST_BYTES = 2**28
+_CUT_SHORT = ("interrupted", "stopped", "not_reached")
+"""What says of a run that it has not come to all of its tracks."""
 
 
 def write_run(store: Path, run: Mapping[str, Any]) -> None:
@@ -43,15 +45,30 @@ def read_runs(store: Path | StoreUrl) -> list[dict[str, Any]]:
             run = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else None
         except (OSError, ValueError):
             continue
-        if isinstance(run, dict) and isinstance(run.get("errors"), list) and isinstance(run.get("began"), str):
+        if isinstance(run, dict) and _is_record(run):
             found.append(run)
     return found
 
 
+def _is_record(run: Mapping[str, Any]) -> bool:
+    """Tell whether what readers of runs rely on is there."""
+    options, errors = run.get("options", {}), run.get("errors")
+    named = [run.get("retried", []), run.get("skipped_tracks", [])]
+    return (
+        isinstance(run.get("began"), str)
+        and isinstance(options, dict)
+        and all(isinstance(tracks, list) for tracks in named)
+        and all(isinstance(track, str) for tracks in named for track in tracks)
+        and isinstance(errors, list)
+        and all(isinstance(x, dict) and {"track_id", "path", "message"} <= x.keys() for x in errors)
+        and all(isinstance(value, str) for x in errors for value in x.values())
+    )
+
+
 def _shard_of(run: Mapping[str, Any]) -> Shard | None:
     """The part of its source that a run has been through, if it was one and no less."""
-    options = run.get("options")
-    if not isinstance(options, Mapping) or run.get("interrupted") or run.get("stopped"):
+    options = run.get("options", {})
+    if any(map(run.get, _CUT_SHORT)):
         return None
     less = {"limit", "file_pattern", "exclude", "retry_failed"} & options.keys()
     try:
@@ -70,12 +87,13 @@ def failures_of(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        source, done = run.get("source"), set(run.get("retried", ()))
+        source, done, left = run.get("source"), set(run.get("retried", ())), set(run.get("skipped_tracks", ()))
         shard = _shard_of(run)
         found = {
             track: failure
             for track, failure in found.items()
             if failure["source"] != source
+            or track in left  # to another build
             or not (run.get("whole") or track in done or (shard and shard.holds(track)))
         }
         for failure in run["errors"]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from featurestore.addresses import noted_path
 from featurestore.errors import SettingError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store.commit.record import TransactionRecord
@@ -340,4 +341,4 @@ def _identity(path: Path) -> dict[str, Any]:
     """Return by what a build knows a file of audio again."""
     with path.open("rb") as file:
         sha256, status = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
-    return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
+    return {**noted_path(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}

@@ -15,8 +15,8 @@ from featurestore.errors import SettingError
 from fs_extract.build import build as build_command
 from fs_extract.command import Command
 from fs_extract.commands import fs_extract
-from fs_extract.training.labels import labels
-from fs_extract.training.pretrain import pretrain
+from fs_extract.labels import labels
+from fs_extract.pretrain import pretrain
 
 BAD = {
     "--model": ["not/a/folder/at/all", ""],
@@ -27,7 +27,7 @@ BAD = {
     "--processes": ["0", "-1", "x", "1.5"],
     "--scheduler": ["nonsense", ""],
     "--feature-level": ["most", ""],
-    "--layers": ["99", "4-", "x", "", "7-4"],
+    "--layers": ["99", "4-", "x", "", "7-4", "0,7-4"],
     "--batch-size": ["0", "x"],
     "--segment-duration": ["0", "-1", "nan", "inf", "1e303", "x", "0.001"],
     "--overlap": ["1", "-0.1", "nan", "x"],

@@ -17,11 +17,12 @@ if __name__ == "__main__":
     folder, group = map(Path, sys.argv[1:])
     (group / "cgroup.procs").write_text(str(os.getpid()))
     processes.worker_main = pretend.worker_main
-    job, tally = Job(store=folder / "s.zarr", kinds=("aggregated",), wait_for_others=60), Tally()
     tracks = [AudioFile(path.stem, path) for path in sorted((folder / "music").iterdir())]
+    job = Job(store=folder / "s.zarr", kinds=("aggregated",), wait_for_others=60)
+    tally = Tally(total=len(tracks))
     with (
         Interrupts() as interrupts,
-        processes.WorkerPool(job, ["a", "hungry"], {}, interrupts, tally, tracks=len(tracks)) as pool,
+        processes.WorkerPool(job, ["a", "hungry"], {}, interrupts, tally) as pool,
     ):
         run_job(job, tracks, None, pool, interrupts, tally)
     print(tally.processed + tally.cached, len(tally.failures))

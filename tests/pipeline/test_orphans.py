@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from featurestore import FeatureStore, build
+from featurestore import FeatureStore, StoreWriter, build
 
 OPTIONS = {"model": "logmel", "segment_duration": 1.0, "layers": [0, 2], "feature_level": "all"}
 
@@ -37,6 +37,29 @@ def test_other_sources_and_files_that_are_only_left_out_are_no_orphans(music, st
     assert build(tmp_path / "other", store, prune=True).orphans == ()
     assert build(music, store, file_pattern="three*").orphans == ("a/one", "a/two")
     assert len(FeatureStore(store)) == 5
+
+
+@pytest.mark.slow
+def test_a_folder_of_the_same_name_elsewhere_is_another_source(tmp_path, clip, monkeypatch):
+    for place in "xy":
+        clip(tmp_path / place / "music" / f"{place}.wav")
+        monkeypatch.chdir(tmp_path / place)
+        assert build("music", tmp_path / "s.zarr", **OPTIONS, prune=True).orphans == ()
+    (tmp_path / "x" / "music" / "x.wav").rename(tmp_path / "x" / "music" / "z.wav")
+    assert build(tmp_path / "x" / "music", tmp_path / "s.zarr").moved == 1
+    assert FeatureStore(tmp_path / "s.zarr").track_ids == ["y", "z"]
+    assert "folder" not in FeatureStore(tmp_path / "s.zarr").provenance("z")["audio"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("audio", [7, {"path": 7}, {"path": "gone.wav", "size": [7]}, {"path": "x", "folder": 7}])
+def test_what_a_store_says_of_audio_may_be_nonsense(music, tmp_path, audio, monkeypatch):
+    monkeypatch.chdir(music)
+    build(music, tmp_path / "s.zarr", **OPTIONS, limit=1)
+    spec = FeatureStore(tmp_path / "s.zarr").spec
+    with StoreWriter(tmp_path / "s.zarr", spec=spec) as writer:
+        writer.put("odd", {"segments": np.ones((1, 2, spec.dim))}, attributes={"audio": audio})
+    assert build(music, tmp_path / "s.zarr").failed == 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from featurestore import build
 from featurestore.amounts import bytes_in_words
 from featurestore.audio import AudioFile
 from featurestore.errors import StoreAccessError
-from featurestore.pipeline.plan import Requirements, bytes_needed, plan_tracks, plan_windows
+from featurestore.pipeline.plan import Job, bytes_needed, plan_track, plan_windows
 
 
 def used(folder):
@@ -19,12 +19,8 @@ def used(folder):
 
 
 def planned(tracks, extractor, level_kinds):
-    plans = plan_tracks(
-        tracks,
-        requirements=Requirements(spec=extractor.spec(), kinds=level_kinds),
-        existing=lambda _: None,
-        notify=lambda _: None,
-    )
+    job, spec = Job(store=Path(), kinds=level_kinds), extractor.spec()
+    plans = [plan_track(number, track, None, job, spec) for number, track in enumerate(tracks)]
     return plan_windows(plans, extractor.model.sample_rate, extractor.planned)
 
 

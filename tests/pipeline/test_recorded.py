@@ -8,7 +8,7 @@ import pytest
 
 from featurestore import FeatureStore, StoreWriter, build
 from featurestore.errors import SpecMismatchError
-from featurestore.pipeline.plan import Requirements
+from featurestore.pipeline.plan import Job
 
 SPECTRA = {"model": "logmel", "layers": [0, 2], "segment_duration": 1.0, "overlap": 0.25, "dtype": "float16"}
 
@@ -77,13 +77,13 @@ def test_one_track_that_was_written_otherwise_does_not_raise_the_level(music, st
 
 @pytest.mark.slow
 def test_a_build_that_goes_on_looks_at_each_track_once_before_it_extracts(music, store, monkeypatch):
-    looked, real = [], Requirements.is_satisfied_by
+    looked, real = [], Job.is_satisfied_by
 
-    def look(self, existing, track):
+    def look(self, existing, track, spec):
         looked.append((threading.current_thread().name.split("-look")[0], track.track_id))
-        return real(self, existing, track)
+        return real(self, existing, track, spec)
 
-    monkeypatch.setattr(Requirements, "is_satisfied_by", look)
+    monkeypatch.setattr(Job, "is_satisfied_by", look)
     report = build(music, store)
     assert (report.processed, report.cached) == (1, 3)
     planned = sorted(track_id for thread, track_id in looked if thread == "featurestore")

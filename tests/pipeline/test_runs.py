@@ -6,6 +6,7 @@ import pytest
 
 from featurestore import FeatureStore, build
 from featurestore.errors import SourceError, SpecMismatchError
+from featurestore.store.runs import failures_of
 
 
 @pytest.fixture
@@ -70,6 +71,34 @@ def test_failed_tracks_are_tried_again_alone(music, made, store, clip):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"retry_failed": True}, {"shard": "1/1"}])
+def test_what_a_run_did_not_come_to_has_failed_still(music, made, store, options):
+    for name in ("broken", "worse"):
+        (music / f"{name}.wav").write_bytes(b"RIFF")
+    made()
+    assert made(fail_fast=True, **options).failed == 1
+    assert {x["track_id"] for x in FeatureStore(store).failures()} == {"broken", "worse"}
+
+
+def test_what_a_run_has_left_to_another_has_failed_still():
+    failure = {"track_id": "x", "path": "x.wav", "error": "AudioError", "message": "no audio"}
+    began = {"began": "2026-01-01T00:00:00+00:00", "source": "/music", "whole": True}
+    runs = [{**began, "errors": [failure]}, {**began, "errors": [], "skipped_tracks": ["x"]}]
+    assert [found["track_id"] for found in failures_of(runs)] == ["x"]
+    assert failures_of([*runs, {**began, "errors": []}]) == []
+
+
+@pytest.mark.slow
+def test_trying_a_part_again_leaves_the_failures_of_others(music, made, store):
+    for name in ("broken", "worse", "worst"):
+        (music / f"{name}.wav").write_bytes(b"RIFF")
+    made(exclude=[])
+    assert FeatureStore(store).runs()[-1]["whole"]
+    assert [made(retry_failed=True, shard=f"{part}/2").failed for part in (1, 2)] in ([1, 2], [2, 1])
+    assert {x["track_id"] for x in FeatureStore(store).failures()} == {"broken", "worse", "worst"}
+
+
+@pytest.mark.slow
 def test_the_ids_of_a_source_are_remembered(music, made, store, tmp_path, clip):
     made(dataset="mine", limit=1)
     made()
@@ -91,5 +120,12 @@ def test_damaged_records_are_left_out(made, store):
     made()
     folder = store / ".featurestore" / "runs"
     (folder / "0.json").write_text("{")
-    (folder / "1.json").write_text(json.dumps({"began": 5}))
+    began, failure = "2026-01-01T00:00:00+00:00", {"track_id": "x", "path": "x.wav", "error": "E", "message": "m"}
+    damages = [{"began": 5}, {"options": 7}, {"retried": 7}, {"skipped_tracks": [[]]}, {"errors": 7}]
+    failures = [7], [{}], [{**failure, "track_id": []}], [{**failure, "message": None}]
+    damages += [{"errors": errors} for errors in failures]
+    for number, damage in enumerate(damages, 1):
+        (folder / f"{number}.json").write_text(json.dumps({"began": began, "errors": [failure], **damage}))
     assert len(FeatureStore(store).runs()) == 1
+    assert FeatureStore(store).failures() == []
+    made(retry_failed=True)

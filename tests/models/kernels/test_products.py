@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featurestore.encode.device import arithmetic
+from featurestore.encode.card import arithmetic
 from featurestore.models.kernels.products import attention, autocast_on_cpu, product_dtype
 
 BF16 = torch.bfloat16

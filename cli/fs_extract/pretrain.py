@@ -13,9 +13,9 @@ import click
 
 from featurestore.amounts import time_in_words
 from featurestore.choices import PRECISIONS
-from featurestore.errors import SettingError
-from fs_extract.command import Command, json_option
-from fs_extract.console import Console, print_json, table
+from featurestore.errors import SettingError, TrainingError
+from fs_extract.command import Command
+from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath
 from fs_extract.progress import progress_bar
 
@@ -59,7 +59,6 @@ _OPTIONS = {
     envvar="FEATURESTORE_SET",
     help="Any setting of the recipe: optimizer.lr=1e-4.",
 )
-@json_option
 @click.pass_obj
 def pretrain(
     console: Console,
@@ -69,7 +68,6 @@ def pretrain(
     device: str,
     *,
     changes: tuple[str, ...],
-    as_json: bool,
     **options: Any,
 ) -> int:
     """Train a model with MERT's recipe.
@@ -88,7 +86,6 @@ def pretrain(
         if not equals:
             raise click.UsageError(f"--set takes KEY=VALUE, not {change!r}")
         _put(overrides, key.strip(), _value(text))
-    from featurestore.errors import TrainingError
     from featurestore.training.pretrain import load_recipe
     from featurestore.training.pretrain import pretrain as train
 
@@ -104,17 +101,10 @@ def pretrain(
             console.error(str(error))
         return 1
     if first:
-        _show(console, report, as_json=as_json)
+        console.result(_values(report), table(_summary(report)))
+        if report.interrupted:
+            console.error("interrupted; the same command goes on from here")
     return 130 if report.interrupted else 0
-
-
-def _show(console: Console, report: TrainingReport, *, as_json: bool) -> None:
-    if as_json:
-        print_json(_values(report))
-    else:
-        console.say(table(_summary(report)))
-    if report.interrupted:
-        console.error("interrupted; the same command goes on from here")
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -149,7 +139,7 @@ def _listener(bar: Any) -> Callable[[TrainingProgress], None]:
     return show
 
 
-def _line(now: TrainingProgress, /) -> str:
+def _line(now: TrainingProgress) -> str:
     loss = "" if now.loss is None else f", loss {now.loss:.4f}, {now.windows_per_second:.1f} windows/s"
     return f"{now.stage}: {now.done}/{now.total}{loss}"
 

@@ -9,8 +9,8 @@ import click
 from click.core import ParameterSource
 
 from featurestore.amounts import hours_in_words
-from fs_extract.command import Command, json_option
-from fs_extract.console import Console, print_json, table
+from fs_extract.command import Command
+from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath, GivenStore
 from fs_extract.progress import counting_bar
 
@@ -31,25 +31,23 @@ _OF_A_FIT = ("clusters", "seed", "fit_batch_size", "fit_fraction", "fit_passes")
 @click.option(
     "--relative-root", is_flag=True, help="Write the folder relative to OUT, so that both can be moved together."
 )
-@json_option
 @click.pass_obj
-def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **settings: Any) -> int:
+def manifest(console: Console, /, audio: Path, out: Path, **settings: Any) -> int:
     """List the audio of the folder AUDIO in OUT/train.tsv and OUT/valid.tsv, as fairseq reads them."""
     from featurestore.training.labels import write_manifests
 
     with counting_bar(console, "files") as progress:
         report = write_manifests(audio, out, progress=progress, **settings)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        rates = ", ".join(f"{count} at {rate:,} Hz" for rate, count in report.sample_rates.items())
-        rows = {
-            "folder": report.out,
-            "train.tsv": f"{report.train} files",
-            "valid.tsv": f"{report.valid} files",
-            "audio": f"{hours_in_words(report.hours)}: {rates}",
-        }
-        console.say(table(rows | ({"left out": f"{len(report.errors)} files"} if report.errors else {})))
+    rates = ", ".join(f"{count} at {rate:,} Hz" for rate, count in report.sample_rates.items())
+    rows = {
+        "folder": report.out,
+        "train.tsv": f"{report.train} files",
+        "valid.tsv": f"{report.valid} files",
+        "audio": f"{hours_in_words(report.hours)}: {rates}",
+    }
+    if report.errors:
+        rows["left out"] = f"{len(report.errors)} files"
+    console.result(report.to_dict(), table(rows))
     console.errors([f"{path}: {message}" for path, message in report.errors], "more failed")
     return 1 if report.errors else 0
 
@@ -96,7 +94,6 @@ def manifest(console: Console, /, audio: Path, out: Path, *, as_json: bool, **se
     default="path",
     help="What the track ids are, as the store was built with.",
 )
-@json_option
 @click.pass_obj
 def labels(
     console: Console,
@@ -104,7 +101,6 @@ def labels(
     store: Path,
     out: Path,
     *,
-    as_json: bool,
     fit_batch_size: int,
     fit_fraction: float,
     fit_passes: int,
@@ -131,17 +127,14 @@ def labels(
             progress=progress,
             **settings,
         )
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        of_split = [f"{report.labels[x]:,} of {report.files[x]} files in {x}.{report.name}" for x in report.files]
-        rows = {
-            "folder": report.out,
-            "fit": f"{report.fit}: {report.clusters} clusters of layer {report.layer}",
-            "labels": ", ".join(of_split),
-            "clusters": f"{report.used} are used, as evenly as {report.perplexity:.1f} would be",
-        }
-        console.say(table(rows))
+    of_split = [f"{report.labels[x]:,} of {report.files[x]} files in {x}.{report.name}" for x in report.files]
+    rows = {
+        "folder": report.out,
+        "fit": f"{report.fit}: {report.clusters} clusters of layer {report.layer}",
+        "labels": ", ".join(of_split),
+        "clusters": f"{report.used} are used, as evenly as {report.perplexity:.1f} would be",
+    }
+    console.result(report.to_dict(), table(rows))
     return 0
 
 
