@@ -37,9 +37,12 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
-def start(preloaded, music, store, *options):
+def start(preloaded, music, store, errors, *options):
     command = ["-m", "fs_extract", "build", music, store, "--model", "mini", "--layers", "0,4"]
-    return preloaded.start([*command, "--feature-level", "all", *options], stdout=subprocess.DEVNULL)
+    with open(errors, "w") as stderr:
+        return preloaded.start(
+            [*command, "--feature-level", "all", *options], stdout=subprocess.DEVNULL, stderr=stderr
+        )
 
 
 def published(store):
@@ -67,12 +70,13 @@ def test_every_track_is_there_once_and_as_if_nothing_had_happened(
 ):
     chance, store, music = random.Random(seed), tmp_path / "s.zarr", undisturbed / "music"
     executor, codes = EXECUTORS[seed % 2], []
+    errors = [tmp_path / "supervisor", tmp_path / "other"]
     while 0 not in codes:
         assert len(codes) < _MOST_ATTEMPTS, codes
         waits = [str(chance.choice([0, 5])) for _ in range(2)]
         with (
-            start(preloaded, music, store, *executor, "--wait-for-others", waits[0]) as supervisor,
-            start(preloaded, music, store, "--wait-for-others", waits[1]) as other,
+            start(preloaded, music, store, errors[0], *executor, "--wait-for-others", waits[0]) as supervisor,
+            start(preloaded, music, store, errors[1], "--wait-for-others", waits[1]) as other,
         ):
             for _ in range(chance.choice([1, 2, 3]) if len(codes) < 6 else 0):
                 wanted = chance.randrange(len(TRACKS))
@@ -80,11 +84,13 @@ def test_every_track_is_there_once_and_as_if_nothing_had_happened(
                     time.sleep(0.01)
                 time.sleep(chance.uniform(0, 0.3))
                 kill_one(chance, supervisor, other)
-            for process in (supervisor, other):
+            for process, told in zip((supervisor, other), errors, strict=True):
                 codes.append(process.wait(300))
                 # 1: two processes were killed with the same track at hand: it is named and given up for this time.
                 # 2: one was killed before it began, and so was the one in its place.
-                assert codes[-1] in (0, 1, 2, 3, -signal.SIGKILL), codes
+                assert codes[-1] in (0, 1, 2, 3, -signal.SIGKILL), (codes, told.read_text())
+                if codes[-1] == 2:
+                    assert "SIGKILL, before it began" in told.read_text()
                 if codes[-1] == 0:
                     assert is_whole(store), codes
     assert is_whole(store)
