@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
-from featurestore.store.byte_source import ByteFolder, ByteSource
+from featurestore.store.byte_source import REQUESTS, ByteFolder, ByteSource
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -161,7 +161,7 @@ class ArrayReader:
         return None
 
     def read_rows(self, track_ids: Sequence[str], layers: Sequence[int]) -> npt.NDArray[Any]:
-        """Layers (by position) of `aggregated` of each track.
+        """Layers (by position) of `aggregated` of each track, several at once: these may be in a bucket.
 
         Returns
         -------
@@ -177,7 +177,7 @@ class ArrayReader:
         def fill(block: npt.NDArray[Any], track_id: str) -> None:
             block[...] = self._read_aggregated(encode_key(track_id), track_id, layers)
 
-        with ThreadPoolExecutor(min(self.files.threads, max(1, len(track_ids)))) as pool:
+        with ThreadPoolExecutor(REQUESTS) as pool:
             for _ in pool.map(fill, out, track_ids):
                 pass
         return out

@@ -41,7 +41,7 @@ def create_or_check(paths: StorePaths, spec: FeatureSpec, name: Path, *, durable
     root = paths.root
     if is_vacant(root):
         _create(paths, spec, durable=durable)
-    stored = read_root(root).spec
+    stored = read_root(paths).spec
     if differences := stored.differences(spec):
         listed = "; ".join(f"`{key}` is {old!r}, not {new!r}" for key, (old, new) in differences.items())
         raise SpecMismatchError(
@@ -73,7 +73,7 @@ def is_vacant(path: Path) -> bool:
     for parent in root.parents:
         if (parent / METADATA).exists():
             try:
-                read_root(parent)
+                read_root(StorePaths(parent))
             except NotAStoreError:
                 continue  # a group of somebody else's
             raise NotAStoreError(f"{root} is inside the store {parent}: name a folder beside it")

@@ -56,7 +56,7 @@ class FolderSource(TrackSource):
         self.path = path
         self.paths = StorePaths.of(path, follow_links=follow_links)
         with translate_os_errors(path):
-            self.spec = read_root(self.paths.root, follow_links=follow_links).spec
+            self.spec = read_root(self.paths).spec
         self.reader: TrackReader = TrackReader(self.paths, self.spec)
         self.index = TrackIndex(self.reader)
 
@@ -73,7 +73,7 @@ class FolderSource(TrackSource):
     @property
     def format(self) -> int:
         with self.reading():
-            return read_root(self.paths.root, follow_links=self.paths.follow_links).format
+            return read_root(self.paths).format
 
     @property
     def sealed(self) -> int:

@@ -51,8 +51,6 @@ class ObjectSource:
         hold secrets, and are never shown.
     """
 
-    threads = 16
-
     def __init__(self, url: StoreUrl, options: Mapping[str, Any] | None = None) -> None:
         self.url = url
         self._options = dict(options or {})

@@ -12,7 +12,7 @@ from featurestore.addresses import StoreUrl, local_path, store_url
 from featurestore.errors import NotAStoreError
 from featurestore.spec import KINDS
 from featurestore.store import reading
-from featurestore.store.byte_source import THREADS, LocalFolder
+from featurestore.store.byte_source import LocalFolder
 
 HIDDEN = ".featurestore"
 HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
@@ -86,14 +86,9 @@ class StorePaths:
         # Behind one path there may be another real path wherever this is unpickled.
         return partial(StorePaths.of, follow_links=self.follow_links), (self.name,)
 
-    @property
-    def threads(self) -> int:
-        """How many may wait for the disk at once."""
-        return THREADS
-
     def open(self, *parts: str) -> LocalFolder:
         """Open the store's folder, or one below it, following no link there; the caller closes it."""
-        root = LocalFolder.root(self.root, follow_links=self.follow_links)
+        root = LocalFolder(reading.open_root(self.root, follow_links=self.follow_links))
         if not parts:
             return root
         with root:

@@ -156,7 +156,7 @@ class StoreReader(StoreTracks):
                 f"{self.path} is one file, which never changes: change the store that it was exported from, and "
                 "export that again"
             )
-        read_root(self._source.paths.root)
+        read_root(self._source.paths)
         return StoreWriter(self._source.paths.root, spec=self.spec)
 
 

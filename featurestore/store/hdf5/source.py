@@ -20,7 +20,7 @@ from featurestore.store.array_reader import Described, ReplacedError
 from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.chunks import ChunkReader
 from featurestore.store.hdf5.layout import FORMAT, dataset, opened, read_spec, translate_damage
-from featurestore.store.reading import open_file
+from featurestore.store.reading import FOLLOW
 from featurestore.store.source import Ragged, Source
 from featurestore.store.verify import Problem, VerifyReport
 
@@ -60,7 +60,7 @@ class Hdf5Source(Source):
     def _reading(self) -> Iterator[tuple[int, _Index]]:
         """The open file, and what is known of it."""
         try:
-            fd = open_file(self.path, follow_links=True)
+            fd = os.open(self.path, FOLLOW)
         except OSError:
             with opened(self.path):  # says what is wrong with it
                 raise
@@ -80,10 +80,6 @@ class Hdf5Source(Source):
         return index
 
     def _index(self) -> _Index:
-        """The index alone, for which a file that is still the same is not opened."""
-        with contextlib.suppress(OSError):
-            if self._cached is not None and self._cached.signature == _signature(os.stat(self.path)):
-                return self._cached
         with self._reading() as (_, index):
             return index
 
