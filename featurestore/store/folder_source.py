@@ -99,21 +99,18 @@ class FolderSource(TrackSource):
         return [known[row] if row in known else next(others) for row in range(len(track_ids))]
 
     @_again
-    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int], *, starts: bool = False) -> Ragged:
+    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
         places = self.reader.sealed_places(track_ids)
         if places is None:
-            return super().read_ragged(track_ids, positions, starts=starts)
+            return super().read_ragged(track_ids, positions)
         known = places.counts()
         found = self._read_ragged(track_ids, positions, known)
         counts = found.counts
         tracks = np.repeat(np.arange(len(counts)), counts)
         within = np.arange(len(tracks)) - np.repeat(np.cumsum(counts) - counts, counts)
         targets = np.flatnonzero(known[tracks])
-        wanted = targets, tracks[targets], within[targets]
-        if starts:
-            places.read_starts(found.starts, *wanted)
-        places.read_segments(found.rows, *wanted, positions)
-        return found
+        places.read_segments(found.rows, targets, tracks[targets], within[targets], positions)
+        return found._replace(starts=None)
 
     @_again
     def read_rows(

@@ -33,19 +33,13 @@ class Ragged(NamedTuple):
         The segments.
     counts : ndarray of int64
         How many each track has.
-    starts : ndarray of float64
-        Where each row's segment starts in its track, seconds; NaN where the store was not told, or nobody asked.
+    starts : ndarray of float64, optional
+        As `joined_starts` gives them; None where they are another read, and `describe_segments` tells them.
     """
 
     rows: npt.NDArray[Any]
     counts: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(cls, rows: npt.NDArray[Any], described: Sequence[Described]) -> Ragged:
-        """Those of tracks that are described."""
-        counts = np.array([shape[0] for shape, _ in described], np.int64)
-        return cls(rows, counts, joined_starts([starts for _, starts in described], counts))
+    starts: npt.NDArray[np.float64] | None
 
 
 def joined_starts(
@@ -154,17 +148,8 @@ class Source(ABC):
         """How many segments each of some tracks has."""
         return np.array([shape[0] for shape, _ in self.describe_segments(track_ids)], np.int64)
 
-    def read_ragged(
-        self,
-        track_ids: Sequence[str],
-        positions: Sequence[int],
-        *,
-        starts: bool = False,  # noqa: ARG002
-    ) -> Ragged:
-        """All segments of some tracks, one after the other.
-
-        Where they start may be left out unless `starts` are wanted: they may be another read.
-        """
+    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
+        """All segments of some tracks, one after the other."""
         return self._read_ragged(track_ids, positions, np.zeros(len(track_ids), np.int64))
 
     def _read_ragged(

@@ -295,13 +295,15 @@ class RaggedView(ManyTracksView):
         """Everything and its description, in one look at each track."""
         while True:
             try:
-                out, counts, starts = self._source.read_ragged(self._ids, positions, starts=True)
+                out, counts, starts = self._source.read_ragged(self._ids, positions)
                 break
             except TrackNotFoundError:
                 if not self._leave_out_removed():
                     raise
         self._may_leave_out = False
-        self.__dict__["_described"], self.__dict__["row_starts"] = counts, starts
+        self.__dict__["_described"] = counts
+        if starts is not None:
+            self.__dict__["row_starts"] = starts
         return out
 
 

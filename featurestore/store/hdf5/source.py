@@ -21,7 +21,7 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.chunks import ChunkReader
 from featurestore.store.hdf5.layout import FORMAT, dataset, opened, read_spec, translate_damage
 from featurestore.store.reading import FOLLOW
-from featurestore.store.source import Ragged, Source
+from featurestore.store.source import Ragged, Source, joined_starts
 from featurestore.store.verify import Problem, VerifyReport
 
 _MOST_ARRAYS = 1_000
@@ -216,21 +216,16 @@ class Hdf5Source(Source):
     def _segments(self, fd: int, index: _Index) -> ChunkReader:
         return self._features(fd, index, "segments", (len(index.starts), len(self.spec.layers), self.spec.dim))
 
-    def read_ragged(
-        self,
-        track_ids: Sequence[str],
-        positions: Sequence[int],
-        *,
-        starts: bool = False,  # noqa: ARG002
-    ) -> Ragged:
+    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
+        if not track_ids:  # and perhaps no segments at all
+            return super().read_ragged(track_ids, positions)
         with self._reading() as (fd, index):
             described = [self._describe(fd, index, "segments", track_id) for track_id in track_ids]
             rows = [index.rows[track_id] for track_id in track_ids]
-            parts = [np.arange(index.splits[row], index.splits[row + 1]) for row in rows]
-            if not parts:
-                return Ragged.of(np.empty((0, len(positions), self.spec.dim), self.spec.dtype), described)
-            wanted = np.concatenate(parts)
-            return Ragged.of(self._segments(fd, index).take(fd, wanted, positions), described)
+            wanted = np.concatenate([np.arange(*index.splits[row : row + 2]) for row in rows])
+            counts = np.array([shape[0] for shape, _ in described], np.int64)
+            starts = joined_starts([own for _, own in described], counts)
+            return Ragged(self._segments(fd, index).take(fd, wanted, positions), counts, starts)
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:
