@@ -58,14 +58,8 @@ def _write_npy(file: Any, store: StoreReader, kind: str, track_id: str, layers: 
     view = (store.raw if kind == "raw" else store.segments)(track_id, layer=layers)
     header = {"descr": view.dtype.str, "fortran_order": False, "shape": view.shape}
     np.lib.format.write_array_header_1_0(file, header)
-    for block in _blocks(view):
-        file.write(block.tobytes())
-
-
-def _blocks(view: Any) -> Iterator[npt.NDArray[Any]]:
-    size = max(1, 2**26 // max(1, view.nbytes // len(view)))
-    for first in range(0, len(view), size):
-        yield np.ascontiguousarray(view[first : first + size])
+    for segment in view:
+        file.write(segment.tobytes())
 
 
 def import_npy(folder: Path, track_id: str, layers: int, dim: int) -> dict[str, npt.NDArray[Any]]:

@@ -247,10 +247,10 @@ class ObjectSource:
         """Write an object in one step; False if there is one."""
         return self._put(path, content, "create")
 
-    def replace(self, path: str, content: bytes, tag: str | None) -> bool:
+    def replace(self, path: str, content: bytes, tag: str) -> bool:
         """Write an object in the place of the one that has a tag; False if another is there by now."""
-        if tag is None or self._put(path, content, {"e_tag": tag}):
-            return tag is not None or self._put(path, content, "overwrite")
+        if self._put(path, content, {"e_tag": tag}):
+            return True
         if self.refresh(path) != tag:
             return False
         # Gateways of Ceph compare without the quotes that all others want.

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from featurestore.choices import EXPORT_SUFFIXES
 from featurestore.errors import CorruptTrackError, MissingDependencyError, NotAStoreError, StoreVersionError
 from featurestore.spec import FeatureSpec
 
-SUFFIXES = (".h5", ".hdf5")
 FORMAT = 1
 ROWS = {"aggregated": 1024, "segments": 256}
 """Rows of a chunk at most; it has one layer."""
@@ -26,7 +26,7 @@ _MAX_TEXT = 2**31
 
 def is_hdf5(path: str | Path) -> bool:
     """Whether a path is named as a file of HDF5."""
-    return Path(path).suffix.lower() in SUFFIXES
+    return Path(path).suffix.lower() in EXPORT_SUFFIXES["hdf5"]
 
 
 def import_h5py() -> ModuleType:
