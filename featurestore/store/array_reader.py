@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from featurestore.store.format.shards import ShardReader
 ATTEMPTS = 50
 """A reader between two steps of a swap looks again, so many times at most."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
 """Shape of an array of a track, and where its segments start, seconds."""
@@ -39,16 +41,21 @@ class ReplacedError(StoreError):
     """A track was replaced by one of another shape since a view told its own."""
 
 
-class ArrayReader:
-    """Reads the tracks of one store. Holds no file open.
+def retried(read: Callable[P, T]) -> Callable[P, T]:
+    """Read anew where another host removes the files that are read (NFS): they were replaced."""
 
-    Parameters
-    ----------
-    files : ByteSource
-        Where they are.
-    spec : FeatureSpec
-        Of the store.
-    """
+    @wraps(read)
+    def reading(*args: P.args, **options: P.kwargs) -> T:
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):
+                return read(*args, **options)
+        return read(*args, **options)
+
+    return reading
+
+
+class ArrayReader:
+    """Reads the tracks of one store. Holds no file open."""
 
     def __init__(self, files: ByteSource, spec: FeatureSpec) -> None:
         self.files = files
@@ -161,16 +168,9 @@ class ArrayReader:
         return None
 
     def read_rows(self, track_ids: Sequence[str], layers: Sequence[int]) -> npt.NDArray[Any]:
-        """Layers (by position) of `aggregated` of each track, several at once: these may be in a bucket.
+        """Layers (by position) of `aggregated` of each track, [track, layer, feature]; raises as `open`.
 
-        Returns
-        -------
-        ndarray, shape (tracks, layers, dim)
-
-        Raises
-        ------
-        TrackNotFoundError, CorruptTrackError
-            As `open`.
+        Several tracks at once: they may be in a bucket.
         """
         out = np.empty((len(track_ids), len(layers), self.spec.dim), self.spec.dtype)
 
@@ -191,6 +191,7 @@ class ArrayReader:
         with self.open(kind, encode_key(track_id), track_id) as array:
             return array.metadata.shape, array.starts
 
+    @retried
     def read_segments(
         self,
         kind: str,
@@ -201,16 +202,6 @@ class ArrayReader:
         shape: tuple[int, ...] | None = None,
     ) -> tuple[npt.NDArray[Any], Described]:
         """Layers (by position) of some or all segments of a track, as `Source.read_segments` says."""
-        return again(partial(self._read_segments, kind, track_id, layers, rows, shape))
-
-    def _read_segments(
-        self,
-        kind: str,
-        track_id: str,
-        layers: Sequence[int],
-        rows: npt.NDArray[np.int64] | None,
-        shape: tuple[int, ...] | None,
-    ) -> tuple[npt.NDArray[Any], Described]:
         with self.open(kind, encode_key(track_id), track_id) as array:
             described = array.metadata.shape, array.starts
             if shape not in (None, array.metadata.shape):
@@ -222,16 +213,6 @@ class ArrayReader:
                 return array.read(layers, None if rows is None else rows.tolist()), described
             block = array.read(layers)
             return (block if rows is None else block[rows]), described
-
-
-def again(read: Callable[[], T]) -> T:
-    """What `read()` gives, anew where another host removes the files that it reads (NFS): they were replaced."""
-    for _ in range(ATTEMPTS):
-        try:
-            return read()
-        except FileNotFoundError:
-            continue
-    return read()
 
 
 def corrupt(name: str, what: str) -> CorruptTrackError:

@@ -150,34 +150,16 @@ class Source(ABC):
 
     def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
         """All segments of some tracks, one after the other."""
-        return self._read_ragged(track_ids, positions, np.zeros(len(track_ids), np.int64))
-
-    def _read_ragged(
-        self, track_ids: Sequence[str], positions: Sequence[int], counts: npt.NDArray[np.int64]
-    ) -> Ragged:
-        """All segments of some tracks, one after the other.
-
-        The rows of tracks of which it is known how many they have are left for the caller to fill; of the others,
-        `counts` is 0.
-        """
-        others = {row: track_ids[row] for row in np.flatnonzero(counts == 0).tolist()}
-        unique = list(dict.fromkeys(others.values()))
         read = partial(self.read_segments, "segments", positions=positions)
-        found = dict(zip(unique, self.each(read, unique), strict=True))
-        counts = counts.copy()
-        counts[list(others)] = [found[track_id][1][0][0] for track_id in others.values()]
-        ends = np.cumsum(counts)
-        rows = np.empty((int(ends[-1]) if len(ends) else 0, len(positions), self.spec.dim), self.spec.dtype)
-        starts = np.full(len(rows), np.nan)
-        last = {track_id: row for row, track_id in others.items()}
-        for row, track_id in others.items():
-            block, (_, own) = found[track_id]
-            place = slice(int(ends[row] - counts[row]), int(ends[row]))
-            rows[place] = block
-            if len(own) == len(block):
-                starts[place] = own
-            if last[track_id] == row:
-                del found[track_id], block  # so that there is never twice as much
+        found = list(self.each(read, track_ids))
+        counts = np.array([shape[0] for _, (shape, _) in found], np.int64)
+        starts = joined_starts([own for _, (_, own) in found], counts)
+        rows = np.empty((len(starts), len(positions), self.spec.dim), self.spec.dtype)
+        end = len(rows)
+        while found:
+            block, _ = found.pop()  # so that there is never twice as much
+            rows[end - len(block) : end] = block
+            end -= len(block)
         return Ragged(rows, counts, starts)
 
     def read_rows(
@@ -188,27 +170,16 @@ class Source(ABC):
         within: npt.NDArray[np.int64],
         positions: Sequence[int],
     ) -> npt.NDArray[Any]:
-        """Read segments of many tracks.
+        """Read segments of many tracks, [row, layer, feature]; ReplacedError if one has another count by now.
 
         Parameters
         ----------
-        track_ids : sequence of str
-            The tracks.
-        counts : ndarray of int64
-            How many segments each of them has.
+        track_ids, counts
+            The tracks, and how many segments each has.
         tracks, within : ndarray of int64
             For each row, the number of its track among these, and of the segment in that.
         positions : sequence of int
             Of the layers.
-
-        Returns
-        -------
-        ndarray, shape (rows, layers, dim)
-
-        Raises
-        ------
-        ReplacedError
-            If a track has another number of segments by now.
         """
         out = np.empty((len(tracks), len(positions), self.spec.dim), self.spec.dtype)
         order = np.argsort(tracks, kind="stable")
