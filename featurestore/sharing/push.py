@@ -50,17 +50,7 @@ def shard_content(array: OpenArray) -> memoryview:
 
 
 class Push:
-    """One push of a store into a bucket.
-
-    Parameters
-    ----------
-    source : FolderSource
-        The store.
-    bucket : Bucket
-        Where it goes.
-    level : str
-        The highest level that is pushed.
-    """
+    """One push of a store into a bucket, up to a level."""
 
     def __init__(self, source: FolderSource, bucket: Bucket, *, level: str) -> None:
         self._source = source

@@ -203,15 +203,7 @@ class BucketIndex(TableIndex):
 
 
 class BucketSource(TrackSource):
-    """The tracks of a store in a bucket.
-
-    Parameters
-    ----------
-    url : StoreUrl
-        Where it is.
-    options : mapping, optional
-        For obstore.
-    """
+    """The tracks of a store in a bucket; the options are for obstore."""
 
     def __init__(self, url: StoreUrl, options: Mapping[str, Any] | None = None) -> None:
         self.path = url

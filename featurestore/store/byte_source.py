@@ -105,13 +105,7 @@ class LocalFile:
 
 
 class LocalFolder:
-    """A folder of a disk, by its descriptor, which is closed with it.
-
-    Attributes
-    ----------
-    fd : int
-        The descriptor.
-    """
+    """A folder of a disk, by its descriptor, which is closed with it."""
 
     __slots__ = ("fd",)
 

@@ -40,15 +40,8 @@ def _process() -> int:
 class ObjectSource:
     """The objects of a store below a URL, to read and to write.
 
-    What is read as a whole is kept, as objects of a store never change.
-
-    Parameters
-    ----------
-    url : StoreUrl
-        Where the store is.
-    options : mapping, optional
-        For `obstore.store.from_url`: ``endpoint``, ``region``, ``client_options``, ``retry_config``, ... They may
-        hold secrets, and are never shown.
+    What is read as a whole is kept, as objects of a store never change. The options, for `obstore.store.from_url`,
+    may hold secrets, and are never shown.
     """
 
     def __init__(self, url: StoreUrl, options: Mapping[str, Any] | None = None) -> None:
@@ -113,11 +106,7 @@ class ObjectSource:
 
     @contextmanager
     def client(self, path: str = "") -> Iterator[tuple[Any, Any]]:
-        """Surround requests about an object: the module, and the store.
-
-        Yields
-        ------
-        obstore, store
+        """Surround requests about an object: obstore, and its store.
 
         Raises
         ------

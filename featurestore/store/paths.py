@@ -54,16 +54,9 @@ def _shown(path: str | os.PathLike[str]) -> str:
 
 
 class StorePaths:
-    """The paths of a store: where it really is, and the absolute path by which it was given.
+    """The paths of a store: where it really is, without links, and the absolute path by which messages call it.
 
-    Parameters
-    ----------
-    root : Path
-        The folder of the store, without links.
-    follow_links : bool
-        Whether files that are links are read.
-    given : Path, optional
-        How messages call the store; by default `root`.
+    Files that are links are read if `follow_links`.
     """
 
     def __init__(self, root: Path, follow_links: bool = False, given: Path | None = None) -> None:

@@ -50,12 +50,7 @@ _PATIENCE = 600.0  # seconds to wait for another writer that packs
 def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[VerifyReport, list[Path]]:
     """Verify a store, finish or take back what is unfinished, put aside what is damaged, and pack.
 
-    Returns
-    -------
-    VerifyReport
-        What was wrong.
-    list of Path
-        Where the folders of damaged tracks are now.
+    What was wrong, and where the folders of damaged tracks are now.
     """
     paths = reader.paths
     report = verify(reader, deep=deep)
@@ -83,10 +78,7 @@ def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[
 def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Problem], *, deep: bool) -> list[Path]:
     """Move the folders of damaged tracks, and what is of none, to ``.featurestore/quarantine``.
 
-    Returns
-    -------
-    list of Path
-        Where they are now, one folder per track; a track that a writer is at work on is left alone.
+    Where they are now, one folder per track; a track that a writer is at work on is left alone.
     """
     moved = []
     for key in sorted({problem.key for problem in problems if problem.key}):

@@ -78,12 +78,9 @@ def _shard_of(run: Mapping[str, Any]) -> Shard | None:
 
 
 def failures_of(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the tracks that failed and were not built since: those of each source's last whole run, and later.
+    """Return the tracks that failed and were not built since, of runs, oldest first.
 
-    Parameters
-    ----------
-    runs : iterable of mapping
-        Oldest first.
+    They are those of each source's last whole run, and later.
     """
     found: dict[str, dict[str, Any]] = {}
     for run in runs:

@@ -312,17 +312,9 @@ class _Check:
 
 
 def check_chunks(array: OpenArray, name: str) -> int:
-    """Check all bytes of an open array.
+    """Check all bytes of an open array: how many its numbers have.
 
-    Returns
-    -------
-    int
-        Bytes of its numbers.
-
-    Raises
-    ------
-    CorruptTrackError
-        If they are not those that were written, or hold values that are not finite.
+    CorruptTrackError if they are not those that were written, or hold values that are not finite.
     """
     if array.metadata.attributes["checksums"].get("chunks") != array.shard.checksums():
         raise CorruptTrackError(f"{name}: the chunks are not those that were written")

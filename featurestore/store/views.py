@@ -24,17 +24,7 @@ _BLOCK_BYTES = 64 * 2**20
 class ManyTracksView(View):
     """A view of many tracks.
 
-    Parameters
-    ----------
-    source : Source
-        The store.
-    layers : Layers
-        The layers.
-    track_ids : sequence of str
-        The tracks, in order.
-    every : bool
-        Whether these are simply all tracks of the store: those that are removed before anybody has seen the shape
-        are left out then.
+    Those that are removed before anybody has seen the shape are left out if these are simply `every` track.
     """
 
     _digest: bytes  # of all ids, if tasks list them anew

@@ -31,20 +31,9 @@ def export_hdf5(
     layers: Sequence[int],
     kinds: Sequence[str],
 ) -> None:
-    """Write the file, whole or not at all. Numbers are float32, as netCDF knows no float16.
+    """Write layers (by number) and kinds of tracks, as far as they have these, into a file, whole or not at all.
 
-    Parameters
-    ----------
-    source : Source
-        The store.
-    path : Path
-        The file; what is there is replaced.
-    track_ids : sequence of str
-        The tracks, in order.
-    layers : sequence of int
-        The layers, by their numbers.
-    kinds : sequence of str
-        What is written of each track, as far as it has it.
+    Numbers are float32, as netCDF knows no float16.
     """
     h5py = import_h5py()
     layers = sorted(layers)

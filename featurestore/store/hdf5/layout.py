@@ -41,14 +41,7 @@ def import_h5py() -> ModuleType:
 
 @contextmanager
 def opened(path: Path, fd: int | None = None) -> Iterator[Any]:
-    """The file, for reading: errors name it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    fd : int, optional
-        Its descriptor, if it is open already: the path may be that of another file by now.
+    """The file, for reading, by its descriptor if it is open already: the path may be that of another by now.
 
     Raises
     ------
@@ -71,13 +64,7 @@ def opened(path: Path, fd: int | None = None) -> Iterator[Any]:
 
 @contextmanager
 def translate_damage(path: Path) -> Iterator[None]:
-    """Whatever is wrong with what a file holds is an error that names it.
-
-    Raises
-    ------
-    CorruptTrackError
-        In the place of errors that are not of this library.
-    """
+    """Whatever is wrong with what a file holds is a CorruptTrackError, unless it is an error of ours already."""
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:

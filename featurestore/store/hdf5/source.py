@@ -71,7 +71,8 @@ class Hdf5Source(Source):
             os.close(fd)
 
     def _index_of(self, fd: int) -> _Index:
-        index, signature = self._cached, _signature(os.fstat(fd))
+        index, status = self._cached, os.fstat(fd)
+        signature = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         if index is None or index.signature != signature:
             with opened(self.path, fd) as file:
                 if read_spec(file, self.path) != self.spec:
@@ -141,8 +142,7 @@ class Hdf5Source(Source):
         return len(self.track_ids())
 
     def state(self) -> object:
-        self._index()
-        return self._cached and self._cached.signature
+        return self._index().signature
 
     def verify(self, *, deep: bool) -> VerifyReport:
         began, problems, size, arrays = time.monotonic(), [], 0, 0
@@ -226,7 +226,3 @@ class Hdf5Source(Source):
             counts = np.array([shape[0] for shape, _ in described], np.int64)
             starts = joined_starts([own for _, own in described], counts)
             return Ragged(self._segments(fd, index).take(fd, wanted, positions), counts, starts)
-
-
-def _signature(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
