@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,48 +78,44 @@ def pull(
     source = BucketSource(address, storage_options)
     track_ids, report = of_shard(source.track_ids(), shard), TransferReport()
     with StoreWriter(path, spec=source.spec) as writer:
-        transfer(_Pull(source, writer, kinds_of_level(level)).copy, track_ids, report, notify)
+        index = TrackIndex(TrackReader(StorePaths.of(writer.path), writer.spec))
+        transfer(partial(_copy, source, writer, index, kinds_of_level(level)), track_ids, report, notify)
         writer.pack()
     return report
 
 
-class _Pull:
-    def __init__(self, source: BucketSource, writer: StoreWriter, kinds: Sequence[str]) -> None:
-        self._source = source
-        self._writer = writer
-        self._kinds = kinds
-        self._index = TrackIndex(TrackReader(StorePaths.of(writer.path), writer.spec))
-
-    def copy(self, track_id: str) -> bool:
-        """Pull a track; whether something of it was not there."""
-        key = encode_key(track_id)
-        own = self._source.reader.current(key)
-        if own is None:
-            raise TrackNotFoundError(f"{self._source.path} has no track {track_id!r:.200}: push it again")
-        kinds = [kind for kind in KINDS if kind in own.attributes["kinds"] and kind in self._kinds]
-        revision = str(own.attributes["revision"])
-        there = self._writer.existing(track_id)
-        if there is not None:
-            if there["revision"] != revision:
-                raise TrackExistsError(
-                    f"{track_id!r:.200} is in {self._writer.path} as another revision than in "
-                    f"{self._source.path}: remove it from the folder, or pull to another"
-                )
-            if set(kinds) <= set(there["kinds"]):
-                return False
-        with contextlib.ExitStack() as stack:
-            arrays = {kind: stack.enter_context(self._source.reader.open(kind, key, track_id)) for kind in kinds}
-            # Most are no longer: their track is locked only when they are here.
-            begins = {kind: array.file.read(_BLOCK, 0) for kind, array in arrays.items()}
-            session, replace = self._writer.session, there is not None
-            with session.publishing(track_id, self._index.has_row, replace=replace) as (folder, record):
-                for kind, array in arrays.items():
-                    metadata = array.metadata
-                    document = encode_document(seal(metadata.document()))
-                    content = narrowed(metadata, kinds) if kind == "aggregated" else document
-                    _write(folder / kind, array, begins[kind], content)
-                record(TransactionRecord(tuple(kinds), revision))
-        return True
+def _copy(
+    source: BucketSource, writer: StoreWriter, index: TrackIndex, wanted: Sequence[str], track_id: str
+) -> bool:
+    """Pull these kinds of a track; whether something of it was not there."""
+    key = encode_key(track_id)
+    own = source.reader.current(key)
+    if own is None:
+        raise TrackNotFoundError(f"{source.path} has no track {track_id!r:.200}: push it again")
+    kinds = [kind for kind in KINDS if kind in own.attributes["kinds"] and kind in wanted]
+    revision = str(own.attributes["revision"])
+    there = writer.existing(track_id)
+    if there is not None:
+        if there["revision"] != revision:
+            raise TrackExistsError(
+                f"{track_id!r:.200} is in {writer.path} as another revision than in "
+                f"{source.path}: remove it from the folder, or pull to another"
+            )
+        if set(kinds) <= set(there["kinds"]):
+            return False
+    with contextlib.ExitStack() as stack:
+        arrays = {kind: stack.enter_context(source.reader.open(kind, key, track_id)) for kind in kinds}
+        # Most are no longer: their track is locked only when they are here.
+        begins = {kind: array.file.read(_BLOCK, 0) for kind, array in arrays.items()}
+        session, replace = writer.session, there is not None
+        with session.publishing(track_id, index.has_row, replace=replace) as (folder, record):
+            for kind, array in arrays.items():
+                metadata = array.metadata
+                document = encode_document(seal(metadata.document()))
+                content = narrowed(metadata, kinds) if kind == "aggregated" else document
+                _write(folder / kind, array, begins[kind], content)
+            record(TransactionRecord(tuple(kinds), revision))
+    return True
 
 
 def _write(folder: Path, array: OpenArray, begin: bytes, document: bytes) -> None:
