@@ -52,6 +52,7 @@ class View(ABC):
     def __init__(self, source: Source, layers: Layers) -> None:
         self._source = source
         self.layers, self._positions, self._drop = layers
+        self._layer_sizes = () if self._drop else (len(self.layers),)
 
     @property
     @abstractmethod

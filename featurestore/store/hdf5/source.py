@@ -170,9 +170,7 @@ class Hdf5Source(Source):
 
     def read_aggregated(self, track_ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         with self._reading() as (fd, index):
-            if unknown := next((x for x in track_ids if x not in index.rows), None):
-                self._row(index, unknown)  # raises
-            rows = np.array([index.rows[track_id] for track_id in track_ids], np.int64)
+            rows = np.array([self._row(index, track_id) for track_id in track_ids], np.int64)
             shape = (len(index.track_ids), len(self.spec.layers), self.spec.dim)
             return self._features(fd, index, "aggregated", shape).take(fd, rows, positions)
 
