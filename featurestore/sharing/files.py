@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from featurestore.atomic import replacing
 from featurestore.errors import MissingDependencyError, SettingError
-from featurestore.spec import KINDS, kinds_of_level
+from featurestore.spec import DIMS, KINDS, kinds_of_level
 from featurestore.store.selection import resolve_layers
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def import_npy(folder: Path, track_id: str, layers: int, dim: int) -> dict[str, 
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise SettingError(f"{path} cannot be read as an array: {error}") from None
-        axes = {"raw": 4, "segments": 3, "aggregated": 2}[kind]
+        axes = len(DIMS[kind])
         if (
             array.ndim != axes
             or array.dtype.kind != "f"

@@ -61,9 +61,6 @@ class ArrayReader:
         self.files = files
         self.spec = spec
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.files, self.spec)
-
     def _document(self, folder: ByteFolder, name: str) -> dict[str, Any]:
         try:
             return decode_document(folder.read(METADATA, MAX_METADATA_BYTES))
