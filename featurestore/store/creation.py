@@ -85,10 +85,10 @@ def _is_begun(root: Path) -> bool:
     names = set(os.listdir(root)) - {_OF_VOLUMES, HIDDEN}
     if names - set(KINDS) or not all(reading.is_dir(root / name) for name in names):
         return False
-    if reading.is_dir(root / HIDDEN):
-        if set(os.listdir(root / HIDDEN)) - {METADATA, *HIDDEN_DIRS}:
-            return False
-    elif os.path.lexists(root / HIDDEN):
+    hidden = root / HIDDEN  # which another writer may make just now
+    if os.path.lexists(hidden) and not reading.is_dir(hidden):
+        return False
+    if set(reading.list_names(hidden)) - {METADATA, *HIDDEN_DIRS}:
         return False
     return all(set(os.listdir(root / name)) <= {METADATA} for name in names)
 
