@@ -7,25 +7,8 @@ import re
 from urllib.parse import unquote, urlsplit
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib makes one slash of two
-_REMOTE = {
-    "s3",
-    "s3a",
-    "gs",
-    "gcs",
-    "az",
-    "abfs",
-    "abfss",
-    "adl",
-    "http",
-    "https",
-    "ftp",
-    "sftp",
-    "ssh",
-    "hf",
-    "hdfs",
-}
-
 _OF_STORES = {"s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "http", "https"}
+_REMOTE = _OF_STORES | {"gcs", "ftp", "sftp", "ssh", "hf", "hdfs"}
 _URL = re.compile(r"([a-z0-9]+):/+([^/].*?)/*\Z", re.DOTALL)
 
 

@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from featurestore.errors import StoreAccessError
 
+_NAME_BYTES = 200
+
 
 @contextmanager
 def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
@@ -34,7 +36,7 @@ def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
         If they cannot be written; what was there is untouched then.
     """
     token = f"{os.getpid()}-{secrets.token_hex(4)}"
-    beside = [path.parent / f".{path.name}.{token}" for path in paths]
+    beside = [path.parent / f"{_beside(path)}.{token}" for path in paths]
     try:
         with contextlib.ExitStack() as opened:
             files = []
@@ -61,10 +63,15 @@ def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
 
 def sweep_beside(path: Path) -> None:
     """Remove what killed writers of this file have left beside it."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
+    for left in path.parent.glob(f"{glob.escape(_beside(path))}.*-*"):
         with contextlib.suppress(OSError), left.open("rb") as file:
             if _lock(file):
                 left.unlink()
+
+
+def _beside(path: Path) -> str:
+    """What the names of unfinished files begin with; they may not be too long where the file's own is not."""
+    return "." + os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -39,16 +39,7 @@ _NO_HUB = "does not answer ({}); a model in a local folder needs no hub"
 
 @dataclass(frozen=True)
 class Check:
-    """Something that was looked at.
-
-    Attributes
-    ----------
-    topic, name : str
-        Where it belongs, and what it is.
-    ok : bool or None
-        Whether it is as it should be; None where both is fine.
-    detail : str
-    """
+    """Something that was looked at: whether it is as it should be (`ok`), None where both is fine."""
 
     topic: str
     name: str

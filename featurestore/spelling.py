@@ -27,17 +27,9 @@ def letters(name: str) -> str:
 
 
 def other_spelling(path: str | os.PathLike[str]) -> str | None:
-    """Path of the same letters that is there, for one that is not.
+    """Path of the same letters that is there, for one that is not; None if there is none.
 
-    Parameters
-    ----------
-    path : path-like
-        Any of its parts may be written in another normalisation than the disk has.
-
-    Returns
-    -------
-    str or None
-        None if there is no such path, or no letter that could be written otherwise.
+    Any of its parts may be written in another normalisation than the disk has.
     """
     path = os.fspath(path)
     if path.isascii():

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from featurestore.errors import CorruptTrackError, StoreAccessError, TrackNotFoundError
 from featurestore.store.array_reader import ArrayReader
 from featurestore.store.bucket import PACKED, POINTER, Bucket, Pointer
+from featurestore.store.byte_source import REQUESTS
 from featurestore.store.folder_source import FolderSource
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import METADATA, encode_document
@@ -96,7 +97,7 @@ class _State:
         described = self._described()
         if self._before is not None and not self._more and (described == self._before.described).all():
             return True
-        with ThreadPoolExecutor(self._bucket.threads) as pool:
+        with ThreadPoolExecutor(REQUESTS) as pool:
             before = 0 if self._before is None else self._before.chunk_size
             rows = chunk_rows(_LAYOUT, chunk_size(len(self._ids), before))
             for number in range(-(-len(self._ids) // rows)):

@@ -55,18 +55,9 @@ def copy_tracks(
     tracks: Sequence[str] | None = None,
     level: str = "all",
 ) -> Iterator[tuple[str, bool]]:
-    """Copy tracks into an open store, with all that is known of them.
+    """Copy some tracks or all into an open store, up to a level, with all that is known of them.
 
-    Parameters
-    ----------
-    source : StoreReader
-        Where they are.
-    writer : StoreWriter
-        Where they go; its spec says which layers and numbers.
-    tracks : sequence of str, optional
-        Their ids; by default all.
-    level : str
-        The highest level that is copied: ``all``, ``segments`` or ``aggregated``.
+    The spec of the writer says which layers and numbers.
 
     Yields
     ------
@@ -97,20 +88,9 @@ def copy_tracks(
 def copy_track(
     source: StoreReader, writer: StoreWriter, old: str, known: Mapping[str, Any], *, track_id: str | None = None
 ) -> None:
-    """Copy one track, perhaps to another id.
+    """Copy the layers of the writer's spec of one track, perhaps to another id.
 
-    Parameters
-    ----------
-    source : StoreReader
-        Where it is.
-    writer : StoreWriter
-        Where it goes; its spec says which layers.
-    old : str
-        Its id.
-    known : mapping
-        What is known of it: its ``kinds`` are copied, the rest is written down.
-    track_id : str, optional
-        Its new id.
+    Of what is known of it, its ``kinds`` are copied, and the rest is written down.
     """
     layers, kinds = writer.spec.layers, known["kinds"]
     attributes = {name: value for name, value in known.items() if name not in _OWN}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +83,13 @@ def load_selected_features(
     if not features_exist_for_types(audio_path, output_dir, kinds, track_id, dataset):
         return None
     store, name = StoreReader(resolve_store_path(output_dir)), _id(audio_path, track_id, dataset)
-    views: dict[str, Callable[[], npt.ArrayLike]] = {
-        "raw": lambda: store.raw(name),
-        "segments": lambda: store.segments(name),
-        "aggregated": lambda: store.aggregated(tracks=[name]),
-    }
-    found = {kind: np.asarray(views[kind](), np.float32) for kind in kinds}
-    return {kind: array[0] if kind == "aggregated" else array for kind, array in found.items()}
+    found: dict[str, npt.NDArray[np.float32]] = {}
+    for kind in kinds:
+        if kind == "aggregated":
+            found[kind] = np.asarray(store.aggregated(tracks=[name]), np.float32)[0]
+        else:
+            found[kind] = np.asarray((store.raw if kind == "raw" else store.segments)(name), np.float32)
+    return found
 
 
 def load_features(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from featurestore.atomic import replacing
 from featurestore.errors import MissingDependencyError, SettingError
-from featurestore.spec import KINDS, kinds_of_level
+from featurestore.spec import DIMS, KINDS, kinds_of_level
 from featurestore.store.selection import resolve_layers
 
 if TYPE_CHECKING:
@@ -27,12 +27,8 @@ _BLOCK_ROWS = 256
 def export_npy(store: StoreReader, folder: Path, tracks: Sequence[str], level: str, layers: Sequence[int]) -> None:
     """Write KIND/ID.npy of each kind of each track, and provenance/ID.json.
 
-    Each file is whole or not there. What is there already is replaced.
-
-    Raises
-    ------
-    SettingError
-        If the id of a track is no path below the folder.
+    Each file is whole or not there. What is there already is replaced. SettingError if an id is no path below the
+    folder.
     """
     for track_id in tracks:
         known = store.provenance(track_id)
@@ -58,23 +54,14 @@ def _write_npy(file: Any, store: StoreReader, kind: str, track_id: str, layers: 
     view = (store.raw if kind == "raw" else store.segments)(track_id, layer=layers)
     header = {"descr": view.dtype.str, "fortran_order": False, "shape": view.shape}
     np.lib.format.write_array_header_1_0(file, header)
-    for block in _blocks(view):
-        file.write(block.tobytes())
-
-
-def _blocks(view: Any) -> Iterator[npt.NDArray[Any]]:
-    size = max(1, 2**26 // max(1, view.nbytes // len(view)))
-    for first in range(0, len(view), size):
-        yield np.ascontiguousarray(view[first : first + size])
+    for segment in view:
+        file.write(segment.tobytes())
 
 
 def import_npy(folder: Path, track_id: str, layers: int, dim: int) -> dict[str, npt.NDArray[Any]]:
-    """Read the arrays of one track from a tree of .npy.
+    """Read the arrays of one track from a tree of .npy; nothing is unpickled.
 
-    Raises
-    ------
-    SettingError
-        If a file is no array of numbers of the shape that its folder says; nothing is unpickled.
+    SettingError if a file is no array of numbers of the shape that its folder says.
     """
     found = {}
     for kind in KINDS:
@@ -85,7 +72,7 @@ def import_npy(folder: Path, track_id: str, layers: int, dim: int) -> dict[str, 
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise SettingError(f"{path} cannot be read as an array: {error}") from None
-        axes = {"raw": 4, "segments": 3, "aggregated": 2}[kind]
+        axes = len(DIMS[kind])
         if (
             array.ndim != axes
             or array.dtype.kind != "f"
@@ -108,13 +95,7 @@ def npy_tracks(folder: Path) -> list[str]:
 
 
 def export_csv(store: StoreReader, path: Path, tracks: Sequence[str], level: str, layers: Sequence[int]) -> None:
-    """Write a table: a row for each track, or for each segment with its start; a column for each value.
-
-    Raises
-    ------
-    SettingError
-        If raw features are asked for.
-    """
+    """Write a table: a row for each track, or for each segment with its start; a column for each value."""
     with replacing(path) as (file,):
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         out = csv.writer(text)
@@ -130,13 +111,7 @@ def export_csv(store: StoreReader, path: Path, tracks: Sequence[str], level: str
 def export_parquet(
     store: StoreReader, path: Path, tracks: Sequence[str], level: str, layers: Sequence[int]
 ) -> None:
-    """Write a table with a column of lists for each layer: ``track_id``, ``start`` of segments, ``layer7``, ...
-
-    Raises
-    ------
-    MissingDependencyError
-        If pyarrow is not installed.
-    """
+    """Write a table with a column of lists for each layer: ``track_id``, ``start`` of segments, ``layer7``, ..."""
     schema, tables = arrow_tables(store, tracks, level, layers)
     import pyarrow.parquet as pq
 
@@ -148,13 +123,7 @@ def export_parquet(
 def arrow_tables(
     store: StoreReader, tracks: Sequence[str], level: str, layers: Sequence[int]
 ) -> tuple[Any, Iterator[Any]]:
-    """Make the schema of such a table, and its rows, some tracks at a time.
-
-    Raises
-    ------
-    MissingDependencyError
-        If pyarrow is not installed.
-    """
+    """Make the schema of such a table, and its rows, some tracks at a time."""
     try:
         import pyarrow as pa
     except ImportError as error:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from featurestore.errors import SettingError, TrackExistsError, TrackNotFoundError
-from featurestore.sharing.push import OF_ONE_TRACK, Notify, TransferReport, narrowed, of_shard
+from featurestore.sharing.transfer import Notify, TransferReport, narrowed, of_shard, transfer
 from featurestore.spec import KINDS, kinds_of_level
 from featurestore.store import StoreWriter, filesystem, reading
 from featurestore.store.bucket import BucketSource
@@ -26,12 +25,8 @@ from featurestore.store.table.index import TrackIndex
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import check_chunks
 
-_AT_ONCE = 8  # tracks
 _BLOCK = 2**24
 """Bytes of an array that are fetched at once."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def pull(
@@ -83,92 +78,59 @@ def pull(
     source = BucketSource(address, storage_options)
     track_ids, report = of_shard(source.track_ids(), shard), TransferReport()
     with StoreWriter(path, spec=source.spec) as writer:
-        one = _Pull(source, writer, kinds_of_level(level))
-        for done, (track_id, fetched) in enumerate(_ahead(one.fetch, track_ids), start=1):
-            try:
-                copied = fetched.result()()
-            except OF_ONE_TRACK as error:
-                report.failed.append((track_id, str(error)))
-            else:
-                report.copied += copied
-                report.there += not copied
-            if notify is not None:
-                notify(done, len(track_ids))
+        index = TrackIndex(TrackReader(StorePaths.of(writer.path), writer.spec))
+        transfer(partial(_copy, source, writer, index, kinds_of_level(level)), track_ids, report, notify)
         writer.pack()
     return report
 
 
-def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
-    """Each item and what a function makes of it, in order, a few ahead."""
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        try:
-            for item in items:
-                waiting.append((item, pool.submit(function, item)))
-                if len(waiting) > _AT_ONCE:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _copy(
+    source: BucketSource, writer: StoreWriter, index: TrackIndex, wanted: Sequence[str], track_id: str
+) -> bool:
+    """Pull these kinds of a track; whether something of it was not there."""
+    key = encode_key(track_id)
+    own = source.reader.current(key)
+    if own is None:
+        raise TrackNotFoundError(f"{source.path} has no track {track_id!r:.200}: push it again")
+    kinds = [kind for kind in KINDS if kind in own.attributes["kinds"] and kind in wanted]
+    revision = str(own.attributes["revision"])
+    there = writer.existing(track_id)
+    if there is not None:
+        if there["revision"] != revision:
+            raise TrackExistsError(
+                f"{track_id!r:.200} is in {writer.path} as another revision than in "
+                f"{source.path}: remove it from the folder, or pull to another"
+            )
+        if set(kinds) <= set(there["kinds"]):
+            return False
+    with contextlib.ExitStack() as stack:
+        arrays = {kind: stack.enter_context(source.reader.open(kind, key, track_id)) for kind in kinds}
+        # Most are no longer: their track is locked only when they are here.
+        begins = {kind: array.file.read(_BLOCK, 0) for kind, array in arrays.items()}
+        session, replace = writer.session, there is not None
+        with session.publishing(track_id, index.has_row, replace=replace) as (folder, record):
+            for kind, array in arrays.items():
+                metadata = array.metadata
+                document = encode_document(seal(metadata.document()))
+                content = narrowed(metadata, kinds) if kind == "aggregated" else document
+                _write(folder / kind, array, begins[kind], content)
+            record(TransactionRecord(tuple(kinds), revision))
+    return True
 
 
-class _Pull:
-    def __init__(self, source: BucketSource, writer: StoreWriter, kinds: Sequence[str]) -> None:
-        self._source = source
-        self._writer = writer
-        self._kinds = kinds
-        self._index = TrackIndex(TrackReader(StorePaths.of(writer.path), writer.spec))
-
-    def fetch(self, track_id: str) -> Callable[[], bool]:
-        """Fetch a track; what is given puts it into the store, and says whether it was not there."""
-        own = self._source.reader.current(encode_key(track_id))
-        if own is None:
-            raise TrackNotFoundError(f"{self._source.path} has no track {track_id!r:.200}: push it again")
-        kinds = [kind for kind in KINDS if kind in own.attributes["kinds"] and kind in self._kinds]
-        revision = str(own.attributes["revision"])
-        there = self._writer.existing(track_id)
-        if there is not None:
-            if there["revision"] != revision:
-                raise TrackExistsError(
-                    f"{track_id!r:.200} is in {self._writer.path} as another revision than in "
-                    f"{self._source.path}: remove it from the folder, or pull to another"
-                )
-            if set(kinds) <= set(there["kinds"]):
-                return lambda: False
-        with contextlib.ExitStack() as stack:
-            opened = {
-                kind: stack.enter_context(self._source.reader.open(kind, encode_key(track_id), track_id))
-                for kind in kinds
-            }
-            small = {kind: array.file.read(_BLOCK, 0) for kind, array in opened.items()}
-
-        def place() -> bool:
-            session, replace = self._writer.session, there is not None
-            with session.publishing(track_id, self._index.has_row, replace=replace) as (folder, record):
-                self._fill(folder, opened, small, kinds)
-                record(TransactionRecord(tuple(kinds), revision))
-            return True
-
-        return place
-
-    def _fill(
-        self, folder: Path, opened: Mapping[str, OpenArray], small: Mapping[str, bytes], kinds: Sequence[str]
-    ) -> None:
-        for kind, array in opened.items():
-            metadata, file, below = array.metadata, array.file, folder / kind
-            name = f"{kind} of {metadata.attributes['track_id']!r:.200}"
-            filesystem.make_dir(below)
-            path = below / shard_name(len(metadata.shape))
-            fd = filesystem.create_file(path)
-            try:
-                filesystem.write_all(fd, [small[kind]])
-                for start in range(len(small[kind]), file.size, _BLOCK):
-                    filesystem.write_all(fd, [file.read(_BLOCK, start)])
-            finally:
-                os.close(fd)
-            content = encode_document(seal(metadata.document()))
-            filesystem.write_file(below / METADATA, narrowed(metadata, kinds) if kind == "aggregated" else content)
-            written = LocalFile(os.open(path, reading.READ))
-            with OpenArray(metadata, ShardReader(written, metadata, name)) as found:
-                check_chunks(found, name)
+def _write(folder: Path, array: OpenArray, begin: bytes, document: bytes) -> None:
+    """Write an array of a bucket, of which the first bytes are here, and check what was written."""
+    metadata, file = array.metadata, array.file
+    filesystem.make_dir(folder)
+    path = folder / shard_name(len(metadata.shape))
+    fd = filesystem.create_file(path)
+    try:
+        filesystem.write_all(fd, [begin])
+        for start in range(len(begin), file.size, _BLOCK):
+            filesystem.write_all(fd, [file.read(_BLOCK, start)])
+    finally:
+        os.close(fd)
+    filesystem.write_file(folder / METADATA, document)
+    name = f"{folder.name} of {metadata.attributes['track_id']!r:.200}"
+    with OpenArray(metadata, ShardReader(LocalFile(os.open(path, reading.READ)), metadata, name)) as written:
+        check_chunks(written, name)

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from featurestore.errors import (
-    CorruptTrackError,
-    SpecMismatchError,
-    TrackAccessError,
-    TrackExistsError,
-    TrackLockedError,
-    TrackNotFoundError,
-)
-from featurestore.shard import Shard
+from featurestore.errors import SpecMismatchError, TrackExistsError, TrackLockedError
 from featurestore.sharing.bucket_table import Published, update_table
+from featurestore.sharing.transfer import Notify, TransferReport, narrowed, transfer
 from featurestore.spec import KINDS, kinds_of_level
 from featurestore.store.array_reader import ArrayReader
 from featurestore.store.bucket import Bucket
@@ -38,96 +27,30 @@ from featurestore.store.format.metadata import (
     structure,
 )
 from featurestore.store.format.open_array import OpenArray
-from featurestore.store.format.shards import ShardReader, ShardWriter
+from featurestore.store.format.shards import ShardReader, plain_index
+from featurestore.store.format.small_chunks import with_crc
 from featurestore.store.paths import HIDDEN
 from featurestore.store.table.rows import UNKNOWN, digest
 from featurestore.store.table.table import PackedTable
 from featurestore.store.verify import check_chunks
 
-_AT_ONCE = 8  # tracks
-_BLOCK = 1_000  # tracks
 _COMPARED = 2**24  # bytes
 _ABANDONED = timedelta(hours=1)
 """After so long without a change, what is there of a track that is not whole is taken for that of a dead push."""
 
-OF_ONE_TRACK = (TrackExistsError, TrackLockedError, TrackAccessError, TrackNotFoundError, CorruptTrackError)
-"""Errors that keep one track from being copied; all others go on."""
-Notify = Callable[[int, int], None]
 
-
-@dataclass
-class TransferReport:
-    """What a push or pull did.
-
-    Attributes
-    ----------
-    copied : int
-        Tracks that were copied, or of which a kind was added.
-    there : int
-        Tracks that were there.
-    failed : list of tuple of str
-        Track ids, and why they were not copied.
-
-    Examples
-    --------
-    >>> from featurestore.sharing import TransferReport
-    >>> TransferReport(copied=3).ok
-    True
-    """
-
-    copied: int = 0
-    there: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether all tracks are there."""
-        return not self.failed
-
-
-def narrowed(metadata: ArrayMetadata, kinds: Sequence[str]) -> bytes:
-    """Document of a track's `aggregated` that says that it has these kinds."""
-    attributes = {**metadata.attributes, "kinds": list(kinds)}
-    return encode_document(seal(replace(metadata, attributes=attributes).document()))
-
-
-def of_shard(track_ids: Sequence[str], shard: str | None) -> list[str]:
-    """The tracks of a part like "1/8" of a store, or of Slurm's "auto"; all by default."""
-    part = None if shard is None else Shard.parse(shard)
-    return [track_id for track_id in track_ids if part is None or part.holds(track_id)]
-
-
-def shard_content(array: OpenArray, name: str) -> memoryview:
-    """The shard of an open array: its file, or one with the same chunks where these are part of a larger one."""
+def shard_content(array: OpenArray) -> memoryview:
+    """The shard of an open array: its file, or what that was before the track came into a bundle."""
     if isinstance(array.shard, ShardReader) and isinstance(array.shard.file, LocalFile):
         return array.shard.file.mapped()
-    metadata = array.metadata
-    dtype = np.dtype(metadata.dtype).newbyteorder("<")
-    with TemporaryDirectory() as folder:
-        path = Path(folder, METADATA)
-        writer = ShardWriter(path, name, dtype.itemsize, compressor=metadata.compressor)
-        try:
-            writer.append(array.shard.read([number])[0].astype(dtype) for number in range(array.shard.chunks))
-            if writer.finish() != metadata.attributes["checksums"]["chunks"]:
-                raise CorruptTrackError(f"{name}: the chunks are not those that were written")
-        finally:
-            writer.close()
-        with path.open("rb") as file:
-            return LocalFile(file.fileno()).mapped()
+    stored = np.dtype(array.metadata.dtype).newbyteorder("<")
+    chunks = [array.shard.read([number]).astype(stored).tobytes() for number in range(array.shard.chunks)]
+    # What is compressed is in no bundle.
+    return memoryview(b"".join(map(with_crc, chunks)) + plain_index(len(chunks), len(chunks[0])))
 
 
 class Push:
-    """One push of a store into a bucket.
-
-    Parameters
-    ----------
-    source : FolderSource
-        The store.
-    bucket : Bucket
-        Where it goes.
-    level : str
-        The highest level that is pushed.
-    """
+    """One push of a store into a bucket, up to a level."""
 
     def __init__(self, source: FolderSource, bucket: Bucket, *, level: str) -> None:
         self._source = source
@@ -136,7 +59,6 @@ class Push:
         self._remote = ArrayReader(bucket, source.spec)
         self._there: set[str] = set()  # keys of tracks in the bucket
         self._published: dict[str, Published] = {}
-        self.report = TransferReport()
 
     def run(self, track_ids: Sequence[str], notify: Notify | None = None) -> TransferReport:
         """Push tracks; what is interrupted shows up to there.
@@ -153,23 +75,12 @@ class Push:
             wanted = self._not_in_table(wanted)
             if wanted:
                 self._there = self._bucket.track_keys()
-        done = self.report.there = len(track_ids) - len(wanted)
+        report = TransferReport(there=len(track_ids) - len(wanted))
         try:
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                try:
-                    for first in range(0, len(wanted), _BLOCK):
-                        for copied in pool.map(self._push_or_note, wanted[first : first + _BLOCK]):
-                            done += 1
-                            self.report.copied += copied is True
-                            self.report.there += copied is False
-                            if notify is not None:
-                                notify(done, len(track_ids))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+            transfer(self._push, wanted, report, notify)
         finally:
             update_table(self._bucket, self._source, self._published)
-        return self.report
+        return report
 
     def _begin(self) -> bool:
         """Make the store if there is none; whether there was one."""
@@ -214,15 +125,8 @@ class Push:
     def _wanted(self, kinds: Iterable[str]) -> list[str]:
         return [kind for kind in KINDS if kind in kinds and kind in self._kinds]
 
-    def _push_or_note(self, track_id: str) -> bool | None:
-        """Whether something of a track was pushed; None if that failed, which is noted."""
-        try:
-            return self._push(track_id)
-        except OF_ONE_TRACK as error:
-            self.report.failed.append((track_id, str(error)))
-            return None
-
     def _push(self, track_id: str) -> bool:
+        """Push a track; whether something of it was not there."""
         key = encode_key(track_id)
         with contextlib.ExitStack() as stack:
             arrays = self._opened(stack, key, track_id)
@@ -280,7 +184,7 @@ class Push:
         Only that one names the kinds that are pushed: all else is as it is in the store, whatever the level.
         """
         for kind in missing:
-            metadata, content = arrays[kind].metadata, shard_content(arrays[kind], f"{kind}/{key}")
+            metadata, content = arrays[kind].metadata, shard_content(arrays[kind])
             self._put(f"{kind}/{key}/{shard_name(len(metadata.shape))}", content, key)
             if kind != "aggregated":
                 self._put(f"{kind}/{key}/{METADATA}", encode_document(seal(metadata.document())), key)
@@ -309,15 +213,3 @@ class Push:
             if found != content[start : start + len(found)]:
                 return False
         return True
-
-
-def push_store(
-    source: FolderSource,
-    bucket: Bucket,
-    *,
-    level: str = "all",
-    shard: str | None = None,
-    notify: Notify | None = None,
-) -> TransferReport:
-    """Push a store, or a share of it, into a bucket: `featurestore.FeatureStore.push` says more."""
-    return Push(source, bucket, level=level).run(of_shard(source.track_ids(), shard), notify)

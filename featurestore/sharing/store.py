@@ -9,7 +9,8 @@ from typing import Any, Self
 from featurestore.errors import SettingError
 from featurestore.sharing.copying import common_spec, copy_tracks
 from featurestore.sharing.export import export
-from featurestore.sharing.push import Notify, TransferReport, push_store
+from featurestore.sharing.push import Push
+from featurestore.sharing.transfer import Notify, TransferReport, of_shard
 from featurestore.spec import kinds_of_level
 from featurestore.store import StoreReader, StoreWriter
 from featurestore.store.bucket import Bucket
@@ -125,7 +126,7 @@ class SharingStore(StoreReader):
         bucket = Bucket(address, storage_options)
         if not bucket.can_list:
             raise SettingError(f"{address} is a web server: push to a bucket, like s3://bucket/name")
-        return push_store(self._source, bucket, level=level, shard=shard, notify=notify)
+        return Push(self._source, bucket, level=level).run(of_shard(self.track_ids, shard), notify)
 
     def export(
         self,

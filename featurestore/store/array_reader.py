@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
 from featurestore.spec import FeatureSpec
-from featurestore.store.byte_source import ByteFolder, ByteSource
+from featurestore.store.byte_source import REQUESTS, ByteFolder, ByteSource
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -30,6 +31,7 @@ from featurestore.store.format.shards import ShardReader
 ATTEMPTS = 50
 """A reader between two steps of a swap looks again, so many times at most."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Described = tuple[tuple[int, ...], npt.NDArray[np.float64]]
 """Shape of an array of a track, and where its segments start, seconds."""
@@ -39,23 +41,25 @@ class ReplacedError(StoreError):
     """A track was replaced by one of another shape since a view told its own."""
 
 
-class ArrayReader:
-    """Reads the tracks of one store. Holds no file open.
+def retried(read: Callable[P, T]) -> Callable[P, T]:
+    """Read anew where another host removes the files that are read (NFS): they were replaced."""
 
-    Parameters
-    ----------
-    files : ByteSource
-        Where they are.
-    spec : FeatureSpec
-        Of the store.
-    """
+    @wraps(read)
+    def reading(*args: P.args, **options: P.kwargs) -> T:
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):
+                return read(*args, **options)
+        return read(*args, **options)
+
+    return reading
+
+
+class ArrayReader:
+    """Reads the tracks of one store. Holds no file open."""
 
     def __init__(self, files: ByteSource, spec: FeatureSpec) -> None:
         self.files = files
         self.spec = spec
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.files, self.spec)
 
     def _document(self, folder: ByteFolder, name: str) -> dict[str, Any]:
         try:
@@ -161,23 +165,16 @@ class ArrayReader:
         return None
 
     def read_rows(self, track_ids: Sequence[str], layers: Sequence[int]) -> npt.NDArray[Any]:
-        """Layers (by position) of `aggregated` of each track.
+        """Layers (by position) of `aggregated` of each track, [track, layer, feature]; raises as `open`.
 
-        Returns
-        -------
-        ndarray, shape (tracks, layers, dim)
-
-        Raises
-        ------
-        TrackNotFoundError, CorruptTrackError
-            As `open`.
+        Several tracks at once: they may be in a bucket.
         """
         out = np.empty((len(track_ids), len(layers), self.spec.dim), self.spec.dtype)
 
         def fill(block: npt.NDArray[Any], track_id: str) -> None:
             block[...] = self._read_aggregated(encode_key(track_id), track_id, layers)
 
-        with ThreadPoolExecutor(min(self.files.threads, max(1, len(track_ids)))) as pool:
+        with ThreadPoolExecutor(REQUESTS) as pool:
             for _ in pool.map(fill, out, track_ids):
                 pass
         return out
@@ -191,6 +188,7 @@ class ArrayReader:
         with self.open(kind, encode_key(track_id), track_id) as array:
             return array.metadata.shape, array.starts
 
+    @retried
     def read_segments(
         self,
         kind: str,
@@ -201,16 +199,6 @@ class ArrayReader:
         shape: tuple[int, ...] | None = None,
     ) -> tuple[npt.NDArray[Any], Described]:
         """Layers (by position) of some or all segments of a track, as `Source.read_segments` says."""
-        return again(partial(self._read_segments, kind, track_id, layers, rows, shape))
-
-    def _read_segments(
-        self,
-        kind: str,
-        track_id: str,
-        layers: Sequence[int],
-        rows: npt.NDArray[np.int64] | None,
-        shape: tuple[int, ...] | None,
-    ) -> tuple[npt.NDArray[Any], Described]:
         with self.open(kind, encode_key(track_id), track_id) as array:
             described = array.metadata.shape, array.starts
             if shape not in (None, array.metadata.shape):
@@ -222,16 +210,6 @@ class ArrayReader:
                 return array.read(layers, None if rows is None else rows.tolist()), described
             block = array.read(layers)
             return (block if rows is None else block[rows]), described
-
-
-def again(read: Callable[[], T]) -> T:
-    """What `read()` gives, anew where another host removes the files that it reads (NFS): they were replaced."""
-    for _ in range(ATTEMPTS):
-        try:
-            return read()
-        except FileNotFoundError:
-            continue
-    return read()
 
 
 def corrupt(name: str, what: str) -> CorruptTrackError:

@@ -20,7 +20,7 @@ from featurestore.addresses import StoreUrl
 from featurestore.errors import CorruptTrackError, NotAStoreError, StoreAccessError, TrackNotFoundError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store.array_reader import ArrayReader
-from featurestore.store.byte_source import ByteFolder
+from featurestore.store.byte_source import REQUESTS, ByteFolder
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.metadata import (
     MAX_METADATA_BYTES,
@@ -203,15 +203,7 @@ class BucketIndex(TableIndex):
 
 
 class BucketSource(TrackSource):
-    """The tracks of a store in a bucket.
-
-    Parameters
-    ----------
-    url : StoreUrl
-        Where it is.
-    options : mapping, optional
-        For obstore.
-    """
+    """The tracks of a store in a bucket; the options are for obstore."""
 
     def __init__(self, url: StoreUrl, options: Mapping[str, Any] | None = None) -> None:
         self.path = url
@@ -235,7 +227,7 @@ class BucketSource(TrackSource):
         return self.bucket.read_root().format
 
     def each(self, read: Callable[[str], T], track_ids: Iterable[str]) -> Iterable[T]:
-        with ThreadPoolExecutor(self.bucket.threads) as pool:
+        with ThreadPoolExecutor(REQUESTS) as pool:
             yield from pool.map(read, track_ids)
 
     def has(self, track_id: str) -> bool:

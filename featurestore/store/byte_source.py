@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -18,6 +17,8 @@ from featurestore.store import reading
 
 THREADS = min(4, max(2, os.cpu_count() or 1))
 """How many threads read, write or check bytes of a disk at once."""
+REQUESTS = 16
+"""How many wait for a bucket at once."""
 
 
 class ByteFile(Protocol):
@@ -71,10 +72,6 @@ class ByteFolder(Protocol):
 class ByteSource(Protocol):
     """A store, by its folders."""
 
-    @property
-    def threads(self) -> int:
-        """How many may wait for bytes at once."""
-
     def open(self, *parts: str) -> ByteFolder:
         """Open the store's folder, or one below it; the caller closes it."""
 
@@ -108,23 +105,12 @@ class LocalFile:
 
 
 class LocalFolder:
-    """A folder of a disk, by its descriptor, which is closed with it.
-
-    Attributes
-    ----------
-    fd : int
-        The descriptor.
-    """
+    """A folder of a disk, by its descriptor, which is closed with it."""
 
     __slots__ = ("fd",)
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-
-    @classmethod
-    def root(cls, path: Path, *, follow_links: bool = False) -> LocalFolder:
-        """Open the folder of a store, which may be a link."""
-        return cls(reading.open_root(path, follow_links=follow_links))
 
     def folder(self, *names: str) -> LocalFolder:
         fd = self.fd

@@ -41,7 +41,7 @@ def create_or_check(paths: StorePaths, spec: FeatureSpec, name: Path, *, durable
     root = paths.root
     if is_vacant(root):
         _create(paths, spec, durable=durable)
-    stored = read_root(root).spec
+    stored = read_root(paths).spec
     if differences := stored.differences(spec):
         listed = "; ".join(f"`{key}` is {old!r}, not {new!r}" for key, (old, new) in differences.items())
         raise SpecMismatchError(
@@ -73,7 +73,7 @@ def is_vacant(path: Path) -> bool:
     for parent in root.parents:
         if (parent / METADATA).exists():
             try:
-                read_root(parent)
+                read_root(StorePaths(parent))
             except NotAStoreError:
                 continue  # a group of somebody else's
             raise NotAStoreError(f"{root} is inside the store {parent}: name a folder beside it")
@@ -85,10 +85,10 @@ def _is_begun(root: Path) -> bool:
     names = set(os.listdir(root)) - {_OF_VOLUMES, HIDDEN}
     if names - set(KINDS) or not all(reading.is_dir(root / name) for name in names):
         return False
-    if reading.is_dir(root / HIDDEN):
-        if set(os.listdir(root / HIDDEN)) - {METADATA, *HIDDEN_DIRS}:
-            return False
-    elif os.path.lexists(root / HIDDEN):
+    hidden = root / HIDDEN  # which another writer may make just now
+    if os.path.lexists(hidden) and not reading.is_dir(hidden):
+        return False
+    if set(reading.list_names(hidden)) - {METADATA, *HIDDEN_DIRS}:
         return False
     return all(set(os.listdir(root / name)) <= {METADATA} for name in names)
 

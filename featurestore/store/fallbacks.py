@@ -81,19 +81,10 @@ def copy_dir(source: Path, target: Path) -> None:
 
 
 def check_movable(folder: Path, file: Path) -> None:
-    """Find out whether a folder can be moved to another one, without moving it.
+    """Raise OSError if a folder cannot be moved to another one: it is somebody else's, or on another disk.
 
-    Parameters
-    ----------
-    folder : Path
-        Of an array, for example; what is no folder is not looked at.
-    file : Path
-        A file, which no folder can be renamed to, in the other folder.
-
-    Raises
-    ------
-    OSError
-        If it cannot: it is somebody else's, or on another disk.
+    It is not moved, as no folder can be renamed to a file, and `file` is one, in the other folder. What is no
+    folder is not looked at.
     """
     if not reading.is_dir(folder):
         return

@@ -43,13 +43,7 @@ def make_dir(path: Path) -> None:
 
 
 def make_parents(path: Path, *, durable: bool) -> bool:
-    """Create a folder and those above it, where they do not exist, as the user's umask says.
-
-    Returns
-    -------
-    bool
-        Whether this call created the folder.
-    """
+    """Create a folder and those above it as the user's umask says; False if it was there."""
     try:
         os.mkdir(path)
     except FileExistsError:
@@ -313,13 +307,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step.
-
-    Returns
-    -------
-    bool
-        False where the system or the file system has no such step, or has it not for these folders.
-    """
+    """Exchange two folders in one step; False where there is no such step, or not for these folders."""
     first, second = os.fsencode(one), os.fsencode(other)
     try:
         if sys.platform == "linux":

@@ -12,7 +12,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.store.array_reader import Described, again
+from featurestore.store.array_reader import Described, ReplacedError, retried
+from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.root import read_root
 from featurestore.store.os_errors import translate_os_errors
@@ -30,25 +31,18 @@ def _again(
     read: Callable[Concatenate[FolderSource, P], T],
 ) -> Callable[Concatenate[FolderSource, P], T]:
     """Read again where a track has moved between a folder and a bundle meanwhile; errors name the store."""
+    retrying = retried(read)
 
     @wraps(read)
     def reading(source: FolderSource, /, *args: P.args, **options: P.kwargs) -> T:
         with source.reading():
-            return again(lambda: read(source, *args, **options))
+            return retrying(source, *args, **options)
 
     return reading
 
 
 class FolderSource(TrackSource):
-    """The tracks of a store that is a folder.
-
-    Parameters
-    ----------
-    path : Path
-        The folder, as it was given.
-    follow_links : bool
-        Whether its files may be links.
-    """
+    """The tracks of a store that is a folder, whose files may be links if `follow_links`."""
 
     path: Path
 
@@ -56,7 +50,7 @@ class FolderSource(TrackSource):
         self.path = path
         self.paths = StorePaths.of(path, follow_links=follow_links)
         with translate_os_errors(path):
-            self.spec = read_root(self.paths.root, follow_links=follow_links).spec
+            self.spec = read_root(self.paths).spec
         self.reader: TrackReader = TrackReader(self.paths, self.spec)
         self.index = TrackIndex(self.reader)
 
@@ -73,7 +67,7 @@ class FolderSource(TrackSource):
     @property
     def format(self) -> int:
         with self.reading():
-            return read_root(self.paths.root, follow_links=self.paths.follow_links).format
+            return read_root(self.paths).format
 
     @property
     def sealed(self) -> int:
@@ -99,21 +93,16 @@ class FolderSource(TrackSource):
         return [known[row] if row in known else next(others) for row in range(len(track_ids))]
 
     @_again
-    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int], *, starts: bool = False) -> Ragged:
-        places = self.reader.sealed_places(track_ids)
-        if places is None:
-            return super().read_ragged(track_ids, positions, starts=starts)
-        known = places.counts()
-        found = self._read_ragged(track_ids, positions, known)
-        counts = found.counts
-        tracks = np.repeat(np.arange(len(counts)), counts)
-        within = np.arange(len(tracks)) - np.repeat(np.cumsum(counts) - counts, counts)
-        targets = np.flatnonzero(known[tracks])
-        wanted = targets, tracks[targets], within[targets]
-        if starts:
-            places.read_starts(found.starts, *wanted)
-        places.read_segments(found.rows, *wanted, positions)
-        return found
+    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
+        while (places := self.reader.sealed_places(track_ids)) is not None:
+            counts = places.counts()
+            if rest := np.flatnonzero(counts == 0).tolist():
+                counts[rest] = self.count_segments([track_ids[row] for row in rest])
+            tracks = np.repeat(np.arange(len(counts)), counts)
+            within = np.arange(len(tracks)) - np.repeat(np.cumsum(counts) - counts, counts)
+            with contextlib.suppress(ReplacedError):  # since they were counted
+                return Ragged(self._read_rows(places, track_ids, counts, tracks, within, positions), counts, None)
+        return super().read_ragged(track_ids, positions)
 
     @_again
     def read_rows(
@@ -125,15 +114,28 @@ class FolderSource(TrackSource):
         positions: Sequence[int],
     ) -> npt.NDArray[Any]:
         chosen, numbers = np.unique(tracks, return_inverse=True)
-        places = self.reader.sealed_places([track_ids[track] for track in chosen.tolist()])
+        ids = [track_ids[track] for track in chosen.tolist()]
+        places = self.reader.sealed_places(ids)
         if places is None:
             return super().read_rows(track_ids, counts, tracks, within, positions)
         # One of another size is left to the other way, which says so.
         places.numbers[places.counts() != counts[chosen]] = -1
+        return self._read_rows(places, ids, counts[chosen], numbers, within, positions)
+
+    def _read_rows(
+        self,
+        places: SealedPlaces,
+        track_ids: Sequence[str],
+        counts: npt.NDArray[np.int64],
+        tracks: npt.NDArray[np.int64],
+        within: npt.NDArray[np.int64],
+        positions: Sequence[int],
+    ) -> npt.NDArray[Any]:
+        """As `read_rows`, of tracks of which some are in these places."""
         out = np.empty((len(tracks), len(positions), self.spec.dim), self.spec.dtype)
-        is_sealed = (places.numbers >= 0)[numbers]
+        is_sealed = (places.numbers >= 0)[tracks]
         targets, rest = np.flatnonzero(is_sealed), np.flatnonzero(~is_sealed)
-        places.read_segments(out, targets, numbers[targets], within[targets], positions)
+        places.read_segments(out, targets, tracks[targets], within[targets], positions)
         if len(rest):
             out[rest] = super().read_rows(track_ids, counts, tracks[rest], within[rest], positions)
         return out

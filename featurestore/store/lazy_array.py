@@ -52,6 +52,7 @@ class View(ABC):
     def __init__(self, source: Source, layers: Layers) -> None:
         self._source = source
         self.layers, self._positions, self._drop = layers
+        self._layer_sizes = () if self._drop else (len(self.layers),)
 
     @property
     @abstractmethod
@@ -91,7 +92,7 @@ class View(ABC):
         return self.shape[0]
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
-        size = self._rows_of(_CHUNK_BYTES)
+        size = self._rows_at_once()
         for first in range(0, len(self), size):
             yield from self[first : first + size]
 
@@ -161,9 +162,8 @@ class View(ABC):
             return np.arange(*item.indices(self.shape[0]), dtype=np.int64)
         return np.atleast_1d(np.arange(self.shape[0], dtype=np.int64)[item])
 
-    def _rows_of(self, size: int) -> int:
-        """How many rows of the first dimension have so many bytes, at least one."""
-        return max(1, size // max(1, math.prod(self.shape[1:]) * self.dtype.itemsize))
+    def _rows_at_once(self) -> int:
+        return max(1, _CHUNK_BYTES // max(1, math.prod(self.shape[1:]) * self.dtype.itemsize))
 
     def _layer_coords(self) -> dict[str, npt.NDArray[Any]]:
         return {"layer": np.array(self.layers)} if "layer" in self.dims else {}
@@ -265,7 +265,7 @@ class View(ABC):
         except ImportError as error:
             raise MissingDependencyError("dask is needed: pip install 'featurestore[xarray]'") from error
         if chunks == "auto":
-            chunks = (max(1, min(self.shape[0], self._rows_of(_CHUNK_BYTES))), *self.shape[1:])
+            chunks = (max(1, min(self.shape[0], self._rows_at_once())), *self.shape[1:])
         return dask.array.from_array(self._for_graph(), chunks=chunks, name=False, asarray=False)
 
     def _for_graph(self) -> Self:

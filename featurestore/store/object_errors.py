@@ -46,15 +46,7 @@ def no_credentials(scheme: str, what: str = "no credentials were found") -> str:
 
 
 def reason(error: Exception, scheme: str) -> str:
-    """Say what an error of obstore means, without what it was sent, and the way out.
-
-    Parameters
-    ----------
-    error : Exception
-        The error.
-    scheme : str
-        Of the address: ``s3``, ``gs``, ``az``, ``https``.
-    """
+    """Say what an error of obstore at an address of a scheme means, without what it was sent, and the way out."""
     text = str(error).partition("\n\nDebug source")[0]
     if "169.254.169.254" in text or "metadata.google.internal" in text:
         return no_credentials(scheme)

@@ -40,18 +40,9 @@ def _process() -> int:
 class ObjectSource:
     """The objects of a store below a URL, to read and to write.
 
-    What is read as a whole is kept, as objects of a store never change.
-
-    Parameters
-    ----------
-    url : StoreUrl
-        Where the store is.
-    options : mapping, optional
-        For `obstore.store.from_url`: ``endpoint``, ``region``, ``client_options``, ``retry_config``, ... They may
-        hold secrets, and are never shown.
+    What is read as a whole is kept, as objects of a store never change. The options, for `obstore.store.from_url`,
+    may hold secrets, and are never shown.
     """
-
-    threads = 16
 
     def __init__(self, url: StoreUrl, options: Mapping[str, Any] | None = None) -> None:
         self.url = url
@@ -114,12 +105,8 @@ class ObjectSource:
             raise StoreAccessError(f"{self.url}: {no_credentials(self.url.scheme)}") from None
 
     @contextmanager
-    def client(self, path: str = "") -> Iterator[tuple[Any, Any]]:
-        """Surround requests about an object: the module, and the store.
-
-        Yields
-        ------
-        obstore, store
+    def client(self, path: str = "") -> Iterator[Any]:
+        """Surround requests about an object: yields the store of obstore.
 
         Raises
         ------
@@ -134,10 +121,9 @@ class ObjectSource:
                 "it afresh, as DataLoader(..., multiprocessing_context='spawn') does"
             )
         store = self._store
-        obstore = importlib.import_module("obstore")
         errors = importlib.import_module("obstore.exceptions")
         try:
-            yield obstore, store
+            yield store
         except FileNotFoundError as error:
             if any(code in str(error) for code in ("NoSuchBucket", "ContainerNotFound")):
                 raise StoreAccessError(
@@ -169,8 +155,8 @@ class ObjectSource:
         return self._fetch(path)[1]
 
     def _fetch(self, path: str, limit: int | None = None) -> tuple[memoryview, str | None]:
-        with self.client(path) as (obstore, store):
-            found = obstore.get(store, path)
+        with self.client(path) as store:
+            found = store.get(path)
             if limit is not None and found.meta["size"] > limit:
                 raise ValueError(f"{path} is not a file of at most {limit} bytes")
             content = memoryview(found.bytes())
@@ -190,9 +176,9 @@ class ObjectSource:
         with self._lock:
             if path in self._cache:
                 return len(self._cache[path]), self._cache[path]
-        with self.client(path) as (obstore, store):
+        with self.client(path) as store:
             try:
-                found = obstore.get(store, path, options={"range": {"suffix": _TAIL_BYTES}})
+                found = store.get(path, options={"range": {"suffix": _TAIL_BYTES}})
             except self._no_ranges:
                 content = self.get(path)
                 return len(content), content
@@ -203,9 +189,9 @@ class ObjectSource:
 
     def ranges(self, path: str, starts: Sequence[int], ends: Sequence[int]) -> list[memoryview]:
         """Read parts of an object; those that are near each other in one request, at most ten at once."""
-        with self.client(path) as (obstore, store):
+        with self.client(path) as store:
             try:
-                return [memoryview(part) for part in obstore.get_ranges(store, path, starts=starts, ends=ends)]
+                return [memoryview(part) for part in store.get_ranges(path, starts=starts, ends=ends)]
             except self._no_ranges:
                 content = self.get(path)
                 return [content[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -219,40 +205,40 @@ class ObjectSource:
     def exists(self, path: str) -> bool:
         """Whether there is an object."""
         try:
-            with self.client(path) as (obstore, store):
-                obstore.head(store, path)
+            with self.client(path) as store:
+                store.head(path)
         except FileNotFoundError:
             return False
         return True
 
     def names(self, path: str) -> set[str]:
         """Names of what is right below a path, objects and folders."""
-        with self.client(path) as (obstore, store):
-            found = obstore.list_with_delimiter(store, path)
+        with self.client(path) as store:
+            found = store.list_with_delimiter(path)
         below = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return {name.rstrip("/").rpartition("/")[2] for name in below}
 
     def entries(self, path: str) -> Iterator[tuple[str, datetime]]:
         """All objects below a path, and when each was last written."""
-        with self.client(path) as (obstore, store):
-            for block in obstore.list(store, path, chunk_size=1000):
+        with self.client(path) as store:
+            for block in store.list(path, chunk_size=1000):
                 for entry in block:
                     yield entry["path"], entry["last_modified"]
 
     def written(self, path: str) -> datetime:
         """When an object was written."""
-        with self.client(path) as (obstore, store):
-            moment: datetime = obstore.head(store, path)["last_modified"]
+        with self.client(path) as store:
+            moment: datetime = store.head(path)["last_modified"]
         return moment
 
     def create(self, path: str, content: Any) -> bool:
         """Write an object in one step; False if there is one."""
         return self._put(path, content, "create")
 
-    def replace(self, path: str, content: bytes, tag: str | None) -> bool:
+    def replace(self, path: str, content: bytes, tag: str) -> bool:
         """Write an object in the place of the one that has a tag; False if another is there by now."""
-        if tag is None or self._put(path, content, {"e_tag": tag}):
-            return tag is not None or self._put(path, content, "overwrite")
+        if self._put(path, content, {"e_tag": tag}):
+            return True
         if self.refresh(path) != tag:
             return False
         # Gateways of Ceph compare without the quotes that all others want.
@@ -261,8 +247,8 @@ class ObjectSource:
     def _put(self, path: str, content: Any, mode: Any) -> bool:
         errors = importlib.import_module("obstore.exceptions")
         try:
-            with self.client(path) as (obstore, store):
-                obstore.put(store, path, content, mode=mode, use_multipart=False)
+            with self.client(path) as store:
+                store.put(path, content, mode=mode, use_multipart=False)
         except (errors.AlreadyExistsError, errors.PreconditionError):
             return False
         except errors.NotSupportedError:
@@ -274,10 +260,10 @@ class ObjectSource:
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the bucket."""
-        with self.client(source) as (obstore, store):
-            obstore.copy(store, source, target)
+        with self.client(source) as store:
+            store.copy(source, target)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Remove objects, if they are there."""
-        with self.client() as (obstore, store):
-            obstore.delete(store, list(paths))
+        with self.client() as store:
+            store.delete(list(paths))

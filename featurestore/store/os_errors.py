@@ -39,12 +39,10 @@ def translate_os_errors(path: Path) -> Iterator[None]:
             reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         if error.errno == errno.ENOSPC and _lacks_files(path):
             reason = (
-                "the disk is full: it has room, but no names (inodes) for more files are left (df -i); " + _FILES
+                "the disk is full: it has room, but no names (inodes) for more files are left (df -i); remove "
+                "files that nobody needs, or use another disk, and run again"
             )
         raise StoreAccessError(f"store {path}: {reason} ({error})") from error
-
-
-_FILES = "remove files that nobody needs, or use another disk, and run again"
 
 
 def _lacks_files(path: Path) -> bool:

@@ -12,7 +12,7 @@ from featurestore.addresses import StoreUrl, local_path, store_url
 from featurestore.errors import NotAStoreError
 from featurestore.spec import KINDS
 from featurestore.store import reading
-from featurestore.store.byte_source import THREADS, LocalFolder
+from featurestore.store.byte_source import LocalFolder
 
 HIDDEN = ".featurestore"
 HIDDEN_DIRS = ("locks", "staging", "journal", "stale", "trash")
@@ -54,16 +54,9 @@ def _shown(path: str | os.PathLike[str]) -> str:
 
 
 class StorePaths:
-    """The paths of a store: where it really is, and the absolute path by which it was given.
+    """The paths of a store: where it really is, without links, and the absolute path by which messages call it.
 
-    Parameters
-    ----------
-    root : Path
-        The folder of the store, without links.
-    follow_links : bool
-        Whether files that are links are read.
-    given : Path, optional
-        How messages call the store; by default `root`.
+    Files that are links are read if `follow_links`.
     """
 
     def __init__(self, root: Path, follow_links: bool = False, given: Path | None = None) -> None:
@@ -86,14 +79,9 @@ class StorePaths:
         # Behind one path there may be another real path wherever this is unpickled.
         return partial(StorePaths.of, follow_links=self.follow_links), (self.name,)
 
-    @property
-    def threads(self) -> int:
-        """How many may wait for the disk at once."""
-        return THREADS
-
     def open(self, *parts: str) -> LocalFolder:
         """Open the store's folder, or one below it, following no link there; the caller closes it."""
-        root = LocalFolder.root(self.root, follow_links=self.follow_links)
+        root = LocalFolder(reading.open_root(self.root, follow_links=self.follow_links))
         if not parts:
             return root
         with root:

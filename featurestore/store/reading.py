@@ -13,6 +13,9 @@ from typing import Any
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How files of a store are opened: no link is followed, and a pipe does not wait."""
 
+FOLLOW = READ & ~os.O_NOFOLLOW
+"""The same through links."""
+
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """The same for folders."""
 
@@ -32,16 +35,8 @@ class FollowingFd(int):
     """Descriptor of a folder below which files may be links."""
 
 
-def open_root(path: Path, *, follow_links: bool = False) -> int:
-    """Open the folder of a store, which may be a link; the caller closes the descriptor.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    follow_links : bool
-        Whether files that are opened by way of this descriptor may be links, to anywhere.
-    """
+def open_root(path: Path, *, follow_links: bool) -> int:
+    """Open the folder of a store, which may be a link; files that are opened by way of it if `follow_links`."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     return FollowingFd(fd) if follow_links else fd
 
@@ -53,11 +48,10 @@ def open_dir(path: str | Path, *, dir_fd: int | None = None) -> int:
     return FollowingFd(fd) if isinstance(dir_fd, FollowingFd) else fd
 
 
-def open_file(path: str | Path, *, dir_fd: int | None = None, follow_links: bool = False) -> int:
-    """Open a file for reading, not through a link unless that is wanted; the caller closes the descriptor."""
-    follow_links |= isinstance(dir_fd, FollowingFd)
+def open_file(path: str | Path, *, dir_fd: int | None = None) -> int:
+    """Open a file for reading, not through a link unless its folder says so; the caller closes the descriptor."""
     with stale_is_missing():
-        return os.open(path, READ & ~os.O_NOFOLLOW if follow_links else READ, dir_fd=dir_fd)
+        return os.open(path, FOLLOW if isinstance(dir_fd, FollowingFd) else READ, dir_fd=dir_fd)
 
 
 def is_dir(path: str | Path, *, dir_fd: int | None = None) -> bool:
@@ -96,8 +90,8 @@ def list_names(path: str | Path) -> list[str]:
         os.close(fd)
 
 
-def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int, follow_links: bool = False) -> bytes:
-    """Content of a regular file of at most `limit` bytes; links are not followed unless that is wanted.
+def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int) -> bytes:
+    """Content of a regular file of at most `limit` bytes, as `open_file` opens it.
 
     Raises
     ------
@@ -105,7 +99,7 @@ def read_file(path: str | Path, *, dir_fd: int | None = None, limit: int, follow
         If it is larger, or not a regular file.
     """
     try:
-        fd = open_file(path, dir_fd=dir_fd, follow_links=follow_links)
+        fd = open_file(path, dir_fd=dir_fd)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise

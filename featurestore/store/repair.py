@@ -50,19 +50,15 @@ _PATIENCE = 600.0  # seconds to wait for another writer that packs
 def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[VerifyReport, list[Path]]:
     """Verify a store, finish or take back what is unfinished, put aside what is damaged, and pack.
 
-    Returns
-    -------
-    VerifyReport
-        What was wrong.
-    list of Path
-        Where the folders of damaged tracks are now.
+    What was wrong, and where the folders of damaged tracks are now.
     """
     paths = reader.paths
     report = verify(reader, deep=deep)
     found = {problem.what for problem in report.problems}
     moved = _put_bundles_aside(reader) if "bundle" in found else []
     if moved:
-        report = _with_more(report, verify(reader, deep=deep))
+        later = verify(reader, deep=deep)
+        report = replace(later, problems=(*report.problems, *later.problems))
     if "structure" in found:
         staged = session.staging.folder()
         restore_structure(paths, reader.spec, staged)
@@ -82,10 +78,7 @@ def repair(reader: TrackReader, session: WriterSession, *, deep: bool) -> tuple[
 def quarantine(reader: TrackReader, locks: TrackLocks, problems: Iterable[Problem], *, deep: bool) -> list[Path]:
     """Move the folders of damaged tracks, and what is of none, to ``.featurestore/quarantine``.
 
-    Returns
-    -------
-    list of Path
-        Where they are now, one folder per track; a track that a writer is at work on is left alone.
+    Where they are now, one folder per track; a track that a writer is at work on is left alone.
     """
     moved = []
     for key in sorted({problem.key for problem in problems if problem.key}):
@@ -146,11 +139,6 @@ def _copy_marks(paths: StorePaths, name: str, folder: Path) -> None:
         filesystem.sync_dir(folder)
 
 
-def _with_more(report: VerifyReport, later: VerifyReport) -> VerifyReport:
-    """A later report, with the problems of an earlier one that is not there any more."""
-    return replace(later, problems=(*report.problems, *later.problems))
-
-
 def _restore_documents(reader: TrackReader, staged: Path) -> None:
     """Write metadata of arrays of bundles anew."""
     for bundle in reader.sealed.bundles():
@@ -169,24 +157,20 @@ def _short(name: str) -> str:
 
 def _put_aside(reader: TrackReader, key: str, moves: Mapping[Path, str]) -> Path:
     """Move folders and files of a track, each to a name of its own, into a new folder."""
-    with removing(reader.paths):
-        return _moved(reader, key, moves)
-
-
-def _moved(reader: TrackReader, key: str, moves: Mapping[Path, str]) -> Path:
     paths = reader.paths
     folder = paths.hidden / QUARANTINE / f"{_short(key)}.{uuid.uuid4().hex[:12]}"
-    # Made sure of before anything goes there, or it could be lost on the way.
-    filesystem.make_parents(folder, durable=True)
-    if paths.array("aggregated", key) in moves:
-        mark_stale(paths, key, durable=True)
-        sound = "" if paths.array("raw", key) in moves else _sound_in_bundle(reader, key)
-        reader.sealed.mark_removed(key, durable=True, but=sound)
-    for source, target in moves.items():
-        filesystem.rename(source, folder / target)
-    log_change(paths, key)
-    for changed in dict.fromkeys([folder, *(source.parent for source in moves)]):
-        filesystem.sync_dir(changed)
+    with removing(paths):
+        # Made sure of before anything goes there, or it could be lost on the way.
+        filesystem.make_parents(folder, durable=True)
+        if paths.array("aggregated", key) in moves:
+            mark_stale(paths, key, durable=True)
+            sound = "" if paths.array("raw", key) in moves else _sound_in_bundle(reader, key)
+            reader.sealed.mark_removed(key, durable=True, but=sound)
+        for source, target in moves.items():
+            filesystem.rename(source, folder / target)
+        log_change(paths, key)
+        for changed in dict.fromkeys([folder, *(source.parent for source in moves)]):
+            filesystem.sync_dir(changed)
     return folder
 
 

@@ -12,6 +12,8 @@ from featurestore.addresses import StoreUrl
 from featurestore.atomic import replacing
 from featurestore.errors import SettingError
 from featurestore.shard import Shard
+from featurestore.store import reading
+from featurestore.store.byte_source import LocalFolder
 from featurestore.store.paths import StorePaths
 
 _MOST_BYTES = 2**28
@@ -42,8 +44,9 @@ def read_runs(store: Path | StoreUrl) -> list[dict[str, Any]]:
     found = []
     for path in sorted(StorePaths.of(store).runs.glob("[0-9]*.json")):
         try:
-            run = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else None
-        except (OSError, ValueError):
+            with LocalFolder(reading.open_root(path.parent, follow_links=True)) as folder:
+                run = json.loads(folder.read(path.name, _MOST_BYTES))
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(run, dict) and _is_record(run):
             found.append(run)
@@ -57,6 +60,7 @@ def _is_record(run: Mapping[str, Any]) -> bool:
     return (
         isinstance(run.get("began"), str)
         and isinstance(options, dict)
+        and isinstance(run.get("elapsed_time", 0.0), int | float)
         and all(isinstance(tracks, list) for tracks in named)
         and all(isinstance(track, str) for tracks in named for track in tracks)
         and isinstance(errors, list)
@@ -78,12 +82,9 @@ def _shard_of(run: Mapping[str, Any]) -> Shard | None:
 
 
 def failures_of(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the tracks that failed and were not built since: those of each source's last whole run, and later.
+    """Return the tracks that failed and were not built since, of runs, oldest first.
 
-    Parameters
-    ----------
-    runs : iterable of mapping
-        Oldest first.
+    They are those of each source's last whole run, and later.
     """
     found: dict[str, dict[str, Any]] = {}
     for run in runs:

@@ -33,19 +33,13 @@ class Ragged(NamedTuple):
         The segments.
     counts : ndarray of int64
         How many each track has.
-    starts : ndarray of float64
-        Where each row's segment starts in its track, seconds; NaN where the store was not told, or nobody asked.
+    starts : ndarray of float64, optional
+        As `joined_starts` gives them; None where they are another read, and `describe_segments` tells them.
     """
 
     rows: npt.NDArray[Any]
     counts: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(cls, rows: npt.NDArray[Any], described: Sequence[Described]) -> Ragged:
-        """Those of tracks that are described."""
-        counts = np.array([shape[0] for shape, _ in described], np.int64)
-        return cls(rows, counts, joined_starts([starts for _, starts in described], counts))
+    starts: npt.NDArray[np.float64] | None
 
 
 def joined_starts(
@@ -154,45 +148,18 @@ class Source(ABC):
         """How many segments each of some tracks has."""
         return np.array([shape[0] for shape, _ in self.describe_segments(track_ids)], np.int64)
 
-    def read_ragged(
-        self,
-        track_ids: Sequence[str],
-        positions: Sequence[int],
-        *,
-        starts: bool = False,  # noqa: ARG002
-    ) -> Ragged:
-        """All segments of some tracks, one after the other.
-
-        Where they start may be left out unless `starts` are wanted: they may be another read.
-        """
-        return self._read_ragged(track_ids, positions, np.zeros(len(track_ids), np.int64))
-
-    def _read_ragged(
-        self, track_ids: Sequence[str], positions: Sequence[int], counts: npt.NDArray[np.int64]
-    ) -> Ragged:
-        """All segments of some tracks, one after the other.
-
-        The rows of tracks of which it is known how many they have are left for the caller to fill; of the others,
-        `counts` is 0.
-        """
-        others = {row: track_ids[row] for row in np.flatnonzero(counts == 0).tolist()}
-        unique = list(dict.fromkeys(others.values()))
+    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
+        """All segments of some tracks, one after the other."""
         read = partial(self.read_segments, "segments", positions=positions)
-        found = dict(zip(unique, self.each(read, unique), strict=True))
-        counts = counts.copy()
-        counts[list(others)] = [found[track_id][1][0][0] for track_id in others.values()]
-        ends = np.cumsum(counts)
-        rows = np.empty((int(ends[-1]) if len(ends) else 0, len(positions), self.spec.dim), self.spec.dtype)
-        starts = np.full(len(rows), np.nan)
-        last = {track_id: row for row, track_id in others.items()}
-        for row, track_id in others.items():
-            block, (_, own) = found[track_id]
-            place = slice(int(ends[row] - counts[row]), int(ends[row]))
-            rows[place] = block
-            if len(own) == len(block):
-                starts[place] = own
-            if last[track_id] == row:
-                del found[track_id], block  # so that there is never twice as much
+        found = list(self.each(read, track_ids))
+        counts = np.array([shape[0] for _, (shape, _) in found], np.int64)
+        starts = joined_starts([own for _, (_, own) in found], counts)
+        rows = np.empty((len(starts), len(positions), self.spec.dim), self.spec.dtype)
+        end = len(rows)
+        while found:
+            block, _ = found.pop()  # so that there is never twice as much
+            rows[end - len(block) : end] = block
+            end -= len(block)
         return Ragged(rows, counts, starts)
 
     def read_rows(
@@ -203,27 +170,16 @@ class Source(ABC):
         within: npt.NDArray[np.int64],
         positions: Sequence[int],
     ) -> npt.NDArray[Any]:
-        """Read segments of many tracks.
+        """Read segments of many tracks, [row, layer, feature]; ReplacedError if one has another count by now.
 
         Parameters
         ----------
-        track_ids : sequence of str
-            The tracks.
-        counts : ndarray of int64
-            How many segments each of them has.
+        track_ids, counts
+            The tracks, and how many segments each has.
         tracks, within : ndarray of int64
             For each row, the number of its track among these, and of the segment in that.
         positions : sequence of int
             Of the layers.
-
-        Returns
-        -------
-        ndarray, shape (rows, layers, dim)
-
-        Raises
-        ------
-        ReplacedError
-            If a track has another number of segments by now.
         """
         out = np.empty((len(tracks), len(positions), self.spec.dim), self.spec.dtype)
         order = np.argsort(tracks, kind="stable")

@@ -12,7 +12,6 @@ from featurestore.store.folder_source import FolderSource
 from featurestore.store.format.root import read_root
 from featurestore.store.hdf5.layout import is_hdf5
 from featurestore.store.paths import resolve_address
-from featurestore.store.source import Source
 from featurestore.store.tracks import StoreTracks
 from featurestore.store.verify import VerifyReport
 from featurestore.store.writer import StoreWriter
@@ -44,9 +43,18 @@ class StoreReader(StoreTracks):
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = resolve_address(path)
-        if isinstance(self.path, Path) and storage_options:
+        if isinstance(self.path, StoreUrl):
+            from featurestore.store.bucket import BucketSource
+
+            self._source = BucketSource(self.path, storage_options)
+        elif storage_options:
             raise SettingError(f"`storage_options` are for a bucket, and {self.path} is none: leave them out")
-        self._source = open_source(self.path, follow_links=follow_links, storage_options=storage_options)
+        elif is_hdf5(self.path) and not self.path.is_dir():
+            from featurestore.store.hdf5.source import Hdf5Source
+
+            self._source = Hdf5Source(self.path)
+        else:
+            self._source = FolderSource(self.path, follow_links=follow_links)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {str(self.path)!r}>"
@@ -156,20 +164,5 @@ class StoreReader(StoreTracks):
                 f"{self.path} is one file, which never changes: change the store that it was exported from, and "
                 "export that again"
             )
-        read_root(self._source.paths.root)
+        read_root(self._source.paths)
         return StoreWriter(self._source.paths.root, spec=self.spec)
-
-
-def open_source(
-    path: Path | StoreUrl, *, follow_links: bool = False, storage_options: Mapping[str, Any] | None = None
-) -> Source:
-    """The tracks at a path: a folder, or a file of HDF5; or at an address."""
-    if isinstance(path, StoreUrl):
-        from featurestore.store.bucket import BucketSource
-
-        return BucketSource(path, storage_options)
-    if is_hdf5(path) and not path.is_dir():
-        from featurestore.store.hdf5.source import Hdf5Source
-
-        return Hdf5Source(path)
-    return FolderSource(path, follow_links=follow_links)

@@ -27,12 +27,8 @@ def damaged_structure(paths: StorePaths, spec: FeatureSpec) -> list[str]:
         if folder == HIDDEN and not os.path.lexists(paths.hidden):
             continue  # copies may leave out what is hidden: a writer makes it again
         try:
-            if not reading.is_dir(paths.root / folder):
-                raise NotADirectoryError
-            content = reading.read_file(
-                paths.root / folder / METADATA, limit=MAX_METADATA_BYTES, follow_links=paths.follow_links
-            )
-            document = decode_document(content)
+            with paths.open(*filter(None, folder.split("/"))) as opened:
+                document = decode_document(opened.read(METADATA, MAX_METADATA_BYTES))
             own = expected["attributes"]
             # What others have added to the attributes is theirs.
             document["attributes"] = {k: v for k, v in document["attributes"].items() if k in own}

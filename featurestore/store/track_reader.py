@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import google_crc32c
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from featurestore.spec import FeatureSpec
 from featurestore.store import reading
-from featurestore.store.array_reader import ATTEMPTS, ArrayReader, again, corrupt
+from featurestore.store.array_reader import ATTEMPTS, ArrayReader, corrupt, retried
 from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.bundles.sealed import SealedTracks
 from featurestore.store.bundles.sealed_array import open_sealed
@@ -33,15 +32,7 @@ _AGGREGATED_SHARD = shard_name(2)
 
 
 class TrackReader(ArrayReader):
-    """Reads the tracks of a store that is a folder. Holds no file open.
-
-    Parameters
-    ----------
-    paths : StorePaths
-        Of the store.
-    spec : FeatureSpec
-        Of the store.
-    """
+    """Reads the tracks of a store that is a folder. Holds no file open."""
 
     def __init__(self, paths: StorePaths, spec: FeatureSpec) -> None:
         super().__init__(paths, spec)
@@ -97,7 +88,8 @@ class TrackReader(ArrayReader):
         size = self.spec.dim * out.itemsize + CRC_BYTES
         offsets = [layer * size for layer in layers]
         crc = bytearray(CRC_BYTES)
-        sealed = again(partial(self._read_sealed_rows, track_ids, layers, out))
+        sealed = retried(self._read_sealed_rows)(track_ids, layers, out)
+        read_aggregated = retried(self._read_aggregated)
         with self.paths.open("aggregated") as opened:
             folder = opened.fd
             # No link may be followed: to list the folders once is quicker than to open each of many.
@@ -109,7 +101,7 @@ class TrackReader(ArrayReader):
                 block, key = out[row], encode_key(track_id)
                 real = plain and (reading.is_dir(key, dir_fd=folder) if folders is None else key in folders)
                 if not (real and self._read_row(folder, key, offsets, block, crc)):
-                    block[...] = again(partial(self._read_aggregated, key, track_id, layers))
+                    block[...] = read_aggregated(key, track_id, layers)
         return out
 
     def sealed_places(self, track_ids: Sequence[str]) -> SealedPlaces | None:

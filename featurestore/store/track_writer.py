@@ -301,15 +301,7 @@ class TrackWriter:
 
 
 class RowSpool:
-    """Rows [row, layer, feature] that are read back by layer: in memory while few, in a file beyond.
-
-    Parameters
-    ----------
-    path : Path
-        The file to create if one is needed.
-    limit : int
-        Bytes that may wait in memory.
-    """
+    """Rows [row, layer, feature] that are read back by layer: in memory, or beyond a limit of bytes in a file."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self._path = path

@@ -218,12 +218,11 @@ class StoreTracks:
         return dict(self._source.attributes(track_id))
 
     def _view_of_track(self, kind: str, track_id: str, layer: int | Sequence[int] | None) -> TrackView:
-        self._choose([track_id])
+        kinds = self.provenance(track_id)["kinds"]
         layers = resolve_layers(layer, self.spec, self.path)
-        if not self.has(track_id, (kind,)):
-            known = ", ".join(self.provenance(track_id)["kinds"])  # or no such track
+        if kind not in kinds:
             raise TrackNotFoundError(
-                f"the store has no {kind} of {track_id!r:.200}, only {known}: "
+                f"the store has no {kind} of {track_id!r:.200}, only {', '.join(kinds)}: "
                 "build again with a higher feature level"
             )
         return TrackView(self._source, layers, kind, track_id)

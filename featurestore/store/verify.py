@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from featurestore.store.format.keys import decode_key
 from featurestore.store.format.metadata import METADATA, shard_name
 from featurestore.store.format.open_array import OpenArray
 from featurestore.store.paths import BUNDLES, StorePaths, invalid_paths
+from featurestore.store.reading import list_names
 from featurestore.store.structure import damaged_structure
 from featurestore.store.table.checking import TableCheck
 from featurestore.store.track_reader import TrackReader
@@ -137,12 +137,7 @@ def verify(reader: TrackReader, *, deep: bool) -> VerifyReport:
 def stray_files(paths: StorePaths, kind: str, key: str) -> list[str]:
     """Names of what lies in the folder of an array and is not of it."""
     own = {METADATA, shard_name(len(DIMS[kind]))}
-    folder = paths.array(kind, key)
-    if not reading.is_dir(folder):  # a link may lead anywhere
-        return []
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(set(os.listdir(folder)) - own)
-    return []
+    return sorted(set(list_names(paths.array(kind, key))) - own)
 
 
 def damaged_kinds(reader: TrackReader, key: str, *, deep: bool) -> list[str]:
@@ -185,7 +180,7 @@ class _Check:
     def run(self) -> VerifyReport:
         begun = time.monotonic()
         self._structure()
-        keys = {kind: self._keys(kind) for kind in KINDS}
+        keys = {kind: set(list_names(self.paths.kind(kind))) - {METADATA} for kind in KINDS}
         known = self._bundles()
         tracks = keys["aggregated"].union(known or ())
         for key in sorted(tracks):
@@ -215,10 +210,10 @@ class _Check:
             arrays=self.arrays,
             bytes_read=self.bytes,
             packed=packed,
-            left=len(self._entries(self.paths.staging)) + len(self._entries(self.paths.trash)),
-            unfinished=sum(not x.endswith(transaction.FAILED) for x in self._entries(self.paths.journal))
+            left=len(list_names(self.paths.staging)) + len(list_names(self.paths.trash)),
+            unfinished=sum(not x.endswith(transaction.FAILED) for x in list_names(self.paths.journal))
             + len(placing)
-            + len(self._entries(self.paths.sealing)),
+            + len(list_names(self.paths.sealing)),
             deep=self.deep,
             elapsed=time.monotonic() - begun,
             problems=tuple(self.problems),
@@ -272,16 +267,6 @@ class _Check:
                 if entry.name not in own and not hidden and entry.is_dir(follow_symlinks=False):
                     yield entry.name
 
-    def _keys(self, kind: str) -> set[str]:
-        folder = self.paths.kind(kind)
-        return set(os.listdir(folder)) - {METADATA} if reading.is_dir(folder) else set()
-
-    def _entries(self, folder: Path) -> list[str]:
-        try:
-            return os.listdir(folder)
-        except FileNotFoundError:
-            return []
-
     def _add(self, what: str, key: str, message: str, track_id: str | None = None) -> None:
         if track_id is None and key:
             try:
@@ -327,17 +312,9 @@ class _Check:
 
 
 def check_chunks(array: OpenArray, name: str) -> int:
-    """Check all bytes of an open array.
+    """Check all bytes of an open array: how many its numbers have.
 
-    Returns
-    -------
-    int
-        Bytes of its numbers.
-
-    Raises
-    ------
-    CorruptTrackError
-        If they are not those that were written, or hold values that are not finite.
+    CorruptTrackError if they are not those that were written, or hold values that are not finite.
     """
     if array.metadata.attributes["checksums"].get("chunks") != array.shard.checksums():
         raise CorruptTrackError(f"{name}: the chunks are not those that were written")

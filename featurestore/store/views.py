@@ -24,23 +24,15 @@ _BLOCK_BYTES = 64 * 2**20
 class ManyTracksView(View):
     """A view of many tracks.
 
-    Parameters
-    ----------
-    source : Source
-        The store.
-    layers : Layers
-        The layers.
-    track_ids : sequence of str
-        The tracks, in order.
-    every : bool
-        Whether these are simply all tracks of the store: those that are removed before anybody has seen the shape
-        are left out then.
+    Those that are removed before anybody has seen the shape are left out if these are simply `every` track.
     """
 
+    _row: str  # what the first dimension is called
     _digest: bytes  # of all ids, if tasks list them anew
 
     def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str], *, every: bool = False) -> None:
         super().__init__(source, layers)
+        self.dims = (self._row, "feature") if self._drop else (self._row, "layer", "feature")
         self._given_ids: Sequence[str] | None = track_ids
         self._may_leave_out = self._every = every
 
@@ -95,15 +87,12 @@ class AggregatedView(ManyTracksView):
     ['folk/air', 'jazz/blue', 'rock/song']
     """
 
-    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str], *, every: bool = False) -> None:
-        super().__init__(source, layers, track_ids, every=every)
-        self.dims = ("track", "feature") if self._drop else ("track", "layer", "feature")
+    _row = "track"
 
     @property
     def shape(self) -> tuple[int, ...]:
         self._may_leave_out = False
-        layers = () if self._drop else (len(self.layers),)
-        return (len(self._ids), *layers, self._source.spec.dim)
+        return (len(self._ids), *self._layer_sizes, self._source.spec.dim)
 
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -186,7 +175,7 @@ class TrackView(View):
     @property
     def shape(self) -> tuple[int, ...]:
         segments, _, *inner = self._described[0]
-        return (segments, *(() if self._drop else (len(self.layers),)), *inner)
+        return (segments, *self._layer_sizes, *inner)
 
     @property
     def starts(self) -> npt.NDArray[np.float64]:
@@ -220,9 +209,7 @@ class RaggedView(ManyTracksView):
     (('row', 'feature'), (12, 768), [0.0, 2.5, 5.0, 7.0, 0.0])
     """
 
-    def __init__(self, source: Source, layers: Layers, track_ids: Sequence[str], *, every: bool = False) -> None:
-        super().__init__(source, layers, track_ids, every=every)
-        self.dims = ("row", "feature") if self._drop else ("row", "layer", "feature")
+    _row = "row"
 
     @cached_property
     def _described(self) -> npt.NDArray[np.int64]:
@@ -275,8 +262,7 @@ class RaggedView(ManyTracksView):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        layers = () if self._drop else (len(self.layers),)
-        return (int(self._ends[-1]) if len(self._ends) else 0, *layers, self._source.spec.dim)
+        return (int(self._ends[-1]) if len(self._ends) else 0, *self._layer_sizes, self._source.spec.dim)
 
     @property
     def coords(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -295,13 +281,15 @@ class RaggedView(ManyTracksView):
         """Everything and its description, in one look at each track."""
         while True:
             try:
-                out, counts, starts = self._source.read_ragged(self._ids, positions, starts=True)
+                out, counts, starts = self._source.read_ragged(self._ids, positions)
                 break
             except TrackNotFoundError:
                 if not self._leave_out_removed():
                     raise
         self._may_leave_out = False
-        self.__dict__["_described"], self.__dict__["row_starts"] = counts, starts
+        self.__dict__["_described"] = counts
+        if starts is not None:
+            self.__dict__["row_starts"] = starts
         return out
 
 

@@ -15,7 +15,6 @@ from object_server import ObjectServer
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import (
-    CorruptTrackError,
     MissingDependencyError,
     SettingError,
     SpecMismatchError,
@@ -23,7 +22,6 @@ from featurestore.errors import (
 )
 from featurestore.sharing import pull
 from featurestore.sharing import push as pushing
-from featurestore.store.format.open_array import OpenArray
 
 pytestmark = pytest.mark.slow
 SPEC = FeatureSpec.for_arrays(layers=3, dim=4)
@@ -144,30 +142,6 @@ def test_a_track_that_has_changed_stays_and_is_named(s3, url, folder):
     store = FeatureStore(url)
     assert store.provenance("t/3")["revision"] == before
     assert store.verify(deep=True).ok
-
-
-class PartOfAnother:
-    """The chunks of an array that has no file of its own."""
-
-    def __init__(self, shard):
-        self._shard = shard
-        self.chunks, self.read = shard.chunks, shard.read
-
-
-@pytest.mark.parametrize("codec", ["none", "zstd"])
-def test_a_shard_is_made_of_chunks_that_have_no_file_of_their_own(codec, tmp_path):
-    spec = FeatureSpec.for_arrays(layers=3, dim=4, codec=codec)
-    with StoreWriter(tmp_path / "s.zarr", spec=spec, durable=False) as writer:
-        writer.put("a", {"raw": np.random.default_rng(0).normal(size=(2, 3, 5, 4))})
-    reader = FeatureStore(tmp_path / "s.zarr")._source.reader
-    for kind in ("raw", "aggregated"):
-        with reader.open(kind, "a", "a") as array:
-            wanted = bytes(pushing.shard_content(array, kind))
-            part = OpenArray(array.metadata, PartOfAnother(array.shard))
-            assert bytes(pushing.shard_content(part, kind)) == wanted
-            array.metadata.attributes["checksums"]["chunks"] = "0"
-            with pytest.raises(CorruptTrackError, match="not those that were written"):
-                pushing.shard_content(part, kind)
 
 
 def test_a_damaged_track_is_not_pushed(s3, url, folder):

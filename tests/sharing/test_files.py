@@ -36,6 +36,14 @@ def test_a_tree_of_npy(store, tmp_path):
         import_npy(out, "a", layers=3, dim=4)
 
 
+def test_files_may_have_long_names(tmp_path):
+    track_id = "x" * 240
+    with StoreWriter(tmp_path / "s.zarr", spec=SPEC, durable=False) as writer:
+        writer.put(track_id, {"aggregated": np.ones((3, 4))})
+    out = FeatureStore(tmp_path / "s.zarr").export(tmp_path / "tree", "npy")
+    assert npy_tracks(out) == [track_id]
+
+
 def test_arrays_that_hold_code_are_refused(tmp_path):
     (tmp_path / "aggregated").mkdir()
     np.save(tmp_path / "aggregated" / "a.npy", np.array([object()], dtype=object), allow_pickle=True)

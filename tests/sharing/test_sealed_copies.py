@@ -3,6 +3,7 @@
 import uuid
 
 import numpy as np
+import obstore
 import pytest
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
@@ -68,12 +69,23 @@ def test_exports(stores, tmp_path, to):
         assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
+def shards(s3, url):
+    """Content of each shard of a track in a bucket."""
+    client = s3.client(url.rpartition("/")[2])
+    names = [entry["path"] for entry in obstore.list(client).collect() if entry["path"][-2:] == ".0"]
+    tracks = [name for name in names if not name.startswith("packed/")]
+    assert len(tracks) == 6 + 6 + 3
+    return {name: bytes(obstore.get(client, name).bytes()) for name in tracks}
+
+
 def test_buckets(stores, tmp_path, s3):
     folders, sealed = stores
     url = f"s3://bucket/{uuid.uuid4().hex}"
     assert sealed.push(url).copied == 6
     assert sealed.push(url).there == 6
     assert_same(FeatureStore(url), folders)
+    folders.push(f"{url}-folders")
+    assert shards(s3, url) == shards(s3, f"{url}-folders")
     pull(url, tmp_path / "back")
     assert_same(FeatureStore(tmp_path / "back"), folders)
     with StoreWriter(sealed.path, spec=SPEC) as writer:
@@ -84,7 +96,6 @@ def test_buckets(stores, tmp_path, s3):
 
 
 def test_a_copy_of_the_files_in_a_bucket_is_refused(stores, s3):
-    import obstore
     from obstore.store import from_url
 
     _, sealed = stores

@@ -14,8 +14,8 @@ import zarr
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import SettingError
-from featurestore.store.byte_source import LocalFolder
 from featurestore.store.format.metadata import FORMAT_VERSION, SEALED_VERSION
+from featurestore.store.paths import StorePaths
 from featurestore.store.table.table import PackedTable
 
 STORES = Path(__file__).parent.parent / "data" / "stores"
@@ -146,7 +146,7 @@ def test_it_is_sealed_and_unsealed(store):
 
 def test_its_packed_table_is_used_or_replaced(store):
     store, _ = store
-    with LocalFolder.root(store.path) as root:
+    with StorePaths(store.path).open() as root:
         table = PackedTable.open(root, store.spec)
     if version_of(store.path) == 1:
         assert table is None

@@ -66,11 +66,6 @@ class SealedPlaces(NamedTuple):
             with bundle.reading("aggregated") as reader:
                 reader.read_into(out, where, rows, layers)
 
-    def read_starts(self, out: npt.NDArray[np.float64], targets: Rows, tracks: Rows, within: Rows) -> None:
-        """Fill in where segments of tracks in bundles start, as `read_segments` does."""
-        for bundle, some, rows in self._rows(tracks, within):
-            out[targets[some]] = bundle.row_starts()[rows]
-
     def _rows(self, tracks: Rows, within: Rows) -> Iterator[tuple[Bundle, Rows, Rows]]:
         """Each bundle, which of some segments are in it, and their rows there."""
         numbers = self.numbers[tracks]

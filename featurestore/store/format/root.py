@@ -29,8 +29,8 @@ class Root(NamedTuple):
     spec: FeatureSpec
 
 
-def read_root(root: Path, *, follow_links: bool = False) -> Root:
-    """What the store in a folder says of itself, whose files may be links if these are followed.
+def read_root(paths: StorePaths) -> Root:
+    """What a store says of itself.
 
     Raises
     ------
@@ -41,8 +41,10 @@ def read_root(root: Path, *, follow_links: bool = False) -> Root:
     CorruptTrackError
         If its root metadata is damaged.
     """
+    root = paths.root
     try:
-        content = reading.read_file(root / METADATA, limit=MAX_METADATA_BYTES, follow_links=follow_links)
+        with paths.open() as folder:
+            content = folder.read(METADATA, MAX_METADATA_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no feature store" if root.is_dir() else "is a file" if root.exists() else "does not exist"
         hint = close_hint(root) if what == "does not exist" else ""
@@ -121,7 +123,7 @@ class RootCheck:
             seen = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
             if seen == self._seen:
                 return
-            fingerprint = read_root(self._paths.root, follow_links=self._paths.follow_links).spec.fingerprint
+            fingerprint = read_root(self._paths).spec.fingerprint
         except CorruptTrackError:
             return  # or half written: it does not say that it is another
         except (FileNotFoundError, NotADirectoryError, NotAStoreError) as error:

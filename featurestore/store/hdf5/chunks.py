@@ -30,22 +30,8 @@ def write_chunk(out: Any, number: int, position: int, values: npt.NDArray[Any]) 
 class ChunkReader:
     """Where the chunks of an array of features lie in a file, [row, layer, ...], and reading them.
 
-    HDF5 is asked once for each array: a query costs reads, as many as chunks.
-
-    Parameters
-    ----------
-    file : h5py.File
-    name : str
-        Of the dataset.
-    shape : tuple
-        That it has to have; None: any size.
-    dtype : dtype
-        Of its numbers.
-
-    Raises
-    ------
-    ValueError
-        If it is another, or is not stored in such chunks.
+    HDF5 is asked once for each array: a query costs reads, as many as chunks. ValueError if the array has another
+    type or shape than is given (None: any size), or is not stored in such chunks.
     """
 
     def __init__(self, file: Any, name: str, shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> None:

@@ -17,7 +17,7 @@ from featurestore.spec import FeatureSpec
 from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.chunks import CHECKSUMS, write_chunk
 from featurestore.store.hdf5.layout import FORMAT, ROWS, import_h5py
-from featurestore.store.source import Source
+from featurestore.store.source import Source, joined_starts
 
 _BLOCK_BYTES = 32 * 2**20
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable.%10d"
@@ -31,20 +31,9 @@ def export_hdf5(
     layers: Sequence[int],
     kinds: Sequence[str],
 ) -> None:
-    """Write the file, whole or not at all. Numbers are float32, as netCDF knows no float16.
+    """Write layers (by number) and kinds of tracks, as far as they have these, into a file, whole or not at all.
 
-    Parameters
-    ----------
-    source : Source
-        The store.
-    path : Path
-        The file; what is there is replaced.
-    track_ids : sequence of str
-        The tracks, in order.
-    layers : sequence of int
-        The layers, by their numbers.
-    kinds : sequence of str
-        What is written of each track, as far as it has it.
+    Numbers are float32, as netCDF knows no float16.
     """
     h5py = import_h5py()
     layers = sorted(layers)
@@ -77,7 +66,7 @@ class _Writer:
         self.scales["layer"].make_scale("layer")
 
     def write(self, kinds: Sequence[str]) -> None:
-        described, attributes, with_raw = [], [], []
+        counts, starts, attributes, with_raw = [], [], [], []
         for track_id in self.track_ids:
             found = dict(self.source.attributes(track_id))
             found.pop("checksums", None)
@@ -85,19 +74,19 @@ class _Writer:
             found["kinds"] = [kind for kind in found["kinds"] if kind in kinds]
             if "raw" in found["kinds"]:
                 with_raw.append(track_id)
-            rows, starts = 0, np.array(found["starts"], np.float64)
+            rows, own = 0, np.empty(0)
             if "segments" in found["kinds"]:
-                (rows, *_), starts = self.source.describe("segments", track_id)
+                (rows, *_), own = self.source.describe("segments", track_id)
                 del found["starts"]
-            described.append((rows, starts if len(starts) == rows else np.full(rows, np.nan)))
+            counts.append(rows)
+            starts.append(own)
             attributes.append(json.dumps(found).encode())
         self._texts("track_id", [track_id.encode() for track_id in self.track_ids])
         self._texts("provenance", attributes)
-        sizes = np.array([rows for rows, _ in described], np.int64)
+        sizes = np.array(counts, np.int64)
         self._dimension("row", int(sizes.sum()))
         self._variable("row_size", ("track",), data=sizes).attrs["sample_dimension"] = "row"
-        starts = np.concatenate([np.empty(0), *(starts for _, starts in described)])
-        self._variable("start", ("row",), data=starts).attrs["units"] = "s"
+        self._variable("start", ("row",), data=joined_starts(starts, sizes)).attrs["units"] = "s"
         self._features("aggregated", ("track", "layer", "feature"), self._aggregated())
         if "segments" in kinds:
             self._features("segments", ("row", "layer", "feature"), self._segments(sizes))

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from featurestore.choices import EXPORT_SUFFIXES
 from featurestore.errors import CorruptTrackError, MissingDependencyError, NotAStoreError, StoreVersionError
 from featurestore.spec import FeatureSpec
 
-SUFFIXES = (".h5", ".hdf5")
 FORMAT = 1
 ROWS = {"aggregated": 1024, "segments": 256}
 """Rows of a chunk at most; it has one layer."""
@@ -26,7 +26,7 @@ _MAX_TEXT = 2**31
 
 def is_hdf5(path: str | Path) -> bool:
     """Whether a path is named as a file of HDF5."""
-    return Path(path).suffix.lower() in SUFFIXES
+    return Path(path).suffix.lower() in EXPORT_SUFFIXES["hdf5"]
 
 
 def import_h5py() -> ModuleType:
@@ -41,14 +41,7 @@ def import_h5py() -> ModuleType:
 
 @contextmanager
 def opened(path: Path, fd: int | None = None) -> Iterator[Any]:
-    """The file, for reading: errors name it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    fd : int, optional
-        Its descriptor, if it is open already: the path may be that of another file by now.
+    """The file, for reading, by its descriptor if it is open already: the path may be that of another by now.
 
     Raises
     ------
@@ -71,13 +64,7 @@ def opened(path: Path, fd: int | None = None) -> Iterator[Any]:
 
 @contextmanager
 def translate_damage(path: Path) -> Iterator[None]:
-    """Whatever is wrong with what a file holds is an error that names it.
-
-    Raises
-    ------
-    CorruptTrackError
-        In the place of errors that are not of this library.
-    """
+    """Whatever is wrong with what a file holds is a CorruptTrackError, unless it is an error of ours already."""
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:

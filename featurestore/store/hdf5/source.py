@@ -20,8 +20,8 @@ from featurestore.store.array_reader import Described, ReplacedError
 from featurestore.store.format.keys import encode_key
 from featurestore.store.hdf5.chunks import ChunkReader
 from featurestore.store.hdf5.layout import FORMAT, dataset, opened, read_spec, translate_damage
-from featurestore.store.reading import open_file
-from featurestore.store.source import Ragged, Source
+from featurestore.store.reading import FOLLOW
+from featurestore.store.source import Ragged, Source, joined_starts
 from featurestore.store.verify import Problem, VerifyReport
 
 _MOST_ARRAYS = 1_000
@@ -60,7 +60,7 @@ class Hdf5Source(Source):
     def _reading(self) -> Iterator[tuple[int, _Index]]:
         """The open file, and what is known of it."""
         try:
-            fd = open_file(self.path, follow_links=True)
+            fd = os.open(self.path, FOLLOW)
         except OSError:
             with opened(self.path):  # says what is wrong with it
                 raise
@@ -71,7 +71,8 @@ class Hdf5Source(Source):
             os.close(fd)
 
     def _index_of(self, fd: int) -> _Index:
-        index, signature = self._cached, _signature(os.fstat(fd))
+        index, status = self._cached, os.fstat(fd)
+        signature = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         if index is None or index.signature != signature:
             with opened(self.path, fd) as file:
                 if read_spec(file, self.path) != self.spec:
@@ -80,10 +81,6 @@ class Hdf5Source(Source):
         return index
 
     def _index(self) -> _Index:
-        """The index alone, for which a file that is still the same is not opened."""
-        with contextlib.suppress(OSError):
-            if self._cached is not None and self._cached.signature == _signature(os.stat(self.path)):
-                return self._cached
         with self._reading() as (_, index):
             return index
 
@@ -145,8 +142,7 @@ class Hdf5Source(Source):
         return len(self.track_ids())
 
     def state(self) -> object:
-        self._index()
-        return self._cached and self._cached.signature
+        return self._index().signature
 
     def verify(self, *, deep: bool) -> VerifyReport:
         began, problems, size, arrays = time.monotonic(), [], 0, 0
@@ -174,9 +170,7 @@ class Hdf5Source(Source):
 
     def read_aggregated(self, track_ids: Sequence[str], positions: Sequence[int]) -> npt.NDArray[Any]:
         with self._reading() as (fd, index):
-            if unknown := next((x for x in track_ids if x not in index.rows), None):
-                self._row(index, unknown)  # raises
-            rows = np.array([index.rows[track_id] for track_id in track_ids], np.int64)
+            rows = np.array([self._row(index, track_id) for track_id in track_ids], np.int64)
             shape = (len(index.track_ids), len(self.spec.layers), self.spec.dim)
             return self._features(fd, index, "aggregated", shape).take(fd, rows, positions)
 
@@ -220,22 +214,13 @@ class Hdf5Source(Source):
     def _segments(self, fd: int, index: _Index) -> ChunkReader:
         return self._features(fd, index, "segments", (len(index.starts), len(self.spec.layers), self.spec.dim))
 
-    def read_ragged(
-        self,
-        track_ids: Sequence[str],
-        positions: Sequence[int],
-        *,
-        starts: bool = False,  # noqa: ARG002
-    ) -> Ragged:
+    def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
+        if not track_ids:  # and perhaps no segments at all
+            return super().read_ragged(track_ids, positions)
         with self._reading() as (fd, index):
             described = [self._describe(fd, index, "segments", track_id) for track_id in track_ids]
             rows = [index.rows[track_id] for track_id in track_ids]
-            parts = [np.arange(index.splits[row], index.splits[row + 1]) for row in rows]
-            if not parts:
-                return Ragged.of(np.empty((0, len(positions), self.spec.dim), self.spec.dtype), described)
-            wanted = np.concatenate(parts)
-            return Ragged.of(self._segments(fd, index).take(fd, wanted, positions), described)
-
-
-def _signature(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+            wanted = np.concatenate([np.arange(*index.splits[row : row + 2]) for row in rows])
+            counts = np.array([shape[0] for shape, _ in described], np.int64)
+            starts = joined_starts([own for _, own in described], counts)
+            return Ragged(self._segments(fd, index).take(fd, wanted, positions), counts, starts)

@@ -14,7 +14,7 @@ from featurestore.errors import CorruptTrackError
 from featurestore.store.bundles import rows as room
 from featurestore.store.bundles.layout import ShardLayout, Sizes
 from featurestore.store.bundles.rows import RowReader, RowWriter, checksums_of_runs
-from featurestore.store.byte_source import LocalFolder
+from featurestore.store.paths import StorePaths
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 def opened(folder, way):
     with (
         mock.patch.multiple(room, **WAYS[way]),
-        LocalFolder.root(folder) as files,
+        StorePaths(folder).open() as files,
         RowReader(files, METADATA, "segments") as reader,
     ):
         yield reader

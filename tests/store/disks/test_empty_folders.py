@@ -12,7 +12,8 @@ from users import ANN, BOB, GROUP, as_user
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import NotAStoreError, SpecMismatchError
-from featurestore.store import filesystem
+from featurestore.store import filesystem, reading
+from featurestore.store.creation import is_vacant
 
 
 def put(path, track_id, seed):
@@ -145,6 +146,25 @@ def test_writers_that_make_a_store_at_once_make_one(path):
     assert store.track_ids == [str(number) for number in made]
     assert (store.aggregated(layer=0)[:, 0] == made).all()
     assert store.verify(deep=True).ok
+
+
+def test_another_writer_may_begin_a_store_between_two_looks(path, monkeypatch):
+    """Whether a look at the hidden folder finds it or not, it is there from then on."""
+    path.mkdir()
+    hidden = path / ".featurestore"
+
+    def then_made(look):
+        def looked(at, **options):
+            found = look(at, **options)
+            if at == hidden:
+                hidden.mkdir(exist_ok=True)
+            return found
+
+        return looked
+
+    for module, name in ((os.path, "lexists"), (reading, "is_dir")):
+        monkeypatch.setattr(module, name, then_made(getattr(module, name)))
+    assert is_vacant(path)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".featurestore/mine", "raw/track", "other"])

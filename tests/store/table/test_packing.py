@@ -14,9 +14,9 @@ from samples import SPEC, features, place_aggregated, write_store
 
 from featurestore import FeatureSpec, FeatureStore, StoreWriter
 from featurestore.errors import CorruptTrackError
-from featurestore.store.byte_source import LocalFolder
 from featurestore.store.commit.locks import exclusive
 from featurestore.store.format.small_chunks import checked_texts, decode_texts, encode_texts
+from featurestore.store.paths import StorePaths
 from featurestore.store.table import index, layout
 from featurestore.store.table.layout import TOMBSTONE, chunk_name, chunk_rows, encoding_of
 from featurestore.store.table.table import PackedTable
@@ -491,7 +491,7 @@ def test_new_tracks_leave_no_stale_markers(path):
 def test_a_group_that_gets_another_mtime_token_while_it_is_checked_is_no_damage(tmp_path, monkeypatch):
     """Packing when nothing is new gives the group's document another time of change, in place."""
     store = write_store(tmp_path / "s.zarr", {"a": features()}, pack=True)
-    root = LocalFolder.root(store.path)
+    root = StorePaths(store.path).open()
     opened = PackedTable.open(root, SPEC)
     document, packing_now = read_document, []
 
