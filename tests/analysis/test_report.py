@@ -222,9 +222,12 @@ def test_a_file_of_hdf5_has_a_report_as_well(suspicious_store, tmp_path):
     assert FeatureStore(file).report(tmp_path / "r.html")["Clipped"] == 1
 
 
-@pytest.mark.parametrize("length", ["full", 5.0])
-def test_windows_of_any_kind_have_a_length(length, tmp_path):
-    spec = FeatureSpec(layers=[0], dim=4, model="m", sample_rate=8_000, segment_duration=length, overlap=0.0)
+@pytest.mark.parametrize(
+    ("length", "overlap", "said"),
+    [("full", 0.0, "full, overlap 0%"), (5.0, 0.0, "5 s, overlap 0%"), (5.0, None, "5 s<")],
+)
+def test_windows_of_any_kind_have_a_length(length, overlap, said, tmp_path):
+    spec = FeatureSpec(layers=[0], dim=4, model="m", segment_duration=length, overlap=overlap)
     with StoreWriter(tmp_path / "s.zarr", spec=spec) as writer:
         for name in ("a", "b"):
             with writer.track(name, kinds=["segments"], attributes={"audio": {"duration": 17.0}}) as track:
@@ -232,7 +235,7 @@ def test_windows_of_any_kind_have_a_length(length, tmp_path):
     store = FeatureStore(tmp_path / "s.zarr")
     store.report(tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert f"{length if length == 'full' else '5 s'}, overlap 0%" in text
+    assert said in text
     assert text.count("3 segments, 17 s;") == 2
     with pytest.raises(SettingError, match="have 0 to 17 s, not 18 s"):
         store.similar(("a", 18), layer=0)

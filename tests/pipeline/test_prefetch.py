@@ -12,7 +12,7 @@ import pytest
 
 from featurestore.audio import AudioFile, load_audio
 from featurestore.errors import AudioError
-from featurestore.pipeline.decoder import DecoderProcess
+from featurestore.pipeline.decoder import DecoderProcess, decode_track
 from featurestore.pipeline.prefetch import AudioBuffer, TrackAudio, decode_ahead
 
 
@@ -75,11 +75,11 @@ def test_a_track_that_is_waited_for_passes_those_that_fill_the_buffer(tmp_path, 
     first, second = (
         TrackAudio(AudioFile(str(n), clip(tmp_path / f"{n}.wav", 20, rate=8_000)), 24_000, buffer) for n in (1, 2)
     )
-    later = threading.Thread(target=second.produce, daemon=True)
+    later = threading.Thread(target=second.produce, args=(decode_track,), daemon=True)
     later.start()
     while buffer.used < 900_000:
         time.sleep(0.01)
-    sooner = threading.Thread(target=first.produce, daemon=True)
+    sooner = threading.Thread(target=first.produce, args=(decode_track,), daemon=True)
     sooner.start()
     assert sum(map(len, first.blocks())) == sum(map(len, second.blocks())) == 20 * 24_000
     sooner.join(10)

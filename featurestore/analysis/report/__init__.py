@@ -134,7 +134,8 @@ def _facts(
     info, spec = store.info(), store.spec
     windows = "not known"
     if (length := spec.segment_duration) is not None:
-        windows = f"{length if isinstance(length, str) else f'{length:g} s'}, overlap {spec.overlap:.0%}"
+        windows = length if isinstance(length, str) else f"{length:g} s"
+        windows += "" if spec.overlap is None else f", overlap {spec.overlap:.0%}"
     facts = [
         ("Path", info["path"]),
         ("Tracks", f"{len(known):,}, {info['packed']:,} of them packed"),
