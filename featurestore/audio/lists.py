@@ -149,8 +149,10 @@ def _read_table(path: Path, text: str) -> Iterator[Listed]:
 
 def _seconds(text: str | None) -> float | None:
     """A length that can be one; None for what is anything else, as the column may be somebody else's."""
+    if not text or "_" in text:  # which Python lets stand between digits
+        return None
     try:
-        seconds = float(text or "")
+        seconds = float(text)
     except ValueError:
         return None
     return seconds if 0 < seconds < float("inf") else None

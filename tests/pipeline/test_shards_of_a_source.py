@@ -137,7 +137,7 @@ def test_names_of_any_bytes_are_listed(tmp_path, clip):
     assert build(tmp_path / "plan.csv", tmp_path / "s.zarr", model="logmel", dry_run=True).to_do == 1
 
 
-@pytest.mark.parametrize("column", ["-1", "nan", "inf", "long", ""])
+@pytest.mark.parametrize("column", ["-1", "nan", "inf", "1_0", "long", ""])
 def test_a_column_of_lengths_that_says_no_length_is_looked_up(music, tmp_path, column):
     (tmp_path / "list.csv").write_text(f"track_id,path,audio_seconds\none,{music}/a/one.wav,{column}\n")
     report = build(tmp_path / "list.csv", tmp_path / "s.zarr", model="logmel", dry_run=True)
