@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import NotAStoreError, SpecMismatchError, StoreAccessError
+from featurestore.choices import EXPORT_SUFFIXES
+from featurestore.errors import NotAStoreError, SettingError, SpecMismatchError, StoreAccessError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem, reading
 from featurestore.store.commit.locks import exclusive
@@ -31,6 +33,8 @@ def create_or_check(paths: StorePaths, spec: FeatureSpec, name: Path, *, durable
 
     Raises
     ------
+    SettingError
+        If there is no store, and the path is named as a file.
     NotAStoreError
         If the path holds something else.
     StoreVersionError
@@ -40,6 +44,11 @@ def create_or_check(paths: StorePaths, spec: FeatureSpec, name: Path, *, durable
     """
     root = paths.root
     if is_vacant(root):
+        if (suffix := root.suffix.lower()) in itertools.chain(*EXPORT_SUFFIXES.values()):
+            raise SettingError(
+                f"{name} would be a folder, and {suffix} is a suffix of files: name the store without it, and "
+                "export the file from it"
+            )
         _create(paths, spec, durable=durable)
     stored = read_root(paths).spec
     if differences := stored.differences(spec):

@@ -12,7 +12,13 @@ import pytest
 from samples import SPEC, features, write_store
 
 from featurestore import FeatureStore, StoreWriter
-from featurestore.errors import CorruptTrackError, NotAStoreError, StoreAccessError, StoreVersionError
+from featurestore.errors import (
+    CorruptTrackError,
+    NotAStoreError,
+    SettingError,
+    StoreAccessError,
+    StoreVersionError,
+)
 
 
 def edit_root(path, change):
@@ -32,6 +38,17 @@ def foreign_array(path):
     import zarr
 
     zarr.create_array(path, shape=(3,), dtype="f4")
+
+
+@pytest.mark.parametrize("name", ["s.h5", "s.HDF5", "s.nc", "s.csv", "s.parquet"])
+def test_no_store_is_made_that_is_named_as_a_file(tmp_path, name):
+    with pytest.raises(SettingError, match=f"{name} would be a folder"):
+        StoreWriter(tmp_path / name, spec=SPEC)
+    assert list(tmp_path.iterdir()) == []
+    with StoreWriter(tmp_path / "s.zarr", spec=SPEC):
+        pass
+    (tmp_path / "s.zarr").rename(tmp_path / name)
+    StoreWriter(tmp_path / name, spec=SPEC).close()  # one that is there is a store
 
 
 def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
