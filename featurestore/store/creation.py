@@ -130,36 +130,27 @@ def _fill(paths: StorePaths, spec: FeatureSpec, *, durable: bool) -> None:
         if durable:
             filesystem.sync_dir(paths.root)
         # The spec of whoever is first; all else is the same in all stores.
-        _put(area, root_document(spec), paths.root, durable=durable, first=paths)
+        _put_first(area, root_document(spec), paths, durable=durable)
     finally:
         area.close()
 
 
-def _put(
-    area: StagingArea, document: dict[str, Any], folder: Path, *, durable: bool, first: StorePaths | None = None
-) -> None:
-    """Write the metadata of a folder, in one step; of the paths of a store, if nobody else was faster."""
-    if os.path.lexists(folder / METADATA):
-        return
-    staged = area.path / METADATA
+def _put(area: StagingArea, document: dict[str, Any], folder: Path, *, durable: bool) -> None:
+    """Write the metadata of a folder, if it has none."""
+    if not os.path.lexists(folder / METADATA):
+        content = encode_document(document)
+        filesystem.replace_file(folder / METADATA, content, area.path / METADATA, durable=durable)
+
+
+def _put_first(area: StagingArea, document: dict[str, Any], paths: StorePaths, *, durable: bool) -> None:
+    """Write the metadata of the root where none is, or leave what somebody else was faster to write."""
+    staged, target = area.path / METADATA, paths.root / METADATA
     filesystem.write_file(staged, encode_document(document))
     if durable:
         filesystem.sync_file(staged)
-    if first is None:
-        filesystem.rename(staged, folder / METADATA)
-    else:
-        _place_first(staged, folder / METADATA, first)
-    if durable:
-        filesystem.sync_dir(folder)
-
-
-def _place_first(staged: Path, target: Path, paths: StorePaths) -> None:
-    """Put a file where none is, or leave the one that is there."""
     try:
-        filesystem.link(staged, target)
-        return
-    except FileExistsError:
-        return
+        with contextlib.suppress(FileExistsError):
+            filesystem.link(staged, target)
     except OSError:  # no hard links here: writers that make the store take turns
         with exclusive(paths.locks / "pack.lock", timeout=_PATIENCE) as held:
             if not held:
@@ -168,6 +159,8 @@ def _place_first(staged: Path, target: Path, paths: StorePaths) -> None:
                 ) from None
             if not os.path.lexists(target):
                 filesystem.rename(staged, target)
+    if durable:
+        filesystem.sync_dir(paths.root)
 
 
 def _make_hidden(paths: StorePaths) -> None:

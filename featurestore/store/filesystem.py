@@ -222,6 +222,16 @@ def rename(source: Path, target: Path) -> None:
     os.rename(source, target)
 
 
+def replace_file(path: Path, content: bytes, staged: Path, *, durable: bool = True) -> None:
+    """Write a file in one step: at first where nobody looks for it, on the same disk."""
+    write_file(staged, content)
+    if durable:
+        sync_file(staged)
+    rename(staged, path)
+    if durable:
+        sync_dir(path.parent)
+
+
 def link(source: str | Path, target: str | Path) -> None:
     """Give a file a second name."""
     os.link(source, target, follow_symlinks=False)

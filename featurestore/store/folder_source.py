@@ -82,15 +82,11 @@ class FolderSource(TrackSource):
         places = self.reader.sealed_places(track_ids)
         if places is None:
             return super().describe_segments(track_ids)
-        starts, layers = places.starts(), len(self.spec.layers)
-        known = {
-            track: ((count, layers, self.spec.dim), starts[track])
-            for track, count in enumerate(places.counts().tolist())
-            if count
-        }
-        rest = super().describe_segments([x for row, x in enumerate(track_ids) if row not in known])
-        others = iter(rest)
-        return [known[row] if row in known else next(others) for row in range(len(track_ids))]
+        counts, starts = places.counts().tolist(), places.starts()
+        rest = [track_id for track_id, count in zip(track_ids, counts, strict=True) if not count]
+        others = iter(super().describe_segments(rest))
+        of_one = len(self.spec.layers), self.spec.dim
+        return [((count, *of_one), starts[row]) if count else next(others) for row, count in enumerate(counts)]
 
     @_again
     def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:

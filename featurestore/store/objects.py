@@ -205,8 +205,7 @@ class ObjectSource:
     def exists(self, path: str) -> bool:
         """Whether there is an object."""
         try:
-            with self.client(path) as store:
-                store.head(path)
+            self.written(path)
         except FileNotFoundError:
             return False
         return True

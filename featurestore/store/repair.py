@@ -145,10 +145,8 @@ def _restore_documents(reader: TrackReader, staged: Path) -> None:
         for name in damaged_documents(bundle):
             place = reader.paths.bundles / bundle.name / name
             if reading.is_dir(place):
-                filesystem.write_file(staged / METADATA, encode_document(bundle.sizes.arrays()[name]))
-                filesystem.sync_file(staged / METADATA)
-                filesystem.rename(staged / METADATA, place / METADATA)
-                filesystem.sync_dir(place)
+                content = encode_document(bundle.sizes.arrays()[name])
+                filesystem.replace_file(place / METADATA, content, staged / METADATA)
 
 
 def _short(name: str) -> str:
@@ -191,7 +189,7 @@ def _sound_in_bundle(reader: TrackReader, key: str) -> str:
 
 def restore_structure(paths: StorePaths, spec: FeatureSpec, staged: Path) -> None:
     """Write the metadata anew that is the same in every store of a spec; `staged` is an empty folder."""
-    for number, folder in enumerate(damaged_structure(paths, spec)):
+    for folder in damaged_structure(paths, spec):
         document = whole_structure(paths, spec)[folder]
         place = paths.root / folder
         if not os.path.lexists(place):
@@ -200,7 +198,4 @@ def restore_structure(paths: StorePaths, spec: FeatureSpec, staged: Path) -> Non
             found = decode_document(reading.read_file(place / METADATA, limit=MAX_METADATA_BYTES))
             # What others have added to the attributes is theirs.
             document["attributes"] = {**found["attributes"], **document["attributes"]}
-        filesystem.write_file(staged / str(number), encode_document(document))
-        filesystem.sync_file(staged / str(number))
-        filesystem.rename(staged / str(number), place / METADATA)
-        filesystem.sync_dir(place)
+        filesystem.replace_file(place / METADATA, encode_document(document), staged / METADATA)

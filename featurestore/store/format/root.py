@@ -96,10 +96,7 @@ def upgrade_root(paths: StorePaths, staged: Path, version: int) -> None:
         return
     own = {**{name: value for name, value in before.items() if name != "checksum"}, "format": version}
     document["attributes"]["featurestore"] = {**own, "checksum": checksum(own)}
-    filesystem.write_file(staged / METADATA, encode_document(document))
-    filesystem.sync_file(staged / METADATA)
-    filesystem.rename(staged / METADATA, paths.root / METADATA)
-    filesystem.sync_dir(paths.root)
+    filesystem.replace_file(paths.root / METADATA, encode_document(document), staged / METADATA)
 
 
 class RootCheck:
