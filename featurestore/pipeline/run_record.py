@@ -84,4 +84,4 @@ def _versions() -> dict[str, str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, str | int | float | bool):
         return value
-    return [_plain(x) for x in value] if isinstance(value, list | tuple) else str(value)
+    return [_plain(x) for x in value] if isinstance(value, list | tuple | set | frozenset) else str(value)

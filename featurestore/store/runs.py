@@ -56,13 +56,15 @@ def read_runs(store: Path | StoreUrl) -> list[dict[str, Any]]:
 def _is_record(run: Mapping[str, Any]) -> bool:
     """Tell whether what readers of runs rely on is there."""
     options, errors = run.get("options", {}), run.get("errors")
-    named = [run.get("retried", []), run.get("skipped_tracks", [])]
+    if not isinstance(options, dict):
+        return False
+    named = [run.get("retried", []), run.get("skipped_tracks", []), options.get("exclude", [])]
     return (
         isinstance(run.get("began"), str)
-        and isinstance(options, dict)
+        and all(isinstance(options.get(x), str | None) for x in ("file_pattern", "dataset", "id_from"))
         and isinstance(run.get("elapsed_time", 0.0), int | float)
-        and all(isinstance(tracks, list) for tracks in named)
-        and all(isinstance(track, str) for tracks in named for track in tracks)
+        and all(isinstance(texts, list) for texts in named)
+        and all(isinstance(text, str) for texts in named for text in texts)
         and isinstance(errors, list)
         and all(isinstance(x, dict) and {"track_id", "path", "message"} <= x.keys() for x in errors)
         and all(isinstance(value, str) for x in errors for value in x.values())

@@ -38,7 +38,8 @@ def test_each_run_says_what_it_did_and_with_what(music, made, store):
     assert sum(first["stages"].values()) == pytest.approx(first["elapsed_time"], abs=0.5)
     assert (second["cached"], second["whole"], first["whole"]) == (2, False, True)
     assert (first["left_out"], second["left_out"]["not_chosen"]) == ({"excluded": [], "not_chosen": 0}, 3)
-    made(exclude=["a/*"])
+    made(exclude={"a/*"})
+    assert FeatureStore(store).runs()[-1]["options"]["exclude"] == ["a/*"]
     assert FeatureStore(store).runs()[-1]["left_out"] == {"excluded": ["a/one.wav", "a/two.flac"], "not_chosen": 0}
     assert FeatureStore(store).verify(deep=True).ok
 
