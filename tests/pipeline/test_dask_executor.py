@@ -44,6 +44,9 @@ def run(cluster, tmp_path, clip):
         tally = Tally()
         job = Job(store=tmp_path / "s.zarr", kinds=("aggregated",), fail_fast=fail_fast)
         tracks = [AudioFile(name, clip(tmp_path / "music" / f"{name}.wav", 2.0)) for name in track_ids]
+        for track in tracks:
+            if track.track_id == "bad":
+                track.path.write_text("no audio")
         with (
             Interrupts() as interrupts,
             DaskExecutor(
@@ -117,7 +120,7 @@ def test_a_model_that_cannot_be_opened_ends_the_build(run, tmp_path):
 
 
 def test_the_first_failure_may_end_the_build(run):
-    tally = run(["card-killer", *(f"{number:03}" for number in range(80))], fail_fast=True)
+    tally = run(["bad", *(f"{number:03}" for number in range(80))], "slow", fail_fast=True)
     assert len(tally.failures) == 1
     assert tally.processed < 80
 

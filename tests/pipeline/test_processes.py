@@ -312,7 +312,7 @@ def test_what_no_process_is_left_for_has_failed(run):
 
 @pytest.mark.slow
 def test_the_first_failure_ends_all_if_that_is_asked_for(run):
-    tally = run(["bad", *TRACKS], "a", "b", fail_fast=True)
+    tally = run(["bad", *TRACKS], "slow", "slow", fail_fast=True)
     assert (len(tally.failures), tally.skipped_tracks) == (1, [])
     assert tally.processed < 20
 
