@@ -58,22 +58,22 @@ def kill(
     return explore(name, plain, fault_actions, judge, meanwhile, sample=sample)
 
 
-def fail(name: str, *, plain: bool = False) -> Findings:
-    """Let each step of an operation fail with an input/output error."""
+def fail(name: str, *, plain: bool = False, sample: bool = False) -> Findings:
+    """Let each step of an operation fail with an input/output error; `sample` as of `kill`."""
 
     def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
         yield "EIO at", Fail(number)
 
-    return explore(name, plain, fault_actions, _failed)
+    return explore(name, plain, fault_actions, _failed, sample=sample)
 
 
-def read_only(name: str, *, plain: bool = False) -> Findings:
+def read_only(name: str, *, plain: bool = False, sample: bool = False) -> Findings:
     """Let all steps of an operation fail from each one on, as on a file system that became read-only."""
 
     def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
         yield "read-only from", FailFrom(number, errno.EROFS)
 
-    return explore(name, plain, fault_actions, _failed)
+    return explore(name, plain, fault_actions, _failed, sample=sample)
 
 
 def _failed(done: Attempt, states: int, kind: str) -> None:
@@ -81,7 +81,7 @@ def _failed(done: Attempt, states: int, kind: str) -> None:
     require(kind != "fsync" or done.raised is not None, "says that it is done, and may not be on the disk")
 
 
-def fill_up(name: str, *, plain: bool = False) -> Findings:
+def fill_up(name: str, *, plain: bool = False, sample: bool = False) -> Findings:
     """Let the disk be full from each step of an operation on."""
 
     def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
@@ -92,7 +92,7 @@ def fill_up(name: str, *, plain: bool = False) -> Findings:
         staged = [name for name in done.left if name.startswith("staging")]
         require(not staged or _while_opening(done), f"staging is not swept: {staged}")
 
-    return explore(name, plain, fault_actions, judge)
+    return explore(name, plain, fault_actions, judge, sample=sample)
 
 
 def _refused_or_done(done: Attempt, states: int) -> None:
@@ -104,7 +104,7 @@ def _refused_or_done(done: Attempt, states: int) -> None:
         require(STORE in str(done.raised), f"does not name the store: {done.raised}")
 
 
-def interrupt(name: str, *, plain: bool = False) -> Findings:
+def interrupt(name: str, *, plain: bool = False, sample: bool = False) -> Findings:
     """Interrupt an operation by Ctrl-C at every step; what is staged is gone once the writer is closed."""
 
     def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
@@ -117,10 +117,12 @@ def interrupt(name: str, *, plain: bool = False) -> Findings:
         left = [name for name in done.left if not name.startswith("trash")]
         require(not left or _while_opening(done), f"left after closing: {left}")
 
-    return explore(name, plain, fault_actions, judge)
+    return explore(name, plain, fault_actions, judge, sample=sample)
 
 
-def pause(name: str, *, plain: bool = False, years: int = 0, host: str | None = None) -> Findings:
+def pause(
+    name: str, *, plain: bool = False, sample: bool = False, years: int = 0, host: str | None = None
+) -> Findings:
     """Stop an operation before every step; meanwhile, another writer opens the store, puts a track and packs.
 
     Parameters
@@ -132,8 +134,10 @@ def pause(name: str, *, plain: bool = False, years: int = 0, host: str | None = 
     """
     findings = Findings()
     with prepared(name, plain=plain) as (operation, folder):
-        states, findings.steps, _ = record(operation, folder)
-        for number, kind in enumerate(findings.steps, 1):
+        states, kinds, sites = record(operation, folder)
+        for number in sorted(chosen_steps(sites, sample=sample)):
+            kind = kinds[number - 1]
+            findings.steps.append(kind)
             findings.points += 1
             with copy_of(folder) as copy:
                 try:

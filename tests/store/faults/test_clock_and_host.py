@@ -10,7 +10,7 @@ from featurestore.store.paths import StorePaths
 
 from .conditions import STORE, away, writer
 from .operations import OPERATIONS
-from .profiles import NIGHTLY, explorations
+from .profiles import NIGHTLY, QUICK, explorations
 
 NAMES = OPERATIONS if NIGHTLY else ["overwrite, other kinds"]
 DAY = 86_400
@@ -27,7 +27,7 @@ ELSEWHERE = [
     parameter
     for years, host in ((1, None), (-1, None), (1, "elsewhere"), (-1, "elsewhere"))
     for parameter in explorations(
-        "interruptions.pause", OPERATIONS if NIGHTLY else ["create"], years=years, host=host
+        "interruptions.pause", OPERATIONS if NIGHTLY else ["create"], years=years, host=host, sample=QUICK
     )
 ]
 

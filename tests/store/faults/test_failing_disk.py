@@ -6,7 +6,7 @@ from . import worker
 from .conditions import STORE
 from .mounts import NotPermittedError
 from .operations import OPERATIONS
-from .profiles import NIGHTLY, TYPICAL, explorations
+from .profiles import NIGHTLY, QUICK, TYPICAL, explorations
 
 NAMES = OPERATIONS if NIGHTLY else [*TYPICAL, "new track, two threads"]
 
@@ -16,12 +16,12 @@ def test_an_input_output_error_at_every_step(operation, findings):
     pass
 
 
-@pytest.mark.parametrize("operation", explorations("interruptions.read_only", NAMES))
+@pytest.mark.parametrize("operation", explorations("interruptions.read_only", NAMES, sample=QUICK))
 def test_a_file_system_that_becomes_read_only_at_every_step(operation, findings):
     pass
 
 
-@pytest.mark.parametrize("operation", explorations("interruptions.fill_up", NAMES))
+@pytest.mark.parametrize("operation", explorations("interruptions.fill_up", NAMES, sample=QUICK))
 def test_a_disk_that_is_full_from_every_step_on(operation, findings):
     pass
 

@@ -81,6 +81,6 @@ def test_nor_while_its_heir_is_at_work(operation, findings):
     assert len(findings.steps) > 100
 
 
-@pytest.mark.parametrize("operation", explorations("interruptions.interrupt", SOME))
+@pytest.mark.parametrize("operation", explorations("interruptions.interrupt", SOME, sample=QUICK))
 def test_ctrl_c_at_every_step_leaves_nothing_behind_once_the_writer_is_closed(operation, findings):
     pass
