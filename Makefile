@@ -25,7 +25,7 @@ test: lint
 	$(MAKE) --no-print-directory -j 2 types tests
 
 tests: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder
 
 # Under a minute. What is listed at the end is slower than `fast` says, on an idle machine: mark it slow.
 quick: check

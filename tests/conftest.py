@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch counts the cores, which several processes share
 
@@ -24,6 +25,13 @@ settings.register_profile("ci", quick, max_examples=200)
 settings.register_profile("nightly", quick, max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+# Files that take longest, those that begin first: so no process is left alone with one at the end.
+_LONGEST = (
+    *("test_kill.py", "test_failing_disk.py", "test_power_loss.py", "test_pages.py", "test_processes.py"),
+    *("test_dask_executor.py", "test_buckets_push.py", "test_build.py", "test_site.py", "test_transformers.py"),
+    *("test_model.py", "test_corruption.py", "test_benchmarks.py", "test_one_file.py", "test_random_kills.py"),
+    *("test_other_processes.py", "test_notebook.py", "test_bundle_memory.py", "test_walkthrough.py"),
+)
 _ALL_SLOW = re.compile(r"^pytestmark = (\[[^\]]*)?pytest\.mark\.slow", re.MULTILINE)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell
@@ -38,10 +46,13 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as fast what is not marked slow."""
+    """Mark as fast what is not marked slow, and begin with the files that take longest, then have most tests."""
     for item in items:
         if not item.get_closest_marker("slow"):
             item.add_marker("fast")
+    tests = Counter(item.path for item in items)
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: (place.get(item.path.name, len(place)), -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)
