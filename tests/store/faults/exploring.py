@@ -85,10 +85,19 @@ def prepared(name: str, *, plain: bool) -> Iterator[tuple[Operation, Path]]:
         yield operation, folder
 
 
+def _copy_file(source: str, target: str) -> None:
+    """Copy content, permissions and times: a third less work than `shutil.copy2`, many thousand times."""
+    status = os.stat(source)
+    with open(source, "rb", 0) as file, open(target, "xb", 0) as copy:
+        copy.write(file.read())
+        os.fchmod(copy.fileno(), status.st_mode & 0o7777)
+        os.utime(copy.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 @contextlib.contextmanager
 def copy_of(folder: Path) -> Iterator[Path]:
     copy = folder.parent / "copy"
-    shutil.copytree(folder, copy, symlinks=True)
+    shutil.copytree(folder, copy, symlinks=True, copy_function=_copy_file)
     try:
         yield copy
     finally:
