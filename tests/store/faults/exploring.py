@@ -39,7 +39,7 @@ class Findings:
     steps : list of str
         Kinds of the steps at which it was.
     sites : set of (str, int)
-        Lines of the store that were being executed then: (file, line).
+        Lines of the store that were being executed then, or where nothing but a sync lies between: (file, line).
     violations : list of str
         What must not be.
     """
@@ -207,8 +207,10 @@ def explore(
         for number, (kind, lines) in enumerate(zip(kinds, sites, strict=True), 1):
             if number not in chosen:
                 continue
-            findings.steps.append(kind)
-            for what, fault_action in fault_actions(number, kind):
+            findings.sites |= lines
+            actions = list(fault_actions(number, kind))
+            findings.steps += [kind] if actions else []
+            for what, fault_action in actions:
                 findings.points += 1
                 with copy_of(folder) as copy:
                     with operation.conditions():
@@ -216,7 +218,6 @@ def explore(
                     done = attempt(fault_action, operation, copy)
                     try:
                         judge(done, len(states), kind)
-                        findings.sites |= lines
                         with operation.conditions():
                             meanwhile(copy)
                         between = around(operation, states, done.states)

@@ -32,7 +32,7 @@ def kill(
     years: int = 0,
     host: str | None = None,
 ) -> Findings:
-    """Kill an operation at every step.
+    """Kill an operation at every step, but not before one after a sync: the disk is as it was before the sync.
 
     Parameters
     ----------
@@ -47,10 +47,15 @@ def kill(
             with away(years=years, host=host), writer(folder):
                 pass
 
+    synced = 0
+
     def fault_actions(number: int, kind: str) -> Iterator[tuple[str, FaultAction]]:
+        nonlocal synced
         for moment in moments:
-            if moment != "torn" or kind in WRITES:
+            if (moment != "torn" or kind in WRITES) and (moment != "before" or number - 1 != synced):
                 yield f"killed {moment}", Kill(number, moment)
+        if kind in ("fsync", "fdatasync"):
+            synced = number
 
     def judge(done: Attempt, states: int, kind: str) -> None:
         require(done.ended.signal == signal.SIGKILL, f"was not killed: {done}")
