@@ -93,6 +93,7 @@ class FolderSource(TrackSource):
         while (places := self.reader.sealed_places(track_ids)) is not None:
             counts = places.counts()
             if rest := np.flatnonzero(counts == 0).tolist():
+                places.numbers[rest] = -1  # what is counted of them is in folders, and in no bundle
                 counts[rest] = self.count_segments([track_ids[row] for row in rest])
             tracks = np.repeat(np.arange(len(counts)), counts)
             within = np.arange(len(tracks)) - np.repeat(np.cumsum(counts) - counts, counts)
