@@ -18,6 +18,7 @@ from featurestore.errors import CorruptTrackError, StoreAccessError, TrackLocked
 from featurestore.store import filesystem
 from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.marks import Marks
+from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.commit import transaction
 from featurestore.store.folder_source import FolderSource
 from featurestore.store.paths import StorePaths
@@ -490,3 +491,24 @@ def test_segments_that_a_track_gets_while_many_are_read_are_its_own(path, monkey
     assert view.track_ids == ["a", "b"]
     wanted = np.concatenate([new["segments"][:, 1], TRACKS["b"]["segments"][:, 1]])
     assert np.array_equal(view.to_numpy(), wanted)
+
+
+def test_tracks_that_were_replaced_by_hand_are_found_out_at_once(path):
+    """Of each the packed table tells another number of segments: they are not read anew one by one."""
+    write_store(path, {"a": TRACKS["a"]})
+    with opened(path) as writer:
+        writer.pack(seal=True)
+    names = list("bcdefg")
+    write_store(path, {name: features(7, kinds=RAGGED) for name in names}, pack=True)
+    new = {name: features(seed, segments=3, kinds=RAGGED) for seed, name in enumerate(names)}
+    other = write_store(path.with_name("other.zarr"), new).path
+    for name in names:
+        for kind in RAGGED:
+            shutil.rmtree(path / kind / name)
+            shutil.copytree(other / kind / name, path / kind / name)
+    store = FeatureStore(path)
+    wanted, read = {**new, "a": TRACKS["a"]}, SealedPlaces.read_segments
+    with mock.patch.object(SealedPlaces, "read_segments", autospec=True, side_effect=read) as reads:
+        found = store.segments(layer=1).to_numpy()
+    assert np.array_equal(found, np.concatenate([wanted[x]["segments"][:, 1] for x in store.track_ids]))
+    assert reads.call_count == 2
