@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from featurestore.errors import SettingError, TrackExistsError, TrackNotFoundError
@@ -79,13 +81,20 @@ def pull(
     track_ids, report = of_shard(source.track_ids(), shard), TransferReport()
     with StoreWriter(path, spec=source.spec) as writer:
         index = TrackIndex(TrackReader(StorePaths.of(writer.path), writer.spec))
-        transfer(partial(_copy, source, writer, index, kinds_of_level(level)), track_ids, report, notify)
+        stopped = Event()
+        copy = partial(_copy, source, writer, index, kinds_of_level(level), stopped)
+        transfer(copy, track_ids, report, notify, stopped=stopped)
         writer.pack()
     return report
 
 
 def _copy(
-    source: BucketSource, writer: StoreWriter, index: TrackIndex, wanted: Sequence[str], track_id: str
+    source: BucketSource,
+    writer: StoreWriter,
+    index: TrackIndex,
+    wanted: Sequence[str],
+    stopped: Event,
+    track_id: str,
 ) -> bool:
     """Pull these kinds of a track; whether something of it was not there."""
     key = encode_key(track_id)
@@ -113,12 +122,12 @@ def _copy(
                 metadata = array.metadata
                 document = encode_document(seal(metadata.document()))
                 content = narrowed(metadata, kinds) if kind == "aggregated" else document
-                _write(folder / kind, array, begins[kind], content)
+                _write(folder / kind, array, begins[kind], content, stopped)
             record(TransactionRecord(tuple(kinds), revision))
     return True
 
 
-def _write(folder: Path, array: OpenArray, begin: bytes, document: bytes) -> None:
+def _write(folder: Path, array: OpenArray, begin: bytes, document: bytes, stopped: Event) -> None:
     """Write an array of a bucket, of which the first bytes are here, and check what was written."""
     metadata, file = array.metadata, array.file
     filesystem.make_dir(folder)
@@ -127,6 +136,8 @@ def _write(folder: Path, array: OpenArray, begin: bytes, document: bytes) -> Non
     try:
         filesystem.write_all(fd, [begin])
         for start in range(len(begin), file.size, _BLOCK):
+            if stopped.is_set():  # raw of a track may take minutes
+                raise CancelledError
             filesystem.write_all(fd, [file.read(_BLOCK, start)])
     finally:
         os.close(fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from threading import Event
 
 from featurestore.errors import (
     CorruptTrackError,
@@ -67,9 +68,17 @@ def narrowed(metadata: ArrayMetadata, kinds: Sequence[str]) -> bytes:
 
 
 def transfer(
-    copy: Callable[[str], bool], track_ids: Sequence[str], report: TransferReport, notify: Notify | None
+    copy: Callable[[str], bool],
+    track_ids: Sequence[str],
+    report: TransferReport,
+    notify: Notify | None,
+    *,
+    stopped: Event | None = None,
 ) -> None:
-    """Copy tracks by `copy`, which says whether one was not there, and add what was done to a report."""
+    """Copy tracks by `copy`, which says whether one was not there, and add what was done to a report.
+
+    When it ends by an error or an interrupt, `stopped` tells those that are copied just then to end, too.
+    """
     done, total = report.there, report.there + len(track_ids)
 
     def copy_or_fail(track_id: str) -> bool | Exception:
@@ -92,5 +101,7 @@ def transfer(
                     if notify is not None:
                         notify(done, total)
         except BaseException:
+            if stopped is not None:
+                stopped.set()
             pool.shutdown(cancel_futures=True)
             raise

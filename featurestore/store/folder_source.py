@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -18,7 +18,7 @@ from featurestore.store.format.keys import encode_key
 from featurestore.store.format.root import read_root
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
-from featurestore.store.source import Ragged, TrackSource
+from featurestore.store.source import Ragged, Source, TrackSource
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import VerifyReport, verify
@@ -90,14 +90,18 @@ class FolderSource(TrackSource):
 
     @_again
     def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
+        count: Callable[[Sequence[str]], npt.NDArray[np.int64]] = self.count_segments
         while (places := self.reader.sealed_places(track_ids)) is not None:
             counts = places.counts()
             if rest := np.flatnonzero(counts == 0).tolist():
-                counts[rest] = self.count_segments([track_ids[row] for row in rest])
+                places.numbers[rest] = -1  # what is counted of them is in folders, and in no bundle
+                counts[rest] = count([track_ids[row] for row in rest])
             tracks = np.repeat(np.arange(len(counts)), counts)
             within = np.arange(len(tracks)) - np.repeat(np.cumsum(counts) - counts, counts)
-            with contextlib.suppress(ReplacedError):  # since they were counted
+            try:
                 return Ragged(self._read_rows(places, track_ids, counts, tracks, within, positions), counts, None)
+            except ReplacedError:  # by hand, perhaps many of them, which the table does not know
+                count = partial(Source.count_segments, self)
         return super().read_ragged(track_ids, positions)
 
     @_again

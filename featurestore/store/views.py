@@ -278,7 +278,7 @@ class RaggedView(ManyTracksView):
         return self._source.read_rows(self._ids, counts, tracks, within, positions)
 
     def _read_all(self, positions: Sequence[int]) -> npt.NDArray[Any]:
-        """Everything and its description, in one look at each track."""
+        """Everything, and its description as far as that is no read of its own."""
         while True:
             try:
                 out, counts, starts = self._source.read_ragged(self._ids, positions)

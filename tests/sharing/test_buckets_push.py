@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from datetime import timedelta
 
@@ -22,6 +23,7 @@ from featurestore.errors import (
 )
 from featurestore.sharing import pull
 from featurestore.sharing import push as pushing
+from featurestore.store.object_files import ObjectFile
 
 pytestmark = pytest.mark.slow
 SPEC = FeatureSpec.for_arrays(layers=3, dim=4)
@@ -398,6 +400,32 @@ def test_a_pull_that_is_killed_goes_on(s3, url, folder, tmp_path, in_a_process):
         assert in_a_process(PULL, url, back, kill_at=kill_at) in (-signal.SIGKILL, 0)
         assert pull(url, back).ok
         assert_holds(FeatureStore(back), folder)
+
+
+def test_a_pull_that_is_interrupted_does_not_finish_what_is_on_its_way(s3, url, folder, tmp_path, monkeypatch):
+    folder.push(url)
+    interrupted, read = threading.Event(), ObjectFile.read
+
+    def slowly(self, size, offset):
+        if offset and "/t=2f0/" not in self._path:
+            interrupted.wait()
+            time.sleep(0.02)
+        return read(self, size, offset)
+
+    def interrupt(done, total):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[pull.__module__], "_BLOCK", 8)
+        patch.setattr(ObjectFile, "read", slowly)
+        with pytest.raises(KeyboardInterrupt):
+            pull(url, tmp_path / "back.zarr", notify=interrupt)
+    back = FeatureStore(tmp_path / "back.zarr")
+    assert back.track_ids == ["t/0"]
+    assert back.verify(deep=True).left == 0
+    assert pull(url, back.path).copied == 5
+    assert_holds(FeatureStore(back.path), folder)
 
 
 def test_a_server_of_its_own_is_in_the_options(folder, tmp_path):

@@ -120,7 +120,9 @@ def sweep_dead(paths: StorePaths) -> None:
 
 def _having(parent: Path, key: str, owners: list[str] | None = None) -> list[Path]:
     """Folders of a track, of those who have or had it at hand."""
-    found = [parent / owner / key for owner in (reading.list_names(parent) if owners is None else owners)]
+    # In one order: of two who lock several, one has all of them.
+    names = sorted(reading.list_names(parent)) if owners is None else owners
+    found = [parent / owner / key for owner in names]
     return [folder for folder in found if reading.is_dir(folder)]
 
 

@@ -18,7 +18,9 @@ from featurestore.errors import CorruptTrackError, StoreAccessError, TrackLocked
 from featurestore.store import filesystem
 from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.marks import Marks
+from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.commit import transaction
+from featurestore.store.folder_source import FolderSource
 from featurestore.store.paths import StorePaths
 from featurestore.store.sealing.unseal import Unsealing
 from featurestore.store.table.listing import list_keys
@@ -471,3 +473,42 @@ def test_a_sound_bundle_stays_where_a_folder_of_a_dead_writer_is_damaged(path, s
         writer.pack(seal=True)
         writer.pack(seal=False)
     check(path, TRACKS)
+
+
+def test_segments_that_a_track_gets_while_many_are_read_are_its_own(path, monkeypatch):
+    """Of a track without segments in a bundle, those of its neighbour would be in the same place."""
+    write_store(path, {"a": features(0, kinds=("aggregated",)), "b": TRACKS["b"]})
+    with opened(path) as writer:
+        writer.pack(seal=True)
+    view, new, count = FeatureStore(path).segments(layer=1), features(9), FolderSource.count_segments
+
+    def put_first(self, track_ids):
+        with opened(path, overwrite=True) as writer:
+            writer.put("a", new)
+        return count(self, track_ids)
+
+    monkeypatch.setattr(FolderSource, "count_segments", put_first)
+    assert view.track_ids == ["a", "b"]
+    wanted = np.concatenate([new["segments"][:, 1], TRACKS["b"]["segments"][:, 1]])
+    assert np.array_equal(view.to_numpy(), wanted)
+
+
+def test_tracks_that_were_replaced_by_hand_are_found_out_at_once(path):
+    """Of each the packed table tells another number of segments: they are not read anew one by one."""
+    write_store(path, {"a": TRACKS["a"]})
+    with opened(path) as writer:
+        writer.pack(seal=True)
+    names = list("bcdefg")
+    write_store(path, {name: features(7, kinds=RAGGED) for name in names}, pack=True)
+    new = {name: features(seed, segments=3, kinds=RAGGED) for seed, name in enumerate(names)}
+    other = write_store(path.with_name("other.zarr"), new).path
+    for name in names:
+        for kind in RAGGED:
+            shutil.rmtree(path / kind / name)
+            shutil.copytree(other / kind / name, path / kind / name)
+    store = FeatureStore(path)
+    wanted, read = {**new, "a": TRACKS["a"]}, SealedPlaces.read_segments
+    with mock.patch.object(SealedPlaces, "read_segments", autospec=True, side_effect=read) as reads:
+        found = store.segments(layer=1).to_numpy()
+    assert np.array_equal(found, np.concatenate([wanted[x]["segments"][:, 1] for x in store.track_ids]))
+    assert reads.call_count == 2

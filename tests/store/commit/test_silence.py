@@ -13,6 +13,7 @@ from samples import SPEC, assert_same, features, read_all
 from featurestore import FeatureStore, StoreWriter
 from featurestore.errors import TrackLockedError
 from featurestore.store.commit import silence, staging
+from featurestore.store.commit.flock import lock_file
 from featurestore.store.commit.silence import SilentWriters
 from featurestore.store.paths import StorePaths
 
@@ -194,3 +195,18 @@ def test_a_process_that_stood_still_has_not_heard_nobody(path, monkeypatch):
             now += 0.05
             found = silent._silent()
         assert found == [one.session.staging.path.name]
+
+
+def test_those_who_take_over_lock_in_one_order(path, monkeypatch):
+    """Else each of two has a lock that the other wants, and neither does the track."""
+    StoreWriter(path, spec=SPEC).close()
+    paths = StorePaths.of(path)
+    names, locked = ["host.1", "host.2", "host.3"], []
+    for name in names:
+        (paths.dead / name / "a").mkdir(parents=True)
+    monkeypatch.setattr(silence, "lock_file", lambda lock: locked.append(lock.parent.name) or lock_file(lock))
+    for listed in (names, names[::-1]):
+        monkeypatch.setattr(silence.reading, "list_names", lambda _, listed=listed: list(listed))
+        with contextlib.ExitStack() as stack:
+            assert SilentWriters(paths, paths.staging / "own").lock("a", stack, held=False)
+    assert locked == names * 2
