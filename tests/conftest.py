@@ -45,6 +45,19 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Have all workers of xdist fork from one process."""
+    if node.config.option.markexpr != "fast":
+        if not hasattr(node.config, "_preloaded"):
+            from preloaded import serving
+
+            process = contextlib.ExitStack()
+            node.config._preloaded = process.enter_context(serving())
+            node.config.add_cleanup(process.close)
+        node.workerinput["preloaded"] = node.config._preloaded
+
+
 def pytest_collection_modifyitems(items):
     """Mark as fast what is not marked slow, and begin with the files that take longest, then have most tests."""
     for item in items:
@@ -77,13 +90,13 @@ def forked():
 
 
 @pytest.fixture(scope="session")
-def preloaded():
+def preloaded(request):
     """Begins Python, and `fs-extract`, with torch imported: where it does not matter how a process begins."""
-    from preloaded import Preloaded
+    from preloaded import Preloaded, serving
 
-    process = Preloaded()
-    yield process
-    process.close()
+    shared = getattr(request.config, "workerinput", {}).get("preloaded")
+    with contextlib.nullcontext(shared) if shared else serving() as address:
+        yield Preloaded(address)
 
 
 @pytest.fixture(scope="session")

@@ -23,17 +23,28 @@ import warnings
 MODULES = ("torch", "featurestore.pipeline.building", "featurestore.encode.window_encoder", "fs_extract.commands")
 
 
-class Preloaded:
-    """The process that forks; to be closed."""
-
-    def __init__(self):
-        self._folder = tempfile.TemporaryDirectory(prefix="preloaded-")
-        self._address = os.path.join(self._folder.name, "socket")
+@contextlib.contextmanager
+def serving():
+    """A process that forks, and its address."""
+    with tempfile.TemporaryDirectory(prefix="preloaded-") as folder:
+        address = os.path.join(folder, "socket")
         with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(self._address)
-            listening.listen()
+            listening.bind(address)
+            listening.listen(128)
             command = [sys.executable, "-W", "error", __file__, "serve", str(listening.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[listening.fileno()])
+            process = subprocess.Popen(command, pass_fds=[listening.fileno()])
+        try:
+            yield address
+        finally:
+            process.terminate()
+            process.wait()
+
+
+class Preloaded:
+    """What begins processes, by the process that forks at an address."""
+
+    def __init__(self, address):
+        self._address = address
 
     @property
     def command(self):
@@ -51,11 +62,6 @@ class Preloaded:
             connection.sendall(b"\1" + json.dumps(modules).encode())
             connection.shutdown(socket.SHUT_WR)
             number_of(connection)
-
-    def close(self):
-        self._process.terminate()
-        self._process.wait()
-        self._folder.cleanup()
 
 
 class Started:
