@@ -8,10 +8,11 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def _record(options: Mapping[str, Any], tally: Tally, began: datetime, stopped: 
 
 
 def _is_said(value: Any) -> bool:
-    return value is not None and value is not False and value != () and value != []
+    if isinstance(value, Collection) and not isinstance(value, str):
+        return len(value) > 0
+    return value is not None and value is not False
 
 
 def _versions() -> dict[str, str]:
@@ -84,4 +87,6 @@ def _versions() -> dict[str, str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, str | int | float | bool):
         return value
-    return [_plain(x) for x in value] if isinstance(value, list | tuple | set | frozenset) else str(value)
+    if isinstance(value, Integral):  # of numpy
+        return int(value)
+    return [_plain(x) for x in value] if isinstance(value, Collection) else str(value)

@@ -1,7 +1,9 @@
 """A store knows its runs: what each build did, what failed, and how to try that again."""
 
 import json
+from collections import deque
 
+import numpy as np
 import pytest
 
 from featurestore import FeatureStore, build
@@ -53,6 +55,14 @@ def test_what_does_nothing_is_no_run(made, store):
         made(overlap=0.25)
     made(dry_run=True)
     assert len(FeatureStore(store).runs()) == 1
+
+
+@pytest.mark.slow
+def test_options_of_any_sequence_are_written_down(music, store):
+    layers, exclude = np.array([0, 2]), deque(["a/*"])
+    build(music, store, model="logmel", segment_duration=1.0, layers=layers, exclude=exclude)
+    (run,) = FeatureStore(store).runs()
+    assert (run["options"]["layers"], run["options"]["exclude"]) == ([0, 2], ["a/*"])
 
 
 @pytest.mark.slow

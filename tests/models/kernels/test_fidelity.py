@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from featurestore.errors import SettingError
 from featurestore.models import load_model, save_random_checkpoint
 from featurestore.models.kernels import fidelity as measure
-from featurestore.models.kernels.fidelity import compared
+from featurestore.models.kernels.fidelity import check_close, compared
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +50,12 @@ def test_what_pooling_keeps_is_measured_too(model):
             (found.mean(dim=1) - mean).flatten(), (pooled - mean).flatten(), dim=0
         )
         assert cosine == pytest.approx(float(direct), abs=1e-4)
+
+
+def test_a_state_that_is_not_finite_is_refused():
+    exact = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    states = exact.clone()
+    states[2, 1, 0, 0] = torch.inf
+    says = "x in float16 is far from float32 .* hidden state 2 is nan .* use precision fp32"
+    with pytest.raises(SettingError, match=says):
+        check_close(compared(states, exact), "x in float16", "precision fp32")
