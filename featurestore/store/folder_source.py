@@ -12,13 +12,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.store.array_reader import Described, ReplacedError, retried
-from featurestore.store.bundles.places import SealedPlaces
+from featurestore.store.array_reader import Described, retried
 from featurestore.store.format.keys import encode_key
 from featurestore.store.format.root import read_root
 from featurestore.store.os_errors import translate_os_errors
 from featurestore.store.paths import StorePaths
-from featurestore.store.source import Ragged, Source, TrackSource
+from featurestore.store.source import Ragged, TrackSource, joined_starts, place_blocks
 from featurestore.store.table.index import TrackIndex
 from featurestore.store.track_reader import TrackReader
 from featurestore.store.verify import VerifyReport, verify
@@ -90,19 +89,29 @@ class FolderSource(TrackSource):
 
     @_again
     def read_ragged(self, track_ids: Sequence[str], positions: Sequence[int]) -> Ragged:
-        count: Callable[[Sequence[str]], npt.NDArray[np.int64]] = self.count_segments
-        while (places := self.reader.sealed_places(track_ids)) is not None:
-            counts = places.counts()
-            if rest := np.flatnonzero(counts == 0).tolist():
-                places.numbers[rest] = -1  # what is counted of them is in folders, and in no bundle
-                counts[rest] = count([track_ids[row] for row in rest])
-            tracks = np.repeat(np.arange(len(counts)), counts)
-            within = np.arange(len(tracks)) - np.repeat(np.cumsum(counts) - counts, counts)
-            try:
-                return Ragged(self._read_rows(places, track_ids, counts, tracks, within, positions), counts, None)
-            except ReplacedError:  # by hand, perhaps many of them, which the table does not know
-                count = partial(Source.count_segments, self)
-        return super().read_ragged(track_ids, positions)
+        places = self.reader.sealed_places(track_ids)
+        if places is None:
+            return super().read_ragged(track_ids, positions)
+        counts = places.counts()
+        rest = np.flatnonzero(counts == 0).tolist()
+        places.numbers[rest] = -1
+        read = partial(self.read_segments, "segments", positions=positions)
+        found = list(self.each(read, [track_ids[row] for row in rest]))
+        own = {row: starts for row, (_, (_, starts)) in zip(rest, found, strict=True)}
+        counts[rest] = [len(block) for block, _ in found]
+        ends = np.cumsum(counts)
+        tracks = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(tracks)) - np.repeat(ends - counts, counts)
+        rows = np.empty((len(tracks), len(positions), self.spec.dim), self.spec.dtype)
+        place_blocks(rows, ends[rest], found)
+        targets = np.flatnonzero((places.numbers >= 0)[tracks])
+        places.read_segments(rows, targets, tracks[targets], within[targets], positions)
+
+        def starts() -> npt.NDArray[np.float64]:
+            known = own | places.starts()
+            return joined_starts([known[row] for row in range(len(counts))], counts)
+
+        return Ragged(rows, counts, starts)
 
     @_again
     def read_rows(
@@ -114,28 +123,15 @@ class FolderSource(TrackSource):
         positions: Sequence[int],
     ) -> npt.NDArray[Any]:
         chosen, numbers = np.unique(tracks, return_inverse=True)
-        ids = [track_ids[track] for track in chosen.tolist()]
-        places = self.reader.sealed_places(ids)
+        places = self.reader.sealed_places([track_ids[track] for track in chosen.tolist()])
         if places is None:
             return super().read_rows(track_ids, counts, tracks, within, positions)
         # One of another size is left to the other way, which says so.
         places.numbers[places.counts() != counts[chosen]] = -1
-        return self._read_rows(places, ids, counts[chosen], numbers, within, positions)
-
-    def _read_rows(
-        self,
-        places: SealedPlaces,
-        track_ids: Sequence[str],
-        counts: npt.NDArray[np.int64],
-        tracks: npt.NDArray[np.int64],
-        within: npt.NDArray[np.int64],
-        positions: Sequence[int],
-    ) -> npt.NDArray[Any]:
-        """As `read_rows`, of tracks of which some are in these places."""
         out = np.empty((len(tracks), len(positions), self.spec.dim), self.spec.dtype)
-        is_sealed = (places.numbers >= 0)[tracks]
+        is_sealed = (places.numbers >= 0)[numbers]
         targets, rest = np.flatnonzero(is_sealed), np.flatnonzero(~is_sealed)
-        places.read_segments(out, targets, tracks[targets], within[targets], positions)
+        places.read_segments(out, targets, numbers[targets], within[targets], positions)
         if len(rest):
             out[rest] = super().read_rows(track_ids, counts, tracks[rest], within[rest], positions)
         return out

@@ -33,13 +33,13 @@ class Ragged(NamedTuple):
         The segments.
     counts : ndarray of int64
         How many each track has.
-    starts : ndarray of float64, optional
-        As `joined_starts` gives them; None where they are another read, and `describe_segments` tells them.
+    starts : callable
+        Gives where they start, of the same revisions, as `joined_starts` does: it may be another read.
     """
 
     rows: npt.NDArray[Any]
     counts: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.float64] | None
+    starts: Callable[[], npt.NDArray[np.float64]]
 
 
 def joined_starts(
@@ -51,6 +51,16 @@ def joined_starts(
         if len(own) == count:
             out[end - count : end] = own
     return out
+
+
+def place_blocks(
+    rows: npt.NDArray[Any], ends: npt.NDArray[np.int64], found: list[tuple[npt.NDArray[Any], Described]]
+) -> None:
+    """Put what was read of some tracks where it ends in an array; the list is empty then."""
+    while found:
+        block, _ = found.pop()  # so that there is never twice as much
+        end = int(ends[len(found)])
+        rows[end - len(block) : end] = block
 
 
 class Source(ABC):
@@ -153,13 +163,9 @@ class Source(ABC):
         read = partial(self.read_segments, "segments", positions=positions)
         found = list(self.each(read, track_ids))
         counts = np.array([shape[0] for _, (shape, _) in found], np.int64)
-        starts = joined_starts([own for _, (_, own) in found], counts)
-        rows = np.empty((len(starts), len(positions), self.spec.dim), self.spec.dtype)
-        end = len(rows)
-        while found:
-            block, _ = found.pop()  # so that there is never twice as much
-            rows[end - len(block) : end] = block
-            end -= len(block)
+        starts = partial(joined_starts, [own for _, (_, own) in found], counts)
+        rows = np.empty((int(counts.sum()), len(positions), self.spec.dim), self.spec.dtype)
+        place_blocks(rows, np.cumsum(counts), found)
         return Ragged(rows, counts, starts)
 
     def read_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -11,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import StoreError, TrackNotFoundError
+from featurestore.errors import CorruptTrackError, StoreError, TrackNotFoundError
 from featurestore.store.array_reader import Described
 from featurestore.store.lazy_array import View
 from featurestore.store.selection import Layers
@@ -278,7 +279,7 @@ class RaggedView(ManyTracksView):
         return self._source.read_rows(self._ids, counts, tracks, within, positions)
 
     def _read_all(self, positions: Sequence[int]) -> npt.NDArray[Any]:
-        """Everything, and its description as far as that is no read of its own."""
+        """Everything and its description, in one look at each track."""
         while True:
             try:
                 out, counts, starts = self._source.read_ragged(self._ids, positions)
@@ -288,8 +289,8 @@ class RaggedView(ManyTracksView):
                     raise
         self._may_leave_out = False
         self.__dict__["_described"] = counts
-        if starts is not None:
-            self.__dict__["row_starts"] = starts
+        with contextlib.suppress(OSError, CorruptTrackError):  # whoever asks for them will see
+            self.__dict__["row_starts"] = starts()
         return out
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,5 +223,5 @@ class Hdf5Source(Source):
             rows = [index.rows[track_id] for track_id in track_ids]
             wanted = np.concatenate([np.arange(*index.splits[row : row + 2]) for row in rows])
             counts = np.array([shape[0] for shape, _ in described], np.int64)
-            starts = joined_starts([own for _, own in described], counts)
+            starts = partial(joined_starts, [own for _, own in described], counts)
             return Ragged(self._segments(fd, index).take(fd, wanted, positions), counts, starts)

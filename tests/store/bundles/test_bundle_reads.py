@@ -58,7 +58,7 @@ def test_batches_of_tracks_read_nothing_but_their_features(store, read, pooling)
     assert [name for name in read if name.startswith("c.")] == []
 
 
-def test_all_segments_know_where_they_start(path, store):
+def test_all_segments_know_where_they_start(path, store, read):
     view = store.segments(layer=1)
     assert np.isnan(view.row_starts).all()
     with StoreWriter(path, spec=SPEC, durable=False, overwrite=True) as writer:
@@ -66,7 +66,9 @@ def test_all_segments_know_where_they_start(path, store):
         writer.pack(seal=True)
     view = FeatureStore(path).segments(layer=1)
     view.to_numpy()
+    read.clear()
     assert view.row_starts[~np.isnan(view.row_starts)].tolist() == [2.5]
+    assert read == []
 
 
 @pytest.fixture

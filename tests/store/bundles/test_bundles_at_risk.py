@@ -20,10 +20,10 @@ from featurestore.store.bundles.bundle import Bundle
 from featurestore.store.bundles.marks import Marks
 from featurestore.store.bundles.places import SealedPlaces
 from featurestore.store.commit import transaction
-from featurestore.store.folder_source import FolderSource
 from featurestore.store.paths import StorePaths
 from featurestore.store.sealing.unseal import Unsealing
 from featurestore.store.table.listing import list_keys
+from featurestore.store.track_reader import TrackReader
 
 pytestmark = pytest.mark.slow
 
@@ -480,21 +480,22 @@ def test_segments_that_a_track_gets_while_many_are_read_are_its_own(path, monkey
     write_store(path, {"a": features(0, kinds=("aggregated",)), "b": TRACKS["b"]})
     with opened(path) as writer:
         writer.pack(seal=True)
-    view, new, count = FeatureStore(path).segments(layer=1), features(9), FolderSource.count_segments
+    view, new, places = FeatureStore(path).segments(layer=1), features(9), TrackReader.sealed_places
 
-    def put_first(self, track_ids):
+    def then_put(self, track_ids):
+        found = places(self, track_ids)
         with opened(path, overwrite=True) as writer:
             writer.put("a", new)
-        return count(self, track_ids)
+        return found
 
-    monkeypatch.setattr(FolderSource, "count_segments", put_first)
+    monkeypatch.setattr(TrackReader, "sealed_places", then_put)
     assert view.track_ids == ["a", "b"]
     wanted = np.concatenate([new["segments"][:, 1], TRACKS["b"]["segments"][:, 1]])
     assert np.array_equal(view.to_numpy(), wanted)
 
 
-def test_tracks_that_were_replaced_by_hand_are_found_out_at_once(path):
-    """Of each the packed table tells another number of segments: they are not read anew one by one."""
+def test_tracks_that_were_replaced_by_hand_cost_no_read_more(path):
+    """Of each the packed table tells another number of segments: not all is read anew for it."""
     write_store(path, {"a": TRACKS["a"]})
     with opened(path) as writer:
         writer.pack(seal=True)
@@ -511,4 +512,18 @@ def test_tracks_that_were_replaced_by_hand_are_found_out_at_once(path):
     with mock.patch.object(SealedPlaces, "read_segments", autospec=True, side_effect=read) as reads:
         found = store.segments(layer=1).to_numpy()
     assert np.array_equal(found, np.concatenate([wanted[x]["segments"][:, 1] for x in store.track_ids]))
-    assert reads.call_count == 2
+    assert reads.call_count == 1
+
+
+def test_where_segments_start_is_told_of_the_revisions_that_were_read(path):
+    """In a bundle, and in a folder beside it."""
+    for name in "ab":
+        with opened(path) as writer:
+            writer.put(name, TRACKS[name], starts=[0.0, 2.5])
+            writer.pack(seal=True if name == "a" else None)
+    view = FeatureStore(path).segments(layer=1)
+    view.to_numpy()
+    with opened(path, overwrite=True) as writer:
+        for name in "ab":
+            writer.put(name, TRACKS[name], starts=[7.0, 8.0])
+    assert view.row_starts.tolist() == [0.0, 2.5, 0.0, 2.5]
