@@ -71,7 +71,8 @@ def sweep_beside(path: Path) -> None:
 
 def _beside(path: Path) -> str:
     """What the names of unfinished files begin with; they may not be too long where the file's own is not."""
-    return "." + os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
+    name = os.fsencode(path.name)
+    return "." + (path.name if len(name) <= _NAME_BYTES else name[:_NAME_BYTES].decode(errors="ignore"))
 
 
 def _lock(file: BinaryIO) -> bool:
