@@ -27,8 +27,8 @@ _ROLLOFF = 0.99
 _DENSE_LIMIT = 1 << 20
 """Elements of torchaudio's kernel up to which it is used: beyond, it soon takes gigabytes."""
 
-_CHUNK = 1 << 20
-"""Elements that are gathered at a time."""
+_CHUNK = 1 << 17
+"""Elements that are gathered at a time, so that they stay in a cache."""
 
 _ONE_THREAD = 1 << 18
 """Multiplications up to which OpenBLAS makes a product in the thread that asks for it (interface/gemm.c)."""
@@ -104,10 +104,15 @@ class _Kernel:
         out = np.empty((steps, self.new), dtype=np.float32)
         if self.firsts is None:
             windows = np.lib.stride_tricks.sliding_window_view(samples, self.span)[:: self.orig]
-            at_once = max(2, _ONE_THREAD // self.weights.size)
+            together = max(2, _ONE_THREAD // self.weights.size)
+            at_once = together * max(1, _CHUNK // (together * self.span))
             for i in range(0, steps, at_once):
-                taps = np.ascontiguousarray(windows[i : i + at_once][: steps - i])
-                np.matmul(taps, self.weights.T, out=out[i : i + at_once])
+                rows = min(at_once, steps - i)
+                whole = rows - rows % together
+                for first, n, shape in ((i, whole, (-1, together)), (i + whole, rows - whole, (-1,))):
+                    taps = np.ascontiguousarray(windows[first : first + n]).reshape(*shape, self.span)
+                    part = out[first : first + n].reshape(*shape, self.new)
+                    np.matmul(taps, self.weights.T, out=part)
             return out.reshape(-1)
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.weights.shape[1])
         at_once = max(1, _CHUNK // self.weights.shape[1])

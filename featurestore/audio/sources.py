@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -108,7 +108,11 @@ def discover(
         path = local_path(source)
     except ValueError as error:
         raise SourceError(f"the source {os.fspath(source)} is {error}") from None
-    if isinstance(exclude, str) or not all(isinstance(x, str) and x for x in exclude):
+    if (
+        isinstance(exclude, str)
+        or not isinstance(exclude, Collection)
+        or not all(isinstance(x, str) and x for x in exclude)
+    ):
         raise SettingError(f"`exclude` is a sequence of patterns, not {exclude!r:.200}")
     found = _named(path, file_pattern)
     named = [x for x in found if not _is_excluded(x.relative, exclude)]

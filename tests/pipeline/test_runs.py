@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featurestore import FeatureStore, build
-from featurestore.errors import SourceError, SpecMismatchError
+from featurestore.errors import SettingError, SourceError, SpecMismatchError
 from featurestore.store.runs import failures_of
 
 
@@ -124,6 +124,9 @@ def test_files_are_excluded_by_name_or_path(made, store):
     assert FeatureStore(store).track_ids == ["a/one"]
     with pytest.raises(SourceError, match="`exclude`"):
         made(exclude=["*"])
+    for exclude in ("*.flac", (pattern for pattern in ["*.flac"])):
+        with pytest.raises(SettingError, match="sequence of patterns"):
+            made(exclude=exclude)
 
 
 @pytest.mark.slow
