@@ -20,7 +20,7 @@ from .fault_actions import NEEDS_ROOM, Fail, FailFrom, Interrupt, Kill, Pause
 from .forking import Child, in_child
 from .invariants import around_any, check, observe, progress, require, same, sound
 from .scenarios import Operation
-from .steps import WRITES, FaultAction, watch
+from .steps import SYNCS, WRITES, FaultAction, watch
 
 
 def kill(
@@ -54,7 +54,7 @@ def kill(
         for moment in moments:
             if (moment != "torn" or kind in WRITES) and (moment != "before" or number - 1 != synced):
                 yield f"killed {moment}", Kill(number, moment)
-        if kind in ("fsync", "fdatasync"):
+        if kind in SYNCS:
             synced = number
 
     def judge(done: Attempt, states: int, kind: str) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .steps import WRITES, Perform, Step
+from .steps import SYNCS, WRITES, Perform, Step
 
 
 @dataclass(eq=False)
@@ -228,7 +228,7 @@ def _touched(kind: str, paths: tuple[str, ...]) -> set[str]:
 def told(step: Step) -> tuple[str, tuple[str, ...]]:
     """Kind, in fewer words, and absolute paths."""
     args, options = step.args, step.options
-    if step.kind in (*WRITES, "ftruncate", "fallocate", "fsync", "fdatasync"):
+    if step.kind in (*WRITES, *SYNCS, "ftruncate", "fallocate"):
         return "fsync" if "sync" in step.kind else "write", (_path_of(args[0]),)
     if step.kind in ("rename", "replace", "link", "exchange"):
         kind = "rename" if step.kind == "replace" else step.kind

@@ -22,6 +22,7 @@ from featurestore.store import filesystem
 
 STORE = Path(featurestore.store.__file__).parent
 WRITES = ("write", "writev", "pwrite", "pwritev")
+SYNCS = ("fsync", "fdatasync")
 KINDS = (
     *("mkdir", "rename", "replace", "unlink", "remove", "rmdir", "link", "symlink", "mknod", "mkfifo"),
     *WRITES,
@@ -30,8 +31,7 @@ KINDS = (
         "copy_file_range",
         "splice",
         "posix_fallocate",
-        "fsync",
-        "fdatasync",
+        *SYNCS,
         "sync",
         "utime",
         "truncate",

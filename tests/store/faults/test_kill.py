@@ -5,6 +5,7 @@ import pytest
 from . import source
 from .operations import OPERATIONS
 from .profiles import NIGHTLY, QUICK, TYPICAL, explorations
+from .steps import SYNCS
 
 # Of which steps that the same lines make are killed at the first only.
 SAMPLED = {"life", "pieces and files"} | (set(OPERATIONS) - set(TYPICAL) if QUICK else set())
@@ -22,7 +23,7 @@ KILLS = [
 
 
 def synced(findings):
-    return sum(kind in ("fsync", "fdatasync") for kind in findings.steps)
+    return sum(kind in SYNCS for kind in findings.steps)
 
 
 @pytest.mark.parametrize("operation", KILLS)
