@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.choices import PRECISIONS
+from featurestore.choices import ID_FROM, PRECISIONS
 from fs_extract.command import Command
 from fs_extract.completion import complete_models
 from fs_extract.console import Console
@@ -44,7 +44,7 @@ from fs_extract.progress import counting_bar
 @click.option("--dataset", help="Prefix of the track ids, as for build; the files do not have it.")
 @click.option(
     "--id-from",
-    type=click.Choice(["path", "stem"]),
+    type=click.Choice(ID_FROM),
     default="path",
     help="What of the music the files are named after: the relative path, or the name alone.",
 )

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from featurestore.amounts import hours_in_words
+from featurestore.choices import ID_FROM
 from fs_extract.command import Command
 from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath, GivenStore
@@ -90,7 +91,7 @@ def manifest(console: Console, /, audio: Path, out: Path, **settings: Any) -> in
 @click.option("--dataset", help="Prefix of the track ids, as the store was built with.")
 @click.option(
     "--id-from",
-    type=click.Choice(["path", "stem"]),
+    type=click.Choice(ID_FROM),
     default="path",
     help="What the track ids are, as the store was built with.",
 )

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from featurestore.amounts import hours_in_words
+from featurestore.choices import ID_FROM
 from fs_extract.command import Command
 from fs_extract.console import Console, table
 from fs_extract.parameters import GivenPath
@@ -22,7 +23,7 @@ def source_options(command: Callable[..., int]) -> Callable[..., int]:
         click.option("--dataset", help="Prefix of the track ids."),
         click.option(
             "--id-from",
-            type=click.Choice(["path", "stem"]),
+            type=click.Choice(ID_FROM),
             help="What becomes the track id: the relative path without suffix, or the name of the file alone.  "
             "[default: path; for build, as in its last run of this SOURCE]",
         ),

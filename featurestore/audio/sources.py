@@ -14,6 +14,7 @@ from featurestore.addresses import local_path
 from featurestore.audio.globbing import has_wildcard, search, split_glob
 from featurestore.audio.info import quoted
 from featurestore.audio.lists import LIST_SUFFIXES, Listed, other_list, read_list
+from featurestore.choices import ID_FROM
 from featurestore.errors import SettingError, SourceError
 from featurestore.spelling import close_hint, describe_spelling, letters, other_spelling
 
@@ -185,7 +186,7 @@ def _has_audio_suffix(name: str) -> bool:
 
 def _with_ids(files: Sequence[Listed], id_from: str, dataset: str | None) -> list[AudioFile]:
     """The files with the id of each, in their order."""
-    if id_from not in ("path", "stem"):
+    if id_from not in ID_FROM:
         raise SettingError(f'`id_from` must be "path" or "stem", not {id_from!r}')
     prefix = id_prefix(dataset)
     found = []

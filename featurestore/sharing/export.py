@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.atomic import sweep_beside
-from featurestore.choices import EXPORT_SUFFIXES
+from featurestore.choices import EXPORT_SUFFIXES, format_of
 from featurestore.errors import SettingError
 from featurestore.sharing.files import export_csv, export_npy, export_parquet
 from featurestore.spec import kinds_of_level
@@ -34,11 +34,8 @@ def export(
     store: StoreReader, path: Path, to: str | None, tracks: Sequence[str], level: str, layers: Sequence[int]
 ) -> None:
     """Write tracks in a format; by default that of the suffix."""
-    if to is None:
-        meant = [name for name, suffixes in EXPORT_SUFFIXES.items() if path.suffix.lower() in suffixes]
-        if not meant:
-            raise SettingError(f"{path} does not say its format: give `to`, one of {', '.join(EXPORT_SUFFIXES)}")
-        to = meant[0]
+    if to is None and (to := format_of(path)) is None:
+        raise SettingError(f"{path} does not say its format: give `to`, one of {', '.join(EXPORT_SUFFIXES)}")
     if to not in EXPORT_SUFFIXES:
         raise SettingError(f"`to` must be one of {', '.join(EXPORT_SUFFIXES)}, not {to!r}")
     sweep_beside(path)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-from featurestore.choices import EXPORT_SUFFIXES
+from featurestore.choices import format_of
 from featurestore.errors import NotAStoreError, SettingError, SpecMismatchError, StoreAccessError
 from featurestore.spec import KINDS, FeatureSpec
 from featurestore.store import filesystem, reading
@@ -44,10 +43,10 @@ def create_or_check(paths: StorePaths, spec: FeatureSpec, name: Path, *, durable
     """
     root = paths.root
     if is_vacant(root):
-        if (suffix := root.suffix.lower()) in itertools.chain(*EXPORT_SUFFIXES.values()):
+        if format_of(root) is not None:
             raise SettingError(
-                f"{name} would be a folder, and {suffix} is a suffix of files: name the store without it, and "
-                "export the file from it"
+                f"{name} would be a folder, and {root.suffix.lower()} is a suffix of files: name the store "
+                "without it, and export the file from it"
             )
         _create(paths, spec, durable=durable)
     stored = read_root(paths).spec

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from featurestore.choices import EXPORT_SUFFIXES
+from featurestore.choices import format_of
 from featurestore.errors import CorruptTrackError, MissingDependencyError, NotAStoreError, StoreVersionError
 from featurestore.spec import FeatureSpec
 
@@ -26,7 +26,7 @@ _MAX_TEXT = 2**31
 
 def is_hdf5(path: str | Path) -> bool:
     """Whether a path is named as a file of HDF5."""
-    return Path(path).suffix.lower() in EXPORT_SUFFIXES["hdf5"]
+    return format_of(Path(path)) == "hdf5"
 
 
 def import_h5py() -> ModuleType:
